@@ -1,0 +1,204 @@
+"""The typed configuration: one frozen dataclass a group, built from plain dictionaries.
+
+Every key has its explanation in the YAML that sets it (``configs/``); here are types, allowed
+values, and what other rooms rely on. Standard library only.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+
+@dataclass(frozen=True)
+class TaskConfig:
+    """A labelled-text task as data: columns, classes, metrics, splits."""
+
+    name: str
+    version: int
+    text_columns: tuple[str, ...]  # one sentence or a pair
+    label_column: str
+    classes: tuple[str, ...]  # class names, in label order
+    metrics: tuple[str, ...]  # of "accuracy", "f1", "mcc"; the first is the headline
+    splits: dict[str, str]  # "train"/"validation"/"test"/... -> file stem (or hub split)
+    eval_split: str  # evaluated each eval_every rounds; "holdout" = cut from train
+    tune_split: str  # for choosing hyper-parameters; "holdout" = cut from train
+    eval_on: Literal["eval", "tune", "test"] = "eval"  # which of them this run looks at
+    extra_eval_splits: tuple[str, ...] = ()  # e.g. MNLI mismatched
+    holdout_fraction: float = 0.1  # stratified, cut before partitioning
+    holdout_seed: int = 2024  # fixed with the task version
+    max_length: int = 128  # tokens, truncated beyond
+    client_column: str | None = None  # a natural partition, if the data has one
+    package: str | None = None  # Python package that ships the rows (embedded default)
+    hub_path: str | None = None  # Hugging Face data set id
+    hub_name: str | None = None  # its configuration
+    license: str = ""
+
+
+@dataclass(frozen=True)
+class LearningRates:
+    """Recommended local learning rates of a model, by the number of trained factors."""
+
+    one_factor: float
+    two_factors: float
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """A pretrained backbone and what suits it."""
+
+    name: str
+    source: str  # hub id, local folder, or "package:<module>/<folder>"
+    revision: str | None
+    targets: dict[str, tuple[str, ...]]  # pattern name -> module-name suffixes
+    local_lr: dict[str, LearningRates]  # local optimiser -> recommended rates
+    max_grad_norm: float  # recommended clip
+    head_scale: float  # recommended standard deviation of a freshly drawn head
+    random_weights: bool = False  # real architecture, random weights (benchmarks only)
+
+
+@dataclass(frozen=True)
+class AdapterConfig:
+    """The low-rank pair added at every site: ``W + (alpha / rank) * B @ A``."""
+
+    rank: int
+    alpha: float
+    targets: str  # a key of model.targets
+    init: Literal["kaiming", "orthogonal"]
+    seed: int  # of A alone
+    dropout: float
+
+    @property
+    def scale(self) -> float:
+        """alpha / rank."""
+        return self.alpha / self.rank
+
+
+@dataclass(frozen=True)
+class HeadConfig:
+    """The classification head."""
+
+    mode: Literal["frozen", "trained", "personal"]
+    scale: float  # sd of freshly drawn weights
+    seed: int  # of the head alone
+
+
+@dataclass(frozen=True)
+class MethodConfig:
+    """A federated LoRA method, by the name of its file in ``ffalora_cli/methods``."""
+
+    name: str
+    trained_factors: Literal["one_factor", "two_factors"]
+    head: Literal["frozen", "trained", "personal"]  # what head.mode defaults to
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class PartitionConfig:
+    """How the training rows are split over clients."""
+
+    name: Literal["iid", "dirichlet", "label_mix", "shards", "quantity", "natural"]
+    seed: int
+    dirichlet_alpha: float | None = None  # concentration (label skew, or quantity skew)
+    min_client_size: int = 1
+    max_tries: int = 100
+    label_mix: str | None = None  # "severe" | "mild"
+    shards_per_client: int | None = None
+
+
+@dataclass(frozen=True)
+class PrivacyConfig:
+    """The privacy budget and mechanism."""
+
+    unit: Literal["none", "example", "client"]
+    epsilon_target: float | None
+    delta: float | None
+    noise_multiplier: float | None  # instead of epsilon_target
+    max_grad_norm: float | None
+    accountant: Literal["pld", "rdp", "prv"]
+    calibration: Literal["per_client", "shared"]
+    noise: Literal["reproducible", "secure"]
+
+
+@dataclass(frozen=True)
+class ServerOptimizerConfig:
+    """FedOpt (Reddi et al. 2021) on the mean update; ``sgd`` with lr 1 is plain averaging."""
+
+    name: Literal["sgd", "adam", "yogi", "adagrad"]
+    lr: float
+    momentum: float
+    beta2: float
+    tau: float
+
+
+@dataclass(frozen=True)
+class FederationConfig:
+    """Clients, rounds, local training, and what the server does with the uploads."""
+
+    num_clients: int
+    cohort_size: int | None  # null = everybody
+    cohort_sampling: Literal["full", "fixed", "poisson"]
+    rounds: int
+    local_steps: int
+    local_batch_size: int
+    local_optimizer: Literal["sgd", "adamw"]
+    local_lr: float
+    local_momentum: float
+    local_weight_decay: float
+    weights: Literal["size", "uniform"]
+    server_optimizer: ServerOptimizerConfig
+    downlink: Literal["cached", "stateless"]
+    wire_dtype: Literal["float32", "bfloat16"]
+    eval_every: int
+    eval_clients: bool  # also evaluate every client of the cohort on the evaluation split
+
+
+@dataclass(frozen=True)
+class EngineConfig:
+    """How a cohort is trained."""
+
+    name: Literal["stacked", "reference"]
+    device: str  # "auto", "cpu", "cuda", "cuda:1"
+    precision: Literal["fp32", "bf16"]  # of the frozen weights
+    max_tokens: int | None  # tokens in a micro-batch; null = auto
+    threads: int | None  # null = torch's default
+
+
+@dataclass(frozen=True)
+class TrackingConfig:
+    """The mirror of the local records."""
+
+    name: Literal["none", "wandb"]
+    project: str
+    entity: str | None
+    mode: Literal["online", "offline"]
+    group: str | None
+    tags: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class PathsConfig:
+    """Where things are. Never part of a run's identity."""
+
+    data: str | None
+    runs: str
+    cache: str | None
+
+
+@dataclass(frozen=True)
+class Config:
+    """One run."""
+
+    seed: int
+    name: str
+    task: TaskConfig
+    model: ModelConfig
+    adapter: AdapterConfig
+    head: HeadConfig
+    method: MethodConfig
+    partition: PartitionConfig
+    privacy: PrivacyConfig
+    federation: FederationConfig
+    engine: EngineConfig
+    tracking: TrackingConfig
+    paths: PathsConfig

@@ -1,0 +1,129 @@
+"""The few values that travel between rooms. A leaf: imports nothing of ours, torch only for types.
+
+Tensor names are ``<site>.<factor>`` for adapters (``...attention.self.query.lora_b``) and
+``head.<parameter>`` for the classification head.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    import torch
+
+Tensors = dict[str, "torch.Tensor"]
+"""Named tensors of one model (server side: no client axis)."""
+
+Stack = dict[str, "torch.Tensor"]
+"""Named tensors of a cohort; every tensor has a leading client axis ``[clients, ...]``."""
+
+Kind = Literal["adapter", "head", "merge", "index", "seed", "setup", "framing"]
+"""Ledger lines: what a counted byte was spent on."""
+
+HEAD = "head"
+
+
+@dataclass(frozen=True)
+class Site:
+    """One adapted linear layer: ``name`` is its module path in the backbone."""
+
+    name: str
+    d_in: int
+    d_out: int
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """Name, shape and ledger kind of one tensor that may be trained or sent."""
+
+    name: str
+    shape: tuple[int, ...]
+    kind: Literal["adapter", "head"]
+    site: str  # module path, or "head"
+    factor: str  # "lora_a", "lora_b", or the head parameter's own name
+
+    @property
+    def size(self) -> int:
+        """Number of elements."""
+        product = 1
+        for extent in self.shape:
+            product *= extent
+        return product
+
+
+@dataclass(frozen=True)
+class Dense:
+    """A dense tensor in a payload; ``values`` is ``[clients, ...]`` (one row a client)."""
+
+    name: str
+    kind: Kind
+    values: torch.Tensor
+
+
+@dataclass(frozen=True)
+class Seed:
+    """Eight bytes from which the receiver regenerates tensors that never changed."""
+
+    name: str  # "adapter" or "head"
+    seed: int
+
+
+@dataclass(frozen=True)
+class LowRankMerge:
+    """``W += scale * left @ right`` at one site, sent by its factors."""
+
+    name: str  # "<site>@<round>"
+    left: torch.Tensor  # [d_out, k]
+    right: torch.Tensor  # [k, d_in]
+
+
+@dataclass(frozen=True)
+class DenseMerge:
+    """The whole change of one site's base weight since the start, when cheaper than its factors."""
+
+    name: str  # "<site>"
+    values: torch.Tensor  # [d_out, d_in]
+
+
+PayloadItem = Dense | Seed | LowRankMerge | DenseMerge
+
+
+@dataclass(frozen=True)
+class Merge:
+    """What a server step adds to one site's frozen base weight: ``scale * left @ right``."""
+
+    site: str
+    left: torch.Tensor  # [d_out, k]
+    right: torch.Tensor  # [k, d_in]
+    round: int = 0  # filled in by the runner
+
+
+@dataclass(frozen=True)
+class ServerUpdate:
+    """What a method's ``aggregate`` returns: new values of some tensors, and merges if any."""
+
+    tensors: Tensors
+    merges: tuple[Merge, ...] = ()
+
+
+@dataclass(frozen=True)
+class ServerState:
+    """Everything the server knows after a round; with accountants and client states, a checkpoint."""
+
+    tensors: Tensors  # global values of every factor and head tensor
+    versions: Mapping[str, int]  # round in which a tensor last changed; 0 = still as initialised
+    round: int = 0
+    optimizer: Tensors = field(default_factory=dict)  # server optimiser moments, "<slot>/<name>"
+    merges: tuple[Merge, ...] = ()  # recent merges, oldest first, as long as a client may need them
+    base_delta: Tensors = field(default_factory=dict)  # site -> dense change of W [d_out, d_in]
+
+
+@dataclass(frozen=True)
+class RoundRecord:
+    """One line of ``rounds.jsonl``. ``metrics`` uses the keys of design section 6."""
+
+    round: int
+    metrics: Mapping[str, float]
+    clients: tuple[Mapping[str, Any], ...] = ()
