@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
 
 Tensors = dict[str, "torch.Tensor"]
@@ -23,6 +24,24 @@ Kind = Literal["adapter", "head", "merge", "index", "seed", "setup", "framing"]
 """Ledger lines: what a counted byte was spent on."""
 
 HEAD = "head"
+
+
+class Examples(Protocol):
+    """What engines and evaluation read of a data set (``data.encode.Encoded`` is one)."""
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Tokens of each row, int32 [rows]."""
+
+    @property
+    def labels(self) -> np.ndarray:
+        """int64 [rows]."""
+
+    def inputs(self, rows: np.ndarray, pad_to: int | None = None) -> Tensors:
+        """Right-padded model inputs ``[len(rows), width]``."""
+
+    def packed(self, rows: np.ndarray) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Token ids and segment ids (or None) end to end, int64 [tokens]."""
 
 
 @dataclass(frozen=True)

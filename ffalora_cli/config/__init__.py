@@ -1,0 +1,1 @@
+"""Configuration: typed, checked, identified. Standard library only."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+_LISTED = 90  # characters of choices shown, so that an error stays one readable line
+
 
 class ConfigError(ValueError):
     """Bad usage or configuration: key or file, what was wrong, nearest valid value, one remedy.
@@ -15,9 +17,18 @@ class ConfigError(ValueError):
 
 def nearest(word: str, choices: Iterable[str]) -> str | None:
     """The closest of ``choices`` to ``word``, or None when nothing is close."""
-    options = [str(choice) for choice in choices]
-    matches = difflib.get_close_matches(str(word), options, n=1, cutoff=0.5)
-    return matches[0] if matches else None
+    options = {str(choice).lower(): str(choice) for choice in choices}
+    matches = difflib.get_close_matches(str(word).lower(), options, n=1, cutoff=0.5)
+    return options[matches[0]] if matches else None
+
+
+def brief(value: object, limit: int = 40) -> str:
+    """``repr`` of a value, cut in the middle so that it fits an error line."""
+    text = repr(value)
+    if len(text) <= limit:
+        return text
+    half = (limit - 3) // 2
+    return f"{text[:half]}...{text[-half:]}"
 
 
 def choose(key: str, word: object, choices: Iterable[str]) -> ConfigError:
@@ -25,4 +36,14 @@ def choose(key: str, word: object, choices: Iterable[str]) -> ConfigError:
     options = sorted(str(choice) for choice in choices)
     hint = nearest(str(word), options)
     did_you_mean = f"; did you mean {hint!r}?" if hint else ""
-    return ConfigError(f"{key}={word!r} is not one of {', '.join(options)}{did_you_mean}")
+    return ConfigError(f"{key}={brief(word)} is not one of {listed(options)}{did_you_mean}")
+
+
+def listed(options: Iterable[str]) -> str:
+    """Options joined by commas, cut after about a line."""
+    words = [str(option) for option in options]
+    text = ", ".join(words)
+    if len(text) <= _LISTED:
+        return text
+    kept = text[:_LISTED].rsplit(", ", 1)[0]
+    return f"{kept}, ... ({len(words)} in all)"

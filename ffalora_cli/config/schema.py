@@ -70,7 +70,7 @@ class AdapterConfig:
 
     @property
     def scale(self) -> float:
-        """alpha / rank."""
+        """Factor of the product B A: alpha / rank."""
         return self.alpha / self.rank
 
 

@@ -1,0 +1,1 @@
+"""Tasks as tokenised rows, and which client has which of them."""

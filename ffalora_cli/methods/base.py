@@ -45,6 +45,8 @@ class Method:
         refusal: why the units left out are left out; printed when one is asked for.
         personal: factors that are trained but never leave their client.
         personal_head: whether the head is meant to stay with the client, too.
+        exact: whether one round's merged global model equals the weighted mean of the clients'
+            merged models; None where clients have no common model. Tested as declared.
     """
 
     name: ClassVar[str]
@@ -57,6 +59,8 @@ class Method:
     units: ClassVar[frozenset[str]] = frozenset({"none", "example", "client"})
     refusal: ClassVar[str] = ""
     personal: ClassVar[tuple[Factor, ...]] = ()
+    personal_head: ClassVar[bool] = False
+    exact: ClassVar[bool | None] = False
     needs_plain_averaging: ClassVar[bool] = False  # refuses server optimisers other than sgd, lr 1
 
     def trainable(self, round: int) -> tuple[Factor, ...]:
@@ -95,9 +99,11 @@ class Method:
         return sum(_elements(f, site, rank) for f in self.uploaded(round))
 
     def downlink_elements(self, site: Site, rank: int, round: int, clients: int) -> int:
-        """Elements one client is sent at the start of this round, full participation, ``cached``.
+        """Elements one client is sent for one adapted layer at the start of this round.
 
-        ``clients`` is the number of uploads combined in the round before.
+        Ledger kinds ``adapter`` and ``merge`` under full participation and ``cached`` downlink;
+        heads, seeds and framing are lines of their own. ``clients`` is the number of uploads
+        combined in the round before.
         """
         if round == 1:
             return 0  # everything is still as its seed says

@@ -1,0 +1,1 @@
+"""Privacy: accountants, calibration, the plan, the mechanisms, the ledger and the statement."""

@@ -1,0 +1,45 @@
+"""Argument parsers whose complaints are one line, as all our errors are."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from typing import NoReturn
+
+from ffalora_cli.config.errors import ConfigError, brief, nearest
+
+
+class Parser(argparse.ArgumentParser):
+    """``argparse``, with options and overrides in any order and errors as ``ConfigError``.
+
+    Args:
+        verb: of the command.
+        description: what it does.
+        examples: printed under the help, as they are.
+    """
+
+    def __init__(self, verb: str, description: str, examples: str = "") -> None:
+        super().__init__(
+            prog=f"ffalora {verb}",
+            description=description,
+            epilog=examples,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+
+    def read(self, arguments: Sequence[str]) -> argparse.Namespace:
+        """Parse; an option nobody knows is answered with the nearest one that exists."""
+        known, unknown = self.parse_known_intermixed_args(arguments)
+        if unknown:
+            hint = nearest(unknown[0], self._option_string_actions)
+            advice = f"did you mean {hint}?" if hint else f"see {self.prog} --help"
+            option = brief(unknown[0])[1:-1]
+            raise ConfigError(f"{option} is not an option of {self.prog}; {advice}")
+        return known
+
+    def error(self, message: str) -> NoReturn:
+        """A usage error as one line."""
+        raise ConfigError(f"{message}; see {self.prog} --help")
+
+
+OVERRIDES = "key=value or group=name, as in federation.rounds=50 model=roberta_base"

@@ -1,0 +1,147 @@
+"""Hydra as a library: overrides in, plain dictionaries out, errors as one readable line.
+
+Only composition is used. Hydra starts nothing, writes no folder and sets up no logging, and a
+config can neither import code (``_target_``) nor read the environment beyond a few names.
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from hydra import compose, initialize_config_module
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import (
+    GrammarParseError,
+    InterpolationKeyError,
+    MissingMandatoryValue,
+    OmegaConfBaseException,
+)
+from omegaconf.resolvers import oc
+
+from ffalora_cli.cli.catalogue import PACKAGE, groups
+from ffalora_cli.cli.overrides import expand
+from ffalora_cli.config.build import check_value, nearest_key
+from ffalora_cli.config.errors import ConfigError, brief
+
+ENVIRONMENT = ("FFALORA_DATA", "HOME", "TMPDIR", "USER")  # what ${oc.env:NAME} may read
+
+
+def compose_jobs(overrides: Sequence[str], sweep: bool) -> list[tuple[list[str], dict[str, Any]]]:
+    """Compose every job of a command line before any of them runs.
+
+    Args:
+        overrides: in Hydra's grammar, as typed.
+        sweep: whether ``-m`` was given: comma lists, ``range``, ``choice`` and ``glob`` expand.
+
+    Returns:
+        One (overrides, configuration) a job, in the order they run: the last override varies
+        fastest. Configurations are plain and fully resolved.
+
+    Raises:
+        ConfigError: anything wrong with an override or the composition, in one line.
+    """
+    bases: dict[tuple[str, ...], DictConfig] = {}  # a sweep over seeds composes its groups once
+    jobs = []
+    with _hydra():
+        for job in expand(overrides, sweep):
+            chosen = tuple(text for text in job if text.split("=", 1)[0] in groups())
+            if chosen not in bases:
+                bases[chosen] = _compose(chosen)
+            settings = [text for text in job if text not in chosen]
+            jobs.append((job, _resolve(_with_settings(bases[chosen], settings))))
+    return jobs
+
+
+def _compose(chosen: Sequence[str]) -> DictConfig:
+    """Hydra's part: the defaults list with these group choices."""
+    try:
+        return compose(config_name="config", overrides=list(chosen))
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ConfigError(_reason(error)) from error
+
+
+def _with_settings(base: DictConfig, settings: Sequence[str]) -> DictConfig:
+    """Values set as Hydra sets ``++key=value``; keys were checked against the schema before."""
+    config = copy.deepcopy(base)
+    for override in OverridesParser.create().parse_overrides(list(settings)):
+        key = override.key_or_group
+        check_value(key, override.value())
+        try:
+            OmegaConf.update(config, key, override.value(), merge=True, force_add=True)
+        except OmegaConfBaseException as error:
+            raise ConfigError(f"{key}: {_reason(error)}") from error
+    return config
+
+
+def _resolve(composed: DictConfig) -> dict[str, Any]:
+    """Plain values, every interpolation followed, nothing missing, no code named."""
+    _refuse_targets(OmegaConf.to_container(composed, resolve=False), "")
+    try:
+        plain = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
+    except MissingMandatoryValue as error:
+        key = error.full_key
+        raise ConfigError(f"{key} has no value yet; set it, as in {key}=VALUE") from error
+    except InterpolationKeyError as error:
+        raise ConfigError(_dangling(error)) from error
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"{error.full_key}: {_reason(error)}") from error
+    _refuse_targets(plain, "")
+    return plain  # type: ignore[return-value]
+
+
+@contextmanager
+def _hydra() -> Iterator[None]:
+    """Hydra initialised on the packaged configs, with ``${oc.env:...}`` guarded meanwhile."""
+    OmegaConf.register_new_resolver("oc.env", _allowed_env, replace=True)
+    try:
+        with initialize_config_module(PACKAGE, version_base="1.3"):
+            yield
+    finally:
+        OmegaConf.register_new_resolver("oc.env", oc.env, replace=True)
+
+
+def _allowed_env(name: str, *default: str) -> str | None:
+    """``${oc.env:NAME}`` for the few harmless names: configs end up in records and trackers."""
+    if name not in ENVIRONMENT:
+        raise ConfigError(
+            f"${{oc.env:{name}}} is not read, it would end up in the records; "
+            f"allowed are {', '.join(ENVIRONMENT)}"
+        )
+    value = os.environ.get(name, default[0] if default else None)
+    if value is None:
+        raise ConfigError(f"${{oc.env:{name}}}: {name} is not set in the environment; export it")
+    return value
+
+
+def _refuse_targets(node: Any, path: str) -> None:
+    """Refuse ``_target_`` anywhere: names are looked up in the registry, never imported."""
+    if not isinstance(node, Mapping | list):
+        return
+    for name, child in node.items() if isinstance(node, Mapping) else enumerate(node):
+        key = f"{path}.{name}" if path else str(name)
+        if name == "_target_":
+            raise ConfigError(f"{key}: configs never import code; remove _target_")
+        _refuse_targets(child, key)
+
+
+def _dangling(error: InterpolationKeyError) -> str:
+    """An interpolation that points nowhere: which key needs it, and what the value may be."""
+    wanted = str(error.msg or error).split("'")
+    missing = wanted[1] if len(wanted) > 1 else "?"
+    hint = nearest_key(missing)
+    advice = f"; did you mean {hint!r}?" if hint and hint != missing else "; set it directly"
+    return f"{error.full_key} refers to {brief(missing, 60)}, which is not there{advice}"
+
+
+def _reason(error: BaseException) -> str:
+    """The first line of what Hydra or OmegaConf say; an error of ours that they wrapped, alone."""
+    if isinstance(error, GrammarParseError):
+        return "the ${...} reference cannot be read; write it as ${section.key}"
+    first = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+    return first.split("ConfigError raised while resolving interpolation: ")[-1][:140]

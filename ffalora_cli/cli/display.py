@@ -1,0 +1,186 @@
+"""How a run looks while it runs: live on a terminal, plain lines when piped, or only its end."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections import deque
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, TextIO
+
+from ffalora_cli.cli import table, words
+from ffalora_cli.cli.jobs import Job
+from ffalora_cli.cli.units import human_seconds, number
+from ffalora_cli.types import RoundRecord
+
+if TYPE_CHECKING:
+    from rich.console import Console, Group
+    from rich.live import Live
+
+_ROWS = 8  # evaluated rounds that stay on the screen
+
+
+class Display:
+    """What all displays share, and by itself the quiet one: only the last lines are printed.
+
+    It is the observer of a run (``experiment.Observer``), used as a context manager so that a
+    terminal is always left as it was found.
+
+    Args:
+        job: the run.
+        stream: where its lines go; standard output by default.
+    """
+
+    def __init__(self, job: Job, stream: TextIO | None = None) -> None:
+        self.job = job
+        self.stream = stream or sys.stdout
+        self.facts: Mapping[str, Any] = {}
+        self.columns = table.columns(job.config)
+        self._began: float | None = None
+        self._done = 0
+
+    def __enter__(self) -> Display:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Leave the terminal as it was found."""
+
+    def note(self, text: str) -> None:
+        """Something worth knowing beside the rounds."""
+
+    def started(self, facts: Mapping[str, Any]) -> None:
+        """The first round is about to begin."""
+        self.facts = facts
+
+    def round_done(self, record: RoundRecord) -> None:
+        """A round is on disk."""
+        if self._began is None or record.round == 0:
+            self._began = time.monotonic()
+        self._done = record.round
+
+    def finished(self, summary: Mapping[str, Any]) -> None:
+        """The run is on disk; says what came out."""
+        self.close()
+        if summary.get("already_done"):
+            self._write("done before with this very configuration; --again repeats it")
+        for line in words.closing(summary, self.job.config.task.metrics):
+            self._write(line)
+
+    def remaining(self) -> float | None:
+        """Seconds to the end at the pace so far; None before the first round is done."""
+        if self._began is None or self._done < 1:
+            return None
+        rounds = self.job.config.federation.rounds
+        return (time.monotonic() - self._began) / self._done * (rounds - self._done)
+
+    def moment(self, record: RoundRecord) -> table.Moment:
+        """The record as the table shows it."""
+        rounds = self.job.config.federation.rounds
+        return table.Moment(record.round, rounds, record.metrics, self.remaining())
+
+    def evaluated(self, record: RoundRecord) -> bool:
+        """Whether this round was evaluated; the others have no row."""
+        return f"eval/{self.job.config.task.metrics[0]}" in record.metrics
+
+    def _write(self, line: str) -> None:
+        print(line, file=self.stream, flush=True)
+
+
+class PlainDisplay(Display):
+    """For pipes and log files: one line an evaluated round, nothing else moves."""
+
+    def note(self, text: str) -> None:
+        """Print the note under its label."""
+        for line in words.labelled("note", text):
+            self._write(line)
+
+    def started(self, facts: Mapping[str, Any]) -> None:
+        """Print the opening and the headings."""
+        super().started(facts)
+        for line in (*words.opening(facts), "", table.heading(self.columns)):
+            self._write(line)
+
+    def round_done(self, record: RoundRecord) -> None:
+        """Print a row, if the round was evaluated."""
+        super().round_done(record)
+        if self.evaluated(record):
+            self._write(table.row(self.columns, self.moment(record)))
+
+    def finished(self, summary: Mapping[str, Any]) -> None:
+        """Print the closing, apart from the table, and what to try next."""
+        if self._began is not None:
+            self._write("")
+        super().finished(summary)
+        run = str(summary.get("run_dir"))
+        for line in words.suggestions(self.job.config, self.job.overrides, run):
+            self._write(line)
+
+
+class LiveDisplay(PlainDisplay):
+    """For a terminal: the last evaluated rounds and a progress bar, redrawn in place."""
+
+    def __init__(self, job: Job, console: Console) -> None:
+        super().__init__(job, console.file)  # type: ignore[arg-type]
+        self._console = console
+        self._live: Live | None = None
+        self._rows: deque[str] = deque(maxlen=_ROWS)
+        self._last: Mapping[str, float] = {}
+
+    def note(self, text: str) -> None:
+        """Print the note above what is redrawn."""
+        for line in words.labelled("note", text):
+            self._console.print(line, markup=False, highlight=False, style="dim")
+
+    def started(self, facts: Mapping[str, Any]) -> None:
+        """Print the opening and start redrawing."""
+        from rich.live import Live
+
+        Display.started(self, facts)
+        for line in (*words.opening(facts), ""):
+            self._console.print(line, markup=False, highlight=False)
+        self._live = Live(self._view(), console=self._console, refresh_per_second=4)
+        self._live.start()
+
+    def round_done(self, record: RoundRecord) -> None:
+        """Add a row if the round was evaluated, and move the bar."""
+        Display.round_done(self, record)
+        self._last = record.metrics
+        if self.evaluated(record):
+            self._rows.append(table.row(self.columns, self.moment(record)))
+        if self._live is not None:
+            self._live.update(self._view())
+
+    def close(self) -> None:
+        """Stop redrawing; the table stays on the screen."""
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+
+    def _view(self) -> Group:
+        from rich.console import Group
+        from rich.progress_bar import ProgressBar
+        from rich.table import Table
+        from rich.text import Text
+
+        rounds = self.job.config.federation.rounds
+        speed = number(self._last.get("time/samples_per_second"), 0)
+        status = f"round {self._done}/{rounds}  {speed} samples/s  ETA "
+        status += human_seconds(self.remaining())
+        line = Table.grid(padding=(0, 2))
+        line.add_row(ProgressBar(total=rounds, completed=self._done, width=28), Text(status))
+        rows = [Text(row, no_wrap=True) for row in self._rows]
+        return Group(Text(table.heading(self.columns), style="bold", no_wrap=True), *rows, line)
+
+
+def open_display(job: Job, quiet: bool) -> Display:
+    """The display that fits: quiet when asked, live on a terminal, plain when piped."""
+    if quiet:
+        return Display(job)
+    if not sys.stdout.isatty():
+        return PlainDisplay(job)
+    from rich.console import Console
+
+    return LiveDisplay(job, Console(file=sys.stdout))

@@ -1,0 +1,62 @@
+"""Command line to checked jobs: compose, build, rules, signature; nothing heavy yet."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ffalora_cli.config import rules
+from ffalora_cli.config.build import build, to_plain
+from ffalora_cli.config.errors import ConfigError
+from ffalora_cli.config.schema import Config
+from ffalora_cli.config.signature import signature
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run, checked and ready."""
+
+    overrides: tuple[str, ...]  # of this job alone: a sweep is expanded
+    config: Config
+    resolved: dict[str, Any]  # the same as nested plain values, for records
+    signature: str  # twelve hex digits
+
+
+def plan(overrides: Sequence[str], sweep: bool = False) -> list[Job]:
+    """Every job of a command line, all checked before the first runs.
+
+    Args:
+        overrides: as typed.
+        sweep: whether ``-m`` was given.
+
+    Raises:
+        ConfigError: the first thing wrong; in a sweep it names the job.
+    """
+    from ffalora_cli.cli.compose import compose_jobs
+
+    composed = compose_jobs(overrides, sweep)
+    jobs = []
+    for number, (job, plain) in enumerate(composed, start=1):
+        try:
+            jobs.append(_job(job, plain))
+        except ConfigError as error:
+            if len(composed) == 1:
+                raise
+            raise ConfigError(f"{error} (job {number} of {len(composed)})") from error
+    return jobs
+
+
+def _job(overrides: Sequence[str], plain: dict[str, Any]) -> Job:
+    from ffalora_cli.methods import registry
+
+    config = build(plain)
+    method = registry.get(config.method.name)
+    rules.check(
+        config,
+        units=method.units,
+        refusal=method.refusal,
+        needs_plain_averaging=method.needs_plain_averaging,
+    )
+    resolved = to_plain(config)
+    return Job(tuple(overrides), config, resolved, signature(resolved))

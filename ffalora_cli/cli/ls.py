@@ -1,0 +1,70 @@
+"""``ffalora ls``: what can be chosen, straight from the files; no Hydra, no torch."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Sequence
+
+from ffalora_cli.cli import catalogue
+from ffalora_cli.cli.arguments import Parser
+from ffalora_cli.cli.exits import DONE
+from ffalora_cli.config.errors import choose
+
+_SINGULAR = {
+    "tasks": "task",
+    "models": "model",
+    "methods": "method",
+    "partitions": "partition",
+    "experiments": "experiment",
+    "federations": "federation",
+    "privacy": "privacy",
+    "engines": "engine",
+    "trackings": "tracking",
+    "debugs": "debug",
+}
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Print one group, or the names of all groups."""
+    parser = Parser("ls", "List what can be chosen.", "example:\n  ffalora ls methods")
+    parser.add_argument("what", nargs="?", help=", ".join(list(_SINGULAR)[:7]))
+    what = parser.read(arguments).what
+    if what is None:
+        for group in catalogue.groups():
+            print(_entry(group, ", ".join(catalogue.options(group))))
+        return DONE
+    group = _SINGULAR.get(what, what)
+    if group not in catalogue.groups():
+        raise choose("ls", what, _SINGULAR)
+    for option in catalogue.options(group):
+        print(_entry(option, catalogue.describe(group, option)))
+        if group == "method":
+            print(_declaration(option))
+    print(f"\nchoose one with: ffalora run {group}=NAME")
+    return DONE
+
+
+def _entry(name: str, text: str, width: int = 18) -> str:
+    return textwrap.fill(
+        text,
+        width=80,
+        initial_indent=name.ljust(width),
+        subsequent_indent=" " * width,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+
+
+def _declaration(name: str) -> str:
+    """What a method says about itself, under its name."""
+    from ffalora_cli.methods import registry
+
+    method = registry.get(name)
+    lines = [
+        method.reference,
+        method.travels,
+        f"up   {method.uplink_formula}",
+        f"down {method.downlink_formula}",
+        f"privacy units: {', '.join(sorted(method.units))}",
+    ]
+    return "\n".join(_entry("", line) for line in lines) + "\n"

@@ -1,0 +1,100 @@
+"""``ffalora``: finds the verb and turns every way to fail into one line and an exit code.
+
+Nothing heavy is imported here: a verb's module is loaded when it is asked for.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+
+from ffalora_cli import __version__
+from ffalora_cli.cli.exits import BAD_USAGE, DONE, FAILED, INTERRUPTED
+from ffalora_cli.config.errors import ConfigError, brief, nearest
+
+VERBS = {
+    "run": "train one federation, or a sweep of them",
+    "ls": "list tasks, models, methods, partitions, experiments, ...",
+    "show": "print what a run did, and how its numbers came about",
+    "partition": "print and draw which client gets which labels",
+}
+
+_HELP = """\
+usage: ffalora VERB ...
+
+Private federated LoRA fine-tuning of Hugging Face models, one command a run.
+
+verbs:
+{verbs}
+
+examples:
+  ffalora run                                      the embedded default: no hub, no GPU
+  ffalora run experiment=glue_sst2_dp model=minilm paths.data=DATA federation=short
+  ffalora run -m method=lora,ffa_lora seed=0,1,2   a sweep: six runs
+  ffalora ls methods
+
+`ffalora VERB --help` says more. Options: -h, --help; --version.
+Exit codes: 0 done, 1 run failed, 2 bad usage or config, 3 sweep partly done,
+130 interrupted, 143 terminated. FFALORA_TRACEBACK=1 shows tracebacks."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command line.
+
+    Args:
+        argv: without the program's name; the process's own by default.
+
+    Returns:
+        The exit code.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        return _dispatch(arguments)
+    except ConfigError as error:
+        _traceback_if_wanted()
+        print(f"ffalora: {' '.join(str(error).split())}", file=sys.stderr)
+        return BAD_USAGE
+    except KeyboardInterrupt as interrupt:
+        print(": ".join(["ffalora", "interrupted", *map(str, interrupt.args)]), file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:
+        # The reader went away (`ffalora ls tasks | head`); Python would complain again at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILED
+    except Exception as error:
+        _traceback_if_wanted()
+        what = " ".join(f"{type(error).__name__}: {error}".split())
+        print(f"ffalora: {what[:150]}; FFALORA_TRACEBACK=1 shows where", file=sys.stderr)
+        return FAILED
+
+
+def _dispatch(arguments: list[str]) -> int:
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(_HELP.format(verbs="\n".join(f"  {n:<10}{t}" for n, t in VERBS.items())))
+        return DONE if arguments else BAD_USAGE
+    if arguments[0] == "--version":
+        print(f"ffalora {__version__}")
+        return DONE
+    verb = arguments[0]
+    if verb not in VERBS:
+        if "=" in verb:
+            raise ConfigError(f"{brief(verb)} is an override; write ffalora run {verb[:60]}")
+        hint = nearest(verb, VERBS)
+        advice = f"did you mean {hint!r}?" if hint else f"verbs are {', '.join(VERBS)}"
+        raise ConfigError(f"{brief(verb)} is not a verb; {advice}")
+    module = importlib.import_module(f"ffalora_cli.cli.{verb}")
+    code: int = module.main(arguments[1:])
+    return code
+
+
+def _traceback_if_wanted() -> None:
+    if os.environ.get("FFALORA_TRACEBACK") == "1":
+        import traceback
+
+        traceback.print_exc()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,130 @@
+"""Overrides checked and expanded one by one, before Hydra composes anything.
+
+Hydra reports the first thing its machinery trips over; a person needs the key they mistyped and
+its nearest spelling. So keys and options are compared with the schema and the files here.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override, Transformer
+from hydra.errors import HydraException
+
+from ffalora_cli.cli import catalogue
+from ffalora_cli.config.build import is_known, leaf_keys, unknown_key
+from ffalora_cli.config.errors import ConfigError, brief, choose, listed, nearest
+
+_OPTIONAL = ("experiment", "debug")  # groups that may be null
+_MAX_JOBS = 10_000  # a longer sweep is a slip of the keyboard
+
+
+def expand(overrides: Sequence[str], sweep: bool) -> list[list[str]]:
+    """Check overrides and expand sweeps into jobs.
+
+    Args:
+        overrides: as typed; the last of two for the same key counts.
+        sweep: whether sweeps are allowed (``-m``).
+
+    Returns:
+        Override lists, one a job; the last sweep varies fastest, as in Hydra's own sweeper.
+
+    Raises:
+        ConfigError: an override that cannot be read, or names nothing that exists.
+    """
+    choices: dict[str, list[str]] = {}
+    for text in overrides:
+        override = _parse(text)
+        _check_key(override, text)
+        if override.is_sweep_override() and not sweep:
+            raise ConfigError(f"{brief(text, 80)[1:-1]} gives several values; add -m to sweep them")
+        key = override.key_or_group
+        choices[key] = [f"{key}={value}" for value in _values(override)]
+    total = 1
+    for values in choices.values():
+        total *= len(values)
+    if total > _MAX_JOBS:
+        raise ConfigError(f"-m: the sweep has {total} jobs, more than {_MAX_JOBS}; sweep less")
+    return [list(job) for job in itertools.product(*choices.values())]
+
+
+def _parse(text: str) -> Override:
+    key, equals, _ = text.partition("=")
+    if not text.startswith("~") and not equals:
+        hint = nearest(key, (*catalogue.groups(), *leaf_keys()))
+        example = f"{hint or 'key'}=VALUE"
+        raise ConfigError(f"{brief(text, 60)} is not an override; write {example}")
+    try:
+        return OverridesParser.create().parse_override(text)
+    except HydraException as error:
+        raise ConfigError(
+            f"{brief(text, 80)} cannot be read; quote special characters twice, "
+            f"as in {key.lstrip('+~') or 'key'}=\"'a, b'\""
+        ) from error
+
+
+def _check_key(override: Override, text: str) -> None:
+    """Refuse keys and groups that do not exist, and forms that cannot mean anything here."""
+    key = override.key_or_group
+    if "_target_" in key:
+        raise ConfigError(f"{brief(key, 60)[1:-1]}: configs never import code; remove _target_")
+    if override.is_hydra_override() or key == "hydra":
+        raise ConfigError(
+            f"{brief(key, 60)[1:-1]}: Hydra's own settings are not used; records go to paths.runs"
+        )
+    if override.is_delete():
+        raise ConfigError(f"{brief(text, 60)[1:-1]}: a key cannot be removed; set it instead")
+    if override.package is not None:
+        raise ConfigError(f"{brief(text, 60)[1:-1]}: a group cannot be moved; write {key}=NAME")
+    if key in catalogue.groups():
+        return
+    if not is_known(key):
+        hint = nearest(key, catalogue.groups()) if "." not in key else None
+        if hint:
+            names = listed(catalogue.options(hint))
+            raise ConfigError(
+                f"{brief(key, 60)[1:-1]} is not a group or key; did you mean {hint!r} ({names})?"
+            )
+        raise unknown_key(key)
+    inner = [leaf for leaf in leaf_keys() if leaf.startswith(f"{key}.") and leaf[-1] != "*"]
+    if inner and not override.is_sweep_override() and not isinstance(override.value(), dict):
+        raise ConfigError(f"{key} is a section; set one of {listed(inner)}")
+
+
+def _values(override: Override) -> list[str]:
+    """The values one override stands for, as text; more than one for a sweep."""
+    key = override.key_or_group
+    group = key in catalogue.groups()
+    if not override.is_sweep_override():
+        values = [override.get_value_element_as_str()]
+    elif not override.is_discrete_sweep():
+        raise ConfigError(f"{key}: an interval has no list of values; use range or choice")
+    elif override.is_choice_sweep() and group and _is_glob(override):
+        values = [n for n in catalogue.options(key) if n in override.value().filter([n])]  # type: ignore[union-attr]
+        if not values:
+            raise ConfigError(f"{key}: the glob matches none of {listed(catalogue.options(key))}")
+    elif _is_glob(override):
+        raise ConfigError(f"{key}: glob picks options of a group; use choice(a, b) for a key")
+    else:
+        values = [str(v) for v in override.sweep_iterator(transformer=Transformer.str)]
+    if group:
+        for value in values:
+            _check_option(key, value)
+    return values
+
+
+def _is_glob(override: Override) -> bool:
+    return type(override.value()).__name__ == "Glob"
+
+
+def _check_option(group: str, value: str) -> None:
+    options = catalogue.options(group)
+    if value in options or (value == "null" and group in _OPTIONAL):
+        return
+    if value == "null":
+        raise ConfigError(f"{group}=null: a run needs one; {group}=NAME with {listed(options)}")
+    if value.startswith(("{", "[")):
+        raise ConfigError(f"{group} takes one option: {group}=NAME with {listed(options)}")
+    raise choose(group, value.strip("'\""), options)

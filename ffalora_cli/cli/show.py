@@ -1,0 +1,111 @@
+"""``ffalora show``: what a run did, read from its records alone."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from ffalora_cli.cli import table, words
+from ffalora_cli.cli.arguments import Parser
+from ffalora_cli.cli.exits import DONE
+from ffalora_cli.config.build import build
+from ffalora_cli.config.schema import Config
+
+if TYPE_CHECKING:
+    from ffalora_cli.records.reading import RunRecords
+
+_ROUNDS = 12  # evaluated rounds shown; all are in rounds.jsonl
+_VERSIONS = ("torch", "transformers", "opacus", "dp-accounting")
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Print a run for a person, or as JSON."""
+    from ffalora_cli.records.reading import find_run, read_run
+
+    parser = Parser("show", "Print what a run did, and how its numbers came about.")
+    parser.add_argument("run", help="a run's folder, its name, or an unambiguous beginning of it")
+    parser.add_argument("--runs", default="runs", help="folder of all runs (default: runs)")
+    parser.add_argument("--json", action="store_true", help="everything recorded, as JSON")
+    options = parser.read(arguments)
+    records = read_run(find_run(options.runs, options.run))
+    if options.json:
+        print(json.dumps(_plain(records), indent=2))
+        return DONE
+    for line in _lines(records):
+        print(line)
+    return DONE
+
+
+def _lines(records: RunRecords) -> list[str]:
+    config = build(records.config)
+    lines = words.labelled("run", f"{config.method.name} on {config.task.name} with "
+                           f"{config.model.name}, seed {config.seed}")  # fmt: skip
+    lines += ["", *_rounds(records, config), ""]
+    summary = dict(records.summary or _unfinished(records))
+    summary |= {"run_dir": str(records.path), "privacy": records.privacy}
+    lines += words.closing(summary, config.task.metrics)
+    if records.summary is None:
+        lines += words.labelled("note", "this run did not finish; these are its last records")
+    return lines + _provenance(records.manifest)
+
+
+def _rounds(records: RunRecords, config: Config) -> list[str]:
+    """The evaluated rounds as a table, thinned evenly to a screenful; the last is always there."""
+    columns = table.columns(config, live=False)
+    key = f"eval/{config.task.metrics[0]}"
+    evaluated = [record for record in records.rounds if key in record.metrics]
+    step = max(1, math.ceil(len(evaluated) / _ROUNDS))
+    kept = evaluated[::-1][::step][::-1]
+    moments = [table.Moment(r.round, config.federation.rounds, r.metrics) for r in kept]
+    return [table.heading(columns), *(table.row(columns, moment) for moment in moments)]
+
+
+def _unfinished(records: RunRecords) -> dict[str, Any]:
+    """What a summary would say about the rounds that were recorded."""
+    final: dict[str, float] = {}
+    for record in records.rounds:
+        final.update(record.metrics)
+    return {"final": final, "rounds": records.rounds[-1].round if records.rounds else 0}
+
+
+def _provenance(manifest: Mapping[str, Any]) -> list[str]:
+    """Which code, data, weights and seeds made the numbers."""
+    git = manifest.get("git")
+    code = f"ffalora {manifest.get('ffalora')}"
+    if git:
+        code += f" at {str(git['commit'])[:12]}{' with local changes' if git['dirty'] else ''}"
+    versions = manifest.get("versions") or {}
+    packages = ", ".join(f"{name} {versions[name]}" for name in _VERSIONS if versions.get(name))
+    seeds = ", ".join(f"{name} {seed}" for name, seed in (manifest.get("seeds") or {}).items())
+    data = manifest.get("data_fingerprints") or {}
+    lines = words.labelled("made", f"{manifest.get('created')} on {manifest.get('device')}")
+    lines += words.labelled("code", f"{code}; Python {manifest.get('python')}, {packages}")
+    for split, fingerprint in data.items():
+        lines += words.labelled("data", f"{split} {fingerprint}")
+    lines += words.labelled("model", str(manifest.get("model_fingerprint")))
+    lines += words.labelled("seeds", seeds)
+    lines += words.labelled("signature", str(manifest.get("signature")))
+    return lines + words.labelled("command", " ".join(manifest.get("command") or ()))
+
+
+def _plain(records: RunRecords) -> dict[str, Any]:
+    """Everything as strict JSON: a NaN, which JSON does not have, becomes null as in the files."""
+    rounds = [
+        {
+            "round": record.round,
+            "metrics": {k: v if math.isfinite(v) else None for k, v in record.metrics.items()},
+            "clients": [dict(client) for client in record.clients],
+        }
+        for record in records.rounds
+    ]
+    return {
+        "path": str(records.path),
+        "finished": records.finished,
+        "manifest": dict(records.manifest),
+        "config": dict(records.config),
+        "privacy": None if records.privacy is None else dict(records.privacy),
+        "summary": None if records.summary is None else dict(records.summary),
+        "rounds": rounds,
+    }

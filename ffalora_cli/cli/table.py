@@ -1,0 +1,72 @@
+"""The columns of the round table, 80 characters wide: the same live, piped and in ``show``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from ffalora_cli.cli.units import human_bytes, human_seconds, number, score
+from ffalora_cli.config.schema import Config
+
+
+@dataclass(frozen=True)
+class Moment:
+    """One evaluated round as the table shows it."""
+
+    round: int
+    rounds: int
+    metrics: Mapping[str, float]
+    remaining: float | None = None  # seconds to the end, as far as known
+
+
+@dataclass(frozen=True)
+class Column:
+    """A heading, its width, and the cell under it."""
+
+    title: str
+    width: int
+    cell: Callable[[Moment], str]
+
+
+def columns(config: Config, live: bool = True) -> list[Column]:
+    """The columns that say something about this run.
+
+    Args:
+        config: decides the headline metric, and whether there is an epsilon or a client average.
+        live: with speed and time left, which a finished run no longer has.
+    """
+    headline = config.task.metrics[0]
+    chosen = [
+        Column("round", 9, lambda m: f"{m.round}/{m.rounds}"),
+        Column(headline, 9, lambda m: score(headline, m.metrics.get(f"eval/{headline}"))),
+    ]
+    if _personal(config):
+        key = "eval/personalized_accuracy"
+        chosen.append(Column("personal", 9, lambda m: score("accuracy", m.metrics.get(key))))
+    chosen.append(Column("loss", 6, lambda m: score("loss", m.metrics.get("eval/loss"))))
+    if config.privacy.unit != "none":
+        spent = "privacy/epsilon_spent"
+        chosen.append(Column("epsilon", 8, lambda m: number(m.metrics.get(spent))))
+    up, down = "comm/uplink_bytes_total", "comm/downlink_bytes_total"
+    chosen.append(Column("up", 8, lambda m: human_bytes(m.metrics.get(up))))
+    chosen.append(Column("down", 8, lambda m: human_bytes(m.metrics.get(down))))
+    if live:
+        speed = "time/samples_per_second"
+        chosen.append(Column("samples/s", 9, lambda m: number(m.metrics.get(speed), 0)))
+        chosen.append(Column("ETA", 7, lambda m: human_seconds(m.remaining)))
+    return chosen
+
+
+def heading(chosen: list[Column]) -> str:
+    """The titles as one line of text."""
+    return " ".join(column.title.rjust(column.width) for column in chosen)
+
+
+def row(chosen: list[Column], moment: Moment) -> str:
+    """One round as one line of text."""
+    return " ".join(column.cell(moment).rjust(column.width) for column in chosen)
+
+
+def _personal(config: Config) -> bool:
+    """Whether clients end with models of their own, so that their average says something."""
+    return config.head.mode == "personal" or config.federation.eval_clients

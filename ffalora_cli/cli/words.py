@@ -1,0 +1,109 @@
+"""The sentences around a run: what starts, what came out, what to try next."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ffalora_cli.cli.units import count, human_bytes, human_seconds, score
+from ffalora_cli.config.schema import Config
+
+_WIDTH = 80
+_LABEL = 10
+
+
+def labelled(label: str, text: str) -> list[str]:
+    """``label  text`` wrapped to 80 columns with a hanging indent; long paths stay in one piece."""
+    return textwrap.wrap(
+        text,
+        width=_WIDTH,
+        initial_indent=label.ljust(_LABEL),
+        subsequent_indent=" " * _LABEL,
+        break_long_words=False,
+        break_on_hyphens=False,
+    ) or [label]
+
+
+def opening(facts: Mapping[str, Any]) -> list[str]:
+    """What is about to be trained, where, and under which promise."""
+    sizes = list(facts.get("client_sizes") or ())
+    clients = f"{count(int(facts['clients']))} clients"
+    if sizes:
+        low, high = int(min(sizes)), int(max(sizes))
+        clients += (
+            f" with {count(low)} to {count(high)} rows" if low < high else f" of {count(low)}"
+        )
+    trainable, frozen = int(facts["trainable_parameters"]), int(facts["frozen_parameters"])
+    lines = labelled(
+        "run", f"{facts['method']} on {facts['task']} with {facts['model']}, {clients}"
+    )
+    lines += labelled(
+        "training", f"{count(trainable)} parameters, {count(frozen)} frozen, on {facts['device']}"
+    )
+    lines += labelled("privacy", privacy_sentence(facts.get("privacy")))
+    lines += labelled("records", str(facts["run_dir"]))
+    for note in facts.get("notes") or ():
+        lines += labelled("note", str(note))
+    return lines
+
+
+def privacy_sentence(privacy: Mapping[str, Any] | None) -> str:
+    """The statement's sentence (unit, relation, delta, sampling, accountant), or that none is."""
+    if not privacy:
+        return "none: nothing is promised about single examples or clients"
+    return str(privacy["sentence"])
+
+
+def closing(summary: Mapping[str, Any], metrics_order: Sequence[str]) -> list[str]:
+    """The last lines of a run.
+
+    Args:
+        summary: as ``summary.json`` has it (``final``, ``rounds``, ``seconds``, ``privacy``), with
+            ``run_dir``.
+        metrics_order: the task's metrics, headline first.
+    """
+    metrics: Mapping[str, float] = summary.get("final") or {}
+    scores = [
+        f"{name} {score(name, metrics.get(f'eval/{name}'))}"
+        for name in (*metrics_order, "loss")
+        if f"eval/{name}" in metrics
+    ]
+    if "eval/personalized_accuracy" in metrics:
+        personal = score("accuracy", metrics["eval/personalized_accuracy"])
+        scores.append(f"mean accuracy of personal models {personal}")
+    after = f"after {summary.get('rounds')} rounds"
+    if summary.get("seconds") is not None:
+        after += f" in {human_seconds(float(summary['seconds']))}"
+    lines = labelled("result", f"{', '.join(scores) or 'not evaluated'} ({after})")
+    lines += labelled("bytes", communication(metrics))
+    lines += labelled("privacy", privacy_sentence(summary.get("privacy")))
+    lines += labelled("records", str(summary.get("run_dir")))
+    return lines
+
+
+def communication(metrics: Mapping[str, float]) -> str:
+    """Bytes of the whole run in both directions, with set-up and head as parts of them."""
+    up = metrics.get("comm/uplink_bytes_total")
+    down = metrics.get("comm/downlink_bytes_total")
+    parts = [
+        f"{name} {human_bytes(value)}"
+        for name, key in (("set-up", "comm/setup_bytes"), ("head", "comm/head_bytes"))
+        if (value := metrics.get(f"{key}_total", metrics.get(key))) is not None
+    ]
+    including = f" (set-up and head: {', '.join(parts)})" if parts else ""
+    return f"up {human_bytes(up)}, down {human_bytes(down)}, all clients together{including}"
+
+
+def suggestions(config: Config, overrides: Sequence[str], run: str) -> list[str]:
+    """Three commands worth typing next, made from the one just run."""
+    typed = " ".join(override for override in overrides if not override.startswith("seed="))
+    command = f"ffalora run {typed}".rstrip()
+    lines = [f"ffalora show {run}"]
+    if config.method.name != "lora":
+        lines.append(f"{command} method=lora")
+    if config.privacy.unit != "none":
+        lines.append(f"{command} privacy=none")
+    lines.append(f"{command} -m seed=0,1,2")
+    labels = ["try", *[""] * (len(lines) - 1)]
+    return [label.ljust(_LABEL) + line for label, line in zip(labels, lines, strict=True)]

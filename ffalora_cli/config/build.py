@@ -1,0 +1,202 @@
+"""Plain dictionaries to the typed ``Config`` and back, strictly: nothing is guessed or coerced.
+
+Standard library only. What a value may *be* is decided here; what values go *together* in
+``rules.py``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import types
+from collections.abc import Iterator, Mapping
+from functools import cache
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from ffalora_cli.config.errors import ConfigError, brief, choose, listed, nearest
+from ffalora_cli.config.schema import Config
+
+
+def build(plain: Mapping[str, Any]) -> Config:
+    """Construct the typed configuration.
+
+    Args:
+        plain: nested dictionaries, lists and scalars, every interpolation resolved.
+
+    Returns:
+        The frozen ``Config``; lists have become tuples, integers given for a float floats.
+
+    Raises:
+        ConfigError: an unknown, missing or mistyped key.
+    """
+    config: Config = _section(Config, plain, "")
+    return config
+
+
+def to_plain(config: Config) -> dict[str, Any]:
+    """The inverse of ``build``: nested dictionaries, lists and scalars, ready for YAML or JSON."""
+    plain: dict[str, Any] = _lists(dataclasses.asdict(config))
+    return plain
+
+
+@cache
+def known_keys() -> tuple[str, ...]:
+    """Every dotted key of the schema, sections included; ``key.*`` marks an open mapping."""
+    return tuple(_keys(Config, ""))
+
+
+def leaf_keys() -> tuple[str, ...]:
+    """The dotted keys that hold one value."""
+    keys = known_keys()
+    return tuple(k for k in keys if not any(other.startswith(f"{k}.") for other in keys))
+
+
+def is_known(key: str) -> bool:
+    """Whether a dotted key exists in the schema, or lies inside an open mapping of it."""
+    keys = known_keys()
+    return key in keys or any(k.endswith("*") and key.startswith(k[:-1]) for k in keys)
+
+
+def check_value(key: str, value: Any) -> None:
+    """Check one typed-in value alone, so that the error names the key a person typed.
+
+    Args:
+        key: dotted and known.
+        value: plain; text with a ``${...}`` reference is left for ``build``, which sees its value.
+
+    Raises:
+        ConfigError: a value of the wrong type, or outside a closed set.
+    """
+    if "${" in str(value):
+        return
+    expected: Any = Config
+    parts = key.split(".")
+    for depth, part in enumerate(parts):
+        if dataclasses.is_dataclass(expected):
+            hints = get_type_hints(expected)
+            if part not in hints:
+                section = ".".join(parts[:depth])
+                hint = nearest(part, hints) or next(iter(hints))
+                raise ConfigError(f"{key} is not there; did you mean '{section}.{hint}'?")
+            expected = hints[part]
+        else:  # inside an open mapping
+            expected = get_args(expected)[1] if get_origin(expected) is dict else Any
+    if not dataclasses.is_dataclass(expected):
+        _value(expected, value, key)
+    elif not isinstance(value, Mapping):
+        raise _section_expected(expected, value, key)
+
+
+def nearest_key(key: str) -> str | None:
+    """The closest existing key: same last part elsewhere first, then similar spelling."""
+    leaves = [k for k in known_keys() if not k.endswith("*")]
+    last = key.rsplit(".", 1)[-1]
+    section = key.split(".", 1)[0]
+    same_last = [k for k in leaves if k.rsplit(".", 1)[-1] == last]
+    if same_last:
+        return nearest(key, same_last) or same_last[0]
+    siblings = [k for k in leaves if k.startswith(f"{section}.")]
+    short = {k.rsplit(".", 1)[-1]: k for k in reversed(siblings or leaves)}
+    close = nearest(last, short)
+    return short[close] if close else nearest(key, leaves)
+
+
+def _keys(schema: type, prefix: str) -> Iterator[str]:
+    for name, expected in get_type_hints(schema).items():
+        key = f"{prefix}{name}"
+        yield key
+        if dataclasses.is_dataclass(expected):
+            yield from _keys(expected, f"{key}.")  # type: ignore[arg-type]
+        elif get_origin(expected) is dict:
+            yield f"{key}.*"
+
+
+def _section(schema: type, value: Any, key: str) -> Any:
+    """One dataclass from one dictionary; ``key`` is its dotted name, empty at the top."""
+    if not isinstance(value, Mapping):
+        raise _section_expected(schema, value, key)
+    prefix = f"{key}." if key else ""
+    for name in value:
+        if name not in _field_names(schema):
+            raise unknown_key(f"{prefix}{name}")
+    hints = get_type_hints(schema)
+    arguments = {}
+    for item in dataclasses.fields(schema):
+        if item.name in value:
+            arguments[item.name] = _value(hints[item.name], value[item.name], prefix + item.name)
+        elif item.default is dataclasses.MISSING and item.default_factory is dataclasses.MISSING:
+            raise ConfigError(f"{prefix}{item.name} is missing; every key needs a value: add it")
+    return schema(**arguments)
+
+
+def unknown_key(key: str) -> ConfigError:
+    """The error for a key the schema does not have."""
+    hint = nearest_key(key)
+    top = listed(_field_names(Config))
+    advice = f"did you mean {hint!r}?" if hint else f"at the top stand {top}"
+    return ConfigError(f"{brief(key, 60)[1:-1]} is not a configuration key; {advice}")
+
+
+def _field_names(schema: type) -> list[str]:
+    return [item.name for item in dataclasses.fields(schema)]
+
+
+def _value(expected: Any, value: Any, key: str) -> Any:
+    """Check one value against a type annotation of the schema."""
+    origin, arguments = get_origin(expected), get_args(expected)
+    if origin in (Union, types.UnionType):
+        if value is None:
+            return None
+        (inner,) = (a for a in arguments if a is not type(None))
+        return _value(inner, value, key)
+    if origin is Literal:
+        if not isinstance(value, str) or value not in arguments:
+            raise choose(key, value, arguments)
+        return value
+    if origin is tuple:
+        if not isinstance(value, list | tuple):
+            raise _mistyped(key, value, "a list, as in [a, b]")
+        return tuple(_value(arguments[0], v, f"{key}[{i}]") for i, v in enumerate(value))
+    if origin is dict:
+        if not isinstance(value, Mapping):
+            raise _mistyped(key, value, "a mapping, as in {name: value}")
+        return {str(k): _value(arguments[1], v, f"{key}.{k}") for k, v in value.items()}
+    if dataclasses.is_dataclass(expected):
+        return _section(expected, value, key)  # type: ignore[arg-type]
+    return value if expected is Any else _scalar(expected, value, key)
+
+
+def _scalar(expected: type, value: Any, key: str) -> Any:
+    """A str, bool, int or float, exactly; only an integer for a float is widened."""
+    if expected is float and type(value) is int:
+        return float(value)
+    if type(value) is not expected:
+        raise _mistyped(key, value, _SPOKEN[expected])
+    if isinstance(value, float) and not math.isfinite(value):
+        raise _mistyped(key, value, "a finite number")
+    return value
+
+
+def _section_expected(schema: Any, value: Any, key: str) -> ConfigError:
+    return _mistyped(key, value, f"a section with the keys {listed(_field_names(schema))}")
+
+
+def _mistyped(key: str, value: Any, wanted: str) -> ConfigError:
+    kind = "null" if value is None else type(value).__name__
+    got = "null" if value is None else f"{brief(value)} ({kind})"
+    got = str(value).lower() if isinstance(value, bool) else got
+    return ConfigError(f"{key or 'the configuration'} is {got}; it should be {wanted}")
+
+
+_SPOKEN = {
+    str: "text",
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+}
+
+
+def _lists(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _lists(item) for key, item in value.items()}
+    return [_lists(item) for item in value] if isinstance(value, list | tuple) else value

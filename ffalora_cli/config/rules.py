@@ -1,0 +1,268 @@
+"""What values may go together: one function a group, one sentence a refusal.
+
+Every refusal names a key, what is wrong with it, and one remedy. Nothing heavy is read: rules that
+need the data (fewer rows than clients, delta against n) stand where the data is.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Set
+from pathlib import Path
+
+from ffalora_cli.config.errors import ConfigError, brief, choose
+from ffalora_cli.config.schema import Config
+
+NAME = re.compile(r"[A-Za-z0-9._-]{1,80}")
+_DEVICE = re.compile(r"auto|cpu|cuda(:\d+)?")
+_METRICS = ("accuracy", "f1", "mcc")
+
+
+def check(
+    config: Config,
+    *,
+    units: Set[str],
+    refusal: str = "",
+    needs_plain_averaging: bool = False,
+) -> None:
+    """Refuse impossible combinations before any heavy work.
+
+    Args:
+        config: from ``build``.
+        units: privacy units the chosen method allows (its declaration; this room reads no method).
+        refusal: why it allows no others, printed when one is asked for.
+        needs_plain_averaging: whether the method excludes server optimisers.
+
+    Raises:
+        ConfigError: the first rule that does not hold.
+    """
+    for rule in (_top, _task, _adapter, _partition, _federation, _server, _privacy, _engine):
+        rule(config)
+    if config.privacy.unit not in units:
+        raise ConfigError(
+            f"privacy.unit={config.privacy.unit}, method={config.method.name}: "
+            f"{refusal or 'its guarantee does not cover it'}; use {_private(units)}"
+        )
+    server = config.federation.server_optimizer
+    plain = server.name == "sgd" and server.lr == 1.0 and server.momentum == 0.0
+    if needs_plain_averaging and not plain:
+        raise ConfigError(
+            f"federation.server_optimizer.name={server.name}: method={config.method.name} averages "
+            "exactly and takes only sgd with lr 1 and momentum 0"
+        )
+
+
+def _top(config: Config) -> None:
+    if not NAME.fullmatch(config.name) or set(config.name) == {"."}:
+        raise ConfigError(
+            f"name={brief(config.name)} cannot name a folder; use 1 to 80 letters, digits, . _ -"
+        )
+    for key, seed in (
+        ("seed", config.seed),
+        ("adapter.seed", config.adapter.seed),
+        ("head.seed", config.head.seed),
+        ("partition.seed", config.partition.seed),
+    ):
+        _require(key, seed, seed >= 0, "0 or more")
+    data = config.paths.data
+    if data is not None and not Path(data).expanduser().is_dir():
+        raise ConfigError(
+            f"paths.data={brief(data, 80)} is not a folder; give the folder that holds "
+            f"{config.task.name}/, or null for packaged data, cache and hub"
+        )
+    for key, path in (("paths.runs", config.paths.runs), ("paths.cache", config.paths.cache)):
+        if path is not None and Path(path).expanduser().is_file():
+            raise ConfigError(f"{key}={brief(path, 80)} is a file; give a folder")
+    if not config.paths.runs:
+        raise ConfigError("paths.runs is empty; give a folder, as in paths.runs=runs")
+
+
+def _task(config: Config) -> None:
+    task = config.task
+    _require("task.classes", list(task.classes), len(task.classes) >= 2, "two classes or more")
+    _require(
+        "task.text_columns", list(task.text_columns), 1 <= len(task.text_columns) <= 2, "1 or 2"
+    )
+    for metric in task.metrics:
+        if metric not in _METRICS:
+            raise choose("task.metrics", metric, _METRICS)
+    _require("task.metrics", list(task.metrics), len(task.metrics) >= 1, "at least accuracy")
+    _require("task.max_length", task.max_length, task.max_length >= 4, "4 or more tokens")
+    fraction = task.holdout_fraction
+    _require("task.holdout_fraction", fraction, 0.0 < fraction < 1.0, "between 0 and 1")
+    for key, split in (("eval_split", task.eval_split), ("tune_split", task.tune_split)):
+        if split not in (*task.splits, "holdout"):
+            raise choose(f"task.{key}", split, (*task.splits, "holdout"))
+    if task.eval_on == "test" and "test" not in task.splits:
+        raise ConfigError(f"task.eval_on=test: {task.name} has no test split; use eval or tune")
+
+
+def _adapter(config: Config) -> None:
+    adapter, head = config.adapter, config.head
+    _require("adapter.rank", adapter.rank, adapter.rank >= 1, "1 or more")
+    _require("adapter.alpha", adapter.alpha, adapter.alpha > 0, "above 0")
+    _require("adapter.dropout", adapter.dropout, 0 <= adapter.dropout < 1, "at least 0, below 1")
+    if adapter.targets not in config.model.targets:
+        raise choose("adapter.targets", adapter.targets, config.model.targets)
+    if not config.model.targets[adapter.targets]:
+        raise ConfigError(f"model.targets.{adapter.targets} is empty; name at least one layer")
+    _require("head.scale", head.scale, head.scale > 0, "above 0 (a zero head passes no gradient)")
+
+
+def _partition(config: Config) -> None:
+    partition, clients = config.partition, config.federation.num_clients
+    concentration, classes = partition.dirichlet_alpha, len(config.task.classes)
+    if concentration is not None:
+        _require("partition.dirichlet_alpha", concentration, concentration > 0, "above 0")
+    smallest, tries = partition.min_client_size, partition.max_tries
+    _require("partition.min_client_size", smallest, smallest >= 1, "1 or more")
+    _require("partition.max_tries", tries, tries >= 1, "1 or more")
+    if partition.name in ("dirichlet", "quantity") and concentration is None:
+        raise ConfigError(
+            f"partition.dirichlet_alpha is null; partition.name={partition.name} needs it, e.g. 0.5"
+        )
+    if partition.name == "shards" and (partition.shards_per_client or 0) < 1:
+        raise ConfigError(
+            f"partition.shards_per_client={partition.shards_per_client} should be 1 or more"
+        )
+    if partition.name == "natural" and config.task.client_column is None:
+        raise ConfigError(
+            f"partition=natural: task {config.task.name} has no client column; use "
+            "partition=dirichlet, or set task.client_column"
+        )
+    if partition.name != "label_mix":
+        return
+    if partition.label_mix not in ("severe", "mild"):
+        raise choose("partition.label_mix", partition.label_mix, ("severe", "mild"))
+    if clients != 3 or classes not in (2, 3):
+        raise ConfigError(
+            f"partition={partition.label_mix} is defined for 3 clients and 2 or 3 classes, not "
+            f"{clients} and {classes}; use partition=dirichlet"
+        )
+
+
+def _federation(config: Config) -> None:
+    federation = config.federation
+    for name in ("num_clients", "rounds", "local_steps", "local_batch_size", "eval_every"):
+        value = getattr(federation, name)
+        _require(f"federation.{name}", value, value >= 1, "1 or more")
+    _require("federation.local_lr", federation.local_lr, federation.local_lr > 0, "above 0")
+    momentum, decay = federation.local_momentum, federation.local_weight_decay
+    _require("federation.local_momentum", momentum, 0 <= momentum < 1, "at least 0, below 1")
+    _require("federation.local_weight_decay", decay, decay >= 0, "0 or more")
+    size, clients, scheme = (
+        federation.cohort_size,
+        federation.num_clients,
+        federation.cohort_sampling,
+    )
+    if size is not None:
+        _require("federation.cohort_size", size, size >= 1, "1 or more, or null for everybody")
+    if size is not None and size > clients:
+        raise ConfigError(
+            f"federation.cohort_size={size} exceeds federation.num_clients={clients}; "
+            "lower it, or null for everybody"
+        )
+    if scheme == "full" and size not in (None, clients):
+        raise ConfigError(
+            f"federation.cohort_size={size} contradicts federation.cohort_sampling=full; "
+            "use cohort_sampling=poisson or fixed, or cohort_size=null"
+        )
+    if scheme != "full" and size is None:
+        raise ConfigError(
+            f"federation.cohort_size is null; federation.cohort_sampling={scheme} needs a number"
+        )
+
+
+def _server(config: Config) -> None:
+    server, key = config.federation.server_optimizer, "federation.server_optimizer"
+    _require(f"{key}.lr", server.lr, server.lr > 0, "above 0")
+    _require(f"{key}.momentum", server.momentum, 0 <= server.momentum < 1, "at least 0, below 1")
+    _require(f"{key}.beta2", server.beta2, 0 <= server.beta2 < 1, "at least 0, below 1")
+    _require(f"{key}.tau", server.tau, server.tau > 0, "above 0")
+
+
+def _privacy(config: Config) -> None:
+    privacy = config.privacy
+    if privacy.unit == "none":
+        for name in ("epsilon_target", "noise_multiplier", "delta", "max_grad_norm"):
+            value = getattr(privacy, name)
+            if value is not None:
+                raise ConfigError(
+                    f"privacy.{name}={value} has no effect while privacy.unit is none; choose "
+                    "privacy=example or client, or set it to null"
+                )
+        return
+    _budget(config)
+    for name in ("epsilon_target", "noise_multiplier", "max_grad_norm"):
+        value = getattr(privacy, name)
+        if value is not None:
+            _require(f"privacy.{name}", value, value > 0, "above 0")
+    if privacy.delta is None:
+        raise ConfigError("privacy.delta is null; an epsilon needs a delta: privacy.delta=1e-5")
+    delta = privacy.delta
+    _require("privacy.delta", delta, 0 < delta < 0.1, "above 0 and well below 1/n, as in 1e-5")
+    if privacy.max_grad_norm is None:
+        raise ConfigError(
+            "privacy.max_grad_norm is null; noise needs a clip: "
+            "privacy.max_grad_norm=${model.max_grad_norm}"
+        )
+    if privacy.unit == "client":
+        _client_level(config)
+
+
+def _budget(config: Config) -> None:
+    """Exactly one of a target and a noise multiplier: the other follows from it."""
+    privacy = config.privacy
+    target, multiplier = privacy.epsilon_target, privacy.noise_multiplier
+    if target is None and multiplier is None:
+        raise ConfigError(
+            f"privacy.epsilon_target is null with privacy.unit={privacy.unit}; set it, or "
+            "privacy.noise_multiplier, or privacy=none"
+        )
+    if target is not None and multiplier is not None:
+        raise ConfigError(
+            f"privacy.noise_multiplier={multiplier} and privacy.epsilon_target={target} are both "
+            "set; set one of them to null"
+        )
+
+
+def _client_level(config: Config) -> None:
+    """What the central mechanism and its accountant assume of a round."""
+    federation = config.federation
+    if federation.cohort_sampling == "fixed":
+        raise ConfigError(
+            "federation.cohort_sampling=fixed is not covered by the accountant under "
+            "privacy.unit=client; use poisson or full"
+        )
+    if federation.weights != "uniform":
+        raise ConfigError(
+            f"federation.weights={federation.weights} breaks the bound on one client's share under "
+            "privacy.unit=client; use federation.weights=uniform"
+        )
+
+
+def _engine(config: Config) -> None:
+    engine = config.engine
+    if not _DEVICE.fullmatch(engine.device):
+        raise ConfigError(
+            f"engine.device={brief(engine.device)} is not one of auto, cpu, cuda, cuda:0, ...; "
+            "auto takes a GPU when there is one"
+        )
+    if engine.threads is not None:
+        _require("engine.threads", engine.threads, engine.threads >= 1, "1 or more, or null")
+    if engine.max_tokens is not None and engine.max_tokens < config.task.max_length:
+        raise ConfigError(
+            f"engine.max_tokens={engine.max_tokens} cannot hold one row of task.max_length="
+            f"{config.task.max_length}; raise it, or null for automatic"
+        )
+    if not config.tracking.project:
+        raise ConfigError("tracking.project is empty; name a project, as in ffalora")
+
+
+def _require(key: str, value: object, holds: bool, wanted: str) -> None:
+    if not holds:
+        raise ConfigError(f"{key}={brief(value)} should be {wanted}")
+
+
+def _private(units: Set[str]) -> str:
+    return " or ".join(sorted(units - {"none"})) or "privacy=none"

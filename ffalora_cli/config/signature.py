@@ -1,0 +1,61 @@
+"""A run's identity: a hash of the part of its configuration that can change its results.
+
+Left out, because the same numbers come out either way:
+
+- ``tracking``, ``paths`` and ``name``: where records and mirrors go and what they are called;
+- ``engine.device``, ``engine.max_tokens``, ``engine.threads``: how the work is cut and where it
+  is done (equal within rounding, and what was used is recorded in the manifest);
+- ``model.local_lr``, ``model.max_grad_norm``, ``model.head_scale``: recommendations. The values a
+  run really uses stand in ``federation``, ``privacy`` and ``head``, so retuning a recommendation
+  does not rename runs that never used it;
+- ``task.license``.
+
+``federation.eval_every`` and ``eval_clients`` stay in although they do not change the model: they
+decide which numbers a run reports, so a run evaluated more often is a different answer, and a
+finished coarse one must not be returned for it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+_IGNORED = frozenset(
+    {
+        "name",
+        "tracking",
+        "paths",
+        "engine.device",
+        "engine.max_tokens",
+        "engine.threads",
+        "model.local_lr",
+        "model.max_grad_norm",
+        "model.head_scale",
+        "task.license",
+    }
+)
+
+
+def signature(resolved: Mapping[str, Any]) -> str:
+    """Twelve hex digits of BLAKE2b over the canonical JSON of what can change results.
+
+    Args:
+        resolved: ``build.to_plain`` of a configuration, so that ``8`` and ``8.0`` are one value.
+
+    Returns:
+        The same digits for the same experiment, whatever the order of its keys.
+    """
+    canonical = json.dumps(_relevant(resolved, ""), sort_keys=True, separators=(",", ":"))
+    return hashlib.blake2b(canonical.encode(), digest_size=6).hexdigest()
+
+
+def _relevant(section: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+    """The section without the ignored keys; mappings are walked, everything else is kept."""
+    kept: dict[str, Any] = {}
+    for name, value in section.items():
+        key = f"{prefix}{name}"
+        if key not in _IGNORED:
+            kept[name] = _relevant(value, f"{key}.") if isinstance(value, Mapping) else value
+    return kept

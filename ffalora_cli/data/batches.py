@@ -1,0 +1,81 @@
+"""Which rows a client trains on in a step: drawn by key, so no sampler has a state.
+
+Poisson batches under example-level privacy (rule A3), otherwise shuffled epochs without
+replacement. Both engines read their batches here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ffalora_cli import keys
+
+
+@dataclass(frozen=True)
+class StepBatches:
+    """The (client slot, row) pairs of one local step of a cohort, grouped by slot in order."""
+
+    slots: np.ndarray  # int64 [pairs]
+    rows: np.ndarray  # int64 [pairs], row of the training set
+
+    @property
+    def sizes(self) -> int:
+        """Number of pairs."""
+        return len(self.rows)
+
+
+def poisson_batch(
+    key: keys.Key, client: int, round: int, step: int, rows: np.ndarray, sample_rate: float
+) -> np.ndarray:
+    """Every row independently with probability ``sample_rate``; may be empty.
+
+    Args:
+        key: the run secret (privacy draws never use the plain seed).
+        client: client id.
+        round: from 1.
+        step: local step, from 0.
+        rows: int64 [n], the client's rows.
+        sample_rate: in (0, 1].
+
+    Returns:
+        The chosen rows in the client's order.
+    """
+    generator = keys.numpy_generator(keys.derive(key, "poisson", client, round, step))
+    return rows[generator.random(len(rows)) < sample_rate]
+
+
+def epoch_batch(
+    key: keys.Key | int, client: int, position: int, rows: np.ndarray, batch_size: int
+) -> np.ndarray:
+    """Batch number ``position`` of an endless sequence of shuffled epochs.
+
+    Args:
+        key: the run's seed.
+        client: client id.
+        position: local steps before this one, over all rounds; no state is needed to resume.
+        rows: int64 [n].
+        batch_size: rows a batch; a batch that meets the end of an epoch goes on in the next.
+    """
+    n = len(rows)
+    size = min(batch_size, n)
+    start = position * size
+    chosen: list[np.ndarray] = []
+    while size > 0:
+        epoch, offset = divmod(start, n)
+        generator = keys.numpy_generator(keys.derive(key, "epoch", client, epoch))
+        taken = generator.permutation(n)[offset : offset + size]
+        chosen.append(rows[taken])
+        start += len(taken)
+        size -= len(taken)
+    return np.concatenate(chosen)
+
+
+def stack_step(batches: Sequence[np.ndarray]) -> StepBatches:
+    """Put the clients' batches of one step end to end."""
+    sizes = [len(batch) for batch in batches]
+    slots = np.repeat(np.arange(len(batches), dtype=np.int64), sizes)
+    rows = np.concatenate(batches) if batches else np.zeros(0, np.int64)
+    return StepBatches(slots, rows.astype(np.int64))

@@ -1,0 +1,103 @@
+"""Tokenised splits on disk: written once, atomically, checked and memory-mapped ever after."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import mmap
+import os
+import shutil
+import tempfile
+import zlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ffalora_cli.config.errors import ConfigError
+from ffalora_cli.data.encode import Encoded
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+FORMAT = 1  # raise when the files or their meaning change
+ARRAYS = ("ids", "type_ids", "offsets", "labels", "clients", "hashes")
+META = "meta.json"
+
+
+def cache_root(cache_dir: str | None) -> Path:
+    """``paths.cache``, else ``$FFALORA_CACHE``, else ``~/.cache/ffalora``; tokens lie below it."""
+    chosen = cache_dir or os.environ.get("FFALORA_CACHE") or "~/.cache/ffalora"
+    return Path(chosen).expanduser() / "tokens"
+
+
+def entry_key(tokenizer: PreTrainedTokenizerBase, *parts: str | int) -> str:
+    """Hash of everything that decides the tokens: the tokenizer's content and ``parts``.
+
+    Raises:
+        ConfigError: the tokenizer has no content to hash (a slow, Python-only one).
+    """
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        name = tokenizer.name_or_path
+        raise ConfigError(f"model.source={name}: no fast tokenizer; choose a model that has one")
+    content = json.loads(backend.to_str())
+    content["truncation"] = content["padding"] = None  # left over from the last call
+    settings = [
+        tokenizer.pad_token_id,
+        tokenizer.truncation_side,
+        sorted(tokenizer.model_input_names),
+    ]
+    text = json.dumps([FORMAT, content, settings, list(parts)], sort_keys=True)
+    return hashlib.blake2b(text.encode(), digest_size=12).hexdigest()
+
+
+def read_entry(folder: Path) -> Encoded | None:
+    """A cached split, memory-mapped; None when absent or when any byte is not as written."""
+    try:
+        meta = json.loads((folder / META).read_text())
+        arrays: dict[str, Any] = dict.fromkeys(ARRAYS)
+        for name, checksum in meta["crc32"].items():
+            path = folder / f"{name}.npy"
+            if _crc32(path) != checksum:
+                return None
+            arrays[name] = np.load(path, mmap_mode="r", allow_pickle=False).view(np.ndarray)
+        return Encoded(**arrays, pad_id=meta["pad_id"], fingerprint=meta["fingerprint"])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+
+
+def write_entry(folder: Path, encoded: Encoded) -> None:
+    """Write beside the target, then rename: a reader sees all of it or nothing.
+
+    Raises:
+        OSError: the cache folder cannot be written.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix=".partial-", dir=folder.parent))
+    try:
+        checksums = {}
+        for name in ARRAYS:
+            array = getattr(encoded, name)
+            if array is not None:
+                np.save(partial / f"{name}.npy", array, allow_pickle=False)
+                checksums[name] = _crc32(partial / f"{name}.npy")
+        meta = {
+            "crc32": checksums,
+            "pad_id": encoded.pad_id,
+            "fingerprint": encoded.fingerprint,
+        }
+        (partial / META).write_text(json.dumps(meta))
+        if folder.exists():  # damaged, or another process was faster: ours is as good
+            shutil.rmtree(folder, ignore_errors=True)
+        os.rename(partial, folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _crc32(path: Path) -> int:
+    with (
+        path.open("rb") as stream,
+        mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as content,
+    ):
+        return zlib.crc32(content)

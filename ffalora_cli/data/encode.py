@@ -1,0 +1,120 @@
+"""Token ids of a split, flat and memory-mapped, and the padded tensors of any rows of it."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import chain
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ffalora_cli.data.load import Rows
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedTokenizerBase
+
+BATCH = 8192  # texts handed to the tokenizer at once: enough for its threads, small in memory
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """A split as flat token ids: row ``i`` is ``ids[offsets[i]:offsets[i + 1]]``."""
+
+    ids: np.ndarray  # int32 [tokens]
+    type_ids: np.ndarray | None  # int8 [tokens]; None when the model takes none
+    offsets: np.ndarray  # int64 [n + 1]
+    labels: np.ndarray  # int64 [n]
+    clients: np.ndarray | None  # int64 [n]
+    hashes: np.ndarray  # uint64 [n], equal for equal texts
+    pad_id: int
+    fingerprint: str  # of the rows (texts, labels, clients), not of the tokens
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @cached_property
+    def lengths(self) -> np.ndarray:
+        """Tokens of each row, int32 [n]."""
+        return np.diff(self.offsets).astype(np.int32)
+
+    def inputs(self, rows: np.ndarray, pad_to: int | None = None) -> dict[str, torch.Tensor]:
+        """Model inputs of some rows, padded on the right.
+
+        Args:
+            rows: row numbers, [b]; repeats allowed.
+            pad_to: width; None means the longest of these rows.
+
+        Returns:
+            ``input_ids``, ``attention_mask`` and, where the model takes them, ``token_type_ids``;
+            int64 [b, width].
+
+        Raises:
+            ValueError: a row is longer than ``pad_to``.
+        """
+        import torch
+
+        rows = np.asarray(rows, dtype=np.int64)
+        lengths = self.lengths[rows]
+        longest = int(lengths.max(initial=0))
+        width = longest if pad_to is None else pad_to
+        if longest > width:
+            raise ValueError(f"pad_to={width} is shorter than the longest row, {longest} tokens")
+        columns = np.arange(width)
+        mask = columns < lengths[:, None]  # [b, width]
+        index = np.where(mask, self.offsets[rows][:, None] + columns, 0)
+        arrays = {"input_ids": np.where(mask, self.ids[index], self.pad_id), "attention_mask": mask}
+        if self.type_ids is not None:
+            arrays["token_type_ids"] = np.where(mask, self.type_ids[index], 0)
+        return {name: torch.from_numpy(value.astype(np.int64)) for name, value in arrays.items()}
+
+    def take(self, rows: np.ndarray) -> Encoded:
+        """Some rows as a split of its own (copied into memory). rows: [m]."""
+        rows = np.asarray(rows, dtype=np.int64)
+        lengths = self.lengths[rows].astype(np.int64)
+        offsets = np.concatenate([[0], np.cumsum(lengths)])
+        index = np.repeat(self.offsets[rows] - offsets[:-1], lengths) + np.arange(offsets[-1])
+        chosen = hashlib.blake2b(self.fingerprint.encode(), digest_size=16)
+        chosen.update(rows.tobytes())
+        return Encoded(
+            ids=self.ids[index],
+            type_ids=None if self.type_ids is None else self.type_ids[index],
+            offsets=offsets,
+            labels=self.labels[rows],
+            clients=None if self.clients is None else self.clients[rows],
+            hashes=self.hashes[rows],
+            pad_id=self.pad_id,
+            fingerprint=chosen.hexdigest(),
+        )
+
+
+def encode(rows: Rows, tokenizer: PreTrainedTokenizerBase, max_length: int) -> Encoded:
+    """Tokenise a split: special tokens added, pairs as pairs, truncated to ``max_length``."""
+    with_types = "token_type_ids" in tokenizer.model_input_names
+    ids, types, lengths = [], [], []
+    for start in range(0, len(rows), BATCH):
+        batch = [column[start : start + BATCH] for column in rows.texts]
+        tokens = tokenizer(
+            *batch,
+            truncation=True,
+            max_length=max_length,
+            return_attention_mask=False,
+            return_token_type_ids=with_types,
+        )
+        lengths.append(np.array([len(row) for row in tokens["input_ids"]], dtype=np.int64))
+        total = int(lengths[-1].sum())
+        ids.append(np.fromiter(chain.from_iterable(tokens["input_ids"]), np.int32, total))
+        if with_types:
+            types.append(np.fromiter(chain.from_iterable(tokens["token_type_ids"]), np.int8, total))
+    return Encoded(
+        ids=np.concatenate(ids),
+        type_ids=np.concatenate(types) if with_types else None,
+        offsets=np.concatenate([[0], np.cumsum(np.concatenate(lengths))]),
+        labels=rows.labels,
+        clients=rows.clients,
+        hashes=rows.hashes,
+        pad_id=int(tokenizer.pad_token_id),
+        fingerprint=rows.fingerprint,
+    )

@@ -1,0 +1,129 @@
+"""One split of a task as checked rows: texts, class indices, clients, and a fingerprint."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ffalora_cli.config.errors import ConfigError, nearest
+from ffalora_cli.config.schema import TaskConfig
+from ffalora_cli.data.source import Source, Table, locate
+
+WITHHELD = -1
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The rows of one split, in the order of their source."""
+
+    texts: tuple[list[str], ...]  # one list a text column, each [n]
+    labels: np.ndarray  # int64 [n], indices into task.classes
+    clients: np.ndarray | None  # int64 [n], 0.. in sorted order of the column's values
+    hashes: np.ndarray  # uint64 [n], equal for equal texts
+    fingerprint: str  # of texts, labels and clients, whatever the file format
+    origin: str
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+def load_rows(task: TaskConfig, data_dir: str | None, split: str) -> Rows:
+    """Read and check one split.
+
+    Args:
+        task: columns and classes.
+        data_dir: ``paths.data``, or None.
+        split: a key of ``task.splits``.
+
+    Raises:
+        ConfigError: the split is not to be found, a column is missing, a text is not text, a label
+            is outside ``task.classes`` or withheld (-1).
+    """
+    return read_rows(task, locate(task, data_dir, split), split)
+
+
+def read_rows(task: TaskConfig, source: Source, split: str) -> Rows:
+    """The same, of a source already located."""
+    wanted = [*task.text_columns, task.label_column]
+    if task.client_column is not None:
+        wanted.append(task.client_column)
+    table = source.read(wanted)
+    texts = tuple(_texts(table, name, source.origin) for name in task.text_columns)
+    labels = _labels(task, table[task.label_column], source.origin, split)
+    if not len(labels):
+        raise ConfigError(f"{source.origin} has no rows; give the split at least one")
+    clients = None if task.client_column is None else _clients(table[task.client_column])
+    hashes = _hash_texts(texts)
+    digest = hashlib.blake2b(hashes.tobytes() + labels.tobytes(), digest_size=16)
+    if clients is not None:
+        digest.update(clients.tobytes())
+    return Rows(texts, labels, clients, hashes, digest.hexdigest(), source.origin)
+
+
+def _texts(table: Table, name: str, origin: str) -> list[str]:
+    values = table[name]
+    for row, value in enumerate(values):
+        if not isinstance(value, str):
+            kind = type(value).__name__
+            raise ConfigError(f"{origin}, row {row}: {name} is {kind}, not text; correct the row")
+    return values
+
+
+def _labels(task: TaskConfig, values: Sequence[Any], origin: str, split: str) -> np.ndarray:
+    """Class indices from indices, their decimal text (CSV), or class names."""
+    strange = {type(value) for value in values} - {str, int, float, bool}
+    if strange:
+        kind = min(t.__name__ for t in strange)
+        raise ConfigError(
+            f"{origin}: {task.label_column} holds {kind}; give class numbers or names"
+        )
+    index = {value: _class_index(task, value) for value in set(values)}
+    for value, label in index.items():
+        if label is None:
+            close = nearest(str(value), task.classes) if isinstance(value, str) else None
+            hint = f" (nearest class is {close!r})" if close else ""
+            raise ConfigError(
+                f"{origin}, row {values.index(value)}: {task.label_column}={value!r} is not one of "
+                f"the {len(task.classes)} classes of task {task.name}, numbered 0 to "
+                f"{len(task.classes) - 1}{hint}; correct the row or task.classes"
+            )
+    labels = np.fromiter((index[value] for value in values), np.int64, len(values))
+    missing = int((labels == WITHHELD).sum())
+    if missing:
+        raise ConfigError(
+            f"{origin}: {missing} of {len(labels)} labels of split {split!r} are withheld (-1), so "
+            "nothing can be scored; use task.eval_on=eval"
+        )
+    return labels
+
+
+def _class_index(task: TaskConfig, value: Any) -> int | None:
+    if isinstance(value, str):
+        if value in task.classes:
+            return task.classes.index(value)
+        if not value.strip().removeprefix("-").isdecimal():
+            return None
+        number = int(value)
+    elif isinstance(value, float) and not value.is_integer():
+        return None
+    else:
+        number = int(value)
+    return number if WITHHELD <= number < len(task.classes) else None
+
+
+def _clients(values: Sequence[Any]) -> np.ndarray:
+    _, codes = np.unique(np.asarray(values), return_inverse=True)
+    return codes.astype(np.int64)
+
+
+def _hash_texts(texts: tuple[list[str], ...]) -> np.ndarray:
+    """Eight bytes of BLAKE2b a row; surrounding blanks do not count. -> uint64 [n]."""
+    digests = (
+        hashlib.blake2b("\x1f".join(map(str.strip, row)).encode(), digest_size=8).digest()
+        for row in zip(*texts, strict=True)
+    )
+    return np.frombuffer(b"".join(digests), dtype="<u8").astype(np.uint64)

@@ -1,0 +1,149 @@
+"""Which training rows belong to which client. No Python object a client: a million are fine."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+import numpy as np
+
+from ffalora_cli.config.errors import ConfigError, choose
+from ffalora_cli.config.schema import PartitionConfig
+from ffalora_cli.data import skew
+from ffalora_cli.keys import derive
+
+
+@dataclass(frozen=True)
+class ClientRows:
+    """Row numbers by client: client ``k`` has ``rows[offsets[k]:offsets[k + 1]]``, ascending."""
+
+    rows: np.ndarray  # int64 [total]
+    offsets: np.ndarray  # int64 [num_clients + 1]
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    def of(self, client: int) -> np.ndarray:
+        """Rows of one client, ascending, int64 [size]."""
+        return self.rows[self.offsets[client] : self.offsets[client + 1]]
+
+    @property
+    def sizes(self) -> np.ndarray:
+        """Rows of each client, int64 [num_clients]."""
+        return np.diff(self.offsets)
+
+
+def partition(
+    config: PartitionConfig,
+    labels: np.ndarray,
+    num_classes: int,
+    num_clients: int,
+    groups: np.ndarray | None = None,
+) -> ClientRows:
+    """Split the training rows over clients.
+
+    Every row goes to exactly one client; only ``natural`` with fewer clients than groups leaves
+    rows out (those of the smallest groups).
+
+    Args:
+        config: scheme and its parameters; ``config.seed`` decides every draw.
+        labels: int [n], below ``num_classes``.
+        num_classes: of the task.
+        num_clients: of the federation.
+        groups: int [n], a client column; needed by ``natural``, ignored by the others.
+
+    Raises:
+        ConfigError: the scheme does not know these clients or classes, a parameter is out of
+            range, or no client may be as small as one would be.
+    """
+    _check(config, len(labels), num_clients)
+    key = derive(config.seed, "partition", config.name)
+    match config.name:
+        case "iid":
+            owner = skew.deal(skew.even(len(labels), num_clients)[None], np.zeros_like(labels), key)
+        case "dirichlet":
+            counts = np.bincount(labels, minlength=num_classes)
+            owner = skew.deal(skew.dirichlet(config, counts, num_clients, key), labels, key)
+        case "quantity":
+            counts = np.array([len(labels)])
+            sizes = skew.dirichlet(config, counts, num_clients, key)
+            owner = skew.deal(sizes, np.zeros_like(labels), key)
+        case "label_mix":
+            counts = np.bincount(labels, minlength=num_classes)
+            owner = skew.deal(skew.label_mix(config, counts, num_clients), labels, key)
+        case "shards":
+            owner = skew.shards(config, labels, num_clients, key)
+        case "natural":
+            owner = _natural(groups, num_clients)
+        case _:
+            names = ("iid", "dirichlet", "label_mix", "shards", "quantity", "natural")
+            raise choose("partition.name", config.name, names)
+    client_rows = _collect(owner, num_clients)
+    smallest = int(client_rows.sizes.min())
+    if smallest < config.min_client_size:
+        raise ConfigError(
+            f"partition.min_client_size={config.min_client_size}, but {config.name} gives a client "
+            f"of {smallest} rows; set it to {smallest} or lower federation.num_clients"
+        )
+    return client_rows
+
+
+def label_table(client_rows: ClientRows, labels: np.ndarray, num_classes: int) -> np.ndarray:
+    """Rows of each class at each client, int64 [clients, classes]."""
+    clients = np.repeat(np.arange(len(client_rows)), client_rows.sizes)
+    cells = np.bincount(
+        clients * num_classes + labels[client_rows.rows], minlength=len(client_rows) * num_classes
+    )
+    return cells.reshape(len(client_rows), num_classes)
+
+
+def fingerprint(client_rows: ClientRows) -> str:
+    """32 hexadecimal digits, equal exactly when every client has the same rows."""
+    digest = hashlib.blake2b(digest_size=16)
+    digest.update(np.ascontiguousarray(client_rows.offsets, dtype="<i8").tobytes())
+    digest.update(np.ascontiguousarray(client_rows.rows, dtype="<i8").tobytes())
+    return digest.hexdigest()
+
+
+def _check(config: PartitionConfig, rows: int, num_clients: int) -> None:
+    if num_clients < 1:
+        raise ConfigError(f"federation.num_clients={num_clients} is below 1; set 1 or more")
+    if config.min_client_size < 0:
+        raise ConfigError(f"partition.min_client_size={config.min_client_size} is below 0; set 0")
+    if rows < num_clients:
+        raise ConfigError(
+            f"federation.num_clients={num_clients} is more than the {rows} training rows; "
+            f"set at most {rows}"
+        )
+    if rows < num_clients * config.min_client_size:
+        raise ConfigError(
+            f"partition.min_client_size={config.min_client_size} times {num_clients} clients is "
+            f"more than the {rows} training rows; set at most {rows // num_clients}"
+        )
+
+
+def _natural(groups: np.ndarray | None, num_clients: int) -> np.ndarray:
+    """Owner by the client column, int64 [n]; -1 for groups below the num_clients largest."""
+    if groups is None:
+        raise ConfigError(
+            "partition=natural needs a client column; set task.client_column=NAME, or "
+            "partition=dirichlet"
+        )
+    present, group, sizes = np.unique(groups, return_inverse=True, return_counts=True)
+    if num_clients > len(present):
+        raise ConfigError(
+            f"federation.num_clients={num_clients} is more than the {len(present)} clients of the "
+            f"data; set federation.num_clients={len(present)} or fewer"
+        )
+    largest = np.sort(np.argsort(-sizes, kind="stable")[:num_clients])
+    client_of = np.full(len(present), -1, dtype=np.int64)
+    client_of[largest] = np.arange(num_clients)
+    return client_of[group]
+
+
+def _collect(owner: np.ndarray, num_clients: int) -> ClientRows:
+    """owner: [n], client of each row or -1."""
+    order = np.argsort(owner, kind="stable")
+    unused = int((owner < 0).sum())
+    sizes = np.bincount(owner[owner >= 0], minlength=num_clients)
+    return ClientRows(order[unused:].astype(np.int64), np.concatenate([[0], np.cumsum(sizes)]))

@@ -1,0 +1,167 @@
+"""The laws by which rows are dealt to clients: counts first, then keyed shuffles."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from ffalora_cli.config.errors import ConfigError, choose
+from ffalora_cli.config.schema import PartitionConfig
+from ffalora_cli.keys import Key, derive, numpy_generator
+
+# Label mix of each of three clients (rows) over the classes, as the FFA-LoRA paper lists them
+# (Sun et al. 2024, arXiv:2403.12313, section 5.1; "mild" is not confirmed by a second source).
+LABEL_MIXES: dict[tuple[str, int], tuple[tuple[float, ...], ...]] = {
+    ("severe", 2): ((0.1, 0.9), (0.9, 0.1), (0.5, 0.5)),
+    ("severe", 3): ((0.9, 0.05, 0.05), (0.05, 0.9, 0.05), (0.05, 0.05, 0.9)),
+    ("mild", 2): ((0.15, 0.85), (0.85, 0.15), (0.5, 0.5)),
+    ("mild", 3): ((0.6, 0.2, 0.2), (0.2, 0.6, 0.2), (0.2, 0.2, 0.6)),
+}
+FIRST_TRIES = 5  # after these, the chance that any further draw works can be judged
+
+
+def even(rows: int, parts: int) -> np.ndarray:
+    """Sizes of equal parts, the first ones larger by one where it does not divide, [parts]."""
+    return rows // parts + (np.arange(parts) < rows % parts)
+
+
+def deal(counts: np.ndarray, labels: np.ndarray, key: Key) -> np.ndarray:
+    """Give each client its count of each class, the rows of a class in keyed random order.
+
+    Args:
+        counts: [classes, clients]; row ``c`` sums to the rows of class ``c``.
+        labels: int [n].
+        key: of the shuffle.
+
+    Returns:
+        Client of each row, int64 [n].
+    """
+    shuffled = numpy_generator(derive(key, "order")).permutation(len(labels))
+    by_class = shuffled[np.argsort(labels[shuffled].astype(np.int32), kind="stable")]
+    owner = np.empty(len(labels), dtype=np.int64)
+    clients = np.tile(np.arange(counts.shape[1]), counts.shape[0])
+    owner[by_class] = np.repeat(clients, counts.ravel())
+    return owner
+
+
+def dirichlet(
+    config: PartitionConfig, class_counts: np.ndarray, num_clients: int, key: Key
+) -> np.ndarray:
+    """Split each class by its own Dirichlet draw over the clients (Hsu et al. 2019; NIID-Bench).
+
+    With one class of all rows this is quantity skew. Draws are repeated, each with its own key,
+    until the smallest client has ``config.min_client_size`` rows.
+
+    Args:
+        config: ``dirichlet_alpha`` (concentration), ``min_client_size``, ``max_tries``.
+        class_counts: rows of each class, [classes].
+        num_clients: K.
+        key: of the draws.
+
+    Returns:
+        Rows of each class at each client, int64 [classes, clients].
+
+    Raises:
+        ConfigError: the concentration is not positive, or no draw has clients large enough.
+    """
+    concentration = config.dirichlet_alpha
+    if concentration is None or not (0 < concentration < math.inf):
+        raise ConfigError(
+            f"partition.dirichlet_alpha={concentration} is not a positive number; 0.5 is usual, "
+            "smaller is more skewed"
+        )
+    best, tries, too_small = -1, 0, 0
+    while tries < config.max_tries:
+        generator = numpy_generator(derive(key, "draw", tries))
+        counts = np.stack(
+            [_cut(_log_gamma(generator, concentration, num_clients), n) for n in class_counts]
+        )
+        sizes = counts.sum(axis=0)
+        tries += 1
+        if sizes.min() >= config.min_client_size:
+            return counts
+        best = max(best, int(sizes.min()))
+        too_small += int((sizes < config.min_client_size).sum())
+        # With m small clients a draw on average, about exp(-m) of the draws have none.
+        if tries == FIRST_TRIES and config.max_tries * math.exp(-too_small / tries) < 1e-6:
+            break
+    lower = f"partition.min_client_size={best}, " if best > 0 else ""
+    raise ConfigError(
+        f"partition.min_client_size={config.min_client_size} was not met in {tries} draws with "
+        f"partition.dirichlet_alpha={concentration:g} and {num_clients} clients (best smallest "
+        f"client: {max(best, 0)} rows); set {lower}a larger dirichlet_alpha, or fewer clients"
+    )
+
+
+def label_mix(config: PartitionConfig, class_counts: np.ndarray, num_clients: int) -> np.ndarray:
+    """The paper's mixes as a partition: client k gets the share p_kc / sum_j p_jc of class c.
+
+    Read as shares of a class, the rows of the severe two-class mix would hand out 1.5 times the
+    data; normalised by column, every row is used once.
+
+    Returns:
+        Rows of each class at each client, int64 [classes, 3].
+
+    Raises:
+        ConfigError: not three clients, or not two or three classes.
+    """
+    names = sorted({name for name, _ in LABEL_MIXES})
+    if config.label_mix not in names:
+        raise choose("partition.label_mix", config.label_mix, names)
+    if num_clients != 3:
+        raise ConfigError(
+            f"partition.label_mix={config.label_mix} is defined for 3 clients, not "
+            f"federation.num_clients={num_clients}; set it to 3, or use partition=dirichlet"
+        )
+    mix = LABEL_MIXES.get((config.label_mix, len(class_counts)))
+    if mix is None:
+        raise ConfigError(
+            f"partition.label_mix={config.label_mix} is defined for 2 or 3 classes, not the "
+            f"{len(class_counts)} of this task; use partition=dirichlet"
+        )
+    shares = np.array(mix).T  # [classes, clients]
+    return np.stack([_cut(np.log(p), n) for p, n in zip(shares, class_counts, strict=True)])
+
+
+def shards(config: PartitionConfig, labels: np.ndarray, num_clients: int, key: Key) -> np.ndarray:
+    """Sort by label, cut into equal shards, deal each client the same number (McMahan et al. 2017).
+
+    Returns:
+        Client of each row, int64 [n].
+
+    Raises:
+        ConfigError: ``shards_per_client`` is below 1 or asks for more shards than rows.
+    """
+    each = config.shards_per_client
+    if each is None or each < 1:
+        raise ConfigError(f"partition.shards_per_client={each} is not 1 or more; 2 is usual")
+    total = each * num_clients
+    if total > len(labels):
+        raise ConfigError(
+            f"partition.shards_per_client={each} makes {total} shards of {len(labels)} training "
+            f"rows; set at most {len(labels) // num_clients}"
+        )
+    shuffled = numpy_generator(derive(key, "order")).permutation(len(labels))
+    by_label = shuffled[np.argsort(labels[shuffled].astype(np.int32), kind="stable")]
+    clients = numpy_generator(derive(key, "shards")).permutation(total) // each  # [shards]
+    owner = np.empty(len(labels), dtype=np.int64)
+    owner[by_label] = np.repeat(clients, even(len(labels), total))
+    return owner
+
+
+def _log_gamma(generator: np.random.Generator, shape: float, size: int) -> np.ndarray:
+    """Logarithms of Gamma(shape) draws, [size]; plain draws underflow to 0 for a small shape.
+
+    Gamma(a) has the law of Gamma(a + 1) * U^(1/a) with U uniform (Marsaglia and Tsang 2000).
+    """
+    return np.log(generator.standard_gamma(shape + 1, size)) - (
+        generator.standard_exponential(size) / shape
+    )
+
+
+def _cut(log_weights: np.ndarray, rows: int) -> np.ndarray:
+    """Cut ``rows`` in proportion to the weights, at rounded cumulative shares, int64 [clients]."""
+    cumulative = np.cumsum(np.exp(log_weights - log_weights.max()))
+    ends = np.rint(cumulative / cumulative[-1] * rows).astype(np.int64)
+    return np.diff(ends, prepend=0)

@@ -1,0 +1,80 @@
+"""What an engine is given and what it returns: one cohort's local training."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+import torch
+
+from ffalora_cli.data.batches import StepBatches
+from ffalora_cli.keys import Key
+from ffalora_cli.types import Stack, Tensors
+
+
+@dataclass(frozen=True)
+class LocalOptimizer:
+    """A client's optimiser; its state is fresh every round."""
+
+    name: str  # "sgd" | "adamw"
+    lr: float
+    momentum: float = 0.0
+    weight_decay: float = 0.0
+
+    def build(self, parameters: Sequence[torch.nn.Parameter]) -> torch.optim.Optimizer:
+        """The ``torch.optim`` object over these parameters."""
+        if self.name == "adamw":
+            return torch.optim.AdamW(parameters, lr=self.lr, weight_decay=self.weight_decay)
+        return torch.optim.SGD(
+            parameters, lr=self.lr, momentum=self.momentum, weight_decay=self.weight_decay
+        )
+
+
+@dataclass(frozen=True)
+class ExamplePrivacy:
+    """Example-level DP-SGD of a cohort (design section 5, rule 2)."""
+
+    max_grad_norm: float
+    noise_sd: np.ndarray  # float64 [clients], on the summed gradient
+    expected_batch: np.ndarray  # float64 [clients], the divisor
+    secret: Key
+
+
+@dataclass(frozen=True)
+class LocalJob:
+    """One round of local training for one cohort (or a chunk of it)."""
+
+    round: int
+    clients: np.ndarray  # int64 [clients], ids
+    batches: Sequence[StepBatches]  # one a local step
+    start: Stack  # [clients, ...] every tensor that differs between clients or is trained
+    common: Tensors  # plain shapes: frozen this round and the same for all
+    trainable: tuple[str, ...]  # names in ``start`` that are trained, in layout order
+    optimizer: LocalOptimizer
+    privacy: ExamplePrivacy | None = None
+    dropout: float = 0.0
+    dropout_key: Key = b""
+
+
+@dataclass(frozen=True)
+class LocalResult:
+    """What a cohort's training left behind."""
+
+    trained: Stack  # [clients, ...] new values of the trainable tensors
+    loss_sum: np.ndarray  # float64 [clients], summed over examples and steps
+    examples: np.ndarray  # int64 [clients], examples seen
+    clipped: np.ndarray  # int64 [clients], examples whose gradient was cut
+    nonfinite: np.ndarray  # int64 [clients], examples whose gradient was dropped
+    tokens: int  # real tokens processed
+    padded_tokens: int  # tokens processed, padding included
+    extra: dict[str, float] = field(default_factory=dict)
+
+
+class Engine(Protocol):
+    """Trains a cohort; values in, values out."""
+
+    def train(self, job: LocalJob) -> LocalResult:
+        """One round of local training."""
+        ...

@@ -1,0 +1,210 @@
+"""The reference engine: one client at a time, ordinary modules, Opacus. Slow and obvious.
+
+The oracle of the tests and the baseline of the benchmark: same start, batches and noise as the
+stacked engine, so the same result within rounding.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ffalora_cli.engine.dropout import keyed_dropout
+from ffalora_cli.engine.job import ExamplePrivacy, LocalJob, LocalResult
+from ffalora_cli.models.network import Network
+from ffalora_cli.privacy.example_level import noise_stack
+from ffalora_cli.types import Examples, Tensors
+
+
+class LoraLinear(nn.Module):
+    """A frozen linear layer plus A and B as ordinary ``nn.Linear`` children."""
+
+    def __init__(self, base: nn.Linear, rank: int, scale: float) -> None:
+        super().__init__()
+        self.base = base
+        self.lora_a = nn.Linear(base.in_features, rank, bias=False, device=base.weight.device)
+        self.lora_b = nn.Linear(rank, base.out_features, bias=False, device=base.weight.device)
+        self.scale = scale
+        self.dropout: Any = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``base(x) + scale * lora_b(lora_a(x))``."""
+        inputs = x if self.dropout is None else self.dropout(x)
+        delta = self.lora_b(self.lora_a(inputs.float())) * self.scale
+        return self.base(x) + delta.to(x.dtype)
+
+
+@dataclass
+class ReferenceEngine:
+    """Opacus ``GradSampleModule`` and ``DPOptimizer``, padded to the longest of each batch."""
+
+    network: Network
+    examples: Examples
+    precision: str = "fp32"
+
+    def train(self, job: LocalJob) -> LocalResult:
+        """One round of local training, client after client."""
+        clients = len(job.clients)
+        results = [self._train_client(job, slot) for slot in range(clients)]
+        trained = {n: torch.stack([r[0][n] for r in results]) for n in job.trainable}
+        counts = np.array([r[1] for r in results], dtype=np.float64).reshape(clients, 6)
+        return LocalResult(
+            trained=trained,
+            loss_sum=counts[:, 0],
+            examples=counts[:, 1].astype(np.int64),
+            clipped=counts[:, 2].astype(np.int64),
+            nonfinite=counts[:, 3].astype(np.int64),
+            tokens=int(counts[:, 4].sum()),
+            padded_tokens=int(counts[:, 5].sum()),
+        )
+
+    def _train_client(self, job: LocalJob, slot: int) -> tuple[Tensors, list[float]]:
+        model, names = self._module(job, slot)
+        parameters = [names[name] for name in job.trainable]
+        optimizer = job.optimizer.build(parameters)
+        if job.privacy is None:
+            wrapped: nn.Module = model
+        else:
+            wrapped, optimizer = _make_private(model, optimizer, job, slot)
+        counts = np.zeros(6)
+        for step, pairs in enumerate(job.batches):
+            rows = pairs.rows[pairs.slots == slot]
+            if job.dropout > 0:
+                _set_dropout(model, keyed_dropout(job, step, np.full(len(rows), slot), rows))
+            optimizer.zero_grad()
+            self._backward(wrapped, parameters, job.privacy, rows, counts)
+            if job.privacy is not None:
+                optimizer.noise_for_step = _client_noise(job, slot, step)  # type: ignore[attr-defined]
+            optimizer.step()
+        return {n: names[n].detach().clone() for n in job.trainable}, counts.tolist()
+
+    def _module(self, job: LocalJob, slot: int) -> tuple[nn.Module, dict[str, nn.Parameter]]:
+        """A copy of the classifier with this client's factors, only the trainable ones learning."""
+        model = copy.deepcopy(self.network.plain)
+        for site in self.network.sites:
+            merged = self.network.model.get_submodule(site.name).base  # type: ignore[union-attr]
+            model.get_submodule(site.name).weight.data.copy_(merged.weight.float())  # type: ignore
+        if self.precision == "bf16":
+            model.to(torch.bfloat16)
+        values = {**job.common, **{n: v[slot] for n, v in job.start.items()}}
+        names: dict[str, nn.Parameter] = {}
+        for site in self.network.sites:
+            rank = values[f"{site.name}.lora_a"].shape[0]
+            parent, _, leaf = site.name.rpartition(".")
+            base = model.get_submodule(site.name)
+            assert isinstance(base, nn.Linear)
+            layer = LoraLinear(base, rank, self.network.scale)
+            layer.dropout_site = site.name  # type: ignore[assignment]
+            setattr(model.get_submodule(parent), leaf, layer)
+            names[f"{site.name}.lora_a"] = layer.lora_a.weight
+            names[f"{site.name}.lora_b"] = layer.lora_b.weight
+        for name in self.network.head_names:
+            path = name.removeprefix("head.")
+            names[name] = model.get_parameter(path)
+            # Opacus captures activations of modules in training mode only; a linear layer's
+            # forward is the same in both, and nothing else of the model leaves eval mode.
+            model.get_submodule(path.rpartition(".")[0]).train()
+        for name, parameter in names.items():
+            parameter.data = values[name].detach().to(parameter.device, torch.float32).clone()
+            parameter.requires_grad_(name in job.trainable)
+        return model, names
+
+    def _backward(
+        self,
+        model: nn.Module,
+        parameters: list[nn.Parameter],
+        privacy: ExamplePrivacy | None,
+        rows: np.ndarray,
+        counts: np.ndarray,
+    ) -> None:
+        """Gradients of one batch (per example under privacy); an empty batch leaves zeros."""
+        if not len(rows):
+            for parameter in parameters:
+                parameter.grad = torch.zeros_like(parameter)
+                parameter.grad_sample = parameter.new_zeros(0, *parameter.shape)  # type: ignore
+            return
+        device = self.network.device
+        lengths = np.asarray(self.examples.lengths)[rows]
+        inputs = self.examples.inputs(rows, int(lengths.max()))
+        logits = model(**{n: t.to(device) for n, t in inputs.items()}).logits.float()
+        labels = torch.from_numpy(np.asarray(self.examples.labels)[rows]).to(device)
+        losses = nn.functional.cross_entropy(logits, labels, reduction="none")
+        (losses.sum() if privacy is not None else losses.mean()).backward()
+        counts[0] += float(losses.detach().sum())
+        counts[1] += len(rows)
+        counts[4] += int(lengths.sum())
+        counts[5] += len(rows) * int(lengths.max())
+        if privacy is not None:
+            counts[2:4] += _clean(parameters, privacy.max_grad_norm)
+
+
+def _make_private(
+    model: nn.Module, optimizer: torch.optim.Optimizer, job: LocalJob, slot: int
+) -> tuple[nn.Module, Any]:
+    """Wrap with Opacus; the noise is handed in, so that both engines draw the same."""
+    from opacus import GradSampleModule
+    from opacus.optimizers import DPOptimizer
+
+    assert job.privacy is not None
+
+    class KeyedDPOptimizer(DPOptimizer):
+        """Opacus' clip and scaling with our keyed noise."""
+
+        noise_for_step: list[Tensor]
+
+        def add_noise(self) -> None:
+            """Add the prepared noise to the clipped sums."""
+            for parameter, noise in zip(self.params, self.noise_for_step, strict=True):
+                parameter.grad = (parameter.summed_grad + noise).view_as(parameter)
+
+    wrapped = GradSampleModule(model, loss_reduction="sum")
+    private = KeyedDPOptimizer(
+        optimizer,
+        noise_multiplier=1.0,
+        max_grad_norm=job.privacy.max_grad_norm,
+        expected_batch_size=1,
+        loss_reduction="mean",
+    )
+    private.expected_batch_size = float(job.privacy.expected_batch[slot])
+    return wrapped, private
+
+
+def _client_noise(job: LocalJob, slot: int, step: int) -> list[Tensor]:
+    assert job.privacy is not None
+    shapes = {name: tuple(job.start[name].shape[1:]) for name in job.trainable}
+    noise = noise_stack(
+        shapes,
+        job.clients[slot : slot + 1],
+        job.privacy.noise_sd[slot : slot + 1],
+        job.privacy.secret,
+        job.round,
+        step,
+        "cpu",
+    )
+    return [noise[name][0] for name in job.trainable]
+
+
+def _clean(parameters: list[nn.Parameter], max_grad_norm: float) -> tuple[int, int]:
+    """Replace non-finite per-example rows by zero; count the clipped and the dropped."""
+    squares = sum(p.grad_sample.flatten(1).square().sum(1) for p in parameters)  # type: ignore
+    assert isinstance(squares, Tensor)
+    finite = torch.isfinite(squares)
+    if not bool(finite.all()):
+        for p in parameters:
+            rows = p.grad_sample  # type: ignore[attr-defined]
+            shape = (-1,) + (1,) * (rows.dim() - 1)
+            p.grad_sample = torch.where(finite.view(shape), rows, torch.zeros_like(rows))  # type: ignore
+    clipped = finite & (squares.sqrt() + 1e-6 > max_grad_norm)
+    return int(clipped.sum()), int((~finite).sum())
+
+
+def _set_dropout(model: nn.Module, masks: Any) -> None:
+    for module in model.modules():
+        if isinstance(module, LoraLinear):
+            site = module.dropout_site
+            module.dropout = lambda x, site=site: masks(site, x)

@@ -1,0 +1,99 @@
+"""Scoring a model on a split: one pass over length-sorted micro-batches."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import nn
+
+from ffalora_cli.data.microbatch import cut
+from ffalora_cli.evaluation.metrics import confusion, score
+
+if TYPE_CHECKING:
+    from ffalora_cli.models.network import Network
+    from ffalora_cli.types import Examples, Tensors
+
+
+def predict(
+    network: Network, examples: Examples, values: Tensors, max_tokens: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Predicted classes int64 [rows] and losses float64 [rows] under common tensors ``values``."""
+    device = network.device
+    values = {name: tensor.to(device) for name, tensor in values.items()}
+    lengths = np.asarray(examples.lengths)
+    targets = np.asarray(examples.labels)
+    predictions = np.empty(len(lengths), np.int64)
+    losses = np.empty(len(lengths), np.float64)
+    with torch.no_grad():
+        for rows in cut(lengths, max_tokens, len(lengths), network.packs):
+            logits = network.logits(examples, rows, values)
+            labels = torch.from_numpy(targets[rows]).to(device)
+            losses[rows] = nn.functional.cross_entropy(logits, labels, reduction="none").cpu()
+            predictions[rows] = logits.argmax(-1).cpu()
+    return predictions, losses
+
+
+def evaluate(
+    network: Network,
+    examples: Examples,
+    values: Tensors,
+    metrics: Sequence[str],
+    classes: int,
+    max_tokens: int = 2048,
+    prefix: str = "eval/",
+) -> dict[str, float]:
+    """Metrics and mean loss of one set of tensors on one split.
+
+    Args:
+        network: frozen model with sites.
+        examples: the split.
+        values: plain-shaped tensors by name (the global model, or one client's).
+        metrics: names known to ``evaluation.metrics``.
+        classes: number of classes.
+        max_tokens: of a micro-batch.
+        prefix: of the returned keys.
+
+    Returns:
+        ``{prefix + name: value}`` with ``loss`` (nats) and every metric asked for.
+    """
+    predictions, losses = predict(network, examples, values, max_tokens)
+    table = confusion(np.asarray(examples.labels), predictions, classes)
+    result = {prefix + name: score(name, table) for name in metrics}
+    result[prefix + "loss"] = float(losses.mean())
+    return result
+
+
+def personalized_accuracy(
+    network: Network,
+    examples: Examples,
+    clients: Sequence[Tensors],
+    label_counts: np.ndarray,
+    max_tokens: int = 2048,
+) -> tuple[list[float], list[float]]:
+    """Accuracy of each client's own model: on the split, and on the split re-weighted to its labels.
+
+    The second is ``sum_c p_k(c) * accuracy_k(class c)`` with ``p_k`` the client's label mix: what
+    the client would see on data like its own.
+
+    Args:
+        network: frozen model with sites.
+        examples: the common evaluation split.
+        clients: each client's tensors.
+        label_counts: int [clients, classes] of the training rows.
+        max_tokens: of a micro-batch.
+
+    Returns:
+        Accuracies ``[clients]`` and re-weighted accuracies ``[clients]``.
+    """
+    labels = np.asarray(examples.labels)
+    plain, own = [], []
+    for values, counts in zip(clients, label_counts, strict=True):
+        predictions, _ = predict(network, examples, values, max_tokens)
+        right = predictions == labels
+        plain.append(float(right.mean()))
+        per_class = [right[labels == c].mean() if (labels == c).any() else 0.0 for c in range(len(counts))]
+        own.append(float(np.dot(counts / counts.sum(), per_class)))
+    return plain, own

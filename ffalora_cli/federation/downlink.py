@@ -1,0 +1,101 @@
+"""What a client has to be sent before it can train: everything it does not already hold.
+
+A client that took part in round t was sent the state after round t - 1, so it lacks whatever
+changed in round t or later. A client that never took part (last round 0) lacks everything, and
+so does every client of a ``stateless`` federation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import Literal
+
+import numpy as np
+
+from ffalora_cli.types import (
+    HEAD,
+    Dense,
+    DenseMerge,
+    LowRankMerge,
+    Merge,
+    PayloadItem,
+    Seed,
+    ServerState,
+)
+
+Policy = Literal["cached", "stateless"]
+
+
+def plan(
+    state: ServerState,
+    clients: np.ndarray,
+    last_rounds: np.ndarray,
+    policy: Policy,
+    seeds: Mapping[str, int],
+    personal: Collection[str] = (),
+) -> list[tuple[np.ndarray, list[PayloadItem]]]:
+    """Group a cohort by what its clients lack.
+
+    Tensors still at version 0 travel as the seed they were drawn from; dense values are
+    ``[1, ...]``, one payload for the whole group. Per site the missed merges are sent by their
+    factors or as the whole dense change of the base weight, whichever has fewer elements.
+
+    Args:
+        state: to be received.
+        clients: ids ``[cohort]``.
+        last_rounds: round in which each last took part, int ``[cohort]``; 0 = never.
+        policy: ``cached`` clients keep what they were sent, ``stateless`` ones nothing.
+        seeds: ``adapter`` and ``head``; a group of tensors without one came with the public base
+            model and costs nothing while it is unchanged.
+        personal: names of tensors that never travel.
+
+    Returns:
+        (client ids ``[group]``, items) for each group; ids keep their order.
+    """
+    since = np.zeros_like(last_rounds) if policy == "stateless" else np.asarray(last_rounds)
+    merges: dict[str, list[Merge]] = {site: [] for site in state.base_delta}
+    for merge in state.merges:
+        merges[merge.site].append(merge)
+    return [
+        (
+            clients[since == last],
+            _tensor_items(state, int(last), seeds, personal)
+            + _merge_items(state, int(last), merges),
+        )
+        for last in np.unique(since)
+    ]
+
+
+def kind_of(name: str) -> Literal["adapter", "head"]:
+    """Ledger kind of a tensor, by its name."""
+    return "head" if name.startswith(f"{HEAD}.") else "adapter"
+
+
+def _tensor_items(
+    state: ServerState, last: int, seeds: Mapping[str, int], personal: Collection[str]
+) -> list[PayloadItem]:
+    """Seeds and dense tensors that a client which last took part in round ``last`` lacks."""
+    items: list[PayloadItem] = []
+    if last == 0:
+        unchanged = {kind_of(name) for name in state.tensors if not state.versions.get(name, 0)}
+        items += [Seed(group, seeds[group]) for group in sorted(unchanged & seeds.keys())]
+    items += [
+        Dense(name, kind_of(name), values[None])
+        for name, values in state.tensors.items()
+        if state.versions.get(name, 0) >= max(last, 1) and name not in personal
+    ]
+    return items
+
+
+def _merge_items(
+    state: ServerState, last: int, merges: Mapping[str, list[Merge]]
+) -> list[PayloadItem]:
+    """Missed merges by site, by their factors or as the dense change where that is smaller."""
+    items: list[PayloadItem] = []
+    for site, dense in state.base_delta.items():
+        missed = [merge for merge in merges[site] if merge.round >= last]
+        if sum(merge.left.numel() + merge.right.numel() for merge in missed) > dense.numel():
+            items.append(DenseMerge(site, dense))
+        else:
+            items += [LowRankMerge(f"{site}@{m.round}", m.left, m.right) for m in missed]
+    return items

@@ -1,0 +1,139 @@
+"""The communication ledger: every byte that was packed, by round, direction, client and kind.
+
+``comm/uplink_bytes`` and ``comm/downlink_bytes`` are everything sent in that direction: adapters,
+heads, merges, indices, seeds and framing. The other keys break the same bytes down by what they
+were spent on, both directions together, so that
+
+    uplink + downlink = adapter + head + merge + index + setup + framing
+
+where ``setup`` counts the kinds ``seed`` and ``setup``, whenever they were sent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from ffalora_cli.types import Kind
+
+Direction = Literal["uplink", "downlink"]
+
+_BREAKDOWN: dict[str, tuple[Kind, ...]] = {
+    "adapter": ("adapter",),
+    "head": ("head",),
+    "merge": ("merge",),
+    "index": ("index",),
+    "setup": ("seed", "setup"),
+    "framing": ("framing",),
+}
+
+
+@dataclass(frozen=True)
+class Transfer:
+    """Payloads of one round, direction and size: one to or from each of ``clients``."""
+
+    round: int
+    direction: Direction
+    clients: np.ndarray  # int64 [transfers], each client once
+    lines: Mapping[Kind, int]  # bytes per client
+
+
+class CommunicationLedger:
+    """Counts what was sent; everything else is a sum over its transfers.
+
+    Args:
+        num_clients: of the federation.
+    """
+
+    def __init__(self, num_clients: int) -> None:
+        self._transfers: list[Transfer] = []
+        self._sums: dict[int, dict[tuple[Direction, Kind], int]] = {}  # round -> bytes
+        self._per_client: dict[Direction, np.ndarray] = {
+            "uplink": np.zeros(num_clients, dtype=np.int64),
+            "downlink": np.zeros(num_clients, dtype=np.int64),
+        }
+
+    def add(
+        self, round: int, direction: Direction, clients: np.ndarray, lines: Mapping[Kind, int]
+    ) -> None:
+        """Count one payload for each of ``clients``; costs O(kinds) and one numpy addition.
+
+        Args:
+            round: from 1.
+            direction: from the clients (``uplink``) or to them (``downlink``).
+            clients: int ids ``[transfers]``, each once.
+            lines: bytes per client by kind, as ``Packed.lines`` has them.
+        """
+        clients = np.asarray(clients, dtype=np.int64)
+        if len(clients) == 0:
+            return
+        if len(np.unique(clients)) != len(clients):
+            raise ValueError("a client occurs twice in one transfer")
+        self._transfers.append(Transfer(round, direction, clients, dict(lines)))
+        sums = self._sums.setdefault(round, {})
+        for kind, size in lines.items():
+            sums[direction, kind] = sums.get((direction, kind), 0) + size * len(clients)
+        self._per_client[direction][clients] += sum(lines.values())
+
+    def total(
+        self,
+        direction: Direction | None = None,
+        kinds: Iterable[Kind] | None = None,
+        rounds: Iterable[int] | None = None,
+    ) -> int:
+        """Bytes over all clients, limited to a direction, kinds, and rounds where given."""
+        wanted = None if kinds is None else set(kinds)
+        chosen = self._sums.keys() if rounds is None else rounds
+        return sum(
+            size
+            for round in chosen
+            for (way, kind), size in self._sums.get(round, {}).items()
+            if direction in (None, way) and (wanted is None or kind in wanted)
+        )
+
+    def round_totals(self, round: int) -> dict[str, int]:
+        """Metrics of a round: bytes over all clients in it, and ``*_total`` up to and with it."""
+        past = [r for r in self._sums if r <= round]
+        metrics: dict[str, int] = {}
+        for suffix, rounds in (("", [round]), ("_total", past)):
+            for direction in self._per_client:
+                metrics[f"comm/{direction}_bytes{suffix}"] = self.total(direction, None, rounds)
+            for name, kinds in _BREAKDOWN.items():
+                metrics[f"comm/{name}_bytes{suffix}"] = self.total(None, kinds, rounds)
+        return metrics
+
+    def per_client(self) -> dict[Direction, np.ndarray]:
+        """Bytes of every client so far by direction: int64 ``[num_clients]`` copies."""
+        return {direction: sizes.copy() for direction, sizes in self._per_client.items()}
+
+    def rows(self, round: int | None = None) -> list[dict[str, Any]]:
+        """JSON-able rows of a round, or of all; ``clients: null`` stands for every client.
+
+        ``bytes`` is what one client of the row sent or was sent, by kind.
+        """
+        everybody = np.arange(len(self._per_client["uplink"]))
+        return [
+            {
+                "round": transfer.round,
+                "direction": transfer.direction,
+                "clients": None
+                if np.array_equal(transfer.clients, everybody)
+                else transfer.clients.tolist(),
+                "bytes": dict(transfer.lines),
+            }
+            for transfer in self._transfers
+            if round in (None, transfer.round)
+        ]
+
+    @classmethod
+    def restore(cls, num_clients: int, rows: Iterable[Mapping[str, Any]]) -> CommunicationLedger:
+        """The ledger that wrote ``rows``."""
+        ledger = cls(num_clients)
+        everybody = np.arange(num_clients)
+        for row in rows:
+            clients = everybody if row["clients"] is None else np.array(row["clients"])
+            ledger.add(row["round"], row["direction"], clients, row["bytes"])
+        return ledger

@@ -1,0 +1,377 @@
+"""One round in six stops (design section 4): sample, send, train, receive, combine, record."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+
+from ffalora_cli import keys
+from ffalora_cli.config.schema import FederationConfig, HeadConfig
+from ffalora_cli.data import batches
+from ffalora_cli.data.partition import ClientRows
+from ffalora_cli.engine.job import Engine, ExamplePrivacy, LocalJob, LocalOptimizer, LocalResult
+from ffalora_cli.federation import cohort, downlink
+from ffalora_cli.federation.clients import ClientStates
+from ffalora_cli.federation.ledger import CommunicationLedger
+from ffalora_cli.federation.payload import pack, unpack
+from ffalora_cli.federation.release import ClientRelease
+from ffalora_cli.federation.server import (
+    MeanAccumulator,
+    apply_update,
+    client_weights,
+    server_step,
+)
+from ffalora_cli.keys import Key
+from ffalora_cli.methods.base import AggregateContext, Method
+from ffalora_cli.models.network import Network
+from ffalora_cli.privacy.ledger import PrivacyLedger
+from ffalora_cli.privacy.plan import PrivacyPlan
+from ffalora_cli.types import Dense, RoundRecord, ServerState, Stack, Tensors, TensorSpec
+
+CHUNK_BYTES = 2**30  # of one copy of a chunk's stack; training holds about six
+
+
+@dataclass
+class Simulation:
+    """A federation: the parts of a run, and its state between rounds.
+
+    Attributes:
+        method: what is trained, sent and combined.
+        network: frozen model with sites; merges are applied to it after every round.
+        engine: trains a cohort.
+        clients: rows of every client.
+        config: the federation group.
+        head: mode of the head.
+        seeds: ``adapter`` and ``head`` (what an 8-byte seed stands for).
+        seed: of cohorts and shuffling.
+        secret: key of every privacy draw (sampling, noise).
+        plan: privacy plan, or None.
+        options: of the method.
+        dropout: of the adapters.
+    """
+
+    method: Method
+    network: Network
+    engine: Engine
+    clients: ClientRows
+    config: FederationConfig
+    head: HeadConfig
+    seeds: dict[str, int]
+    seed: int
+    secret: Key
+    plan: PrivacyPlan | None
+    privacy_ledger: PrivacyLedger | None
+    options: dict[str, object] = field(default_factory=dict)
+    dropout: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.state = initial_state(self.network)
+        self.client_states = ClientStates(self.config.num_clients)
+        self.communication = CommunicationLedger(self.config.num_clients)
+        self._release = ClientRelease.of(self.plan, self.config, self.secret)
+
+    # --- which tensors ---------------------------------------------------------------------
+
+    def trainable(self, round: int) -> list[TensorSpec]:
+        """Tensors trained in this round, in layout order."""
+        return trainable_specs(self.network, self.method, self.head, round)
+
+    @property
+    def personal(self) -> tuple[str, ...]:
+        """Names of tensors that never leave their client."""
+        return tuple(
+            spec.name
+            for spec in self.network.specs
+            if (
+                spec.factor in self.method.personal
+                if spec.kind == "adapter"
+                else self.head.mode == "personal"
+            )
+        )
+
+    # --- rounds ----------------------------------------------------------------------------
+
+    def rounds(self) -> Iterator[RoundRecord]:
+        """Run the rounds after ``state.round``, one record each; state advances before the yield."""
+        for round in range(self.state.round + 1, self.config.rounds + 1):
+            yield self.play(round)
+
+    def play(self, round: int) -> RoundRecord:
+        """One round."""
+        began = time.perf_counter()
+        chosen = self._sample(round)
+        self._send(round, chosen)
+        self._charge(round, chosen)
+        results, mean, uploads, weights = self._train(round, chosen)
+        if (
+            mean
+        ):  # an empty cohort sends nothing; under client-level privacy it still releases noise
+            self._combine(round, mean, uploads, weights)
+        self.client_states.took_part(chosen, round)
+        metrics = _train_metrics(results, time.perf_counter() - began)
+        metrics.update(self.communication.round_totals(round))
+        return RoundRecord(round, metrics, _client_lines(chosen, results))
+
+    def _charge(self, round: int, chosen: np.ndarray) -> None:
+        """Write down what the round costs before anything of it is released.
+
+        Under client-level privacy every client pays for every round: not being drawn is what the
+        sampling rate already counts.
+        """
+        if self.plan is None or self.privacy_ledger is None:
+            return
+        paying = chosen if self.plan.unit == "example" else np.arange(self.config.num_clients)
+        if len(paying):
+            self.privacy_ledger.charge(round, paying, self._charged_steps)
+
+    @property
+    def _charged_steps(self) -> int:
+        assert self.plan is not None
+        return self.config.local_steps if self.plan.unit == "example" else 1
+
+    def _sample(self, round: int) -> np.ndarray:
+        """The cohort; a client whose planned participations are used up sits out (rule A20)."""
+        eligible = None
+        if self.plan is not None and self.privacy_ledger is not None:
+            taken = self.privacy_ledger.steps_taken
+            eligible = taken + self._charged_steps <= self.plan.planned_steps
+        size = self.config.cohort_size
+        if eligible is not None and size is not None and self.config.cohort_sampling == "fixed":
+            size = min(size, int(eligible.sum()))
+            if size == 0:
+                return np.zeros(0, np.int64)
+        return cohort.sample(
+            self.secret if self.plan is not None else self.seed,
+            round,
+            self.config.num_clients,
+            size,
+            self.config.cohort_sampling,
+            eligible,
+        )
+
+    def _send(self, round: int, chosen: np.ndarray) -> None:
+        """Pack and count what every client lacks."""
+        groups = downlink.plan(
+            self.state,
+            chosen,
+            self.client_states.last_round[chosen],
+            self.config.downlink,
+            self.seeds,
+            self.personal,
+        )
+        for ids, items in groups:
+            self.communication.add(
+                round, "downlink", ids, pack(items, self.config.wire_dtype).lines
+            )
+
+    def _train(
+        self, round: int, chosen: np.ndarray
+    ) -> tuple[list[LocalResult], Tensors, Stack | None, np.ndarray]:
+        """Train the cohort chunk by chunk; fold uploads into the mean as they come in."""
+        sizes = self.clients.sizes[chosen]
+        scheme = "uniform" if self._release is not None else self.config.weights
+        weights = client_weights(sizes, scheme)
+        received = self._received()
+        accumulator = MeanAccumulator()
+        kept: list[Stack] = []
+        results = []
+        for part in _chunks(len(chosen), self._chunk_size(round)):
+            ids = chosen[part]
+            result, upload = self._train_chunk(round, ids, received)
+            results.append(result)
+            if self._release is not None:
+                self._release.add(received, upload)
+            else:
+                accumulator.add(upload, weights[part])
+            if not self.method.linear:
+                kept.append(upload)
+        mean = (
+            accumulator.result()
+            if self._release is None
+            else self._release.release(round, received)
+        )
+        uploads = {n: torch.cat([k[n] for k in kept]) for n in kept[0]} if kept else None
+        return results, mean, uploads, weights
+
+    def _train_chunk(
+        self, round: int, ids: np.ndarray, received: Tensors
+    ) -> tuple[LocalResult, Stack]:
+        """Local training of some clients, and their packed, counted, unpacked uploads."""
+        trainable = [spec.name for spec in self.trainable(round)]
+        personal = [name for name in self.personal if name in received]
+        start = {n: received[n].expand(len(ids), *received[n].shape) for n in trainable}
+        start |= self.client_states.gather(ids, personal, self.network.initial)
+        common = {n: v for n, v in received.items() if n not in start}
+        result = self.engine.train(
+            LocalJob(
+                round=round,
+                clients=ids,
+                batches=self._batches(round, ids),
+                start=start,
+                common=common,
+                trainable=tuple(trainable),
+                optimizer=self._optimizer(),
+                privacy=self._example_privacy(ids),
+                dropout=self.dropout,
+                dropout_key=keys.derive(self.secret, "dropout"),
+            )
+        )
+        if personal:
+            self.client_states.scatter(ids, {n: result.trained.get(n, start[n]) for n in personal})
+        return result, self._upload(round, ids, result)
+
+    def _upload(self, round: int, ids: np.ndarray, result: LocalResult) -> Stack:
+        """Pack what the method uploads; what the server uses is what it unpacked."""
+        items = [
+            Dense(spec.name, spec.kind, result.trained[spec.name])
+            for spec in self.trainable(round)
+            if spec.name not in self.personal
+        ]
+        if self.plan is not None:
+            uncovered = {item.name for item in items} - set(self.plan.covered)
+            if uncovered:
+                raise RuntimeError(
+                    f"upload of {sorted(uncovered)} is not covered by the privacy plan"
+                )
+        packed = pack(items, self.config.wire_dtype)
+        self.communication.add(round, "uplink", ids, packed.lines)
+        return {
+            item.name: item.values.float() for item in unpack(packed) if isinstance(item, Dense)
+        }
+
+    def _combine(
+        self, round: int, mean: Tensors, uploads: Stack | None, weights: np.ndarray
+    ) -> None:
+        """Server optimiser, the method's own step, merges into the base."""
+        stepped, optimizer = server_step(self.config.server_optimizer, self.state, mean)
+        context = AggregateContext(round, self.network.sites, self.network.scale, self.options)
+        update = self.method.aggregate(
+            self.state, stepped, uploads, torch.from_numpy(weights), context
+        )
+        self.state = apply_update(self.state, update, round, self.network.scale, optimizer)
+        if update.merges:
+            self.network.add_to_base(self.state.base_delta)
+
+    # --- one client's local training -------------------------------------------------------
+
+    def _received(self) -> Tensors:
+        """Global tensors as a client holds them: rounded by the wire once they have changed."""
+        if self.config.wire_dtype == "float32":
+            return dict(self.state.tensors)
+        return {
+            n: v.to(torch.bfloat16).float() if self.state.versions.get(n, 0) else v
+            for n, v in self.state.tensors.items()
+        }
+
+    def _batches(self, round: int, ids: np.ndarray) -> list[batches.StepBatches]:
+        steps = []
+        for step in range(self.config.local_steps):
+            position = (round - 1) * self.config.local_steps + step
+            drawn = []
+            for client in ids.tolist():
+                rows = self.clients.of(client)
+                if self.plan is not None and self.plan.unit == "example":
+                    rate = float(self.plan.sample_rate[client])
+                    drawn.append(
+                        batches.poisson_batch(self.secret, client, round, step, rows, rate)
+                    )
+                else:
+                    drawn.append(
+                        batches.epoch_batch(
+                            self.seed, client, position, rows, self.config.local_batch_size
+                        )
+                    )
+            steps.append(batches.stack_step(drawn))
+        return steps
+
+    def _optimizer(self) -> LocalOptimizer:
+        c = self.config
+        return LocalOptimizer(c.local_optimizer, c.local_lr, c.local_momentum, c.local_weight_decay)
+
+    def _example_privacy(self, ids: np.ndarray) -> ExamplePrivacy | None:
+        plan = self.plan
+        if plan is None or plan.unit != "example":
+            return None
+        return ExamplePrivacy(
+            max_grad_norm=plan.max_grad_norm,
+            noise_sd=plan.noise_multiplier[ids] * plan.max_grad_norm,
+            expected_batch=plan.expected_batch[ids],
+            secret=self.secret,
+        )
+
+    def _chunk_size(self, round: int) -> int:
+        per_client = 4 * sum(spec.size for spec in self.trainable(round))
+        return max(1, CHUNK_BYTES // max(per_client, 1))
+
+
+def trainable_specs(
+    network: Network, method: Method, head: HeadConfig, round: int
+) -> list[TensorSpec]:
+    """Tensors trained in this round, in layout order."""
+    factors = method.trainable(round)
+    return [
+        spec
+        for spec in network.specs
+        if (spec.factor in factors if spec.kind == "adapter" else head.mode != "frozen")
+    ]
+
+
+def covered_names(network: Network, method: Method, head: HeadConfig) -> tuple[str, ...]:
+    """Everything that is ever trained: clipped and noised, uploaded or not (rule A8).
+
+    No method's phases are longer than two rounds.
+    """
+    names = {s.name for round in (1, 2) for s in trainable_specs(network, method, head, round)}
+    return tuple(spec.name for spec in network.specs if spec.name in names)
+
+
+def initial_state(network: Network) -> ServerState:
+    """Round 0: everything as its seed (or the checkpoint) says."""
+    tensors = {spec.name: network.initial[spec.name].clone() for spec in network.specs}
+    return ServerState(tensors=tensors, versions=dict.fromkeys(tensors, 0))
+
+
+def _chunks(total: int, size: int) -> list[slice]:
+    return [slice(start, min(start + size, total)) for start in range(0, total, size)]
+
+
+def _train_metrics(results: list[LocalResult], seconds: float) -> dict[str, float]:
+    """Cohort sums of a round; loss is the mean over the examples seen."""
+    seen = sum(int(r.examples.sum()) for r in results)
+    tokens = sum(r.tokens for r in results)
+    padded = sum(r.padded_tokens for r in results)
+    metrics = {
+        "time/round_seconds": seconds,
+        "time/samples_per_second": seen / seconds if seconds > 0 else 0.0,
+        "train/examples": float(seen),
+        "train/nonfinite_examples": float(sum(int(r.nonfinite.sum()) for r in results)),
+        "engine/padding_share": 1.0 - tokens / padded if padded else 0.0,
+    }
+    if seen:
+        metrics["train/loss"] = sum(float(r.loss_sum.sum()) for r in results) / seen
+        metrics["train/clipped_share"] = sum(int(r.clipped.sum()) for r in results) / seen
+    return metrics
+
+
+def _client_lines(
+    chosen: np.ndarray, results: list[LocalResult], limit: int = 100
+) -> tuple[dict[str, float], ...]:
+    """Per-client facts of a round (private: they stay in the run folder), for small cohorts."""
+    if len(chosen) > limit or not results:
+        return ()
+    losses = np.concatenate([r.loss_sum for r in results])
+    seen = np.concatenate([r.examples for r in results])
+    clipped = np.concatenate([r.clipped for r in results])
+    return tuple(
+        {
+            "client": int(client),
+            "examples": int(n),
+            "loss": float(loss / n) if n else float("nan"),
+            "clipped": int(cut),
+        }
+        for client, n, loss, cut in zip(chosen, seen, losses, clipped, strict=True)
+    )

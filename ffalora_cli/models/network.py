@@ -1,0 +1,154 @@
+"""The frozen classifier with adapters: named trainable tensors in, logits out."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ffalora_cli.config.schema import AdapterConfig, HeadConfig, ModelConfig
+from ffalora_cli.models import adapters, packed
+from ffalora_cli.models.backbone import Backbone, head_modules, load_backbone
+from ffalora_cli.types import Examples, Site, Tensors, TensorSpec
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+@dataclass
+class Network:
+    """An unmodified Hugging Face classifier whose sites read their factors from a context.
+
+    Attributes:
+        model: the backbone with sites swapped in; every parameter frozen.
+        plain: the same weights without sites, for the reference engine and for exports.
+        sites: adapted layers in model order.
+        specs: every tensor that may be trained or sent, adapters first, then the head.
+        scale: alpha / rank.
+        initial: values at round 0: A from its seed, B zero, head as loaded or drawn.
+        fingerprint: of the frozen weights.
+    """
+
+    model: nn.Module
+    plain: nn.Module
+    sites: list[Site]
+    specs: list[TensorSpec]
+    scale: float
+    initial: Tensors
+    fingerprint: str
+    context: adapters.Context
+
+    @property
+    def device(self) -> torch.device:
+        """Where the frozen weights are."""
+        return next(self.model.parameters()).device
+
+    @property
+    def head_names(self) -> tuple[str, ...]:
+        """Tensors of the head, ``head.<layer>.<weight|bias>``."""
+        return tuple(spec.name for spec in self.specs if spec.kind == "head")
+
+    @property
+    def frozen_parameters(self) -> int:
+        """Number of parameters of the backbone, the head left out."""
+        head = sum(spec.size for spec in self.specs if spec.kind == "head")
+        return sum(p.numel() for p in self.plain.parameters()) - head
+
+    @property
+    def packs(self) -> bool:
+        """Whether this model has a forward without padding (and no dropout is on)."""
+        return packed.supports(self.model) and self.context.dropout is None
+
+    def logits(self, examples: Examples, rows: np.ndarray, values: Tensors) -> Tensor:
+        """Class scores of a micro-batch, without padding where the model's family allows it.
+
+        Args:
+            examples: the data set.
+            rows: int64 [examples], sorted by length, longest first.
+            values: tensors by name, each in its plain shape (common to the micro-batch) or with a
+                leading example axis (one copy an example). Head tensors may be left out: then the
+                head is as loaded.
+
+        Returns:
+            ``[examples, classes]`` in fp32.
+        """
+        self.context.values = values
+        lengths = np.asarray(examples.lengths)[rows]
+        if self.packs:
+            ids, types = examples.packed(rows)
+            types = None if types is None else types.to(self.device)
+            return packed.logits(self.model, ids.to(self.device), types, lengths).float()
+        inputs = examples.inputs(rows, int(lengths.max()))
+        return self.model(**{n: t.to(self.device) for n, t in inputs.items()}).logits.float()
+
+    def add_to_base(self, deltas: Tensors) -> None:
+        """Set every merged site's base weight to its loaded value plus ``deltas[site]``."""
+        for site, delta in deltas.items():
+            loaded = self.plain.get_submodule(site).weight
+            layer = self.model.get_submodule(site)
+            assert isinstance(layer, adapters.AdaptedLinear)
+            target = layer.base.weight
+            target.data = (loaded.float() + delta.to(loaded.device)).to(target.dtype)
+
+    def with_dropout(self, masks: Callable[[str, Tensor], Tensor] | None) -> None:
+        """Apply adapter dropout in the next forward passes (None: no dropout)."""
+        self.context.dropout = masks
+
+
+def build_network(
+    backbone: Backbone, adapter: AdapterConfig, targets: tuple[str, ...], precision: str = "fp32"
+) -> Network:
+    """Install adapters and head on a copy of the backbone's modules (weights are shared).
+
+    Args:
+        backbone: loaded, frozen.
+        adapter: rank, alpha, init, seed.
+        targets: module-name suffixes.
+        precision: of the frozen weights in the adapted model; ``bf16`` copies them.
+
+    Raises:
+        ConfigError: a target matches no layer.
+    """
+    plain = backbone.model
+    sites = adapters.find_sites(plain, targets)
+    layers = head_modules(plain)
+    specs = adapters.adapter_specs(sites, adapter.rank)
+    initial = adapters.init_adapter(sites, adapter.rank, adapter.init, adapter.seed)
+    for name, layer in layers.items():
+        for leaf, parameter in layer.named_parameters():
+            full = f"head.{name}.{leaf}"
+            initial[full] = parameter.detach().clone()
+            specs.append(TensorSpec(full, tuple(parameter.shape), "head", "head", f"{name}.{leaf}"))
+    context = adapters.Context()
+    model = _share_weights_copy(plain)
+    if precision == "bf16":
+        model = model.to(torch.bfloat16)
+    adapters.install(model, sites, adapter.scale, context)
+    adapters.install_head(model, head_modules(model), context)
+    return Network(
+        model, plain, sites, specs, adapter.scale, initial, backbone.fingerprint, context
+    )
+
+
+def load_network(
+    config: ModelConfig,
+    adapter: AdapterConfig,
+    head: HeadConfig,
+    num_labels: int,
+    precision: str = "fp32",
+    device: str = "cpu",
+) -> Network:
+    """Load, adapt, move: the one way a run gets its network."""
+    backbone = load_backbone(config, head, num_labels)
+    backbone.model.to(device)
+    return build_network(backbone, adapter, config.targets[adapter.targets], precision)
+
+
+def _share_weights_copy(model: nn.Module) -> nn.Module:
+    """New module objects around the same weight tensors: swapping sites leaves the original be."""
+    memo = {id(t): t for t in (*model.parameters(), *model.buffers())}
+    return copy.deepcopy(model, memo)

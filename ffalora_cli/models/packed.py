@@ -1,0 +1,171 @@
+"""Forward without padding for BERT-like encoders: tokens end to end, examples sorted by length.
+
+Linear layers see ``[tokens, d]``; attention and per-example factors work on groups of examples of
+equal length, so nothing is padded, no mask exists, and no example can touch another. The last
+layer computes only the row that the head reads (exact: no other row reaches the logits). The
+layers' own modules are called, so the weights are the unmodified model's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ffalora_cli.models.adapters import AdaptedLinear
+
+if TYPE_CHECKING:
+    from ffalora_cli.types import Tensors
+
+FAMILIES = ("bert", "roberta", "xlm-roberta")
+
+
+@dataclass(frozen=True)
+class Groups:
+    """Runs of examples of equal length, in the order of the packed tokens."""
+
+    counts: tuple[int, ...]  # examples in each run
+    lengths: tuple[int, ...]  # tokens of each example of the run
+
+    @staticmethod
+    def of(lengths: np.ndarray) -> Groups:
+        """Runs of equal values in ``lengths`` (int [examples], sorted)."""
+        starts = np.flatnonzero(np.r_[True, lengths[1:] != lengths[:-1]])
+        counts = np.diff(np.r_[starts, len(lengths)])
+        return Groups(tuple(map(int, counts)), tuple(int(lengths[s]) for s in starts))
+
+    @property
+    def tokens(self) -> list[int]:
+        """Tokens of each run."""
+        return [n * length for n, length in zip(self.counts, self.lengths, strict=True)]
+
+    @property
+    def rows(self) -> Groups:
+        """The same runs with one row an example."""
+        return Groups(self.counts, (1,) * len(self.counts))
+
+
+def supports(model: nn.Module) -> bool:
+    """Whether this forward computes what the model's own forward computes."""
+    config = getattr(model, "config", None)
+    return (
+        getattr(config, "model_type", None) in FAMILIES
+        and getattr(config, "position_embedding_type", "absolute") == "absolute"
+        and not getattr(config, "is_decoder", False)
+    )
+
+
+def logits(model: nn.Module, ids: Tensor, types: Tensor | None, lengths: np.ndarray) -> Tensor:
+    """Class scores of a packed micro-batch; factors come from the model's context.
+
+    Args:
+        model: a supported classifier with sites swapped in.
+        ids: int64 [tokens], the examples end to end, sorted by length.
+        types: int64 [tokens] segment ids, or None.
+        lengths: int [examples], in the same order.
+
+    Returns:
+        ``[examples, classes]``.
+    """
+    encoder = getattr(model, model.base_model_prefix)
+    groups = Groups.of(lengths)
+    first = torch.from_numpy(np.r_[0, np.cumsum(lengths)[:-1]]).to(ids.device)  # [examples]
+    x = _embed(encoder.embeddings, ids, types, lengths)  # [tokens, d]
+    layers = encoder.encoder.layer
+    for layer in layers[:-1]:
+        x = _layer(layer, x, None, groups)
+    x = _layer(layers[-1], x, first, groups)  # [examples, d]
+    if encoder.pooler is not None:
+        x = encoder.pooler(x[:, None, :])  # reads row 0
+        return model.classifier(x)
+    return model.classifier(x[:, None, :])
+
+
+def _embed(embeddings: nn.Module, ids: Tensor, types: Tensor | None, lengths: np.ndarray) -> Tensor:
+    """Word + position + segment embeddings ``[tokens, d]``; RoBERTa counts after its pad id."""
+    starts = np.repeat(np.r_[0, np.cumsum(lengths)[:-1]], lengths)
+    positions = torch.from_numpy(np.arange(len(starts)) - starts).to(ids.device)
+    offset = embeddings.position_embeddings.padding_idx
+    if offset is not None:
+        positions = positions + offset + 1
+    if types is None:
+        types = torch.zeros_like(ids)
+    x = embeddings.word_embeddings(ids) + embeddings.token_type_embeddings(types)
+    x = x + embeddings.position_embeddings(positions)
+    return embeddings.LayerNorm(x)
+
+
+def _layer(layer: nn.Module, x: Tensor, first: Tensor | None, groups: Groups) -> Tensor:
+    """One encoder layer; with ``first`` only those rows come out ``[examples, d]``."""
+    attention = layer.attention.self
+    queries = x if first is None else x.index_select(0, first)
+    query_groups = groups if first is None else groups.rows
+    q = site(attention.query, queries, query_groups)
+    k = site(attention.key, x, groups)
+    v = site(attention.value, x, groups)
+    context = _attend(q, k, v, attention.num_attention_heads, query_groups, groups)
+    out = layer.attention.output
+    x = out.LayerNorm(site(out.dense, context, query_groups) + queries)
+    hidden = layer.intermediate.intermediate_act_fn(site(layer.intermediate.dense, x, query_groups))
+    return layer.output.LayerNorm(site(layer.output.dense, hidden, query_groups) + x)
+
+
+def _attend(
+    q: Tensor, k: Tensor, v: Tensor, heads: int, query_groups: Groups, groups: Groups
+) -> Tensor:
+    """Softmax attention within each example, run by run of equal length."""
+    parts = []
+    runs = zip(
+        q.split(query_groups.tokens),
+        k.split(groups.tokens),
+        v.split(groups.tokens),
+        groups.counts,
+        query_groups.lengths,
+        groups.lengths,
+        strict=True,
+    )
+    for q_run, k_run, v_run, n, rows, length in runs:
+        out = nn.functional.scaled_dot_product_attention(
+            q_run.view(n, rows, heads, -1).transpose(1, 2),
+            k_run.view(n, length, heads, -1).transpose(1, 2),
+            v_run.view(n, length, heads, -1).transpose(1, 2),
+        )  # [n, heads, rows, head_dim]
+        parts.append(out.transpose(1, 2).reshape(n * rows, -1))
+    return torch.cat(parts)
+
+
+def site(module: nn.Module, x: Tensor, groups: Groups) -> Tensor:
+    """A linear layer on packed rows, with its adapter where it is a site."""
+    if not isinstance(module, AdaptedLinear):
+        return module(x)
+    y = module.base(x)
+    values = module.context.values
+    a = values.get(f"{module.site}.lora_a")
+    b = values.get(f"{module.site}.lora_b")
+    if a is None or b is None:
+        return y
+    h = _times(None, x, a.to(x.dtype), groups, 1.0)  # [tokens, rank]
+    return _times(y, h, b.to(x.dtype), groups, module.scale)
+
+
+def _times(y: Tensor | None, x: Tensor, w: Tensor, groups: Groups, scale: float) -> Tensor:
+    """``y + scale * x @ w^T`` for w common ``[m, k]`` or one copy an example ``[examples, m, k]``."""
+    if w.dim() == 2:
+        return x @ w.t() if y is None else torch.addmm(y, x, w.t(), alpha=scale)
+    parts = []
+    ys: Sequence[Tensor | None] = [None] * len(groups.counts) if y is None else y.split(groups.tokens)
+    runs = zip(ys, x.split(groups.tokens), w.split(groups.counts), groups.counts, strict=True)
+    for y_run, x_run, w_run, n in runs:
+        rows = x_run.view(n, -1, x.shape[-1])
+        if y_run is None:
+            out = torch.bmm(rows, w_run.transpose(1, 2))
+        else:
+            out = torch.baddbmm(
+                y_run.view(n, -1, w.shape[1]), rows, w_run.transpose(1, 2), alpha=scale
+            )
+        parts.append(out.reshape(-1, w.shape[1]))
+    return torch.cat(parts)

@@ -1,0 +1,143 @@
+"""The privacy ledger: what each client has been charged, on disk before the release it pays for.
+
+``privacy_ledger.jsonl`` starts with one line that fixes the mechanism of every client (noise
+multiplier, sample rate) and goes on with one line a charge. A charge is flushed to the disk before
+``charge`` returns, so a crash can only over-count; the replay of a recorded charge (same round,
+client and steps, hence the same keys and the same bits) is not charged again.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from ffalora_cli.config.errors import ConfigError
+from ffalora_cli.privacy.plan import Floats, Ints
+
+SCHEMA = 1
+
+
+class PrivacyLedger:
+    """Run-length coded history of every client, as arrays ``[num_clients]``.
+
+    Attributes:
+        steps_taken: steps charged to each client, int64.
+        rounds_taken: rounds each client was charged for, int64.
+    """
+
+    def __init__(
+        self, noise_multiplier: Floats, sample_rate: Floats, path: Path | None = None
+    ) -> None:
+        """Open or create a ledger.
+
+        Args:
+            noise_multiplier: of each client's steps ``[num_clients]``.
+            sample_rate: rate each client is accounted for ``[num_clients]``.
+            path: of the file; None keeps the ledger in memory.
+
+        Raises:
+            ConfigError: for a file that is damaged or belongs to another plan.
+        """
+        self.noise_multiplier = np.asarray(noise_multiplier, dtype=np.float64)
+        self.sample_rate = np.asarray(sample_rate, dtype=np.float64)
+        self.steps_taken: Ints = np.zeros(len(self.noise_multiplier), dtype=np.int64)
+        self.rounds_taken: Ints = np.zeros_like(self.steps_taken)
+        self._path = path
+        self._recorded: dict[int, list[tuple[Ints, int]]] = {}  # of the file as it was opened
+        if path is not None:
+            self._open(path)
+
+    def charge(self, round: int, clients: Sequence[int] | Ints, steps: int) -> None:
+        """Charge clients for steps they are about to release; on disk when this returns.
+
+        Args:
+            round: from 1.
+            clients: ids of the clients.
+            steps: of the plan's mechanism, taken by each of them in this round.
+
+        Raises:
+            IndexError: for a client that is not in the plan; nothing is charged.
+            OSError: when the line cannot be written; nothing may be released then.
+        """
+        ids = np.unique(np.asarray(clients, dtype=np.int64))
+        if len(ids) and not 0 <= ids[0] <= ids[-1] < len(self.steps_taken):
+            raise IndexError(f"no such client among {len(self.steps_taken)}: {ids.tolist()}")
+        known = [who for who, count in self._recorded.get(round, []) if count == steps]
+        fresh = np.setdiff1d(ids, np.concatenate(known)) if known else ids
+        if len(fresh) == 0 or steps == 0:
+            return
+        if self._path is not None:
+            self._append({"round": round, "steps": steps, "clients": fresh.tolist()})
+        self._add(fresh, steps)
+
+    def history(self, client: int) -> list[tuple[float, float, int]]:
+        """(noise_multiplier, sample_rate, steps) of one client, as the accountants read it."""
+        return [
+            (
+                float(self.noise_multiplier[client]),
+                float(self.sample_rate[client]),
+                int(self.steps_taken[client]),
+            )
+        ]
+
+    def _add(self, clients: Ints, steps: int) -> None:
+        self.steps_taken[clients] += steps
+        self.rounds_taken[clients] += 1
+
+    def _header(self) -> dict[str, object]:
+        return {
+            "schema": SCHEMA,
+            "noise_multiplier": self.noise_multiplier.tolist(),
+            "sample_rate": self.sample_rate.tolist(),
+        }
+
+    def _open(self, path: Path) -> None:
+        data = path.read_bytes() if path.exists() else b""
+        whole = data.rfind(b"\n") + 1
+        if whole < len(data):  # a line cut by a crash: its charge never returned, nothing left
+            os.truncate(path, whole)
+        lines = data[:whole].splitlines()
+        if not lines:
+            self._append(self._header())
+            _flush_folder(path.parent)
+            return
+        for number, line in enumerate(lines, start=1):
+            try:
+                self._read(json.loads(line), number)
+            except (ValueError, KeyError, TypeError, IndexError) as error:
+                raise ConfigError(
+                    f"{path}: line {number} is damaged or of another plan; what was spent is "
+                    "unknown: restore the file or start a new run"
+                ) from error
+
+    def _read(self, row: dict[str, object], number: int) -> None:
+        if number == 1:
+            if row != self._header():
+                raise ValueError("another plan")
+            return
+        clients, steps, round = np.array(row["clients"], np.int64), row["steps"], row["round"]
+        if not isinstance(steps, int) or not isinstance(round, int) or (clients < 0).any():
+            raise ValueError("not a charge")
+        self._add(clients, steps)
+        self._recorded.setdefault(round, []).append((clients, steps))
+
+    def _append(self, row: dict[str, object]) -> None:
+        assert self._path is not None
+        line = json.dumps(row, separators=(",", ":")).encode() + b"\n"
+        with open(self._path, "ab", buffering=0) as stream:
+            if stream.write(line) != len(line):
+                raise OSError(f"{self._path}: no space for a privacy charge")
+            os.fsync(stream.fileno())
+
+
+def _flush_folder(folder: Path) -> None:
+    """Make a new file's name durable (the file's own flush does not cover it)."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

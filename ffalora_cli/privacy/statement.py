@@ -1,0 +1,158 @@
+"""What a run may say about its privacy: one sentence, and the whole of it as JSON values.
+
+No epsilon leaves this file without unit, relation, delta, sampling and accountant.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from ffalora_cli.privacy.accountants import library
+from ffalora_cli.privacy.calibrate import stored_epsilon
+from ffalora_cli.privacy.plan import Floats, Ints, PrivacyPlan
+from ffalora_cli.privacy.spent import spent
+
+SCHEMA = 1
+LISTED = 20  # up to so many clients are listed, more are summarised
+EXACT = 8  # up to so many different clients, spent values are computed at their own step
+
+NOISE_NOTES = {
+    "reproducible": (
+        "noise and sampling are functions of the seed and the config; whoever knows both can "
+        "remove the noise, so the guarantee is nominal: use privacy.noise=secure for a release"
+    ),
+    "secure": (
+        "noise and sampling are keyed by operating-system entropy, kept only in the run's secret "
+        "file readable by its owner; a floating-point Gaussian is not a formally secure sampler"
+    ),
+}
+OUTSIDE = (
+    "training loss, clip fraction and gradient norms (records of the run, computed without noise)",
+    "label histograms and the number of rows of each client",
+    "the choice of hyper-parameters over several runs on the same data",
+    "the evaluation data, and any selection of a checkpoint on private rows",
+    "rows that occur on several clients: their epsilons add up",
+    "the base model's own pre-training data",
+)
+
+
+def sentence(plan: PrivacyPlan, steps_taken: Ints | None = None) -> str:
+    """The claim in one line; planned, or spent where ``steps_taken [num_clients]`` is given.
+
+    Epsilon is rounded up to two decimals, so that the text never understates it.
+    """
+    values = plan.epsilon_planned if steps_taken is None else _spent(plan, steps_taken)
+    largest = float(values.max())
+    shown = f"{math.ceil(largest * 100 - 1e-9) / 100:.2f}" if math.isfinite(largest) else "inf"
+    what = "planned epsilon" if steps_taken is None else "epsilon"
+    over = f"largest of {plan.num_clients} clients; " if plan.unit == "example" else ""
+    sampling = f"{plan.sampling.capitalize()} sampling"
+    if plan.unit == "client":
+        whole = bool((plan.sample_rate == 1.0).all())
+        sampling = "every client in every round" if whole else f"{sampling} of the cohort"
+    return (
+        f"{what} {shown} ({over}unit {plan.unit}, {plan.relation}, delta {_short(plan.delta)}, "
+        f"{sampling}, {plan.accountant.upper()} accountant)"
+    )
+
+
+def statement(plan: PrivacyPlan, steps_taken: Ints | None = None) -> dict[str, Any]:
+    """Everything a reader needs to judge the claim.
+
+    Args:
+        plan: of the run.
+        steps_taken: steps each client was charged for ``[num_clients]``; None before training.
+
+    Returns:
+        JSON values under stable keys (``schema`` counts their changes); an epsilon without a finite
+        bound is the string ``"inf"``.
+    """
+    used = None if steps_taken is None else np.asarray(steps_taken, dtype=np.int64)
+    values = None if used is None else _spent(plan, used)
+    return {
+        "schema": SCHEMA,
+        "sentence": sentence(plan, used),
+        "unit": plan.unit,
+        "relation": plan.relation,
+        "sampling": plan.sampling,
+        "accountant": plan.accountant,
+        "library": library(plan.accountant),
+        "delta": plan.delta,
+        "max_grad_norm": plan.max_grad_norm,
+        "calibration": plan.calibration,
+        "epsilon_target": plan.epsilon_target,
+        "epsilon_max": {
+            "planned": _number(plan.epsilon_planned.max()),
+            "spent": None if values is None else _number(values.max()),
+        },
+        "num_clients": plan.num_clients,
+        "clients": _clients(plan, used, values),
+        "largest": _largest(plan, used, values),
+        "covered": list(plan.covered),
+        "noise": {"mode": plan.noise, "note": NOISE_NOTES[plan.noise]},
+        "warnings": list(plan.warnings),
+        "outside": list(OUTSIDE),
+    }
+
+
+def _spent(plan: PrivacyPlan, steps_taken: Ints) -> Floats:
+    columns = np.stack([plan.noise_multiplier, plan.accounted_rate, steps_taken], axis=1)
+    few = len(np.unique(columns, axis=0)) <= EXACT
+    return spent(plan, steps_taken, exact=few)
+
+
+def _clients(
+    plan: PrivacyPlan, used: Ints | None, values: Floats | None
+) -> list[dict[str, Any]] | dict[str, Any]:
+    columns: dict[str, Any] = {
+        "examples": plan.examples,
+        "sample_rate": plan.sample_rate,
+        "expected_batch": plan.expected_batch,
+        "noise_multiplier": plan.noise_multiplier,
+        "steps_planned": plan.planned_steps,
+        "epsilon_planned": plan.epsilon_planned,
+    }
+    if used is not None and values is not None:
+        columns |= {"steps_taken": used, "epsilon_spent": values}
+    if plan.num_clients <= LISTED:
+        return [
+            {"client": i, **{key: _number(column[i]) for key, column in columns.items()}}
+            for i in range(plan.num_clients)
+        ]
+    names = {"least": 0.0, "quarter": 0.25, "median": 0.5, "three_quarters": 0.75, "most": 1.0}
+    return {
+        key: {  # a real client's value at each rank, never a mean of two
+            name: _number(np.quantile(column, q, method="higher")) for name, q in names.items()
+        }
+        for key, column in columns.items()
+    }
+
+
+def _largest(plan: PrivacyPlan, used: Ints | None, values: Floats | None) -> dict[str, Any]:
+    """The client with the largest epsilon, by the accountant we trust and the paper's."""
+    client = int(np.argmax(plan.epsilon_planned if values is None else values))
+    steps = int((plan.planned_steps if used is None else used)[client])
+    noise = float(plan.noise_multiplier[client])
+    rate = float(plan.accounted_rate[client])
+    return {
+        "client": client,
+        "steps": steps,
+        "noise_multiplier": noise,
+        "sample_rate": rate,
+        "epsilon": {
+            name: _number(stored_epsilon(name, noise, rate, steps, plan.delta))
+            for name in ("pld", "rdp")
+        },
+    }
+
+
+def _number(value: Any) -> int | float | str:
+    plain = value.item() if isinstance(value, np.generic) else value
+    return "inf" if plain == math.inf else plain
+
+
+def _short(delta: float) -> str:
+    return f"{delta:g}".replace("e-0", "e-")

@@ -1,0 +1,135 @@
+"""Bytes on disk: whole files appear at once or not at all, lines are safe once written.
+
+JSON here is strict: NaN and infinities, which JSON has no words for, are written as ``null``.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import tempfile
+from collections.abc import Mapping
+from dataclasses import asdict, is_dataclass
+from pathlib import Path
+from typing import Any
+
+from ffalora_cli.config.errors import ConfigError
+
+
+def plain(value: Any) -> Any:
+    """Reduce a value to what JSON and YAML know, losing nothing but non-finite numbers.
+
+    Args:
+        value: mappings, sequences, dataclasses, paths, numbers (numpy and zero-dimensional tensors
+            included), strings, None; nested.
+
+    Returns:
+        dict, list, str, int, float, bool or None. NaN and infinities become None.
+
+    Raises:
+        TypeError: for anything else, so that no record holds the text of an object by accident.
+    """
+    if value is None or isinstance(value, str | bool | int):
+        return value
+    if isinstance(value, float):
+        return float(value) if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    if isinstance(value, set | frozenset):
+        return [plain(item) for item in sorted(value)]
+    if isinstance(value, Path):
+        return str(value)
+    if is_dataclass(value) and not isinstance(value, type):
+        return plain(asdict(value))
+    if getattr(value, "ndim", None) == 0 and hasattr(value, "item"):
+        return plain(value.item())
+    raise TypeError(f"a record cannot hold a {type(value).__name__}")
+
+
+def to_json(value: Any, indent: int | None = None) -> bytes:
+    """Strict UTF-8 JSON of ``plain(value)``, with a final newline; one line without ``indent``."""
+    text = json.dumps(plain(value), indent=indent, ensure_ascii=False, allow_nan=False)
+    return text.encode() + b"\n"
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file atomically: temporary file beside it, fsync, rename, fsync of the folder.
+
+    A reader, or the next start after a power cut, sees the old file or the new one.
+    """
+    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        with os.fdopen(handle, "wb") as stream:
+            os.fchmod(stream.fileno(), 0o644)  # mkstemp's 0600 would hide records from a group
+            stream.write(content)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+    sync_folder(path.parent)
+
+
+def append(path: Path, lines: bytes) -> None:
+    """Append whole lines and wait until they are on disk."""
+    with path.open("ab", buffering=0) as stream:
+        remaining = memoryview(lines)
+        while remaining:
+            remaining = remaining[stream.write(remaining) :]
+        os.fsync(stream.fileno())
+
+
+def sync_folder(folder: Path) -> None:
+    """Make a rename in this folder durable."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read one JSON object.
+
+    Raises:
+        ConfigError: when the file is missing or is not a JSON object.
+    """
+    try:
+        value = json.loads(path.read_bytes())
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror}); is this a run?") from None
+    except (ValueError, RecursionError):
+        raise ConfigError(f"{path}: damaged, not JSON; run the experiment again") from None
+    if not isinstance(value, dict):
+        raise ConfigError(f"{path}: damaged, not a JSON object; run the experiment again")
+    return value
+
+
+def read_json_lines(path: Path) -> tuple[list[dict[str, Any]], bool]:
+    """Read JSON lines; a missing file has none.
+
+    Only the last line can be cut short by a crash, because every line is on disk before the next.
+
+    Returns:
+        The complete lines, and whether an incomplete last one was left out.
+
+    Raises:
+        ConfigError: when a line other than the last is damaged.
+    """
+    if not path.exists():
+        return [], False
+    *complete, tail = path.read_bytes().split(b"\n")  # tail is empty when nothing was cut
+    rows = []
+    for number, line in enumerate(complete, start=1):
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError):
+            row = None
+        if not isinstance(row, dict):
+            raise ConfigError(f"{path}: line {number} is damaged; run the experiment again")
+        rows.append(row)
+    return rows, bool(tail)

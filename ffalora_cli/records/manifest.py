@@ -1,0 +1,144 @@
+"""Where a run's numbers come from: versions, git, machine, fingerprints, seeds, command."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import subprocess
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import ffalora_cli
+from ffalora_cli.records.run_directory import SCHEMA_VERSION
+
+if TYPE_CHECKING:
+    import torch
+
+PACKAGES = (
+    "torch", "transformers", "tokenizers", "datasets", "opacus", "dp-accounting", "numpy", "scipy",
+    "safetensors", "pyarrow", "hydra-core", "omegaconf", "wandb",
+)  # fmt: skip
+"""Distributions whose version can change a number, or how it was recorded."""
+
+_DIGEST_BYTES = 16
+
+
+def build_manifest(
+    *,
+    id: str,
+    signature: str,
+    command: Sequence[str],
+    device: str,
+    threads: int,
+    seeds: Mapping[str, int],
+    data_fingerprints: Mapping[str, str],
+    model_fingerprint: str,
+    extra: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Everything ``manifest.json`` says.
+
+    Args:
+        id: the run's id, its folder's name.
+        signature: of its config.
+        command: the command line, as the user typed it.
+        device: what was trained on, e.g. ``cpu`` or ``cuda:0 NVIDIA H100``.
+        threads: torch's threads.
+        seeds: by purpose (``run``, ``partition``, ``adapter``, ``head``).
+        data_fingerprints: by split.
+        model_fingerprint: of the frozen weights.
+        extra: further facts, e.g. the resolved ``max_tokens``.
+    """
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "id": id,
+        "signature": signature,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": list(command),
+        "seeds": dict(seeds),
+        "data_fingerprints": dict(data_fingerprints),
+        "model_fingerprint": model_fingerprint,
+        "device": device,
+        "threads": threads,
+        **environment(),
+        **(extra or {}),
+    }
+
+
+def environment() -> dict[str, Any]:
+    """Versions, git state and machine, without importing what is not yet imported.
+
+    Neither host name, user name nor environment variables: a manifest is made to be shared.
+    """
+    versions: dict[str, str | None] = {}
+    for package in PACKAGES:
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            versions[package] = None
+    return {
+        "ffalora": ffalora_cli.__version__,
+        "python": platform.python_version(),
+        "versions": versions,
+        "git": git_state(Path(ffalora_cli.__file__).parent),
+        "platform": platform.platform(),
+        "machine": platform.machine(),
+        "cpu_count": os.cpu_count(),
+    }
+
+
+def git_state(package: Path) -> dict[str, Any] | None:
+    """Commit of the checkout that tracks this package, and whether tracked files were changed.
+
+    Returns:
+        ``{"commit", "dirty"}``, or None without git, outside a checkout, and for a package that
+        merely lies inside one (a virtual environment in someone's own repository).
+    """
+    if _git(package, "ls-files", "--error-unmatch", "__init__.py") is None:
+        return None
+    commit = _git(package, "rev-parse", "HEAD")
+    changes = _git(package, "status", "--porcelain", "--untracked-files=no", "--", ":/")
+    if commit is None or changes is None:
+        return None
+    return {"commit": commit, "dirty": bool(changes)}
+
+
+def _git(folder: Path, *arguments: str) -> str | None:
+    # Without optional locks a status beside a working editor or another run writes nothing.
+    try:
+        result = subprocess.run(
+            ["git", "--no-optional-locks", "-C", str(folder), *arguments],
+            capture_output=True,
+            text=True,
+            timeout=5,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return result.stdout.strip()
+
+
+def fingerprint_file(path: str | Path) -> str:
+    """BLAKE2b of a file's bytes (about 1 GB/s), as ``blake2b:<32 hex digits>``."""
+    with Path(path).open("rb") as stream:
+        digest = hashlib.file_digest(stream, lambda: hashlib.blake2b(digest_size=_DIGEST_BYTES))
+    return f"blake2b:{digest.hexdigest()}"
+
+
+def fingerprint_tensors(tensors: Mapping[str, torch.Tensor]) -> str:
+    """BLAKE2b over names, dtypes, shapes and bytes, in the order of the names.
+
+    Independent of the order in the mapping, of strides and of the device.
+    """
+    import torch
+
+    digest = hashlib.blake2b(digest_size=_DIGEST_BYTES)
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        header = f"{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode()
+        digest.update(len(header).to_bytes(4, "little") + header)
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return f"blake2b:{digest.hexdigest()}"

@@ -1,0 +1,144 @@
+"""Runs read back from their folders, for ``show``, ``compare`` and the tests."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ffalora_cli.config.errors import ConfigError, nearest
+from ffalora_cli.records.files import read_json, read_json_lines
+from ffalora_cli.records.run_directory import (
+    COMMUNICATION,
+    CONFIG,
+    MANIFEST,
+    PRIVACY,
+    ROUNDS,
+    SCHEMA_VERSION,
+    SUMMARY,
+)
+from ffalora_cli.types import RoundRecord
+
+_ASIDE = re.compile(r"\.incomplete-\d+$")
+
+
+@dataclass(frozen=True)
+class RunRecords:
+    """What one run left on disk."""
+
+    path: Path
+    manifest: Mapping[str, Any]
+    config: Mapping[str, Any]
+    rounds: tuple[RoundRecord, ...]  # metrics stored as null come back as NaN
+    privacy: Mapping[str, Any] | None
+    summary: Mapping[str, Any] | None  # None: the run did not finish
+    cut_short: bool  # an incomplete last line of rounds.jsonl was left out
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run ended as it should."""
+        return self.summary is not None
+
+    def series(self, metric: str) -> tuple[list[int], list[float]]:
+        """Rounds in which a metric was recorded, and its values."""
+        points = [(r.round, r.metrics[metric]) for r in self.rounds if metric in r.metrics]
+        return [number for number, _ in points], [value for _, value in points]
+
+
+def read_run(path: str | Path) -> RunRecords:
+    """Read a run's folder, finished or not.
+
+    Raises:
+        ConfigError: when it is not a run, is damaged (more than a half last line), or was written
+            by a newer schema.
+    """
+    folder = Path(path)
+    manifest = _versioned(folder / MANIFEST, read_json(folder / MANIFEST))
+    lines, cut_short = read_json_lines(folder / ROUNDS)
+    summary, privacy = folder / SUMMARY, folder / PRIVACY
+    return RunRecords(
+        path=folder,
+        manifest=manifest,
+        config=_read_config(folder / CONFIG),
+        rounds=tuple(_round(folder / ROUNDS, line) for line in lines),
+        privacy=read_json(privacy) if privacy.exists() else None,
+        summary=_versioned(summary, read_json(summary)) if summary.exists() else None,
+        cut_short=cut_short,
+    )
+
+
+def read_communication(path: str | Path) -> list[dict[str, Any]]:
+    """The ledger rows of a run, in the order they were written."""
+    file = Path(path) / COMMUNICATION
+    return [_versioned(file, row) for row in read_json_lines(file)[0]]
+
+
+def find_runs(runs: str | Path) -> list[Path]:
+    """Folders of all runs below ``runs``, by name; those set aside after a crash are left out."""
+    root = Path(runs).expanduser()
+    if not root.is_dir():
+        return []
+    return sorted(
+        folder
+        for folder in root.iterdir()
+        if (folder / MANIFEST).is_file() and not _ASIDE.search(folder.name)
+    )
+
+
+def find_run(runs: str | Path, run: str) -> Path:
+    """The folder meant by ``run``: a path, a folder's name, or an unambiguous beginning of one.
+
+    Raises:
+        ConfigError: when none or several match; names the nearest.
+    """
+    if (Path(run) / MANIFEST).is_file():
+        return Path(run)
+    names = {folder.name: folder for folder in find_runs(runs)}
+    if run in names:
+        return names[run]
+    matches = [name for name in names if run and name.startswith(run)]
+    if len(matches) == 1:
+        return names[matches[0]]
+    if matches:
+        raise ConfigError(f"run {run!r} is ambiguous: {', '.join(matches[:4])}; type more of it")
+    hint = nearest(run, names)
+    remedy = f"did you mean {hint!r}?" if hint else f"look into {Path(runs)} (paths.runs)"
+    raise ConfigError(f"run {run!r} was not found; {remedy}")
+
+
+def _versioned(file: Path, content: dict[str, Any]) -> dict[str, Any]:
+    version = content.get("schema_version")
+    if not isinstance(version, int) or not 1 <= version <= SCHEMA_VERSION:
+        raise ConfigError(
+            f"{file}: schema_version {version!r}, this ffalora reads up to {SCHEMA_VERSION}; "
+            "upgrade ffalora"
+        )
+    return content
+
+
+def _round(file: Path, line: dict[str, Any]) -> RoundRecord:
+    _versioned(file, line)
+    try:
+        metrics = {
+            key: float("nan") if value is None else float(value)
+            for key, value in line["metrics"].items()
+        }
+        return RoundRecord(int(line["round"]), metrics, tuple(line.get("clients", ())))
+    except (KeyError, TypeError, ValueError, AttributeError):
+        raise ConfigError(f"{file}: not a round record; run the experiment again") from None
+
+
+def _read_config(file: Path) -> dict[str, Any]:
+    import yaml
+
+    try:
+        config = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{file}: cannot be read ({error.strerror}); is this a run?") from None
+    except (yaml.YAMLError, UnicodeDecodeError):
+        raise ConfigError(f"{file}: damaged, not YAML; run the experiment again") from None
+    if not isinstance(config, dict):
+        raise ConfigError(f"{file}: damaged, not a mapping; run the experiment again")
+    return config

@@ -1,0 +1,90 @@
+"""Whatever is packed comes back; whatever is damaged is refused."""
+
+import numpy as np
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ffalora_cli.federation.payload import PayloadError, pack, unpack
+from ffalora_cli.types import Dense, DenseMerge, LowRankMerge, Seed
+
+extents = st.integers(1, 4)
+kinds = st.sampled_from(["adapter", "head", "index", "setup"])
+
+
+@st.composite
+def payload_items(draw):
+    clients = draw(st.integers(1, 4))
+    generator = torch.Generator().manual_seed(draw(st.integers(0, 99)))
+
+    def values(*shape):
+        return torch.randn(shape, generator=generator)
+
+    items = []
+    for name in draw(st.lists(st.text(max_size=8), unique=True, max_size=5)):
+        kind = draw(st.sampled_from(["dense", "seed", "low_rank", "dense_merge"]))
+        if kind == "dense":
+            shape = draw(st.lists(extents, max_size=3))
+            items.append(Dense(name, draw(kinds), values(clients, *shape)))
+        elif kind == "seed":
+            items.append(Seed(name, draw(st.integers(0, 2**64 - 1))))
+        elif kind == "low_rank":
+            d_out, rank, d_in = draw(extents), draw(extents), draw(extents)
+            items.append(LowRankMerge(name, values(d_out, rank), values(rank, d_in)))
+        else:
+            items.append(DenseMerge(name, values(draw(extents), draw(extents))))
+    return items
+
+
+def equal(left, right):
+    return type(left) is type(right) and all(
+        np.array_equal(np.asarray(value), np.asarray(getattr(right, field)))
+        for field, value in vars(left).items()
+    )
+
+
+@settings(max_examples=100, deadline=None)
+@given(payload_items())
+def test_float32_round_trip_and_lines(items):
+    packed = pack(items, "float32")
+    assert all(equal(x, y) for x, y in zip(items, unpack(packed), strict=True))
+    sent = packed.client_bytes(packed.num_clients - 1)
+    assert len(sent) == packed.bytes_per_client == sum(packed.lines.values())
+    assert [type(item) for item in unpack(sent)] == [type(item) for item in items]
+
+
+@settings(max_examples=50, deadline=None)
+@given(payload_items())
+def test_bfloat16_round_trip_is_rounding_to_nearest(items):
+    for sent, received in zip(items, unpack(pack(items, "bfloat16")), strict=True):
+        if isinstance(sent, Dense):
+            assert torch.equal(received.values, sent.values.bfloat16())
+        else:
+            assert equal(sent, received)
+
+
+@settings(max_examples=200, deadline=None)
+@given(payload_items(), st.data())
+def test_cut_or_lengthened_payloads_are_refused(items, data):
+    sent = pack(items, "float32").client_bytes(0)
+    cut = data.draw(st.integers(0, len(sent) - 1))
+    for damaged in (sent[:cut], sent + b"\0"):
+        try:
+            unpack(damaged)
+        except PayloadError as error:
+            assert "\n" not in str(error)
+        else:
+            raise AssertionError("accepted a payload of the wrong length")
+
+
+@settings(max_examples=200, deadline=None)
+@given(payload_items(), st.data())
+def test_a_flipped_byte_is_refused_or_decodes(items, data):
+    sent = bytearray(pack(items, "float32").client_bytes(0))
+    position = data.draw(st.integers(0, len(sent) - 1))
+    sent[position] ^= data.draw(st.integers(1, 255))
+    try:
+        decoded = unpack(bytes(sent))
+    except PayloadError:
+        return
+    assert len(decoded) == len(items)  # values or a name differ, the structure holds

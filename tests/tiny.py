@@ -1,0 +1,93 @@
+"""Tiny random models and examples for unit tests of speed-insensitive exactness."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from ffalora_cli.config.schema import AdapterConfig
+from ffalora_cli.models.backbone import Backbone
+from ffalora_cli.models.network import Network, build_network
+
+SMALL = {
+    "vocab_size": 60,
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 48,
+    "max_position_embeddings": 40,
+    "num_labels": 3,
+    "pad_token_id": 0,
+}
+BERT_TARGETS = ("attention.self.query", "attention.self.value")
+FAMILIES = {
+    "bert": ("Bert", SMALL, BERT_TARGETS),
+    "roberta": ("Roberta", SMALL | {"pad_token_id": 1, "type_vocab_size": 1}, BERT_TARGETS),
+    "electra": ("Electra", SMALL | {"embedding_size": 16}, BERT_TARGETS),
+    "distilbert": (
+        "DistilBert",
+        {"vocab_size": 60, "dim": 32, "n_layers": 2, "n_heads": 4, "hidden_dim": 48}
+        | {"max_position_embeddings": 40, "num_labels": 3},
+        ("attention.q_lin", "attention.v_lin"),
+    ),
+    "deberta": (
+        "DebertaV2",
+        SMALL
+        | {"relative_attention": True, "pos_att_type": ["p2c", "c2p"], "share_att_key": True}
+        | {"position_buckets": 8, "norm_rel_ebd": "layer_norm", "position_biased_input": False}
+        | {"pooler_hidden_size": 32, "max_relative_positions": -1},
+        ("attention.self.query_proj", "attention.self.value_proj"),
+    ),
+    "modernbert": (
+        "ModernBert",
+        SMALL | {"global_attn_every_n_layers": 2, "local_attention": 8, "cls_token_id": 2}
+        | {"sep_token_id": 3, "eos_token_id": 3, "bos_token_id": 2},
+        ("attn.Wqkv",),
+    ),
+}
+
+
+class TinyExamples:
+    """Random token rows of different lengths, as the engine reads them."""
+
+    def __init__(self, rows: int, seed: int = 0, pad_id: int = 0, classes: int = 3) -> None:
+        generator = np.random.default_rng(seed)
+        self.lengths = generator.integers(3, 14, rows).astype(np.int32)
+        self.labels = generator.integers(0, classes, rows).astype(np.int64)
+        self.tokens = [generator.integers(4, 60, n) for n in self.lengths]
+        self.pad_id = pad_id
+
+    def inputs(self, rows: np.ndarray, pad_to: int | None = None) -> dict[str, torch.Tensor]:
+        width = pad_to or int(self.lengths[rows].max())
+        ids = np.full((len(rows), width), self.pad_id, np.int64)
+        mask = np.zeros((len(rows), width), np.int64)
+        for i, row in enumerate(rows):
+            ids[i, : self.lengths[row]] = self.tokens[row]
+            mask[i, : self.lengths[row]] = 1
+        return {"input_ids": torch.from_numpy(ids), "attention_mask": torch.from_numpy(mask)}
+
+    def packed(self, rows: np.ndarray) -> tuple[torch.Tensor, torch.Tensor | None]:
+        return torch.from_numpy(np.concatenate([self.tokens[r] for r in rows])), None
+
+
+def tiny_model(family: str = "bert", seed: int = 0) -> torch.nn.Module:
+    """A random classifier of a family, large enough weights that gradients are not tiny."""
+    import transformers
+
+    name, settings, _ = FAMILIES[family]
+    torch.manual_seed(seed)
+    config = getattr(transformers, f"{name}Config")(**settings)
+    model = getattr(transformers, f"{name}ForSequenceClassification")(config)
+    for parameter in model.parameters():
+        if parameter.dim() == 2:
+            torch.nn.init.normal_(parameter, std=0.15)
+    return model.eval().requires_grad_(False)
+
+
+def tiny_network(
+    family: str = "bert", rank: int = 4, alpha: float = 8.0, init: str = "kaiming", seed: int = 0
+) -> Network:
+    """A tiny model with adapters at its usual sites."""
+    adapter = AdapterConfig(rank, alpha, "query_value", init, seed, 0.0)
+    backbone = Backbone(tiny_model(family, seed), "tiny", ())
+    return build_network(backbone, adapter, FAMILIES[family][2])

@@ -1,0 +1,101 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from ffalora_cli.config.errors import ConfigError
+from ffalora_cli.privacy import disk_cache
+from ffalora_cli.privacy.calibrate import noise_multiplier, stored_epsilon
+
+CASE = ("pld", 3.0, 1e-5, 0.02, 300)
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("FFALORA_CACHE", str(tmp_path))
+    noise_multiplier.cache_clear()
+    stored_epsilon.cache_clear()
+
+
+def files(tmp_path):
+    return sorted((tmp_path / "privacy").iterdir())
+
+
+def test_the_answer_is_kept_to_the_bit(tmp_path):
+    first = noise_multiplier(*CASE)
+    (kept,) = files(tmp_path)
+    assert json.loads(kept.read_text())["answer"] == first
+    noise_multiplier.cache_clear()
+    assert noise_multiplier(*CASE) == first
+    # proof that the file is read: what it says is what comes back
+    changed = json.loads(kept.read_text()) | {"answer": 1.25}
+    kept.write_text(json.dumps(changed))
+    noise_multiplier.cache_clear()
+    assert noise_multiplier(*CASE) == 1.25
+
+
+@pytest.mark.parametrize("damage", [b"", b"{", b"[]", b"\xff\xfe", b'{"answer": 1.0}', b"null"])
+def test_a_damaged_file_is_ignored_and_replaced(tmp_path, damage):
+    first = noise_multiplier(*CASE)
+    (kept,) = files(tmp_path)
+    kept.write_bytes(damage)
+    noise_multiplier.cache_clear()
+    assert noise_multiplier(*CASE) == first
+    assert json.loads(kept.read_text())["answer"] == first
+
+
+def test_every_input_is_part_of_the_question(tmp_path):
+    cases = [
+        CASE,
+        ("rdp", 3.0, 1e-5, 0.02, 300),
+        ("pld", 4.0, 1e-5, 0.02, 300),
+        ("pld", 3.0, 2e-5, 0.02, 300),
+        ("pld", 3.0, 1e-5, 0.03, 300),
+        ("pld", 3.0, 1e-5, 0.02, 301),
+    ]
+    values = [noise_multiplier(*case) for case in cases]
+    assert len(files(tmp_path)) == len(set(values)) == len(cases)
+    libraries = {json.loads(f.read_text())["question"]["library"] for f in files(tmp_path)}
+    assert {name.split()[0] for name in libraries} == {"dp-accounting", "opacus"}
+    assert all(name.split()[1][0].isdigit() for name in libraries)
+
+
+def test_a_folder_that_cannot_be_written_costs_nothing(tmp_path, monkeypatch):
+    blocker = tmp_path / "file"
+    blocker.write_text("")
+    monkeypatch.setenv("FFALORA_CACHE", str(blocker))
+    assert noise_multiplier(*CASE) > 0
+
+
+def test_stored_epsilon_answers_from_disk(tmp_path):
+    value = stored_epsilon("pld", 1.0, 0.02, 100, 1e-5)
+    stored_epsilon.cache_clear()
+    assert stored_epsilon("pld", 1.0, 0.02, 100, 1e-5) == value
+    assert len(files(tmp_path)) == 1
+
+
+def test_infinite_epsilon_survives_the_cache():
+    disk_cache.store({"q": 1}, float("inf"))
+    assert disk_cache.load({"q": 1}) == float("inf")
+    assert disk_cache.load({"q": 2}) is None
+
+
+@pytest.mark.parametrize(
+    ("case", "words"),
+    [
+        (("rdp", 0.05, 1e-5, 0.01, 100), ["epsilon_target=0.05", "raise it to 0.104", "pld"]),
+        (("prv", 0.005, 1e-5, 0.01, 100), ["epsilon_target=0.005", "raise it to 0.0101", "pld"]),
+        (("pld", 2.0, 1e-5, 1e-6, 5), ["epsilon_target=2", "noise_multiplier=0.2"]),
+        (("gdp", 2.0, 1e-5, 0.01, 5), ["gdp", "refused"]),
+    ],
+)
+def test_unreachable_targets_name_the_nearest_that_works(case, words, tmp_path):
+    with pytest.raises(ConfigError) as error:
+        noise_multiplier(*case)
+    assert all(word in str(error.value) for word in words)
+    assert not (tmp_path / "privacy").exists()
+
+
+def test_the_nearest_that_works_works():
+    assert noise_multiplier("rdp", 0.104, 1e-5, 0.01, 100) > 1

@@ -1,0 +1,120 @@
+from __future__ import annotations
+
+import itertools
+import os
+import stat
+
+import pytest
+import torch
+
+from ffalora_cli.config.errors import ConfigError
+from ffalora_cli.privacy.example_level import clip_factors, noise_stack, run_secret
+
+SHAPES = {"q.lora_b": (64, 8), "v.lora_b": (64, 8), "head.bias": (2,)}
+SECRET = run_secret("reproducible", 0, "signature")
+
+
+def draw(clients=(0, 1), sd=1.0, secret=SECRET, round=1, step=0, shapes=SHAPES):
+    return noise_stack(shapes, clients, torch.full((len(clients),), sd), secret, round, step)
+
+
+def test_clipped_norm_never_passes_the_clip():
+    generator = torch.Generator().manual_seed(0)
+    rows = torch.randn(64, 50, generator=generator) * torch.logspace(-6, 15, 64)[:, None]
+    for clip in (0.01, 1.0, 10.0):
+        factors = clip_factors(rows.square().sum(1), clip)
+        norms = (rows * factors[:, None]).double().norm(dim=1)
+        assert (norms <= clip * (1 + 1e-6)).all()
+        small = rows.norm(dim=1) < 0.99 * clip
+        assert small.any() and torch.equal(factors[small], torch.ones(int(small.sum())))
+        large = rows.norm(dim=1) > 1000 * max(clip, 1.0)
+        assert (norms[large] > clip * (1 - 1e-4)).all()
+
+
+def test_values_of_the_factor():
+    squares = torch.tensor([0.0, 1.0, 4.0, 1e10])
+    wanted = [1.0, 2 / (1 + 1e-6) if 2 < 1 else 1.0, 2 / (2 + 1e-6), 2 / (1e5 + 1e-6)]
+    assert clip_factors(squares, 2.0).tolist() == pytest.approx(wanted, rel=1e-6)
+
+
+def test_non_finite_norms_are_zero_and_touch_no_one_else():
+    squares = torch.tensor([float("nan"), float("inf"), 1e30, 9.0, 0.0])
+    factors = clip_factors(squares, 1.0)
+    assert factors[:2].tolist() == [0.0, 0.0]
+    assert torch.isfinite(factors).all()
+    assert torch.equal(factors[3:], clip_factors(squares[3:], 1.0))
+    assert clip_factors(torch.zeros(0), 1.0).shape == (0,)
+
+
+def test_same_key_same_bits_in_any_company():
+    whole = draw((3, 7, 9))
+    for order in itertools.permutations((3, 7, 9)):
+        other = draw(order)
+        for slot, client in enumerate(order):
+            for name in SHAPES:
+                assert torch.equal(other[name][slot], whole[name][(3, 7, 9).index(client)])
+    alone = draw((7,), shapes={"v.lora_b": (64, 8)})
+    assert torch.equal(alone["v.lora_b"][0], whole["v.lora_b"][1])
+
+
+def test_no_two_draws_are_related():
+    shapes = {"q.lora_b": (128, 32), "v.lora_b": (128, 32)}
+    flat = []
+    for secret in (SECRET, run_secret("reproducible", 1, "signature")):
+        for round, step in ((1, 0), (1, 1), (2, 0), (0, 1)):
+            stack = draw((0, 1, 10), secret=secret, round=round, step=step, shapes=shapes)
+            flat += [row.flatten() for tensor in stack.values() for row in tensor]
+    values = torch.stack(flat).double()  # [48, 4096]
+    correlation = torch.corrcoef(values) - torch.eye(len(values))
+    assert correlation.abs().max() < 5.5 / 4096**0.5
+
+
+def test_sd_is_the_one_asked_for_per_client():
+    shapes = {"a": (400, 500)}
+    sd = torch.tensor([0.5, 2.0, 40.0])
+    noise = noise_stack(shapes, [0, 1, 2], sd, SECRET, 1, 0)["a"]
+    assert noise.dtype == torch.float32
+    measured = noise.flatten(1).std(1)
+    assert measured.tolist() == pytest.approx(sd.tolist(), rel=0.008)  # 5 sd of the estimate
+    assert (noise.flatten(1).mean(1) / sd).abs().max() < 5 / 200_000**0.5
+
+
+def test_an_empty_cohort_draws_nothing():
+    assert draw(())["q.lora_b"].shape == (0, 64, 8)
+
+
+def test_two_configs_never_share_noise():
+    secrets = {
+        run_secret("reproducible", seed, signature)
+        for seed in (0, 1, 11)
+        for signature in ("a", "b", "1a", "")
+    }
+    assert len(secrets) == 12
+    assert run_secret("reproducible", 0, "signature") == SECRET
+    first, second = (draw(secret=secret)["q.lora_b"] for secret in sorted(secrets)[:2])
+    assert not torch.isclose(first, second).all(-1).any()
+
+
+def test_secure_secret_is_kept_private_and_reread(tmp_path):
+    path = tmp_path / "secret"
+    old = os.umask(0)
+    try:
+        secret = run_secret("secure", 0, "signature", path)
+    finally:
+        os.umask(old)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert run_secret("secure", 0, "signature", path) == secret
+    assert run_secret("secure", 0, "signature", tmp_path / "other") != secret
+    assert run_secret("secure", 0, "signature") != run_secret("secure", 0, "signature")
+
+
+def test_a_damaged_secret_is_refused(tmp_path):
+    path = tmp_path / "secret"
+    path.write_bytes(b"short")
+    with pytest.raises(ConfigError, match="damaged"):
+        run_secret("secure", 0, "signature", path)
+
+
+def test_unknown_noise_mode_is_named():
+    with pytest.raises(ConfigError, match=r"privacy\.noise='secured'.*'secure'"):
+        run_secret("secured", 0, "signature")
