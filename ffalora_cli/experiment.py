@@ -149,6 +149,7 @@ def run(
     if directory.note:
         observer.note(directory.note)
     with directory.create():
+        _open_privacy_ledger(parts, directory)
         facts = _write_head(parts, directory, resolved, signature, command)
         tracker.start(RunFacts(directory.id, config.name, directory.path, resolved))
         try:
@@ -176,7 +177,6 @@ def build(config: Config, signature: str, observer: Observer) -> Parts:
     from ffalora_cli.models.backbone import load_tokenizer
     from ffalora_cli.models.network import load_network
     from ffalora_cli.privacy.example_level import run_secret
-    from ffalora_cli.privacy.ledger import PrivacyLedger
     from ffalora_cli.privacy.plan import make_plan
 
     device = pick_device(config.engine.device)
@@ -213,12 +213,23 @@ def build(config: Config, signature: str, observer: Observer) -> Parts:
         seed=config.seed,
         secret=run_secret(config.privacy.noise, config.seed, signature),
         plan=plan,
-        privacy_ledger=PrivacyLedger(plan) if plan else None,
         options=dict(config.method.options),
         dropout=config.adapter.dropout,
     )
     table = label_table(clients, data.train.labels, len(config.task.classes))
     return Parts(config, data, method, simulation, plan, table, max_tokens)
+
+
+def _open_privacy_ledger(parts: Parts, directory: RunDirectory) -> None:
+    """Charges go to the run folder, each on disk before the release it pays for."""
+    from ffalora_cli.privacy.ledger import PrivacyLedger
+
+    if parts.plan is not None:
+        parts.simulation.privacy_ledger = PrivacyLedger(
+            parts.plan.noise_multiplier,
+            parts.plan.accounted_rate,
+            directory.path / "privacy_ledger.jsonl",
+        )
 
 
 def _load_clients(config: Config, tokenizer: Any) -> tuple[TaskData, ClientRows]:
@@ -281,7 +292,7 @@ def _records(parts: Parts) -> Iterator[RoundRecord]:
 
 def _with_epsilon(parts: Parts, record: RoundRecord) -> RoundRecord:
     """The record with what has been spent by now: the largest client's, and each one's."""
-    from ffalora_cli.privacy.plan import spent
+    from ffalora_cli.privacy.spent import spent
 
     ledger = parts.simulation.privacy_ledger
     if parts.plan is None or ledger is None:
@@ -295,13 +306,13 @@ def _with_epsilon(parts: Parts, record: RoundRecord) -> RoundRecord:
 
 
 def _privacy_statement(parts: Parts) -> dict[str, Any] | None:
-    from ffalora_cli.privacy.statement import sentence, statement
+    """What the run may claim: planned before round 1, spent afterwards."""
+    from ffalora_cli.privacy.statement import statement
 
     ledger = parts.simulation.privacy_ledger
     if parts.plan is None or ledger is None:
         return None
-    taken = ledger.steps_taken
-    return {**statement(parts.plan, taken), "sentence": sentence(parts.plan, taken)}
+    return statement(parts.plan, ledger.steps_taken if ledger.steps_taken.any() else None)
 
 
 def _write_head(

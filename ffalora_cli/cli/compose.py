@@ -10,6 +10,7 @@ import copy
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cache
 from typing import Any
 
 from hydra import compose, initialize_config_module
@@ -46,22 +47,21 @@ def compose_jobs(overrides: Sequence[str], sweep: bool) -> list[tuple[list[str],
     Raises:
         ConfigError: anything wrong with an override or the composition, in one line.
     """
-    bases: dict[tuple[str, ...], DictConfig] = {}  # a sweep over seeds composes its groups once
     jobs = []
-    with _hydra():
+    with _guarded_environment():
         for job in expand(overrides, sweep):
             chosen = tuple(text for text in job if text.split("=", 1)[0] in groups())
-            if chosen not in bases:
-                bases[chosen] = _compose(chosen)
             settings = [text for text in job if text not in chosen]
-            jobs.append((job, _resolve(_with_settings(bases[chosen], settings))))
+            jobs.append((job, _resolve(_with_settings(_compose(chosen), settings))))
     return jobs
 
 
-def _compose(chosen: Sequence[str]) -> DictConfig:
-    """Hydra's part: the defaults list with these group choices."""
+@cache  # a sweep over seeds composes its groups once; 0.1 s each
+def _compose(chosen: tuple[str, ...]) -> DictConfig:
+    """Hydra's part: the defaults list with these group choices; not to be changed in place."""
     try:
-        return compose(config_name="config", overrides=list(chosen))
+        with initialize_config_module(PACKAGE, version_base="1.3"):
+            return compose(config_name="config", overrides=list(chosen))
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(_reason(error)) from error
 
@@ -96,12 +96,11 @@ def _resolve(composed: DictConfig) -> dict[str, Any]:
 
 
 @contextmanager
-def _hydra() -> Iterator[None]:
-    """Hydra initialised on the packaged configs, with ``${oc.env:...}`` guarded meanwhile."""
+def _guarded_environment() -> Iterator[None]:
+    """``${oc.env:...}`` limited to the allowed names, however the reference is written."""
     OmegaConf.register_new_resolver("oc.env", _allowed_env, replace=True)
     try:
-        with initialize_config_module(PACKAGE, version_base="1.3"):
-            yield
+        yield
     finally:
         OmegaConf.register_new_resolver("oc.env", oc.env, replace=True)
 

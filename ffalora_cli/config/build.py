@@ -92,7 +92,7 @@ def nearest_key(key: str) -> str | None:
     leaves = [k for k in known_keys() if not k.endswith("*")]
     last = key.rsplit(".", 1)[-1]
     section = key.split(".", 1)[0]
-    same_last = [k for k in leaves if k.rsplit(".", 1)[-1] == last]
+    same_last = [k for k in leaf_keys() if k.rsplit(".", 1)[-1] == last]
     if same_last:
         return nearest(key, same_last) or same_last[0]
     siblings = [k for k in leaves if k.startswith(f"{section}.")]

@@ -70,12 +70,35 @@ class Encoded:
             arrays["token_type_ids"] = np.where(mask, self.type_ids[index], 0)
         return {name: torch.from_numpy(value.astype(np.int64)) for name, value in arrays.items()}
 
+    def packed(self, rows: np.ndarray) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Token and segment ids of some rows end to end, int64 [tokens]; no padding.
+
+        Args:
+            rows: row numbers, [b]; repeats allowed.
+
+        Returns:
+            Token ids, and segment ids where the model takes them (else None).
+        """
+        import torch
+
+        index = self._index(np.asarray(rows, dtype=np.int64))
+        ids = torch.from_numpy(self.ids[index].astype(np.int64))
+        if self.type_ids is None:
+            return ids, None
+        return ids, torch.from_numpy(self.type_ids[index].astype(np.int64))
+
+    def _index(self, rows: np.ndarray) -> np.ndarray:
+        """Positions in ``ids`` of the tokens of ``rows``, int64 [tokens]."""
+        lengths = self.lengths[rows].astype(np.int64)
+        starts = np.concatenate([[0], np.cumsum(lengths)])
+        return np.repeat(self.offsets[rows] - starts[:-1], lengths) + np.arange(starts[-1])
+
     def take(self, rows: np.ndarray) -> Encoded:
         """Some rows as a split of its own (copied into memory). rows: [m]."""
         rows = np.asarray(rows, dtype=np.int64)
         lengths = self.lengths[rows].astype(np.int64)
         offsets = np.concatenate([[0], np.cumsum(lengths)])
-        index = np.repeat(self.offsets[rows] - offsets[:-1], lengths) + np.arange(offsets[-1])
+        index = self._index(rows)
         chosen = hashlib.blake2b(self.fingerprint.encode(), digest_size=16)
         chosen.update(rows.tobytes())
         return Encoded(

@@ -179,8 +179,8 @@ def _client_noise(job: LocalJob, slot: int, step: int) -> list[Tensor]:
     shapes = {name: tuple(job.start[name].shape[1:]) for name in job.trainable}
     noise = noise_stack(
         shapes,
-        job.clients[slot : slot + 1],
-        job.privacy.noise_sd[slot : slot + 1],
+        job.clients[slot : slot + 1].tolist(),
+        torch.from_numpy(job.privacy.noise_sd[slot : slot + 1]),
         job.privacy.secret,
         job.round,
         step,

@@ -200,8 +200,8 @@ def _privatise(
     else:
         noise = noise_stack(
             layout,
-            job.clients,
-            job.privacy.noise_sd,
+            job.clients.tolist(),
+            torch.from_numpy(job.privacy.noise_sd),
             job.privacy.secret,
             job.round,
             step,

@@ -64,7 +64,7 @@ class Simulation:
     seed: int
     secret: Key
     plan: PrivacyPlan | None
-    privacy_ledger: PrivacyLedger | None
+    privacy_ledger: PrivacyLedger | None = None  # opened with the run folder
     options: dict[str, object] = field(default_factory=dict)
     dropout: float = 0.0
 
@@ -72,7 +72,11 @@ class Simulation:
         self.state = initial_state(self.network)
         self.client_states = ClientStates(self.config.num_clients)
         self.communication = CommunicationLedger(self.config.num_clients)
-        self._release = ClientRelease.of(self.plan, self.config, self.secret)
+        self._release = (
+            ClientRelease(self.plan, self.secret)
+            if self.plan is not None and self.plan.unit == "client"
+            else None
+        )
 
     # --- which tensors ---------------------------------------------------------------------
 
@@ -107,9 +111,7 @@ class Simulation:
         self._send(round, chosen)
         self._charge(round, chosen)
         results, mean, uploads, weights = self._train(round, chosen)
-        if (
-            mean
-        ):  # an empty cohort sends nothing; under client-level privacy it still releases noise
+        if mean:  # empty for an empty cohort, unless client-level privacy releases noise for it
             self._combine(round, mean, uploads, weights)
         self.client_states.took_part(chosen, round)
         metrics = _train_metrics(results, time.perf_counter() - began)
@@ -172,19 +174,18 @@ class Simulation:
         self, round: int, chosen: np.ndarray
     ) -> tuple[list[LocalResult], Tensors, Stack | None, np.ndarray]:
         """Train the cohort chunk by chunk; fold uploads into the mean as they come in."""
-        sizes = self.clients.sizes[chosen]
-        scheme = "uniform" if self._release is not None else self.config.weights
-        weights = client_weights(sizes, scheme)
+        weights = client_weights(self.clients.sizes[chosen], self.config.weights)
         received = self._received()
         accumulator = MeanAccumulator()
+        shared = [s for s in self.trainable(round) if s.name not in self.personal]
+        total: Tensors = {s.name: torch.zeros(s.shape, dtype=torch.float64) for s in shared}
         kept: list[Stack] = []
         results = []
         for part in _chunks(len(chosen), self._chunk_size(round)):
-            ids = chosen[part]
-            result, upload = self._train_chunk(round, ids, received)
+            result, upload = self._train_chunk(round, chosen[part], received)
             results.append(result)
             if self._release is not None:
-                self._release.add(received, upload)
+                total = self._release.add(total, received, upload)
             else:
                 accumulator.add(upload, weights[part])
             if not self.method.linear:
@@ -192,7 +193,7 @@ class Simulation:
         mean = (
             accumulator.result()
             if self._release is None
-            else self._release.release(round, received)
+            else self._release.mean(round, total, received)
         )
         uploads = {n: torch.cat([k[n] for k in kept]) for n in kept[0]} if kept else None
         return results, mean, uploads, weights

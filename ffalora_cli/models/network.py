@@ -91,8 +91,9 @@ class Network:
             loaded = self.plain.get_submodule(site).weight
             layer = self.model.get_submodule(site)
             assert isinstance(layer, adapters.AdaptedLinear)
-            target = layer.base.weight
-            target.data = (loaded.float() + delta.to(loaded.device)).to(target.dtype)
+            value = (loaded.float() + delta.to(loaded.device)).to(layer.base.weight.dtype)
+            # A new parameter: the old one may be the very tensor of ``plain``.
+            layer.base.weight = nn.Parameter(value, requires_grad=False)
 
     def with_dropout(self, masks: Callable[[str, Tensor], Tensor] | None) -> None:
         """Apply adapter dropout in the next forward passes (None: no dropout)."""

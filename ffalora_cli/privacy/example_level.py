@@ -1,7 +1,7 @@
 """Example-level mechanism: clip factors, keyed noise, and the secret the keys come from.
 
-One step of a client releases ``(sum of clipped gradients + noise) / expected batch``: noise once, on
-the sum, with sd = noise_multiplier * max_grad_norm, for an empty batch too. All fp32.
+One step of a client releases ``(sum of clipped gradients + noise) / expected batch``. The noise is
+added once, to the sum, with sd = noise_multiplier * max_grad_norm, to an empty sum too. All fp32.
 """
 
 from __future__ import annotations

@@ -41,8 +41,8 @@ def check_privacy(privacy: PrivacyConfig) -> tuple[float, float]:
             raise ConfigError(f"privacy.{key}={value!r} is not a positive number; {remedy}")
     if noise is not None and noise < LEAST_NOISE:
         raise ConfigError(
-            f"privacy.noise_multiplier={noise:g} is too little noise to account for (epsilon in the "
-            f"hundreds); set at least {LEAST_NOISE}, or privacy=none"
+            f"privacy.noise_multiplier={noise:g} is too little noise to account for (epsilon in "
+            f"the hundreds); set at least {LEAST_NOISE}, or privacy=none"
         )
     return privacy.delta, clip or 0.0
 

@@ -82,7 +82,9 @@ def _bars(figure: Figure, table: np.ndarray, class_names: Sequence[str]) -> None
         _plain(axis)
     for client, size in enumerate(sizes):
         counts_axis.text(size, client, f" {size:,}", va="center", fontsize=8)
-    counts_axis.set(xlabel="rows", ylabel="client", yticks=clients, xlim=(0, sizes.max() * 1.14))
+    counts_axis.set(
+        xlabel="rows", ylabel="client", yticks=clients, xlim=(0, max(sizes.max(), 1) * 1.14)
+    )
     counts_axis.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
     counts_axis.set_ylim(len(table) - 0.5, -0.5)  # client 0 on top
     shares_axis.set(xlabel="share of the client's rows, %", xlim=(0, 100))

@@ -175,7 +175,6 @@ def test_unreachable_hub_is_refused_at_once(
 
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path))
     closed = "http://127.0.0.1:9"  # nothing listens on the discard port
-    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", closed)
     monkeypatch.setattr("huggingface_hub.HfApi", lambda: HfApi(endpoint=closed))
     task = dataclasses.replace(TASK, name="sst2", hub_path="nyu-mll/glue", hub_name="sst2")
     start = time.monotonic()

@@ -8,7 +8,7 @@ from ffalora_cli.config.errors import ConfigError
 from ffalora_cli.privacy import disk_cache
 from ffalora_cli.privacy.calibrate import noise_multiplier, stored_epsilon
 
-CASE = ("pld", 3.0, 1e-5, 0.02, 300)
+CASE = ("pld", 1.0, 1e-5, 0.1, 100)
 
 
 @pytest.fixture(autouse=True)
@@ -48,11 +48,11 @@ def test_a_damaged_file_is_ignored_and_replaced(tmp_path, damage):
 def test_every_input_is_part_of_the_question(tmp_path):
     cases = [
         CASE,
-        ("rdp", 3.0, 1e-5, 0.02, 300),
-        ("pld", 4.0, 1e-5, 0.02, 300),
-        ("pld", 3.0, 2e-5, 0.02, 300),
-        ("pld", 3.0, 1e-5, 0.03, 300),
-        ("pld", 3.0, 1e-5, 0.02, 301),
+        ("rdp", 1.0, 1e-5, 0.1, 100),
+        ("pld", 1.1, 1e-5, 0.1, 100),
+        ("pld", 1.0, 2e-5, 0.1, 100),
+        ("pld", 1.0, 1e-5, 0.11, 100),
+        ("pld", 1.0, 1e-5, 0.1, 101),
     ]
     values = [noise_multiplier(*case) for case in cases]
     assert len(files(tmp_path)) == len(set(values)) == len(cases)
@@ -86,7 +86,7 @@ def test_infinite_epsilon_survives_the_cache():
     [
         (("rdp", 0.05, 1e-5, 0.01, 100), ["epsilon_target=0.05", "raise it to 0.104", "pld"]),
         (("prv", 0.005, 1e-5, 0.01, 100), ["epsilon_target=0.005", "raise it to 0.0101", "pld"]),
-        (("pld", 2.0, 1e-5, 1e-6, 5), ["epsilon_target=2", "noise_multiplier=0.2"]),
+        (("rdp", 200.0, 1e-5, 1e-4, 5), ["epsilon_target=200", "noise_multiplier=0.2"]),
         (("gdp", 2.0, 1e-5, 0.01, 5), ["gdp", "refused"]),
     ],
 )

@@ -20,11 +20,12 @@ from ffalora_cli.config.errors import choose
 from ffalora_cli.config.schema import TrackingConfig
 from ffalora_cli.types import RoundRecord
 
-PRIVATE_PREFIXES = ("train/", "time/samples")
+PRIVATE_PREFIXES = ("train/", "engine/", "time/samples")
 """Metrics a private run does not send: they depend on the training rows and carry no noise.
 
-Training loss, gradient norms and clip fractions do so plainly; samples per second times the seconds
-of a round is the number of rows drawn, which tells the size of the clients.
+Training loss, gradient norms and clip fractions do so plainly; the share of padding tells how long
+the drawn rows were; samples per second times the seconds of a round is how many they were, and so
+the size of the clients.
 """
 
 

@@ -1,0 +1,141 @@
+"""Every wrong config ends in one line that names the key, exit code 2, nothing written."""
+
+from __future__ import annotations
+
+import pytest
+
+from ffalora_cli.cli.main import main
+
+# typed words -> what the line must say: the key, then the nearest name or the remedy
+CASES = {
+    "tsk=sst2": ("tsk", "'task'"),
+    "task=sst": ("task", "'sst2'"),
+    "task=null": ("task", "needs one"),
+    "task=[sst2,qnli]": ("task", "one option"),
+    "task@other=sst2": ("task@other", "task=NAME"),
+    "model=robert_large": ("model", "'roberta_large'"),
+    "method=ffalora": ("method", "'ffa_lora'"),
+    "partition=dirichlett": ("partition", "'dirichlet'"),
+    "privacy=exampel": ("privacy", "'example'"),
+    "federation=papre": ("federation", "'paper'"),
+    "engine=stack": ("engine", "'stacked'"),
+    "tracking=wandbb": ("tracking", "'wandb'"),
+    "experiment=glue_sst": ("experiment", "'glue_sst2'"),
+    "debug=smoek": ("debug", "'smoke'"),
+    "rounds=3": ("rounds", "'federation.rounds'"),
+    "federation.round=3": ("federation.round", "'federation.rounds'"),
+    "federation.server_optimizer.nam=sgd": ("nam", "'federation.server_optimizer.name'"),
+    "+foo=1": ("foo", "seed"),
+    "++adapter.rnk=4": ("adapter.rnk", "'adapter.rank'"),
+    "model.local_lr.sgd.one=1": ("model.local_lr.sgd.one", "one_factor'"),
+    "federation.rounds=ten": ("federation.rounds", "whole number"),
+    "federation.rounds=1.5": ("federation.rounds", "whole number"),
+    "federation.rounds=true": ("federation.rounds", "whole number"),
+    "federation.rounds=null": ("federation.rounds", "whole number"),
+    "federation.rounds=0": ("federation.rounds", "1 or more"),
+    "federation.num_clients=0": ("federation.num_clients", "1 or more"),
+    "federation.local_steps=-1": ("federation.local_steps", "1 or more"),
+    "federation.local_batch_size=0": ("federation.local_batch_size", "1 or more"),
+    "federation.eval_every=0": ("federation.eval_every", "1 or more"),
+    "federation.local_lr=0": ("federation.local_lr", "above 0"),
+    "federation.local_lr=nan": ("federation.local_lr", "finite"),
+    "federation.local_lr=interval(0,1)": ("federation.local_lr", "-m"),
+    "federation.local_lr=${federation.lr}": ("federation.lr", "local_lr"),
+    "federation.local_optimizer=adam": ("federation.local_optimizer", "'adamw'"),
+    "federation.local_momentum=1": ("federation.local_momentum", "below 1"),
+    "federation.server_optimizer.name=adm": ("federation.server_optimizer.name", "'adam'"),
+    "federation.server_optimizer.lr=0": ("federation.server_optimizer.lr", "above 0"),
+    "federation.server_optimizer=sgd": ("federation.server_optimizer", "section"),
+    "federation.weights=bysize": ("federation.weights", "'size'"),
+    "federation.cohort_size=5": ("federation.cohort_size", "num_clients=3"),
+    "federation.cohort_size=2": ("federation.cohort_size", "cohort_sampling"),
+    "federation.cohort_sampling=poisson": ("federation.cohort_size", "needs a number"),
+    "seed=1,2": ("seed", "-m"),
+    "seed": ("seed", "seed=VALUE"),
+    "seed=a(b": ("seed", "quote"),
+    "seed=-1": ("seed", "0 or more"),
+    "~seed": ("seed", "set it"),
+    "hydra.run.dir=here": ("hydra.run.dir", "paths.runs"),
+    "head=trained": ("head", "head.mode"),
+    "head.mode=trainde": ("head.mode", "'trained'"),
+    "head.scale=0": ("head.scale", "above 0"),
+    "adapter.rank=0": ("adapter.rank", "1 or more"),
+    "adapter.rank=8.0": ("adapter.rank", "whole number"),
+    "adapter.alpha=-1": ("adapter.alpha", "above 0"),
+    "adapter.dropout=1": ("adapter.dropout", "below 1"),
+    "adapter.init=kaimin": ("adapter.init", "'kaiming'"),
+    "adapter.targets=query_values": ("adapter.targets", "'query_value'"),
+    "privacy.epsilon_target=null": ("privacy.epsilon_target", "privacy=none"),
+    "privacy.epsilon_target=-3": ("privacy.epsilon_target", "above 0"),
+    "privacy.delta=null": ("privacy.delta", "1e-5"),
+    "privacy.delta=2": ("privacy.delta", "1e-5"),
+    "privacy.noise_multiplier=1.0": ("privacy.noise_multiplier", "privacy.epsilon_target"),
+    "privacy.max_grad_norm=null": ("privacy.max_grad_norm", "model.max_grad_norm"),
+    "privacy.accountant=gdp": ("privacy.accountant", "pld"),
+    "privacy.unit=none": ("privacy.epsilon_target", "privacy=example"),
+    "privacy=none privacy.epsilon_target=3": ("privacy.epsilon_target", "privacy=example"),
+    "privacy=client federation.weights=size": ("federation.weights", "uniform"),
+    "privacy=client federation.weights=uniform federation.cohort_sampling=fixed "
+    "federation.cohort_size=2": ("federation.cohort_sampling", "poisson"),
+    "privacy=client federation.weights=uniform method=fedex_lora": ("privacy.unit", "example"),
+    "method=fedex_lora federation.server_optimizer.name=adam": (
+        "federation.server_optimizer.name",
+        "sgd",
+    ),
+    "partition=dirichlet partition.dirichlet_alpha=0": ("partition.dirichlet_alpha", "above 0"),
+    "partition=dirichlet partition.dirichlet_alpha=null": ("partition.dirichlet_alpha", "0.5"),
+    "partition=severe": ("partition", "dirichlet"),
+    "task=sst2 partition=severe federation.num_clients=4": ("partition", "dirichlet"),
+    "partition=natural": ("partition", "client_column"),
+    "partition=shards partition.shards_per_client=0": ("partition.shards_per_client", "1 or more"),
+    "paths.data=no/such/folder": ("paths.data", "bbc_news/"),
+    "paths.runs=": ("paths.runs", "folder"),
+    "name=a/b": ("name", "letters"),
+    "name=..": ("name", "letters"),
+    "name=${${seed}": ("name", "${section.key}"),
+    "engine.max_tokens=16": ("engine.max_tokens", "task.max_length=128"),
+    "engine.device=gpu": ("engine.device", "auto"),
+    "engine.precision=fp16": ("engine.precision", "'bf16'"),
+    "engine.threads=0": ("engine.threads", "1 or more"),
+    "tracking.tags=a": ("tracking.tags", "list"),
+    "model=auto": ("model.source", "model.source=VALUE"),
+    "model.targets.query_value=[]": ("model.targets.query_value", "layer"),
+    "model.local_lr.sgd=1": ("model.local_lr.sgd", "one_factor"),
+    "+model._target_=os.system": ("model._target_", "remove"),
+    "method.options={_target_:os.system}": ("method.options._target_", "remove"),
+    "model.source=${oc.env:WANDB_API_KEY}": ("model.source", "allowed are"),
+    "model.source=${${adapter.targets}:HOME}": ("model.source", "cannot be read"),
+    "model.source=${oc.decode:'${oc.env:HOSTNAME}'}": ("model.source", "allowed are"),
+    "task.metrics=[acuracy]": ("task.metrics", "'accuracy'"),
+    "task.eval_on=dev": ("task.eval_on", "eval"),
+    "task.eval_on=test": ("task.eval_on", "tune"),
+    "task.classes=business": ("task.classes", "list"),
+    "task.classes=[1,2]": ("task.classes[0]", "text"),
+    "task.holdout_fraction=1.0": ("task.holdout_fraction", "between"),
+    "-m task=sst2,qnl": ("task", "'qnli'"),
+    "-m adapter.rank=4,0": ("adapter.rank", "job 2 of 2"),
+    "-m task=glob(x*)": ("task", "matches none"),
+    "-m seed=interval(0,1)": ("seed", "range"),
+    "-m seed=range(200) federation.rounds=range(1,200)": ("-m", "sweep less"),
+    "--quite": ("--quite", "--quiet"),
+}
+
+
+@pytest.mark.parametrize("typed", CASES)
+def test_one_line_names_the_key_and_the_remedy(typed, tmp_path, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["run", *typed.split()]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    (line,) = captured.err.splitlines()
+    assert line.startswith("ffalora: ")
+    assert len(line) <= 200
+    for words in CASES[typed]:
+        assert words in line
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_environment_variable_never_reaches_the_line(monkeypatch, capsys) -> None:
+    monkeypatch.setenv("WANDB_API_KEY", "hush")
+    assert main(["run", "model.source=${oc.env:WANDB_API_KEY}"]) == 2
+    assert "hush" not in capsys.readouterr().err

@@ -1,0 +1,109 @@
+from __future__ import annotations
+
+import math
+
+import dp_accounting
+import pytest
+from dp_accounting.pld import PLDAccountant
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from ffalora_cli.config.errors import ConfigError
+from ffalora_cli.privacy.accountants import COARSE, epsilon, library
+from ffalora_cli.privacy.calibrate import epsilon_of, noise_multiplier
+
+noises = st.floats(0.7, 5.0)
+rates = st.floats(1e-3, 0.05)
+counts = st.integers(1, 20_000)
+deltas = st.sampled_from([1e-6, 1e-5, 1e-4])
+few = settings(
+    max_examples=8,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
+)
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("FFALORA_CACHE", str(tmp_path))
+
+
+@few
+@given(noises, rates, counts, deltas)
+def test_pld_is_below_prv_and_rdp(noise, rate, steps, delta):
+    history = [(noise, rate, steps)]
+    pld = epsilon("pld", history, delta)
+    prv = epsilon("prv", history, delta)
+    assert prv - 0.02 <= pld <= prv
+    assert pld <= epsilon("rdp", history, delta)
+    assert pld <= epsilon("pld", history, delta, interval=COARSE)
+
+
+@few
+@given(noises, rates, counts, deltas, st.floats(1.01, 2.0))
+def test_epsilon_moves_the_right_way(noise, rate, steps, delta, more):
+    for accountant in ("pld", "rdp"):
+        base = epsilon(accountant, [(noise, rate, steps)], delta)
+        assert epsilon(accountant, [(noise * more, rate, steps)], delta) <= base
+        assert epsilon(accountant, [(noise, min(1.0, rate * more), steps)], delta) >= base
+        assert epsilon(accountant, [(noise, rate, math.ceil(steps * more))], delta) >= base
+        assert epsilon(accountant, [(noise, rate, steps)], delta / more) >= base
+
+
+@few
+@given(st.floats(0.5, 8.0), rates, st.integers(10, 5_000), st.sampled_from(["pld", "rdp"]))
+def test_calibration_ends_just_below_its_target(target, rate, steps, accountant):
+    noise = noise_multiplier(accountant, target, 1e-5, rate, steps)
+    assert 0.999 * target <= epsilon_of(accountant, noise, rate, steps, 1e-5) <= target
+    # 1e-5 from the root: a hair less noise passes the target
+    assert epsilon_of(accountant, noise * (1 - 1.2e-5), rate, steps, 1e-5) > target
+
+
+@few
+@given(st.lists(st.tuples(st.floats(0.8, 3.0), rates, st.integers(1, 500)), max_size=3))
+def test_mixed_histories_equal_the_library_step_by_step(history):
+    oracle = PLDAccountant(value_discretization_interval=1e-4)
+    for noise, rate, steps in history:
+        event = dp_accounting.PoissonSampledDpEvent(rate, dp_accounting.GaussianDpEvent(noise))
+        oracle.compose(dp_accounting.SelfComposedDpEvent(event, steps))
+    wanted = oracle.get_epsilon(1e-5)
+    assert epsilon("pld", history, 1e-5) == pytest.approx(wanted, abs=1e-7)
+    split = [(n, q, 1) for n, q, _ in history] + [(n, q, t - 1) for n, q, t in history]
+    for accountant in ("pld", "rdp"):  # run-length coding and order change nothing
+        whole = epsilon(accountant, history, 1e-5)
+        assert epsilon(accountant, split[::-1], 1e-5) == pytest.approx(whole, abs=1e-7)
+
+
+@pytest.mark.parametrize("accountant", ["pld", "rdp", "prv"])
+def test_edges(accountant):
+    assert epsilon(accountant, [], 1e-5) == 0.0
+    assert epsilon(accountant, [(1.0, 0.0, 10), (1.0, 0.5, 0), (0.0, 0.5, 0)], 1e-5) == 0.0
+    assert epsilon(accountant, [(0.0, 0.01, 1)], 1e-5) == math.inf
+    assert epsilon(accountant, [(1.0, 0.01, 5), (0.0, 1.0, 1)], 1e-5) == math.inf
+    # rate one: T steps are one Gaussian with noise / sqrt(T)
+    many = epsilon(accountant, [(30.0, 1.0, 900)], 1e-5)
+    assert many == pytest.approx(epsilon(accountant, [(1.0, 1.0, 1)], 1e-5), rel=1e-6)
+    assert 4.37 < many < 4.73
+    for history in ([(-1.0, 0.1, 1)], [(1.0, 1.1, 1)], [(1.0, 0.1, -1)], [(math.nan, 0.1, 1)]):
+        with pytest.raises(ValueError, match="not a step"):
+            epsilon(accountant, history, 1e-5)
+    for delta in (0.0, 1.0, -1e-5, math.nan):
+        with pytest.raises(ConfigError, match=r"privacy\.delta"):
+            epsilon(accountant, [(1.0, 0.1, 1)], delta)
+
+
+def test_absurd_epsilon_is_infinite_not_an_error():
+    assert epsilon("pld", [(0.7, 0.5, 200_000)], 1e-5) == math.inf
+
+
+def test_gdp_is_refused_and_misspellings_are_named():
+    with pytest.raises(ConfigError, match="refused"):
+        epsilon("gdp", [(1.0, 0.1, 1)], 1e-5)
+    with pytest.raises(ConfigError, match="did you mean 'rdp'"):
+        epsilon("rpd", [(1.0, 0.1, 1)], 1e-5)
+
+
+def test_library_names_a_version():
+    assert library("pld").split()[0] == "dp-accounting"
+    assert library("rdp") == library("prv")
