@@ -1,0 +1,1 @@
+"""The shipped Hydra configuration (installed as ``ffalora_cli.configs``)."""

@@ -129,7 +129,7 @@ class ServerUpdate:
 
 @dataclass(frozen=True)
 class ServerState:
-    """Everything the server knows after a round; with accountants and client states, a checkpoint."""
+    """All the server knows after a round; with privacy ledger and client states, a checkpoint."""
 
     tensors: Tensors  # global values of every factor and head tensor
     versions: Mapping[str, int]  # round in which a tensor last changed; 0 = still as initialised

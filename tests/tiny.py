@@ -40,7 +40,8 @@ FAMILIES = {
     ),
     "modernbert": (
         "ModernBert",
-        SMALL | {"global_attn_every_n_layers": 2, "local_attention": 8, "cls_token_id": 2}
+        SMALL
+        | {"global_attn_every_n_layers": 2, "local_attention": 8, "cls_token_id": 2}
         | {"sep_token_id": 3, "eos_token_id": 3, "bos_token_id": 2},
         ("attn.Wqkv",),
     ),

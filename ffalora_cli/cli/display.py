@@ -36,8 +36,9 @@ class Display:
         self.stream = stream or sys.stdout
         self.facts: Mapping[str, Any] = {}
         self.columns = table.columns(job.config)
-        self._began: float | None = None
         self._done = 0
+        self._began: float | None = None  # when round 0 was done: training starts
+        self._reached: float | None = None  # when the last round was done
 
     def __enter__(self) -> Display:
         return self
@@ -57,8 +58,9 @@ class Display:
 
     def round_done(self, record: RoundRecord) -> None:
         """A round is on disk."""
-        if self._began is None or record.round == 0:
-            self._began = time.monotonic()
+        self._reached = time.monotonic()
+        if self._began is None:
+            self._began = self._reached
         self._done = record.round
 
     def finished(self, summary: Mapping[str, Any]) -> None:
@@ -71,10 +73,11 @@ class Display:
 
     def remaining(self) -> float | None:
         """Seconds to the end at the pace so far; None before the first round is done."""
-        if self._began is None or self._done < 1:
+        if self._began is None or self._reached is None or self._done < 1:
             return None
-        rounds = self.job.config.federation.rounds
-        return (time.monotonic() - self._began) / self._done * (rounds - self._done)
+        pace = (self._reached - self._began) / self._done
+        left = pace * (self.job.config.federation.rounds - self._done)
+        return max(0.0, left - (time.monotonic() - self._reached))
 
     def moment(self, record: RoundRecord) -> table.Moment:
         """The record as the table shows it."""
@@ -100,7 +103,7 @@ class PlainDisplay(Display):
     def started(self, facts: Mapping[str, Any]) -> None:
         """Print the opening and the headings."""
         super().started(facts)
-        for line in (*words.opening(facts), "", table.heading(self.columns)):
+        for line in (*words.opening(facts, self.job.config), "", table.heading(self.columns)):
             self._write(line)
 
     def round_done(self, record: RoundRecord) -> None:
@@ -111,6 +114,7 @@ class PlainDisplay(Display):
 
     def finished(self, summary: Mapping[str, Any]) -> None:
         """Print the closing, apart from the table, and what to try next."""
+        self.close()
         if self._began is not None:
             self._write("")
         super().finished(summary)
@@ -126,6 +130,7 @@ class LiveDisplay(PlainDisplay):
         super().__init__(job, console.file)  # type: ignore[arg-type]
         self._console = console
         self._live: Live | None = None
+        self._opened = 0.0
         self._rows: deque[str] = deque(maxlen=_ROWS)
         self._last: Mapping[str, float] = {}
 
@@ -139,9 +144,10 @@ class LiveDisplay(PlainDisplay):
         from rich.live import Live
 
         Display.started(self, facts)
-        for line in (*words.opening(facts), ""):
+        for line in (*words.opening(facts, self.job.config), ""):
             self._console.print(line, markup=False, highlight=False)
-        self._live = Live(self._view(), console=self._console, refresh_per_second=4)
+        self._opened = time.monotonic()
+        self._live = Live(get_renderable=self._view, console=self._console, refresh_per_second=2)
         self._live.start()
 
     def round_done(self, record: RoundRecord) -> None:
@@ -150,8 +156,6 @@ class LiveDisplay(PlainDisplay):
         self._last = record.metrics
         if self.evaluated(record):
             self._rows.append(table.row(self.columns, self.moment(record)))
-        if self._live is not None:
-            self._live.update(self._view())
 
     def close(self) -> None:
         """Stop redrawing; the table stays on the screen."""
@@ -167,10 +171,11 @@ class LiveDisplay(PlainDisplay):
 
         rounds = self.job.config.federation.rounds
         speed = number(self._last.get("time/samples_per_second"), 0)
-        status = f"round {self._done}/{rounds}  {speed} samples/s  ETA "
-        status += human_seconds(self.remaining())
+        status = f"round {self._done}/{rounds}  {speed} samples/s  elapsed "
+        status += human_seconds(time.monotonic() - self._opened)
+        status += f"  ETA {human_seconds(self.remaining())}"
         line = Table.grid(padding=(0, 2))
-        line.add_row(ProgressBar(total=rounds, completed=self._done, width=28), Text(status))
+        line.add_row(ProgressBar(total=rounds, completed=self._done, width=16), Text(status))
         rows = [Text(row, no_wrap=True) for row in self._rows]
         return Group(Text(table.heading(self.columns), style="bold", no_wrap=True), *rows, line)
 

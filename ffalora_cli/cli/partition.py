@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 _SUFFIXES = (".png", ".svg", ".pdf")
 _CLASSES = 6  # more do not fit 80 columns: then a client's largest labels are named instead
+_CELLS = 62  # characters beside client and rows
 _CLIENTS = 40  # rows printed; the picture has them all
 
 _EXAMPLES = """\
@@ -82,11 +83,7 @@ def lines(counts: np.ndarray, classes: Sequence[str], sizes: np.ndarray) -> list
 def _largest(row: np.ndarray, classes: Sequence[str]) -> str:
     """``12 labels: weather 30 %, alarm 22 %, ...`` in what is left of 80 columns."""
     present = int((row > 0).sum())
-    text = f"{present} label{'s' if present != 1 else ''}"
-    separator = ": "
-    for index in row.argsort(kind="stable")[::-1][:present]:
-        share = f"{separator}{classes[index]} {100 * row[index] / row.sum():.0f} %"
-        if len(text) + len(share) > 60:
-            return f"{text}, ..."
-        text, separator = text + share, ", "
-    return text
+    order = row.argsort(kind="stable")[::-1][: min(present, _CLASSES)]
+    shares = ", ".join(f"{classes[i]} {100 * row[i] / row.sum():.0f} %" for i in order)
+    text = f"{present} label{'' if present == 1 else 's'}: {shares}"
+    return text if len(text) <= _CELLS else f"{text[: _CELLS - 3]}..."

@@ -90,9 +90,8 @@ def _one(job: Job, quiet: bool, again: bool, command: list[str]) -> tuple[int, s
             display.close()
             print(f"ffalora: {_failure(error, job, display)}", file=sys.stderr)
             return FAILED, f"failed: {type(error).__name__}"
-    headline = job.config.task.metrics[0]
-    value = (summary.get("final") or {}).get(f"eval/{headline}")
-    return DONE, f"{headline} {score(headline, value)}  {summary['run_dir']}"
+    headline = str(summary["headline"]).removeprefix("eval/")
+    return DONE, f"{headline} {score(headline, summary['value'])}  {summary['run_dir']}"
 
 
 def _failure(error: Exception, job: Job, display: Display) -> str:

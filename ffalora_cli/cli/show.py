@@ -40,8 +40,9 @@ def main(arguments: Sequence[str]) -> int:
 
 def _lines(records: RunRecords) -> list[str]:
     config = build(records.config)
-    lines = words.labelled("run", f"{config.method.name} on {config.task.name} with "
-                           f"{config.model.name}, seed {config.seed}")  # fmt: skip
+    what = f"{config.method.name} on {config.task.name} with {config.model.name}"
+    lines = words.labelled("run", f"{what}, {config.federation.num_clients} clients")
+    lines += words.labelled("protocol", words.protocol(config))
     lines += ["", *_rounds(records, config), ""]
     summary = dict(records.summary or _unfinished(records))
     summary |= {"run_dir": str(records.path), "privacy": records.privacy}
@@ -84,7 +85,7 @@ def _provenance(manifest: Mapping[str, Any]) -> list[str]:
     lines += words.labelled("code", f"{code}; Python {manifest.get('python')}, {packages}")
     for split, fingerprint in data.items():
         lines += words.labelled("data", f"{split} {fingerprint}")
-    lines += words.labelled("model", str(manifest.get("model_fingerprint")))
+    lines += words.labelled("weights", str(manifest.get("model_fingerprint")))
     lines += words.labelled("seeds", seeds)
     lines += words.labelled("signature", str(manifest.get("signature")))
     return lines + words.labelled("command", " ".join(manifest.get("command") or ()))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -11,21 +13,23 @@ from ffalora_cli.config.schema import Config
 
 _WIDTH = 80
 _LABEL = 10
+_UNIT = re.compile(r"(?<=\d) (?=[kMGT]?B\b|%)")
 
 
 def labelled(label: str, text: str) -> list[str]:
     """``label  text`` wrapped to 80 columns with a hanging indent; long paths stay in one piece."""
-    return textwrap.wrap(
-        text,
+    lines = textwrap.wrap(
+        _UNIT.sub("\u00a0", text),  # wrap never parts a number from its unit
         width=_WIDTH,
         initial_indent=label.ljust(_LABEL),
         subsequent_indent=" " * _LABEL,
         break_long_words=False,
         break_on_hyphens=False,
-    ) or [label]
+    )
+    return [line.replace("\u00a0", " ") for line in lines] or [label]
 
 
-def opening(facts: Mapping[str, Any]) -> list[str]:
+def opening(facts: Mapping[str, Any], config: Config) -> list[str]:
     """What is about to be trained, where, and under which promise."""
     sizes = list(facts.get("client_sizes") or ())
     clients = f"{count(int(facts['clients']))} clients"
@@ -41,11 +45,28 @@ def opening(facts: Mapping[str, Any]) -> list[str]:
     lines += labelled(
         "training", f"{count(trainable)} parameters, {count(frozen)} frozen, on {facts['device']}"
     )
+    lines += labelled("protocol", protocol(config))
     lines += labelled("privacy", privacy_sentence(facts.get("privacy")))
     lines += labelled("records", str(facts["run_dir"]))
     for note in facts.get("notes") or ():
         lines += labelled("note", str(note))
     return lines
+
+
+def protocol(config: Config) -> str:
+    """How clients and server work, in one sentence."""
+    federation, adapter = config.federation, config.adapter
+    parts = [
+        f"{count(federation.rounds)} rounds of {federation.local_steps} steps",
+        f"batch {federation.local_batch_size}",
+        f"{federation.local_optimizer} lr {federation.local_lr:g}",
+        f"rank {adapter.rank}",
+        f"{config.head.mode} head",
+        f"partition {config.partition.label_mix or config.partition.name}",
+    ]
+    if federation.cohort_size is not None:
+        parts.append(f"{federation.cohort_sampling} cohorts of {federation.cohort_size}")
+    return ", ".join(parts)
 
 
 def privacy_sentence(privacy: Mapping[str, Any] | None) -> str:
@@ -71,8 +92,10 @@ def closing(summary: Mapping[str, Any], metrics_order: Sequence[str]) -> list[st
     ]
     if "eval/personalized_accuracy" in metrics:
         personal = score("accuracy", metrics["eval/personalized_accuracy"])
-        scores.append(f"mean accuracy of personal models {personal}")
-    after = f"after {summary.get('rounds')} rounds"
+        first = summary.get("headline") == "eval/personalized_accuracy"
+        scores.insert(0 if first else len(scores), f"clients' own models {personal} on average")
+    rounds = int(summary.get("rounds") or 0)
+    after = f"after {count(rounds)} round{'' if rounds == 1 else 's'}"
     if summary.get("seconds") is not None:
         after += f" in {human_seconds(float(summary['seconds']))}"
     lines = labelled("result", f"{', '.join(scores) or 'not evaluated'} ({after})")
@@ -91,13 +114,13 @@ def communication(metrics: Mapping[str, float]) -> str:
         for name, key in (("set-up", "comm/setup_bytes"), ("head", "comm/head_bytes"))
         if (value := metrics.get(f"{key}_total", metrics.get(key))) is not None
     ]
-    including = f" (set-up and head: {', '.join(parts)})" if parts else ""
+    including = f"; of it {', '.join(parts)}" if parts else ""
     return f"up {human_bytes(up)}, down {human_bytes(down)}, all clients together{including}"
 
 
 def suggestions(config: Config, overrides: Sequence[str], run: str) -> list[str]:
     """Three commands worth typing next, made from the one just run."""
-    typed = " ".join(override for override in overrides if not override.startswith("seed="))
+    typed = shlex.join(override for override in overrides if not override.startswith("seed="))
     command = f"ffalora run {typed}".rstrip()
     lines = [f"ffalora show {run}"]
     if config.method.name != "lora":

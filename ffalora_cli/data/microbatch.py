@@ -25,10 +25,7 @@ def cut(lengths: np.ndarray, max_tokens: int, max_examples: int, packed: bool) -
     start = 0
     while start < len(order):
         ahead = ordered[start : start + min(max_examples, max_tokens)]
-        if packed:
-            used = np.cumsum(ahead)
-        else:
-            used = ahead[0] * np.arange(1, len(ahead) + 1)
+        used = np.cumsum(ahead) if packed else ahead[0] * np.arange(1, len(ahead) + 1)
         count = max(1, int(np.searchsorted(used, max_tokens, side="right")))
         batches.append(order[start : start + count])
         start += count

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 
 from ffalora_cli.engine.dropout import keyed_dropout
 from ffalora_cli.engine.job import ExamplePrivacy, LocalJob, LocalResult
+from ffalora_cli.models.adapters import AdaptedLinear
 from ffalora_cli.models.network import Network
 from ffalora_cli.privacy.example_level import noise_stack
 from ffalora_cli.types import Examples, Tensors
@@ -24,12 +26,13 @@ from ffalora_cli.types import Examples, Tensors
 class LoraLinear(nn.Module):
     """A frozen linear layer plus A and B as ordinary ``nn.Linear`` children."""
 
-    def __init__(self, base: nn.Linear, rank: int, scale: float) -> None:
+    def __init__(self, base: nn.Linear, rank: int, scale: float, site: str = "") -> None:
         super().__init__()
         self.base = base
         self.lora_a = nn.Linear(base.in_features, rank, bias=False, device=base.weight.device)
         self.lora_b = nn.Linear(rank, base.out_features, bias=False, device=base.weight.device)
         self.scale = scale
+        self.site = site
         self.dropout: Any = None
 
     def forward(self, x: Tensor) -> Tensor:
@@ -87,8 +90,10 @@ class ReferenceEngine:
         """A copy of the classifier with this client's factors, only the trainable ones learning."""
         model = copy.deepcopy(self.network.plain)
         for site in self.network.sites:
-            merged = self.network.model.get_submodule(site.name).base  # type: ignore[union-attr]
-            model.get_submodule(site.name).weight.data.copy_(merged.weight.float())  # type: ignore
+            live = self.network.model.get_submodule(site.name)
+            target = model.get_submodule(site.name)
+            assert isinstance(live, AdaptedLinear) and isinstance(target, nn.Linear)
+            target.weight.data = live.base.weight.detach().float().clone()  # merges included
         if self.precision == "bf16":
             model.to(torch.bfloat16)
         values = {**job.common, **{n: v[slot] for n, v in job.start.items()}}
@@ -98,11 +103,10 @@ class ReferenceEngine:
             parent, _, leaf = site.name.rpartition(".")
             base = model.get_submodule(site.name)
             assert isinstance(base, nn.Linear)
-            layer = LoraLinear(base, rank, self.network.scale)
-            layer.dropout_site = site.name  # type: ignore[assignment]
+            layer = LoraLinear(base, rank, self.network.scale, site.name)
             setattr(model.get_submodule(parent), leaf, layer)
-            names[f"{site.name}.lora_a"] = layer.lora_a.weight
-            names[f"{site.name}.lora_b"] = layer.lora_b.weight
+            names[f"{site.name}.lora_a"] = layer.get_parameter("lora_a.weight")
+            names[f"{site.name}.lora_b"] = layer.get_parameter("lora_b.weight")
         for name in self.network.head_names:
             path = name.removeprefix("head.")
             names[name] = model.get_parameter(path)
@@ -206,5 +210,4 @@ def _clean(parameters: list[nn.Parameter], max_grad_norm: float) -> tuple[int, i
 def _set_dropout(model: nn.Module, masks: Any) -> None:
     for module in model.modules():
         if isinstance(module, LoraLinear):
-            site = module.dropout_site
-            module.dropout = lambda x, site=site: masks(site, x)
+            module.dropout = partial(masks, module.site)

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from ffalora_cli.data.batches import StepBatches
+from ffalora_cli.data.microbatch import cut, padded_tokens
 from ffalora_cli.engine.dropout import keyed_dropout
 from ffalora_cli.engine.job import ExamplePrivacy, LocalJob, LocalResult
-from ffalora_cli.data.microbatch import cut, padded_tokens
 from ffalora_cli.models.network import Network
 from ffalora_cli.privacy.example_level import clip_factors, noise_stack
 from ffalora_cli.types import Examples, Stack, Tensors
@@ -32,7 +32,9 @@ class _Tally:
 
     @staticmethod
     def zeros(clients: int, device: torch.device) -> _Tally:
-        return _Tally(*(torch.zeros(clients, device=device, dtype=torch.float64) for _ in range(4)))
+        """Nothing counted yet."""
+        empty = torch.zeros(4, clients, device=device, dtype=torch.float64)
+        return _Tally(empty[0], empty[1], empty[2], empty[3])
 
 
 @dataclass

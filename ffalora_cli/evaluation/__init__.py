@@ -1,0 +1,1 @@
+"""Scoring: metrics from confusion matrices, evaluation passes."""

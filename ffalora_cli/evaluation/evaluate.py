@@ -73,7 +73,7 @@ def personalized_accuracy(
     label_counts: np.ndarray,
     max_tokens: int = 2048,
 ) -> tuple[list[float], list[float]]:
-    """Accuracy of each client's own model: on the split, and on the split re-weighted to its labels.
+    """Accuracy of each client's own model, on the split and re-weighted to the client's labels.
 
     The second is ``sum_c p_k(c) * accuracy_k(class c)`` with ``p_k`` the client's label mix: what
     the client would see on data like its own.
@@ -94,6 +94,8 @@ def personalized_accuracy(
         predictions, _ = predict(network, examples, values, max_tokens)
         right = predictions == labels
         plain.append(float(right.mean()))
-        per_class = [right[labels == c].mean() if (labels == c).any() else 0.0 for c in range(len(counts))]
+        per_class = [
+            right[labels == c].mean() if (labels == c).any() else 0.0 for c in range(len(counts))
+        ]
         own.append(float(np.dot(counts / counts.sum(), per_class)))
     return plain, own

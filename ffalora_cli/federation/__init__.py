@@ -1,0 +1,1 @@
+"""The federation: payloads, ledger, cohorts, server, and the round that ties them together."""

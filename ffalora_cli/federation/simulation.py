@@ -19,18 +19,20 @@ from ffalora_cli.federation.clients import ClientStates
 from ffalora_cli.federation.ledger import CommunicationLedger
 from ffalora_cli.federation.payload import pack, unpack
 from ffalora_cli.federation.release import ClientRelease
+from ffalora_cli.federation.round_metrics import client_lines, train_metrics
 from ffalora_cli.federation.server import (
     MeanAccumulator,
     apply_update,
     client_weights,
     server_step,
 )
+from ffalora_cli.federation.tensors import initial_state, personal_names, trainable_specs
 from ffalora_cli.keys import Key
 from ffalora_cli.methods.base import AggregateContext, Method
 from ffalora_cli.models.network import Network
 from ffalora_cli.privacy.ledger import PrivacyLedger
 from ffalora_cli.privacy.plan import PrivacyPlan
-from ffalora_cli.types import Dense, RoundRecord, ServerState, Stack, Tensors, TensorSpec
+from ffalora_cli.types import Dense, RoundRecord, Stack, Tensors, TensorSpec
 
 CHUNK_BYTES = 2**30  # of one copy of a chunk's stack; training holds about six
 
@@ -87,20 +89,12 @@ class Simulation:
     @property
     def personal(self) -> tuple[str, ...]:
         """Names of tensors that never leave their client."""
-        return tuple(
-            spec.name
-            for spec in self.network.specs
-            if (
-                spec.factor in self.method.personal
-                if spec.kind == "adapter"
-                else self.head.mode == "personal"
-            )
-        )
+        return personal_names(self.network, self.method, self.head)
 
     # --- rounds ----------------------------------------------------------------------------
 
     def rounds(self) -> Iterator[RoundRecord]:
-        """Run the rounds after ``state.round``, one record each; state advances before the yield."""
+        """The rounds after ``state.round``, one record each; state advances before the yield."""
         for round in range(self.state.round + 1, self.config.rounds + 1):
             yield self.play(round)
 
@@ -114,9 +108,9 @@ class Simulation:
         if mean:  # empty for an empty cohort, unless client-level privacy releases noise for it
             self._combine(round, mean, uploads, weights)
         self.client_states.took_part(chosen, round)
-        metrics = _train_metrics(results, time.perf_counter() - began)
+        metrics = train_metrics(results, time.perf_counter() - began)
         metrics.update(self.communication.round_totals(round))
-        return RoundRecord(round, metrics, _client_lines(chosen, results))
+        return RoundRecord(round, metrics, client_lines(chosen, results))
 
     def _charge(self, round: int, chosen: np.ndarray) -> None:
         """Write down what the round costs before anything of it is released.
@@ -309,70 +303,5 @@ class Simulation:
         return max(1, CHUNK_BYTES // max(per_client, 1))
 
 
-def trainable_specs(
-    network: Network, method: Method, head: HeadConfig, round: int
-) -> list[TensorSpec]:
-    """Tensors trained in this round, in layout order."""
-    factors = method.trainable(round)
-    return [
-        spec
-        for spec in network.specs
-        if (spec.factor in factors if spec.kind == "adapter" else head.mode != "frozen")
-    ]
-
-
-def covered_names(network: Network, method: Method, head: HeadConfig) -> tuple[str, ...]:
-    """Everything that is ever trained: clipped and noised, uploaded or not (rule A8).
-
-    No method's phases are longer than two rounds.
-    """
-    names = {s.name for round in (1, 2) for s in trainable_specs(network, method, head, round)}
-    return tuple(spec.name for spec in network.specs if spec.name in names)
-
-
-def initial_state(network: Network) -> ServerState:
-    """Round 0: everything as its seed (or the checkpoint) says."""
-    tensors = {spec.name: network.initial[spec.name].clone() for spec in network.specs}
-    return ServerState(tensors=tensors, versions=dict.fromkeys(tensors, 0))
-
-
 def _chunks(total: int, size: int) -> list[slice]:
     return [slice(start, min(start + size, total)) for start in range(0, total, size)]
-
-
-def _train_metrics(results: list[LocalResult], seconds: float) -> dict[str, float]:
-    """Cohort sums of a round; loss is the mean over the examples seen."""
-    seen = sum(int(r.examples.sum()) for r in results)
-    tokens = sum(r.tokens for r in results)
-    padded = sum(r.padded_tokens for r in results)
-    metrics = {
-        "time/round_seconds": seconds,
-        "time/samples_per_second": seen / seconds if seconds > 0 else 0.0,
-        "train/examples": float(seen),
-        "train/nonfinite_examples": float(sum(int(r.nonfinite.sum()) for r in results)),
-        "engine/padding_share": 1.0 - tokens / padded if padded else 0.0,
-    }
-    if seen:
-        metrics["train/loss"] = sum(float(r.loss_sum.sum()) for r in results) / seen
-        metrics["train/clipped_share"] = sum(int(r.clipped.sum()) for r in results) / seen
-    return metrics
-
-
-def _client_lines(
-    chosen: np.ndarray, results: list[LocalResult], limit: int = 100
-) -> tuple[dict[str, float], ...]:
-    """Per-client facts of a round (private: they stay in the run folder), for small cohorts."""
-    if len(chosen) > limit or not results:
-        return ()
-    losses = np.concatenate([r.loss_sum for r in results])
-    seen = np.concatenate([r.examples for r in results])
-    clipped = np.concatenate([r.clipped for r in results])
-    return tuple(
-        {
-            "client": int(client),
-            "examples": int(n),
-            "loss": float(loss / n) if n else float("nan"),
-            "clipped": int(cut),
-        }
-        for client, n, loss, cut in zip(chosen, seen, losses, clipped, strict=True)
-    )

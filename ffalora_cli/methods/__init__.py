@@ -1,0 +1,1 @@
+"""Federated LoRA methods, one file each; the folder is the list."""

@@ -1,0 +1,1 @@
+"""Frozen backbones, adapter sites, heads."""

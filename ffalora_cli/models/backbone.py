@@ -171,7 +171,9 @@ def _readable_errors(config: ModelConfig) -> Iterator[None]:
             raise
         reason = " ".join(str(error).split())[:90]
         offline = os.environ.get("HF_HUB_OFFLINE") == "1"
-        where = "not in the local cache (HF_HUB_OFFLINE=1)" if offline else f"not loadable ({reason})"
+        where = (
+            "not in the local cache (HF_HUB_OFFLINE=1)" if offline else f"not loadable ({reason})"
+        )
         raise ConfigError(
             f"model.source={config.source!r}: {where}; use model=minilm (no download) "
             "or model.source=FOLDER"

@@ -10,16 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from ffalora_cli.models.adapters import AdaptedLinear
-
-if TYPE_CHECKING:
-    from ffalora_cli.types import Tensors
 
 FAMILIES = ("bert", "roberta", "xlm-roberta")
 
@@ -153,11 +149,13 @@ def site(module: nn.Module, x: Tensor, groups: Groups) -> Tensor:
 
 
 def _times(y: Tensor | None, x: Tensor, w: Tensor, groups: Groups, scale: float) -> Tensor:
-    """``y + scale * x @ w^T`` for w common ``[m, k]`` or one copy an example ``[examples, m, k]``."""
+    """``y + scale * x @ w^T``, w common ``[m, k]`` or one copy an example ``[examples, m, k]``."""
     if w.dim() == 2:
         return x @ w.t() if y is None else torch.addmm(y, x, w.t(), alpha=scale)
     parts = []
-    ys: Sequence[Tensor | None] = [None] * len(groups.counts) if y is None else y.split(groups.tokens)
+    ys: Sequence[Tensor | None] = (
+        [None] * len(groups.counts) if y is None else y.split(groups.tokens)
+    )
     runs = zip(ys, x.split(groups.tokens), w.split(groups.counts), groups.counts, strict=True)
     for y_run, x_run, w_run, n in runs:
         rows = x_run.view(n, -1, x.shape[-1])

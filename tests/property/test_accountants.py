@@ -94,7 +94,7 @@ def test_edges(accountant):
 
 
 def test_absurd_epsilon_is_infinite_not_an_error():
-    assert epsilon("pld", [(0.7, 0.5, 200_000)], 1e-5) == math.inf
+    assert epsilon("pld", [(1.428176, 0.5, 10_000)], 1e-5) == math.inf
 
 
 def test_gdp_is_refused_and_misspellings_are_named():

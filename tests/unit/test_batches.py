@@ -12,10 +12,7 @@ from ffalora_cli.data.microbatch import cut, padded_tokens
 def test_poisson_mean_dispersion_and_independence():
     rows = np.arange(400)
     drawn = np.array(
-        [
-            np.isin(rows, batches.poisson_batch(b"k", 3, 1, step, rows, 0.1))
-            for step in range(500)
-        ]
+        [np.isin(rows, batches.poisson_batch(b"k", 3, 1, step, rows, 0.1)) for step in range(500)]
     )
     sizes = drawn.sum(1)
     assert abs(sizes.mean() - 40) < 4 * np.sqrt(400 * 0.09 / 500)

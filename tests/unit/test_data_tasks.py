@@ -112,6 +112,8 @@ def test_sst2_clients_share_all_rows_unless_tuning(tokenizer, tmp_path: Path) ->
     assert len(tuning.train) + len(tuning.evals["holdout"]) == 67349
     assert tuning.facts["train"]["cache"] == "read"
     assert tuning.facts["evals"]["holdout"]["rows_also_in_train"] == 0
+    _, held = cut_holdout(full.train.labels, full.train.hashes, 2, 0.1, 2024 + 1)
+    assert np.array_equal(tuning.evals["holdout"].hashes, full.train.hashes[held])
     with pytest.raises(ConfigError, match="withheld"):
         get("test")
 

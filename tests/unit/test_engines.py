@@ -95,7 +95,11 @@ def test_stacked_equals_reference(family, factors, head, private, optimizer):
     examples = TinyExamples(36, pad_id=1 if family == "roberta" else 0)
     lr = 0.5 if optimizer == "sgd" else 0.01
     work = job(
-        network, factors=factors, head=head, private=private, optimizer=LocalOptimizer(optimizer, lr)
+        network,
+        factors=factors,
+        head=head,
+        private=private,
+        optimizer=LocalOptimizer(optimizer, lr),
     )
     stacked = build_engine("stacked", network, examples, 64).train(work)
     reference = build_engine("reference", network, examples, 64).train(work)
@@ -130,9 +134,7 @@ def test_cohort_of_eight_is_eight_cohorts_of_one():
             together,
             clients=together.clients[slot : slot + 1],
             start={n: v[slot : slot + 1] for n, v in together.start.items()},
-            batches=[
-                batches.stack_step([b.rows[b.slots == slot]]) for b in together.batches
-            ],
+            batches=[batches.stack_step([b.rows[b.slots == slot]]) for b in together.batches],
             privacy=ExamplePrivacy(
                 together.privacy.max_grad_norm,
                 together.privacy.noise_sd[slot : slot + 1],
@@ -272,7 +274,9 @@ def test_one_client_is_ordinary_peft_fine_tuning():
         rows = work.batches[-1].rows
         logits = peft(**examples.inputs(rows)).logits
         optimizer.zero_grad()
-        torch.nn.functional.cross_entropy(logits, torch.from_numpy(examples.labels[rows])).backward()
+        torch.nn.functional.cross_entropy(
+            logits, torch.from_numpy(examples.labels[rows])
+        ).backward()
         optimizer.step()
         worst = gap({n: v[0] for n, v in ours.items()}, {n: p.detach() for n, p in named.items()})
         assert worst < 1e-5

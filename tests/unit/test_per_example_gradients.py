@@ -19,8 +19,7 @@ def cohort(network, examples, factors, head):
     """Random factors of three clients (B not zero), split into trained and common tensors."""
     generator = torch.Generator().manual_seed(7)
     values = {
-        s.name: network.initial[s.name]
-        + 0.3 * torch.randn(CLIENTS, *s.shape, generator=generator)
+        s.name: network.initial[s.name] + 0.3 * torch.randn(CLIENTS, *s.shape, generator=generator)
         for s in network.specs
     }
     trained = {
@@ -40,10 +39,10 @@ def looped(network, examples, trained, common, slots, rows):
         leaves = {n: v[slot].clone().requires_grad_() for n, v in trained.items()}
         network.context.values = {**common, **leaves}
         logits = network.model(**examples.inputs(np.array([row]))).logits
-        loss = torch.nn.functional.cross_entropy(
-            logits, torch.tensor([int(examples.labels[row])])
-        )
-        for name, grad in zip(leaves, torch.autograd.grad(loss, list(leaves.values()))):
+        loss = torch.nn.functional.cross_entropy(logits, torch.tensor([int(examples.labels[row])]))
+        for name, grad in zip(
+            leaves, torch.autograd.grad(loss, list(leaves.values())), strict=True
+        ):
             gradients[name].append(grad)
     return {name: torch.stack(grads) for name, grads in gradients.items()}
 

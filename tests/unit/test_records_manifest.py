@@ -57,7 +57,7 @@ def test_file_fingerprint_is_fast_and_sees_one_bit(tmp_path):
     path.write_bytes(content)
     start = time.process_time()
     first = fingerprint_file(path)
-    assert time.process_time() - start < 1.0  # 0.15 s here
+    assert time.process_time() - start < 1.0  # 0.11 s of CPU measured
     content[47_000_000] ^= 1
     path.write_bytes(content)
     assert fingerprint_file(path) != first

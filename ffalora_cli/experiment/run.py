@@ -1,15 +1,15 @@
-"""Wiring of one run: builds the parts, drives the simulation, feeds the records."""
+"""One run from start to end: every round is on disk before anyone is told."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Protocol
-
-import numpy as np
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 from ffalora_cli.config.schema import Config
+from ffalora_cli.experiment.observer import Observer
+from ffalora_cli.experiment.parts import build
 from ffalora_cli.records.manifest import build_manifest
 from ffalora_cli.records.run_directory import RunDirectory, open_run
 from ffalora_cli.records.summary import summarize
@@ -17,98 +17,7 @@ from ffalora_cli.records.trackers.base import RunFacts, Tracker, open_tracker
 from ffalora_cli.types import RoundRecord
 
 if TYPE_CHECKING:
-    from ffalora_cli.data.dataset import TaskData
-    from ffalora_cli.data.partition import ClientRows
-    from ffalora_cli.federation.simulation import Simulation
-    from ffalora_cli.methods.base import Method
-    from ffalora_cli.privacy.plan import PrivacyPlan
-
-MAX_TOKENS_CPU = 2048  # of a micro-batch; see LOG.md for the measurement
-
-
-class Observer(Protocol):
-    """Who watches a run; ``cli`` prints, tests collect."""
-
-    def note(self, text: str) -> None:
-        """Something worth knowing before the rounds, or a tracker's complaint."""
-
-    def started(self, facts: Mapping[str, Any]) -> None:
-        """Everything is built; the first round is about to begin."""
-
-    def round_done(self, record: RoundRecord) -> None:
-        """A round is on disk."""
-
-    def finished(self, summary: Mapping[str, Any]) -> None:
-        """The run is on disk."""
-
-
-@dataclass
-class Parts:
-    """A run, built and not yet started."""
-
-    config: Config
-    data: TaskData
-    method: Method
-    simulation: Simulation
-    plan: PrivacyPlan | None
-    label_counts: np.ndarray  # int64 [clients, classes]
-    max_tokens: int
-
-    def evaluate(self, record: RoundRecord) -> RoundRecord:
-        """The record with the metrics of the global model, and of the clients where asked for."""
-        from ffalora_cli.evaluation.evaluate import evaluate
-
-        simulation, task = self.simulation, self.config.task
-        metrics = dict(record.metrics)
-        for index, (split, rows) in enumerate(self.data.evals.items()):
-            prefix = "eval/" if index == 0 else f"eval/{split}/"
-            metrics |= evaluate(
-                simulation.network,
-                rows,
-                simulation.state.tensors,
-                task.metrics,
-                len(task.classes),
-                self.max_tokens,
-                prefix,
-            )
-        if simulation.personal or self.config.federation.eval_clients:
-            metrics |= self._evaluate_clients(record.round)
-        return replace(record, metrics=metrics)
-
-    def _evaluate_clients(self, round: int) -> dict[str, float]:
-        """Mean accuracy of the clients' own models: all of them, or those that took part."""
-        from ffalora_cli.evaluation.evaluate import personalized_accuracy
-
-        simulation = self.simulation
-        ids = np.flatnonzero(simulation.client_states.last_round == round)[:100]
-        if not len(ids):
-            return {}
-        rows = next(iter(self.data.evals.values()))
-        personal = simulation.client_states.gather(
-            ids, simulation.personal, simulation.network.initial
-        )
-        clients = [
-            simulation.state.tensors | {n: v[i] for n, v in personal.items()}
-            for i in range(len(ids))
-        ]
-        plain, own = personalized_accuracy(
-            simulation.network, rows, clients, self.label_counts[ids], self.max_tokens
-        )
-        return {
-            "eval/personalized_accuracy": float(np.mean(plain)),
-            "eval/personalized_accuracy_min": float(np.min(plain)),
-            "eval/personalized_accuracy_own_labels": float(np.mean(own)),
-        }
-
-
-def client_table(config: Config) -> tuple[np.ndarray, tuple[str, ...], np.ndarray]:
-    """Labels of every client: int64 [clients, classes], class names, sizes int64 [clients]."""
-    from ffalora_cli.data.partition import label_table
-    from ffalora_cli.models.backbone import load_tokenizer
-
-    data, clients = _load_clients(config, load_tokenizer(config.model))
-    table = label_table(clients, data.train.labels, len(config.task.classes))
-    return table, config.task.classes, clients.sizes
+    from ffalora_cli.experiment.parts import Parts
 
 
 def run(
@@ -166,60 +75,6 @@ def run(
     return summary
 
 
-def build(config: Config, signature: str, observer: Observer) -> Parts:
-    """Data, clients, privacy plan, network, engine: what can be refused is refused first."""
-    import torch
-
-    from ffalora_cli.data.partition import label_table
-    from ffalora_cli.engine import build_engine, pick_device
-    from ffalora_cli.federation.simulation import Simulation, covered_names
-    from ffalora_cli.methods import registry
-    from ffalora_cli.models.backbone import load_tokenizer
-    from ffalora_cli.models.network import load_network
-    from ffalora_cli.privacy.example_level import run_secret
-    from ffalora_cli.privacy.plan import make_plan
-
-    device = pick_device(config.engine.device)
-    if config.engine.threads is not None:
-        torch.set_num_threads(config.engine.threads)
-    method = registry.get(config.method.name)
-    observer.note("reading data")
-    data, clients = _load_clients(config, load_tokenizer(config.model))
-    observer.note("planning privacy" if config.privacy.unit != "none" else "loading the model")
-    plan = make_plan(config.privacy, clients.sizes, config.federation, covered=())
-    for warning in plan.warnings if plan else ():
-        observer.note(f"warning: {warning}")
-    network = load_network(
-        config.model,
-        config.adapter,
-        config.head,
-        len(config.task.classes),
-        config.engine.precision,
-        device,
-    )
-    if plan is not None:
-        plan = replace(plan, covered=covered_names(network, method, config.head))
-    max_tokens = config.engine.max_tokens or MAX_TOKENS_CPU
-    simulation = Simulation(
-        method=method,
-        network=network,
-        engine=build_engine(
-            config.engine.name, network, data.train, max_tokens, config.engine.precision
-        ),
-        clients=clients,
-        config=config.federation,
-        head=config.head,
-        seeds={"adapter": config.adapter.seed, "head": config.head.seed},
-        seed=config.seed,
-        secret=run_secret(config.privacy.noise, config.seed, signature),
-        plan=plan,
-        options=dict(config.method.options),
-        dropout=config.adapter.dropout,
-    )
-    table = label_table(clients, data.train.labels, len(config.task.classes))
-    return Parts(config, data, method, simulation, plan, table, max_tokens)
-
-
 def _open_privacy_ledger(parts: Parts, directory: RunDirectory) -> None:
     """Charges go to the run folder, each on disk before the release it pays for."""
     from ffalora_cli.privacy.ledger import PrivacyLedger
@@ -230,22 +85,6 @@ def _open_privacy_ledger(parts: Parts, directory: RunDirectory) -> None:
             parts.plan.accounted_rate,
             directory.path / "privacy_ledger.jsonl",
         )
-
-
-def _load_clients(config: Config, tokenizer: Any) -> tuple[TaskData, ClientRows]:
-    """Tokenised rows and who owns which."""
-    from ffalora_cli.data.dataset import prepare
-    from ffalora_cli.data.partition import partition
-
-    data = prepare(config.task, tokenizer, config.paths.data, config.paths.cache)
-    clients = partition(
-        config.partition,
-        np.asarray(data.train.labels),
-        len(config.task.classes),
-        config.federation.num_clients,
-        data.train.clients,
-    )
-    return data, clients
 
 
 def _drive(
@@ -261,7 +100,8 @@ def _drive(
         observer.round_done(record)
     simulation, config = parts.simulation, parts.config
     directory.write_adapter(
-        simulation.state.tensors | {f"merge.{n}": v for n, v in simulation.state.base_delta.items()},
+        simulation.state.tensors
+        | {f"merge.{n}": v for n, v in simulation.state.base_delta.items()},
         config.adapter.rank,
         config.adapter.alpha,
         config.model.source,
@@ -273,9 +113,7 @@ def _drive(
     statement = _privacy_statement(parts)
     if statement is not None:
         directory.write_privacy(statement)
-    summary = summarize(
-        records, headline, time.perf_counter() - began, {"privacy": statement}
-    )
+    summary = summarize(records, headline, time.perf_counter() - began, {"privacy": statement})
     directory.write_summary(summary)
     return summary
 

@@ -1,0 +1,161 @@
+"""From a checked configuration to the parts of a run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ffalora_cli.config.schema import Config
+from ffalora_cli.experiment.observer import Observer
+from ffalora_cli.types import RoundRecord
+
+if TYPE_CHECKING:
+    from ffalora_cli.data.dataset import TaskData
+    from ffalora_cli.data.partition import ClientRows
+    from ffalora_cli.federation.simulation import Simulation
+    from ffalora_cli.methods.base import Method
+    from ffalora_cli.privacy.plan import PrivacyPlan
+
+MAX_TOKENS_CPU = 2048  # of a micro-batch; see LOG.md for the measurement
+
+
+@dataclass
+class Parts:
+    """A run, built and not yet started."""
+
+    config: Config
+    data: TaskData
+    method: Method
+    simulation: Simulation
+    plan: PrivacyPlan | None
+    label_counts: np.ndarray  # int64 [clients, classes]
+    max_tokens: int
+
+    def evaluate(self, record: RoundRecord) -> RoundRecord:
+        """The record with the metrics of the global model, and of the clients where asked for."""
+        from ffalora_cli.evaluation.evaluate import evaluate
+
+        simulation, task = self.simulation, self.config.task
+        metrics = dict(record.metrics)
+        for index, (split, rows) in enumerate(self.data.evals.items()):
+            prefix = "eval/" if index == 0 else f"eval/{split}/"
+            metrics |= evaluate(
+                simulation.network,
+                rows,
+                simulation.state.tensors,
+                task.metrics,
+                len(task.classes),
+                self.max_tokens,
+                prefix,
+            )
+        if simulation.personal or self.config.federation.eval_clients:
+            metrics |= self._evaluate_clients(record.round)
+        return replace(record, metrics=metrics)
+
+    def _evaluate_clients(self, round: int) -> dict[str, float]:
+        """Mean accuracy of the clients' own models: all of them, or those that took part."""
+        from ffalora_cli.evaluation.evaluate import personalized_accuracy
+
+        simulation = self.simulation
+        ids = np.flatnonzero(simulation.client_states.last_round == round)[:100]
+        if not len(ids):
+            return {}
+        rows = next(iter(self.data.evals.values()))
+        personal = simulation.client_states.gather(
+            ids, simulation.personal, simulation.network.initial
+        )
+        clients = [
+            simulation.state.tensors | {n: v[i] for n, v in personal.items()}
+            for i in range(len(ids))
+        ]
+        plain, own = personalized_accuracy(
+            simulation.network, rows, clients, self.label_counts[ids], self.max_tokens
+        )
+        return {
+            "eval/personalized_accuracy": float(np.mean(plain)),
+            "eval/personalized_accuracy_min": float(np.min(plain)),
+            "eval/personalized_accuracy_own_labels": float(np.mean(own)),
+        }
+
+
+def client_table(config: Config) -> tuple[np.ndarray, tuple[str, ...], np.ndarray]:
+    """Labels of every client: int64 [clients, classes], class names, sizes int64 [clients]."""
+    from ffalora_cli.data.partition import label_table
+    from ffalora_cli.models.backbone import load_tokenizer
+
+    data, clients = _load_clients(config, load_tokenizer(config.model))
+    table = label_table(clients, data.train.labels, len(config.task.classes))
+    return table, config.task.classes, clients.sizes
+
+
+def build(config: Config, signature: str, observer: Observer) -> Parts:
+    """Data, clients, privacy plan, network, engine: what can be refused is refused first."""
+    import torch
+
+    from ffalora_cli.data.partition import label_table
+    from ffalora_cli.engine import build_engine, pick_device
+    from ffalora_cli.federation.simulation import Simulation
+    from ffalora_cli.federation.tensors import covered_names
+    from ffalora_cli.methods import registry
+    from ffalora_cli.models.backbone import load_tokenizer
+    from ffalora_cli.models.network import load_network
+    from ffalora_cli.privacy.example_level import run_secret
+    from ffalora_cli.privacy.plan import make_plan
+
+    device = pick_device(config.engine.device)
+    if config.engine.threads is not None:
+        torch.set_num_threads(config.engine.threads)
+    method = registry.get(config.method.name)
+    observer.note("reading data")
+    data, clients = _load_clients(config, load_tokenizer(config.model))
+    observer.note("planning privacy" if config.privacy.unit != "none" else "loading the model")
+    plan = make_plan(config.privacy, clients.sizes, config.federation, covered=())
+    for warning in plan.warnings if plan else ():
+        observer.note(f"warning: {warning}")
+    network = load_network(
+        config.model,
+        config.adapter,
+        config.head,
+        len(config.task.classes),
+        config.engine.precision,
+        device,
+    )
+    if plan is not None:
+        plan = replace(plan, covered=covered_names(network, method, config.head))
+    max_tokens = config.engine.max_tokens or MAX_TOKENS_CPU
+    simulation = Simulation(
+        method=method,
+        network=network,
+        engine=build_engine(
+            config.engine.name, network, data.train, max_tokens, config.engine.precision
+        ),
+        clients=clients,
+        config=config.federation,
+        head=config.head,
+        seeds={"adapter": config.adapter.seed, "head": config.head.seed},
+        seed=config.seed,
+        secret=run_secret(config.privacy.noise, config.seed, signature),
+        plan=plan,
+        options=dict(config.method.options),
+        dropout=config.adapter.dropout,
+    )
+    table = label_table(clients, data.train.labels, len(config.task.classes))
+    return Parts(config, data, method, simulation, plan, table, max_tokens)
+
+
+def _load_clients(config: Config, tokenizer: Any) -> tuple[TaskData, ClientRows]:
+    """Tokenised rows and who owns which."""
+    from ffalora_cli.data.dataset import prepare
+    from ffalora_cli.data.partition import partition
+
+    data = prepare(config.task, tokenizer, config.paths.data, config.paths.cache)
+    clients = partition(
+        config.partition,
+        np.asarray(data.train.labels),
+        len(config.task.classes),
+        config.federation.num_clients,
+        data.train.clients,
+    )
+    return data, clients

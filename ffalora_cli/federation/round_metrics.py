@@ -1,0 +1,45 @@
+"""What a round says about its training, from the engine's counts."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ffalora_cli.engine.job import LocalResult
+
+
+def train_metrics(results: list[LocalResult], seconds: float) -> dict[str, float]:
+    """Cohort sums of a round; loss is the mean over the examples seen."""
+    seen = sum(int(r.examples.sum()) for r in results)
+    tokens = sum(r.tokens for r in results)
+    padded = sum(r.padded_tokens for r in results)
+    metrics = {
+        "time/round_seconds": seconds,
+        "time/samples_per_second": seen / seconds if seconds > 0 else 0.0,
+        "train/examples": float(seen),
+        "train/nonfinite_examples": float(sum(int(r.nonfinite.sum()) for r in results)),
+        "engine/padding_share": 1.0 - tokens / padded if padded else 0.0,
+    }
+    if seen:
+        metrics["train/loss"] = sum(float(r.loss_sum.sum()) for r in results) / seen
+        metrics["train/clipped_share"] = sum(int(r.clipped.sum()) for r in results) / seen
+    return metrics
+
+
+def client_lines(
+    chosen: np.ndarray, results: list[LocalResult], limit: int = 100
+) -> tuple[dict[str, float], ...]:
+    """Per-client facts of a round (private: they stay in the run folder), for small cohorts."""
+    if len(chosen) > limit or not results:
+        return ()
+    losses = np.concatenate([r.loss_sum for r in results])
+    seen = np.concatenate([r.examples for r in results])
+    clipped = np.concatenate([r.clipped for r in results])
+    return tuple(
+        {
+            "client": int(client),
+            "examples": int(n),
+            "loss": float(loss / n) if n else float("nan"),
+            "clipped": int(cut),
+        }
+        for client, n, loss, cut in zip(chosen, seen, losses, clipped, strict=True)
+    )

@@ -1,0 +1,193 @@
+"""What a run prints: piped, quiet and live; plain text, 80 columns, the same numbers everywhere."""
+
+from __future__ import annotations
+
+import io
+import re
+
+import pytest
+from rich.console import Console
+
+from ffalora_cli.cli.display import Display, LiveDisplay, PlainDisplay, open_display
+from ffalora_cli.cli.jobs import Job, plan
+from ffalora_cli.cli.units import human_bytes, human_seconds, number, score
+from ffalora_cli.types import RoundRecord
+
+SENTENCE = (
+    "epsilon 5.99 (largest of 3 clients; unit example, add/remove one, delta 1e-5, "
+    "Poisson sampling, PLD accountant)"
+)
+FACTS = {
+    "run_dir": "runs/bbc_news-minilm-ffa_lora-0123456789ab",
+    "signature": "0123456789ab",
+    "task": "bbc_news",
+    "model": "minilm",
+    "method": "ffa_lora",
+    "clients": 3,
+    "client_sizes": [449, 527, 1027],
+    "trainable_parameters": 36864,
+    "frozen_parameters": 22713216,
+    "device": "cpu",
+    "privacy": {"sentence": "planned " + SENTENCE},
+    "rounds": 4,
+    "notes": [],
+}
+
+
+def record(round: int, evaluated: bool = True) -> RoundRecord:
+    metrics = {
+        "comm/uplink_bytes_total": 442368.0 * round,
+        "comm/downlink_bytes_total": 442368.0 * max(0, round - 1),
+        "comm/setup_bytes_total": 48.0,
+        "comm/head_bytes_total": 0.0,
+        "privacy/epsilon_spent": 1.5 * round - 0.01,
+        "time/samples_per_second": 143.4,
+    }
+    if evaluated:
+        metrics |= {"eval/accuracy": 0.2 + 0.1 * round, "eval/loss": 1.6 - 0.1 * round}
+    return RoundRecord(round, metrics)
+
+
+def summary(last: RoundRecord) -> dict:
+    return {
+        "run_dir": FACTS["run_dir"],
+        "rounds": last.round,
+        "seconds": 83.0,
+        "headline": "eval/accuracy",
+        "value": last.metrics["eval/accuracy"],
+        "final": dict(last.metrics),
+        "privacy": {"sentence": SENTENCE},
+    }
+
+
+def play(display: Display, rounds: int = 4, every: int = 2) -> None:
+    with display:
+        display.note("reading data")
+        display.started(FACTS)
+        for round in range(rounds + 1):
+            display.round_done(record(round, evaluated=round % every == 0))
+        display.finished(summary(record(rounds)))
+
+
+@pytest.fixture(scope="module")
+def job() -> Job:
+    return plan(["federation.rounds=4", "federation.eval_every=2", "seed=7"])[0]
+
+
+PIPED = """\
+note      reading data
+run       ffa_lora on bbc_news with minilm, 3 clients with 449 to 1,027 rows
+training  36,864 parameters, 22,713,216 frozen, on cpu
+protocol  {protocol}
+privacy   planned epsilon 5.99 (largest of 3 clients; unit example, add/remove
+          one, delta 1e-5, Poisson sampling, PLD accountant)
+records   runs/bbc_news-minilm-ffa_lora-0123456789ab
+
+    round  accuracy   loss  epsilon       up     down samples/s     ETA
+      0/4    20.0 %  1.600    -0.01      0 B      0 B       143       -
+      2/4    40.0 %  1.400     2.99   885 kB   442 kB       143    0:00
+      4/4    60.0 %  1.200     5.99   1.8 MB   1.3 MB       143    0:00
+
+result    accuracy 60.0 %, loss 1.200 (after 4 rounds in 1:23)
+bytes     up 1.8 MB, down 1.3 MB, all clients together; of it set-up 48 B, head
+          0 B
+privacy   epsilon 5.99 (largest of 3 clients; unit example, add/remove one,
+          delta 1e-5, Poisson sampling, PLD accountant)
+records   runs/bbc_news-minilm-ffa_lora-0123456789ab
+try       ffalora show runs/bbc_news-minilm-ffa_lora-0123456789ab
+          ffalora run federation.rounds=4 federation.eval_every=2 method=lora
+          ffalora run federation.rounds=4 federation.eval_every=2 privacy=none
+          ffalora run federation.rounds=4 federation.eval_every=2 -m seed=0,1,2
+"""
+
+
+def test_piped_output_is_plain_and_whole(job) -> None:
+    stream = io.StringIO()
+    play(PlainDisplay(job, stream))
+    text = stream.getvalue()
+    protocol = re.search(r"protocol  (.*?)\nprivacy", text, re.DOTALL)
+    assert protocol is not None
+    assert text == PIPED.format(protocol=protocol.group(1))
+    assert "4 rounds of 10 steps, batch" in protocol.group(1)
+    assert text.isascii()
+    assert max(map(len, text.splitlines())) <= 80
+
+
+def test_quiet_prints_only_the_last_lines(job) -> None:
+    stream = io.StringIO()
+    play(Display(job, stream))
+    assert stream.getvalue() == PIPED[PIPED.index("result ") : PIPED.index("try ")]
+
+
+def test_live_ends_with_the_same_lines_and_stays_within_80_columns(job) -> None:
+    stream = io.StringIO()
+    play(LiveDisplay(job, Console(file=stream, force_terminal=True, width=80)))
+    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", stream.getvalue())
+    assert text.endswith(PIPED[PIPED.index("result ") :])
+    lines = [line for part in text.splitlines() for line in part.split("\r")]
+    assert max(map(len, lines)) <= 80
+    assert (
+        lines.count("      4/4    60.0 %  1.200     5.99   1.8 MB   1.3 MB       143    0:00") == 1
+    )
+
+
+def test_the_terminal_is_left_as_it_was_when_a_run_breaks(job) -> None:
+    stream = io.StringIO()
+    with (
+        pytest.raises(RuntimeError),
+        LiveDisplay(job, Console(file=stream, force_terminal=True)) as display,
+    ):
+        display.started(FACTS)
+        raise RuntimeError
+    shown, hidden = stream.getvalue().rindex("\x1b[?25h"), stream.getvalue().rindex("\x1b[?25l")
+    assert shown > hidden  # the cursor
+
+
+def test_the_display_follows_the_stream(job, capsys) -> None:
+    assert type(open_display(job, quiet=True)) is Display
+    assert type(open_display(job, quiet=False)) is PlainDisplay  # pytest's stdout is no terminal
+
+
+def test_columns_follow_the_run() -> None:
+    stream = io.StringIO()
+    play(
+        PlainDisplay(plan(["task=cola", "privacy=none", "federation.eval_clients=true"])[0], stream)
+    )
+    heading = next(line for line in stream.getvalue().splitlines() if "round  " in line)
+    assert heading.split() == ["round", "mcc", "personal", "loss", "up", "down", "samples/s", "ETA"]
+
+
+def test_no_epsilon_without_its_sentence(job) -> None:
+    stream = io.StringIO()
+    play(PlainDisplay(job, stream))
+    before_the_table = stream.getvalue().split("\n\n")[0]
+    for word in ("unit", "add/remove", "delta", "sampling", "accountant"):
+        assert word in before_the_table
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (0, "0 B"),
+        (999, "999 B"),
+        (1000, "1.0 kB"),
+        (147_456, "147 kB"),
+        (999_600, "1.0 MB"),
+        (3_145_728, "3.1 MB"),
+        (2.5e13, "25.0 TB"),
+        (None, "-"),
+    ],
+)
+def test_bytes(value, text) -> None:
+    assert human_bytes(value) == text
+
+
+def test_other_numbers() -> None:
+    assert [human_seconds(s) for s in (0, 59.6, 3599, 3661, None)] == [
+        "0:00", "1:00", "59:59", "1:01:01", "-",
+    ]  # fmt: skip
+    assert score("accuracy", 0.8765) == "87.7 %"
+    assert score("mcc", -0.0312) == "-0.031"
+    assert score("f1", float("nan")) == "-"
+    assert number(None) == number(float("nan")) == "-"
+    assert number(float("inf")) == "inf"

