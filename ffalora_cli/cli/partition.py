@@ -63,7 +63,7 @@ def lines(counts: np.ndarray, classes: Sequence[str], sizes: np.ndarray) -> list
     """
     head = f"{'client':>7} {'rows':>9} "
     if len(classes) <= _CLASSES:
-        width = (80 - len(head)) // len(classes) - 1
+        width = min(14, (80 - len(head)) // len(classes) - 1)
         cells = [" ".join(count(int(n)).rjust(width) for n in row) for row in counts]
         head += " ".join(name[:width].rjust(width) for name in classes)
         total = " ".join(count(int(n)).rjust(width) for n in counts.sum(0))

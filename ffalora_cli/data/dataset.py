@@ -12,7 +12,7 @@ from ffalora_cli.config.errors import ConfigError, choose
 from ffalora_cli.config.schema import TaskConfig
 from ffalora_cli.data.cache import cache_root, entry_key, read_entry, write_entry
 from ffalora_cli.data.encode import Encoded, encode
-from ffalora_cli.data.load import read_rows
+from ffalora_cli.data.load import load_rows, read_rows
 from ffalora_cli.data.source import locate
 from ffalora_cli.keys import derive, numpy_generator
 
@@ -137,6 +137,16 @@ def _evaluated_splits(task: TaskConfig) -> tuple[str, ...]:
 
 def _cut(task: TaskConfig, train: Encoded) -> tuple[Encoded, dict[str, Encoded]]:
     """Cut what has to be cut; -> (training rows, {"eval" | "tune": held-out rows})."""
+    kept, held_out = _cut_rows(task, train.labels, train.hashes)
+    if not held_out:
+        return train, {}
+    return train.take(kept), {purpose: train.take(rows) for purpose, rows in held_out.items()}
+
+
+def _cut_rows(
+    task: TaskConfig, labels: np.ndarray, hashes: np.ndarray
+) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """Row numbers that stay for training, and those held out by purpose."""
     cuts = [("eval", task.holdout_seed)] if task.eval_split == HOLDOUT else []
     if task.eval_on == "tune" and task.tune_split == HOLDOUT:
         cuts.append(("tune", task.holdout_seed + 1))
@@ -144,18 +154,31 @@ def _cut(task: TaskConfig, train: Encoded) -> tuple[Encoded, dict[str, Encoded]]
         raise ConfigError(
             f"task.holdout_fraction={task.holdout_fraction} is not between 0 and 1; 0.1 is usual"
         )
-    held_out: dict[str, Encoded] = {}
+    left = np.arange(len(labels))
+    held_out: dict[str, np.ndarray] = {}
     for purpose, seed in cuts:
         kept, held = cut_holdout(
-            train.labels, train.hashes, len(task.classes), task.holdout_fraction, seed
+            labels[left], hashes[left], len(task.classes), task.holdout_fraction, seed
         )
         if not len(kept):
             raise ConfigError(
                 f"task.holdout_fraction={task.holdout_fraction} leaves no training row of task "
                 f"{task.name}; make it smaller"
             )
-        train, held_out[purpose] = train.take(kept), train.take(held)
-    return train, held_out
+        left, held_out[purpose] = left[kept], left[held]
+    return left, held_out
+
+
+def training_labels(
+    task: TaskConfig, data_dir: str | None = None
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Labels int64 [n] and client column (or None) of the rows ``prepare`` would train on.
+
+    Nothing is tokenised: this is what a partition needs to be looked at.
+    """
+    rows = load_rows(task, data_dir, "train")
+    left, _ = _cut_rows(task, rows.labels, rows.hashes)
+    return rows.labels[left], None if rows.clients is None else rows.clients[left]
 
 
 def _encoded_split(

@@ -53,7 +53,7 @@ class StackedEngine:
     _labels: Tensor = field(init=False)
 
     def __post_init__(self) -> None:
-        self._labels = torch.from_numpy(np.asarray(self.examples.labels)).to(self.network.device)
+        self._labels = torch.tensor(np.asarray(self.examples.labels)).to(self.network.device)
 
     def train(self, job: LocalJob) -> LocalResult:
         """One round: ``local_steps`` optimiser steps of every client at once.

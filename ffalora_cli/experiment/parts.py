@@ -82,12 +82,15 @@ class Parts:
 
 def client_table(config: Config) -> tuple[np.ndarray, tuple[str, ...], np.ndarray]:
     """Labels of every client: int64 [clients, classes], class names, sizes int64 [clients]."""
-    from ffalora_cli.data.partition import label_table
-    from ffalora_cli.models.backbone import load_tokenizer
+    from ffalora_cli.data.dataset import training_labels
+    from ffalora_cli.data.partition import label_table, partition
 
-    data, clients = _load_clients(config, load_tokenizer(config.model))
-    table = label_table(clients, data.train.labels, len(config.task.classes))
-    return table, config.task.classes, clients.sizes
+    classes = config.task.classes
+    labels, groups = training_labels(config.task, config.paths.data)
+    clients = partition(
+        config.partition, labels, len(classes), config.federation.num_clients, groups
+    )
+    return label_table(clients, labels, len(classes)), classes, clients.sizes
 
 
 def build(config: Config, signature: str, observer: Observer) -> Parts:

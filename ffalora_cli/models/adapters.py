@@ -101,6 +101,8 @@ def times_transposed(x: Tensor, w: Tensor) -> Tensor:
 def find_sites(model: nn.Module, suffixes: Sequence[str]) -> list[Site]:
     """Linear layers of the base model whose path ends with one of the suffixes, in model order.
 
+    A suffix may list alternatives, ``a|b``: names of one role in different families.
+
     Raises:
         ConfigError: a suffix matches nothing.
     """
@@ -110,7 +112,10 @@ def find_sites(model: nn.Module, suffixes: Sequence[str]) -> list[Site]:
         for name, module in model.named_modules()
         if isinstance(module, nn.Linear) and name.startswith(prefix)
     }
-    matched = {s: [n for n in linears if n.endswith("." + s)] for s in suffixes}
+    matched = {
+        suffix: [n for n in linears if n.endswith(tuple("." + s for s in suffix.split("|")))]
+        for suffix in suffixes
+    }
     for suffix, found in matched.items():
         if not found:
             hint = nearest(suffix, {name.rsplit(".", 1)[-1] for name in linears})

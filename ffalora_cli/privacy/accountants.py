@@ -85,7 +85,7 @@ def _merge(history: History) -> list[tuple[float, float, int]]:
     counts: dict[tuple[float, float], int] = {}
     precision = 0.0  # sum of 1 / noise_multiplier^2 over the steps of rate one
     for noise, rate, steps in history:
-        if noise < 0.0 or not 0.0 <= rate <= 1.0 or steps < 0:
+        if not (noise >= 0.0 and 0.0 <= rate <= 1.0 and steps >= 0):  # NaN fails, too
             raise ValueError(f"not a step of the mechanism: {(noise, rate, steps)}")
         if rate == 0.0 or steps == 0:
             continue
@@ -113,7 +113,9 @@ def _pld(runs: History, delta: float, interval: float) -> float:
         loss = _pld_step(noise, rate, interval)
         loss = loss.self_compose(steps) if steps > 1 else loss
         total = loss if total is None else total.compose(loss)
-    return float(total.get_epsilon_for_delta(delta)) if total is not None else 0.0
+    # An epsilon of hundreds: a mass so small that its reciprocal overflows, reported as infinite.
+    with _silenced("overflow encountered in scalar divide"):
+        return float(total.get_epsilon_for_delta(delta)) if total is not None else 0.0
 
 
 @lru_cache(maxsize=4096)

@@ -99,10 +99,10 @@ def test_show_of_an_ambiguous_or_unknown_run(runs, capsys) -> None:
 def test_table_with_few_classes_has_them_all() -> None:
     counts = np.array([[1200, 3], [0, 45]])
     assert lines(counts, ("negative", "positive"), counts.sum(1)) == [
-        " client      rows                        negative                       positive"[:80],
-        "      0     1,203                           1,200                              3",
-        "      1        45                               0                             45",
-        "    all     1,248                           1,200                             48",
+        " client      rows       negative       positive",
+        "      0     1,203          1,200              3",
+        "      1        45              0             45",
+        "    all     1,248          1,200             48",
     ]
 
 

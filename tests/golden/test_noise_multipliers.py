@@ -100,6 +100,7 @@ def test_unit_vector(noise, rate, steps, delta, pld, rdp):
     assert epsilon("rdp", [(noise, rate, steps)], delta) == pytest.approx(rdp, abs=1e-6)
 
 
+@pytest.mark.slow
 def test_finer_grid_gives_the_finer_oracle():
     fine = epsilon("pld", [(2.0, 0.2, 50)], 1e-6, interval=1e-5)
     assert fine == pytest.approx(3.974406, abs=1e-6)
@@ -181,7 +182,7 @@ CLIENT_LEVEL = [  # rate, rounds, delta, noise multipliers at epsilon 6 / 3 / 1
             delta,
             target,
             noise,
-            marks=pytest.mark.slow if rate == 0.01 and target > 1 else (),
+            marks=pytest.mark.slow if rate < 1 and target > 1 else (),
         )
         for rate, rounds, delta, noises in CLIENT_LEVEL
         for target, noise in zip(TARGETS, noises, strict=True)
@@ -194,7 +195,7 @@ def test_client_level(rate, rounds, delta, target, noise):
 
 
 def test_one_gaussian_release_is_analytic():
-    oracle = zip((0.5, 1, 3, 6, 10), (7.0318, 3.7306, 1.3906, 0.7636, 0.4999), strict=True)
+    oracle = zip((0.5, 1, 3, 6), (7.0318, 3.7306, 1.3906, 0.7636), strict=True)
     for target, noise in oracle:
         found = noise_multiplier("pld", float(target), DELTA, 1.0, 1)
         assert found == pytest.approx(noise, rel=2e-4)

