@@ -70,10 +70,16 @@ def protocol(config: Config) -> str:
 
 
 def privacy_sentence(privacy: Mapping[str, Any] | None) -> str:
-    """The statement's sentence (unit, relation, delta, sampling, accountant), or that none is."""
+    """The statement's sentence (unit, relation, delta, sampling, accountant), or that none is.
+
+    A looser accountant's claim has the PLD value of the same mechanism beside it.
+    """
     if not privacy:
         return "none: nothing is promised about single examples or clients"
-    return str(privacy["sentence"])
+    tight = (privacy.get("largest") or {}).get("epsilon", {}).get("pld")
+    if privacy.get("accountant") == "pld" or not isinstance(tight, float):
+        return str(privacy["sentence"])
+    return f"{privacy['sentence']}; the same noise by the PLD accountant: epsilon {tight:.2f}"
 
 
 def closing(summary: Mapping[str, Any], metrics_order: Sequence[str]) -> list[str]:

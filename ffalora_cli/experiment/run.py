@@ -135,7 +135,7 @@ def _with_epsilon(parts: Parts, record: RoundRecord) -> RoundRecord:
     ledger = parts.simulation.privacy_ledger
     if parts.plan is None or ledger is None:
         return record
-    epsilon = spent(parts.plan, ledger.steps_taken)
+    epsilon = spent(parts.plan, ledger.steps_before(record.round + 1))
     clients = tuple(
         {**line, "epsilon_spent": float(epsilon[int(line["client"])])} for line in record.clients
     )

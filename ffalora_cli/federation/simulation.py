@@ -133,7 +133,7 @@ class Simulation:
         """The cohort; a client whose planned participations are used up sits out (rule A20)."""
         eligible = None
         if self.plan is not None and self.privacy_ledger is not None:
-            taken = self.privacy_ledger.steps_taken
+            taken = self.privacy_ledger.steps_before(round)
             eligible = taken + self._charged_steps <= self.plan.planned_steps
         size = self.config.cohort_size
         if eligible is not None and size is not None and self.config.cohort_sampling == "fixed":

@@ -20,19 +20,30 @@ from ffalora_cli.models.adapters import AdaptedLinear
 FAMILIES = ("bert", "roberta", "xlm-roberta")
 
 
+TOKEN_BUCKET = 128  # rows of the encoder's matrices are rounded up to a multiple of this ...
+ROW_BUCKET = 32  # ... and those of the last layer's head rows to a multiple of this
+
+
 @dataclass(frozen=True)
 class Groups:
-    """Runs of examples of equal length, in the order of the packed tokens."""
+    """Runs of examples of equal length, in the order of the packed tokens.
+
+    ``padding`` rows follow the last run: oneDNN keeps a compiled primitive of about a megabyte for
+    every matrix shape it meets, so the number of shapes has to be small. They pass through the
+    linear layers only and reach no result.
+    """
 
     counts: tuple[int, ...]  # examples in each run
     lengths: tuple[int, ...]  # tokens of each example of the run
+    padding: int
 
     @staticmethod
     def of(lengths: np.ndarray) -> Groups:
         """Runs of equal values in ``lengths`` (int [examples], sorted)."""
         starts = np.flatnonzero(np.r_[True, lengths[1:] != lengths[:-1]])
         counts = np.diff(np.r_[starts, len(lengths)])
-        return Groups(tuple(map(int, counts)), tuple(int(lengths[s]) for s in starts))
+        runs = tuple(int(lengths[s]) for s in starts)
+        return Groups(tuple(map(int, counts)), runs, -int(lengths.sum()) % TOKEN_BUCKET)
 
     @property
     def tokens(self) -> list[int]:
@@ -42,7 +53,19 @@ class Groups:
     @property
     def rows(self) -> Groups:
         """The same runs with one row an example."""
-        return Groups(self.counts, (1,) * len(self.counts))
+        padding = -sum(self.counts) % ROW_BUCKET
+        return Groups(self.counts, (1,) * len(self.counts), padding)
+
+    def split(self, x: Tensor) -> tuple[Tensor, ...]:
+        """The rows of each run; padding is left out."""
+        return x[: x.shape[0] - self.padding].split(self.tokens)
+
+    def join(self, runs: list[Tensor], padding: Tensor | None = None) -> Tensor:
+        """Rows of all runs end to end, and ``padding`` (or zeros) after them."""
+        if self.padding:
+            tail = runs[0].new_zeros(self.padding, runs[0].shape[1])
+            runs = [*runs, tail if padding is None else padding]
+        return torch.cat(runs)
 
 
 def supports(model: nn.Module) -> bool:
@@ -69,20 +92,21 @@ def logits(model: nn.Module, ids: Tensor, types: Tensor | None, lengths: np.ndar
     """
     encoder = getattr(model, model.base_model_prefix)
     groups = Groups.of(lengths)
-    first = torch.from_numpy(np.r_[0, np.cumsum(lengths)[:-1]]).to(ids.device)  # [examples]
-    x = _embed(encoder.embeddings, ids, types, lengths)  # [tokens, d]
+    first = np.zeros(len(lengths) + groups.rows.padding, np.int64)  # row 0 stands for padding
+    first[: len(lengths)] = np.r_[0, np.cumsum(lengths)[:-1]]
+    x = _embed(encoder.embeddings, ids, types, lengths, groups.padding)  # [rows, d]
     layers = encoder.encoder.layer
     for layer in layers[:-1]:
         x = _layer(layer, x, None, groups)
-    x = _layer(layers[-1], x, first, groups)  # [examples, d]
-    if encoder.pooler is not None:
-        x = encoder.pooler(x[:, None, :])  # reads row 0
-        return model.classifier(x)
-    return model.classifier(x[:, None, :])
+    heads = torch.from_numpy(first).to(ids.device)
+    x = _layer(layers[-1], x, heads, groups)[: len(lengths), None]  # [examples, 1, d]
+    return model.classifier(x if encoder.pooler is None else encoder.pooler(x))
 
 
-def _embed(embeddings: nn.Module, ids: Tensor, types: Tensor | None, lengths: np.ndarray) -> Tensor:
-    """Word + position + segment embeddings ``[tokens, d]``; RoBERTa counts after its pad id."""
+def _embed(
+    embeddings: nn.Module, ids: Tensor, types: Tensor | None, lengths: np.ndarray, padding: int
+) -> Tensor:
+    """Word, position and segment embeddings ``[tokens + padding, d]``; RoBERTa counts from 2."""
     starts = np.repeat(np.r_[0, np.cumsum(lengths)[:-1]], lengths)
     positions = torch.from_numpy(np.arange(len(starts)) - starts).to(ids.device)
     offset = embeddings.position_embeddings.padding_idx
@@ -90,6 +114,7 @@ def _embed(embeddings: nn.Module, ids: Tensor, types: Tensor | None, lengths: np
         positions = positions + offset + 1
     if types is None:
         types = torch.zeros_like(ids)
+    ids, types, positions = (nn.functional.pad(t, (0, padding)) for t in (ids, types, positions))
     x = embeddings.word_embeddings(ids) + embeddings.token_type_embeddings(types)
     x = x + embeddings.position_embeddings(positions)
     return embeddings.LayerNorm(x)
@@ -116,9 +141,9 @@ def _attend(
     """Softmax attention within each example, run by run of equal length."""
     parts = []
     runs = zip(
-        q.split(query_groups.tokens),
-        k.split(groups.tokens),
-        v.split(groups.tokens),
+        query_groups.split(q),
+        groups.split(k),
+        groups.split(v),
         groups.counts,
         query_groups.lengths,
         groups.lengths,
@@ -131,7 +156,7 @@ def _attend(
             v_run.view(n, length, heads, -1).transpose(1, 2),
         )  # [n, heads, rows, head_dim]
         parts.append(out.transpose(1, 2).reshape(n * rows, -1))
-    return torch.cat(parts)
+    return query_groups.join(parts)
 
 
 def site(module: nn.Module, x: Tensor, groups: Groups) -> Tensor:
@@ -153,10 +178,8 @@ def _times(y: Tensor | None, x: Tensor, w: Tensor, groups: Groups, scale: float)
     if w.dim() == 2:
         return x @ w.t() if y is None else torch.addmm(y, x, w.t(), alpha=scale)
     parts = []
-    ys: Sequence[Tensor | None] = (
-        [None] * len(groups.counts) if y is None else y.split(groups.tokens)
-    )
-    runs = zip(ys, x.split(groups.tokens), w.split(groups.counts), groups.counts, strict=True)
+    ys: Sequence[Tensor | None] = [None] * len(groups.counts) if y is None else groups.split(y)
+    runs = zip(ys, groups.split(x), w.split(groups.counts), groups.counts, strict=True)
     for y_run, x_run, w_run, n in runs:
         rows = x_run.view(n, -1, x.shape[-1])
         if y_run is None:
@@ -166,4 +189,4 @@ def _times(y: Tensor | None, x: Tensor, w: Tensor, groups: Groups, scale: float)
                 y_run.view(n, -1, w.shape[1]), rows, w_run.transpose(1, 2), alpha=scale
             )
         parts.append(out.reshape(-1, w.shape[1]))
-    return torch.cat(parts)
+    return groups.join(parts, None if y is None else y[y.shape[0] - groups.padding :])

@@ -74,6 +74,6 @@ def private_mean(
             + sd
             * normal(derive(secret, "server noise", round, name), tuple(value.shape), value.device)
         )
-        / (expected_cohort * 1.02)
+        / expected_cohort
         for name, value in total.items()
     }

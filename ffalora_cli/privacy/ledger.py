@@ -74,6 +74,19 @@ class PrivacyLedger:
             self._append({"round": round, "steps": steps, "clients": fresh.tolist()})
         self._add(fresh, steps)
 
+    def steps_before(self, round: int) -> Ints:
+        """Steps each client had been charged before this round ``[num_clients]``.
+
+        Differs from ``steps_taken`` only in a resumed run that replays rounds the file already has;
+        decisions taken from it (who may still take part) replay, too.
+        """
+        steps = self.steps_taken.copy()
+        for recorded, rows in self._recorded.items():
+            if recorded >= round:
+                for clients, count in rows:
+                    steps[clients] -= count
+        return steps
+
     def history(self, client: int) -> list[tuple[float, float, int]]:
         """(noise_multiplier, sample_rate, steps) of one client, as the accountants read it."""
         return [

@@ -191,3 +191,12 @@ def test_other_numbers() -> None:
     assert score("f1", float("nan")) == "-"
     assert number(None) == number(float("nan")) == "-"
     assert number(float("inf")) == "inf"
+
+
+def test_a_looser_accountant_has_pld_beside_it() -> None:
+    from ffalora_cli.cli.words import privacy_sentence
+
+    statement = {"sentence": "epsilon 6.00 (RDP accountant)", "accountant": "rdp"}
+    statement["largest"] = {"epsilon": {"pld": 5.524, "rdp": 6.0}}
+    assert privacy_sentence(statement).endswith("by the PLD accountant: epsilon 5.52")
+    assert "PLD" not in privacy_sentence({**statement, "accountant": "pld"})

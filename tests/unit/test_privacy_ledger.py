@@ -67,6 +67,20 @@ def test_reopening_reads_everything_back_and_replays_for_free(tmp_path):
     assert PrivacyLedger(NOISE, RATE, path).steps_taken.tolist() == [20, 27, 20]
 
 
+def test_a_replay_sees_the_steps_it_saw_the_first_time(tmp_path):
+    path = tmp_path / "privacy_ledger.jsonl"
+    first, seen = PrivacyLedger(NOISE, RATE, path), []
+    for round, clients in ((1, [0, 1]), (2, [1]), (3, [1, 2])):
+        seen.append(first.steps_before(round).tolist())
+        assert seen[-1] == first.steps_taken.tolist()
+        first.charge(round, clients, 10)
+    again = PrivacyLedger(NOISE, RATE, path)
+    assert [again.steps_before(round).tolist() for round in (1, 2, 3)] == seen
+    assert again.steps_before(4).tolist() == again.steps_taken.tolist() == [10, 30, 10]
+    again.charge(4, [0], 10)
+    assert again.steps_before(5).tolist() == [20, 30, 10]
+
+
 def test_the_same_round_twice_in_one_session_is_charged_twice(tmp_path):
     ledger = PrivacyLedger(NOISE, RATE, tmp_path / "privacy_ledger.jsonl")
     ledger.charge(1, [0], 10)
