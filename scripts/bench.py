@@ -17,8 +17,12 @@ import os
 import resource
 import subprocess
 import sys
+import warnings
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from bench_measure import Bench
 
 ROOT = Path(__file__).resolve().parents[1]
 TOLERANCE = 1e-4  # of the relative difference between fp32 contestants
@@ -27,17 +31,9 @@ TOLERANCE = 1e-4  # of the relative difference between fp32 contestants
 def main(argv: list[str] | None = None) -> int:
     """Parse, measure, print; the exit code."""
     arguments = sys.argv[1:] if argv is None else argv
-    args = _parser().parse_args(arguments)
-    _prepare_process(args.threads)
-    from bench_contestants import UnknownContestant
-    from bench_measure import Bench
-
-    from ffalora_cli.config.errors import ConfigError
-
-    try:
-        bench = Bench.of(args)
-    except (UnknownContestant, ConfigError) as error:
-        print(f"bench: {error}", file=sys.stderr)
+    args = parser().parse_args(arguments)
+    bench = prepare(args)
+    if bench is None:
         return 2
     if args.memory_only:
         bench.warm_up(whole_round=True)
@@ -53,7 +49,23 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
+def prepare(args: argparse.Namespace) -> Bench | None:
+    """Texts, weights and contestants, or one line on stderr and None."""
+    _prepare_process(args.threads)
+    from bench_contestants import UnknownContestant
+    from bench_measure import Bench
+
+    from ffalora_cli.config.errors import ConfigError
+
+    try:
+        return Bench.of(args)
+    except (UnknownContestant, ConfigError) as error:
+        print(f"bench: {error}", file=sys.stderr)
+        return None
+
+
+def parser() -> argparse.ArgumentParser:
+    """The arguments, which ``profile_step.py`` shares."""
     parser = _OneLine(prog="bench", description=__doc__.splitlines()[0])
     parser.add_argument("profile", nargs="?", default="k3", help="k3, k30, k300, k3x100, paper …")
     parser.add_argument("--contestants", help="names with commas; the first is what others are to")
@@ -97,6 +109,8 @@ def _prepare_process(threads: int) -> None:
     for folder in (ROOT, ROOT / "scripts"):
         if str(folder) not in sys.path:
             sys.path.insert(0, str(folder))
+    # Of peers, about their own innards; nothing a reader of the table can act on.
+    warnings.filterwarnings("ignore", message="Full backward hook is firing|`is_gradient_check")
     import torch
 
     torch.set_num_threads(threads)
@@ -151,7 +165,7 @@ def _table(report: dict[str, Any]) -> str:
     widths = [max(len(line[i]) for line in lines) for i in range(len(head))]
     body = [
         "  ".join(
-            c.ljust(w) if i == 0 else c.rjust(w) for i, (c, w) in enumerate(zip(line, widths))
+            [line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])],
         )
         for line in lines
     ]

@@ -37,6 +37,8 @@ class Bench:
     job: LocalJob
     contestants: list[Contestant]
     train: dict[str, contestants.Train]
+    networks: dict[str, Network]  # by precision
+    max_tokens: int
     shape: Shape
     notes: list[str]
 
@@ -74,6 +76,8 @@ class Bench:
                 c.name: contestants.build(c, networks[c.precision], examples, max_tokens)
                 for c in chosen
             },
+            networks=networks,
+            max_tokens=max_tokens,
             shape=Shape.of(network.model.config),
             notes=[
                 f"{args.profile}: {profile.clients} clients x {profile.batch} examples x "
