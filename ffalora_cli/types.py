@@ -25,6 +25,9 @@ Kind = Literal["adapter", "head", "merge", "index", "seed", "setup", "framing"]
 
 HEAD = "head"
 
+TOKEN_BUCKET = 64
+"""Rows of packed matrices are rounded up to a multiple of this (``models.packed`` says why)."""
+
 
 class Examples(Protocol):
     """What engines and evaluation read of a data set (``data.encode.Encoded`` is one)."""

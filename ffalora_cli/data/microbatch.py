@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from ffalora_cli.types import TOKEN_BUCKET
+
 
 def cut(lengths: np.ndarray, max_tokens: int, max_examples: int, packed: bool) -> list[np.ndarray]:
     """Sort by length, longest first, and cut greedily.
@@ -34,4 +36,6 @@ def cut(lengths: np.ndarray, max_tokens: int, max_examples: int, packed: bool) -
 
 def padded_tokens(lengths: np.ndarray, packed: bool) -> int:
     """Tokens that one micro-batch of these lengths computes, padding included."""
-    return int(lengths.sum()) if packed else int(lengths.max()) * len(lengths)
+    if packed:
+        return -(-int(lengths.sum()) // TOKEN_BUCKET) * TOKEN_BUCKET
+    return int(lengths.max()) * len(lengths)

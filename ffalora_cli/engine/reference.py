@@ -82,7 +82,7 @@ class ReferenceEngine:
             optimizer.zero_grad()
             self._backward(wrapped, parameters, job.privacy, rows, counts)
             if job.privacy is not None:
-                optimizer.noise_for_step = _client_noise(job, slot, step)  # type: ignore[attr-defined]
+                optimizer.noise_for_step = _client_noise(job, slot, step, self.network.device)  # type: ignore[attr-defined]
             optimizer.step()
         return {n: names[n].detach().clone() for n in job.trainable}, counts.tolist()
 
@@ -178,7 +178,7 @@ def _make_private(
     return wrapped, private
 
 
-def _client_noise(job: LocalJob, slot: int, step: int) -> list[Tensor]:
+def _client_noise(job: LocalJob, slot: int, step: int, device: torch.device) -> list[Tensor]:
     assert job.privacy is not None
     shapes = {name: tuple(job.start[name].shape[1:]) for name in job.trainable}
     noise = noise_stack(
@@ -188,7 +188,7 @@ def _client_noise(job: LocalJob, slot: int, step: int) -> list[Tensor]:
         job.privacy.secret,
         job.round,
         step,
-        "cpu",
+        device,
     )
     return [noise[name][0] for name in job.trainable]
 

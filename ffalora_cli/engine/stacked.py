@@ -210,7 +210,7 @@ def _privatise(
             total.device,
         )
         for name, view in _views(total, layout).items():
-            view += noise[name]
+            view.add_(noise[name])
         divisor = torch.from_numpy(job.privacy.expected_batch).to(total)
     total /= divisor[:, None]
 

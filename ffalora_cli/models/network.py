@@ -125,9 +125,10 @@ def build_network(
             initial[full] = parameter.detach().clone()
             specs.append(TensorSpec(full, tuple(parameter.shape), "head", "head", f"{name}.{leaf}"))
     context = adapters.Context()
-    model = _share_weights_copy(plain)
-    if precision == "bf16":
-        model = model.to(torch.bfloat16)
+    if precision == "bf16":  # weights of its own: casting a shared parameter would cast both
+        model = copy.deepcopy(plain).to(torch.bfloat16)
+    else:
+        model = _share_weights_copy(plain)
     adapters.install(model, sites, adapter.scale, context)
     adapters.install_head(model, head_modules(model), context)
     return Network(

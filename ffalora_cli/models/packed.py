@@ -16,12 +16,12 @@ import torch
 from torch import Tensor, nn
 
 from ffalora_cli.models.adapters import AdaptedLinear
+from ffalora_cli.types import TOKEN_BUCKET
 
 FAMILIES = ("bert", "roberta", "xlm-roberta")
 
 
-TOKEN_BUCKET = 128  # rows of the encoder's matrices are rounded up to a multiple of this ...
-ROW_BUCKET = 32  # ... and those of the last layer's head rows to a multiple of this
+ROW_BUCKET = 16  # head rows of the last layer are rounded up to a multiple of this
 
 
 @dataclass(frozen=True)
@@ -138,7 +138,13 @@ def _layer(layer: nn.Module, x: Tensor, first: Tensor | None, groups: Groups) ->
 def _attend(
     q: Tensor, k: Tensor, v: Tensor, heads: int, query_groups: Groups, groups: Groups
 ) -> Tensor:
-    """Softmax attention within each example, run by run of equal length."""
+    """Softmax attention within each example, run by run of equal length.
+
+    On a CPU always in fp32: torch's bf16 attention backward is several times slower there.
+    """
+    dtype = q.dtype
+    if not q.is_cuda:
+        q, k, v = q.float(), k.float(), v.float()
     parts = []
     runs = zip(
         query_groups.split(q),
@@ -156,7 +162,7 @@ def _attend(
             v_run.view(n, length, heads, -1).transpose(1, 2),
         )  # [n, heads, rows, head_dim]
         parts.append(out.transpose(1, 2).reshape(n * rows, -1))
-    return query_groups.join(parts)
+    return query_groups.join(parts).to(dtype)
 
 
 def site(module: nn.Module, x: Tensor, groups: Groups) -> Tensor:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ffalora_cli.config.errors import ConfigError, choose
-from ffalora_cli.keys import Key, derive, normal
+from ffalora_cli.keys import Key, derive, torch_seed
 
 if TYPE_CHECKING:
     import torch
@@ -68,15 +68,15 @@ def noise_stack(
     """
     import torch
 
-    scale = sd.to(device=device, dtype=torch.float32)
     stack: Stack = {}
+    generator = torch.Generator(device=device)
     for name, shape in shapes.items():
-        rows = [
-            normal(derive(secret, "noise", int(client), round, step, name), tuple(shape), device)
-            for client in clients
-        ]
-        drawn = torch.stack(rows) if rows else torch.zeros((0, *shape), device=device)
-        stack[name] = drawn * scale.view(-1, *(1 for _ in shape))
+        drawn = torch.empty((len(clients), *shape), device=device, dtype=torch.float32)
+        for row, client in zip(drawn, clients, strict=True):
+            key = derive(secret, "noise", int(client), round, step, name)
+            row.normal_(generator=generator.manual_seed(torch_seed(key)))
+        extent = (-1, *(1 for _ in shape))
+        stack[name] = drawn.mul_(sd.to(device=device, dtype=torch.float32).view(extent))
     return stack
 
 
