@@ -1,9 +1,10 @@
 """The privacy ledger: what each client has been charged, on disk before the release it pays for.
 
 ``privacy_ledger.jsonl`` starts with one line that fixes the mechanism of every client (noise
-multiplier, sample rate) and goes on with one line a charge (``clients: null`` is everybody). A charge is flushed to the disk before
-``charge`` returns, so a crash can only over-count; the replay of a recorded charge (same round,
-client and steps, hence the same keys and the same bits) is not charged again.
+multiplier, sample rate) and goes on with one line a charge; ``clients: null`` is everybody. A
+charge is flushed to the disk before ``charge`` returns, so a crash can only over-count; the replay
+of a recorded charge (same round, client and steps, hence the same keys and the same bits) is not
+charged again.
 """
 
 from __future__ import annotations
