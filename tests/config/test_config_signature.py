@@ -21,7 +21,6 @@ SAME = [
     "engine.threads=1",
     "adapter.alpha=8.0",
     "model.local_lr.adamw.two_factors=0.5",
-    "experiment=quickstart",
 ]
 OTHER = [
     "seed=1",
