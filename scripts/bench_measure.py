@@ -18,9 +18,8 @@ from bench_workload import PROFILES, Profile, load_texts, load_weights, make_job
 
 from ffalora_cli.config.errors import ConfigError, choose
 from ffalora_cli.data.encode import Encoded
-from ffalora_cli.engine import pick_device
+from ffalora_cli.engine import MAX_TOKENS, pick_device
 from ffalora_cli.engine.job import LocalJob
-from ffalora_cli.experiment.parts import MAX_TOKENS_CPU
 from ffalora_cli.models.network import Network
 from ffalora_cli.types import Stack
 
@@ -55,7 +54,7 @@ class Bench:
         profile, device = PROFILES[args.profile], torch.device(pick_device(args.device))
         chosen = _contestants(args)
         examples, texts = load_texts(profile, args.data)
-        max_tokens = args.max_tokens or MAX_TOKENS_CPU
+        max_tokens = args.max_tokens or MAX_TOKENS[device.type]
         if max_tokens < int(examples.lengths.max()):
             raise ConfigError(
                 f"max-tokens={max_tokens} is less than the longest text; "

@@ -11,6 +11,9 @@ if TYPE_CHECKING:
     from ffalora_cli.models.network import Network
     from ffalora_cli.types import Examples
 
+MAX_TOKENS = {"cpu": 2048, "cuda": 8192}
+"""Tokens of a micro-batch by device type; LOG.md has the CPU measurement, the other is a guess."""
+
 
 def build_engine(
     name: str, network: Network, examples: Examples, max_tokens: int, precision: str = "fp32"

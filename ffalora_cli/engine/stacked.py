@@ -169,11 +169,12 @@ def _add_clipped(
     one_hot = torch.zeros(len(unique), len(slots), device=device)
     one_hot[torch.from_numpy(inverse).to(device), torch.arange(len(slots), device=device)] = 1.0
     weights = one_hot * factors  # [clients here, examples]
-    keep = finite if bool(finite.all()) is False else None
+    # Looking at the flags would make a GPU wait, so there the rows are always replaced.
+    clean = device.type == "cpu" and bool(finite.all())
     for name, grad in grads.items():
         rows = grad.flatten(1)
-        if keep is not None:
-            rows = torch.where(keep[:, None], rows, torch.zeros_like(rows))
+        if not clean:
+            rows = torch.where(finite[:, None], rows, 0.0)
         added = (weights @ rows).view(len(unique), *grad.shape[1:])
         total[name].index_add_(0, where, added)
     counts = torch.stack(

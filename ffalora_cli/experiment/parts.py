@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from ffalora_cli.methods.base import Method
     from ffalora_cli.privacy.plan import PrivacyPlan
 
-MAX_TOKENS_CPU = 2048  # of a micro-batch; see LOG.md for the measurement
-
 
 @dataclass
 class Parts:
@@ -98,7 +96,7 @@ def build(config: Config, signature: str, observer: Observer) -> Parts:
     import torch
 
     from ffalora_cli.data.partition import label_table
-    from ffalora_cli.engine import build_engine, pick_device
+    from ffalora_cli.engine import MAX_TOKENS, build_engine, pick_device
     from ffalora_cli.federation.simulation import Simulation
     from ffalora_cli.federation.tensors import covered_names
     from ffalora_cli.methods import registry
@@ -127,7 +125,7 @@ def build(config: Config, signature: str, observer: Observer) -> Parts:
     )
     if plan is not None:
         plan = replace(plan, covered=covered_names(network, method, config.head))
-    max_tokens = config.engine.max_tokens or MAX_TOKENS_CPU
+    max_tokens = config.engine.max_tokens or MAX_TOKENS[device.partition(":")[0]]
     simulation = Simulation(
         method=method,
         network=network,
