@@ -111,7 +111,7 @@ def test_all_contestants_end_on_the_same_adapters(method, capsys):
     report = json.loads(capsys.readouterr().out)
     rows = {row["name"]: row for row in report["rows"]}
     assert len(rows) == 9
-    assert rows["stacked"]["padding"] == 0.0
+    assert rows["stacked"]["padding"] < rows["peft_opacus+128"]["padding"]
     assert rows["reference+128"]["padding"] > 0.8
     assert all(row["difference"] < 1e-5 for row in rows.values() if row["difference"] is not None)
 
