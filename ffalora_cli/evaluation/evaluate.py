@@ -66,14 +66,14 @@ def evaluate(
     return result
 
 
-def personalized_accuracy(
+def client_accuracy(
     network: Network,
     examples: Examples,
-    clients: Sequence[Tensors],
+    models: Sequence[Tensors],
     label_counts: np.ndarray,
     max_tokens: int = 2048,
-) -> tuple[list[float], list[float]]:
-    """Accuracy of each client's own model, on the split and re-weighted to the client's labels.
+) -> tuple[np.ndarray, np.ndarray]:
+    """Accuracy of each client's model, on the split and re-weighted to the client's labels.
 
     The second is ``sum_c p_k(c) * accuracy_k(class c)`` with ``p_k`` the client's label mix: what
     the client would see on data like its own.
@@ -81,21 +81,24 @@ def personalized_accuracy(
     Args:
         network: frozen model with sites.
         examples: the common evaluation split.
-        clients: each client's tensors.
+        models: each client's tensors, or one model for all of them.
         label_counts: int [clients, classes] of the training rows.
         max_tokens: of a micro-batch.
 
     Returns:
-        Accuracies ``[clients]`` and re-weighted accuracies ``[clients]``.
+        Two arrays float64 [clients].
     """
     labels = np.asarray(examples.labels)
-    plain, own = [], []
-    for values, counts in zip(clients, label_counts, strict=True):
-        predictions, _ = predict(network, examples, values, max_tokens)
-        right = predictions == labels
-        plain.append(float(right.mean()))
-        per_class = [
-            right[labels == c].mean() if (labels == c).any() else 0.0 for c in range(len(counts))
+    classes = label_counts.shape[1]
+    tables = np.array(
+        [
+            confusion(labels, predict(network, examples, model, max_tokens)[0], classes)
+            for model in models
         ]
-        own.append(float(np.dot(counts / counts.sum(), per_class)))
-    return plain, own
+    )  # [models, classes, classes], rows are true labels
+    right = tables.diagonal(axis1=1, axis2=2)  # [models, classes]
+    plain = right.sum(1) / len(labels)
+    per_class = right / np.maximum(tables.sum(2), 1)  # [models, classes]
+    mix = label_counts / label_counts.sum(1, keepdims=True)  # [clients, classes]
+    own = (mix * per_class).sum(1)
+    return np.broadcast_to(plain, own.shape), own

@@ -48,34 +48,48 @@ class Parts:
                 self.max_tokens,
                 prefix,
             )
+        record = replace(record, metrics=metrics)
         if simulation.personal or self.config.federation.eval_clients:
-            metrics |= self._evaluate_clients(record.round)
-        return replace(record, metrics=metrics)
+            record = self._evaluate_clients(record)
+        return record
 
-    def _evaluate_clients(self, round: int) -> dict[str, float]:
-        """Mean accuracy of the clients' own models: all of them, or those that took part."""
-        from ffalora_cli.evaluation.evaluate import personalized_accuracy
+    def _evaluate_clients(self, record: RoundRecord) -> RoundRecord:
+        """The record with accuracies of the clients that took part (at most 100 of them).
+
+        Each client's model is the global one with its personal tensors, if the method has any.
+        """
+        from ffalora_cli.evaluation.evaluate import client_accuracy
 
         simulation = self.simulation
-        ids = np.flatnonzero(simulation.client_states.last_round == round)[:100]
+        ids = np.flatnonzero(simulation.client_states.last_round == record.round)[:100]
         if not len(ids):
-            return {}
-        rows = next(iter(self.data.evals.values()))
-        personal = simulation.client_states.gather(
-            ids, simulation.personal, simulation.network.initial
-        )
-        clients = [
+            return record
+        names = simulation.personal
+        personal = simulation.client_states.gather(ids, names, simulation.network.initial)
+        models = [
             simulation.state.tensors | {n: v[i] for n, v in personal.items()}
-            for i in range(len(ids))
+            for i in range(len(ids) if names else 1)
         ]
-        plain, own = personalized_accuracy(
-            simulation.network, rows, clients, self.label_counts[ids], self.max_tokens
+        plain, own = client_accuracy(
+            simulation.network,
+            next(iter(self.data.evals.values())),
+            models,
+            self.label_counts[ids],
+            self.max_tokens,
         )
-        return {
-            "eval/personalized_accuracy": float(np.mean(plain)),
-            "eval/personalized_accuracy_min": float(np.min(plain)),
-            "eval/personalized_accuracy_own_labels": float(np.mean(own)),
+        prefix = "eval/personalized_accuracy" if names else "eval/client_accuracy"
+        metrics = {
+            **record.metrics,
+            prefix: float(plain.mean()),
+            f"{prefix}_min": float(plain.min()),
+            f"{prefix}_own_labels": float(own.mean()),
         }
+        scores = {
+            int(i): {"accuracy": float(p), "accuracy_own_labels": float(o)}
+            for i, p, o in zip(ids, plain, own, strict=True)
+        }
+        lines = tuple({**line, **scores.get(int(line["client"]), {})} for line in record.clients)
+        return replace(record, metrics=metrics, clients=lines)
 
 
 def client_table(config: Config) -> tuple[np.ndarray, tuple[str, ...], np.ndarray]:

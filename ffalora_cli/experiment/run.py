@@ -107,6 +107,8 @@ def _drive(
         config.model.source,
         {"method": config.method.name, "fingerprint": simulation.network.fingerprint},
     )
+    if simulation.personal:
+        directory.write_clients(simulation.client_states.to_tensors())
     headline = f"eval/{config.task.metrics[0]}"
     if "lora_b" in parts.method.personal:  # the global model has no B: clients' own are the result
         headline = "eval/personalized_accuracy"

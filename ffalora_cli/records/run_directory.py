@@ -8,6 +8,7 @@
 | communication.jsonl   | every round   | ledger rows                                            |
 | privacy.json          | after the last| the privacy statement                                  |
 | adapter.safetensors   | after the last| factors and head, with rank, alpha, base model         |
+| clients.safetensors   | after the last| what stayed with the clients, if anything did          |
 | summary.json          | last          | the result; its presence means that the run is finished|
 
 These files are the truth; a tracker is a mirror. NaN and infinities are stored as ``null``.
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 SCHEMA_VERSION = 1
 MANIFEST, CONFIG, PRIVACY = "manifest.json", "config.yaml", "privacy.json"
 ROUNDS, COMMUNICATION = "rounds.jsonl", "communication.jsonl"
-ADAPTER, SUMMARY = "adapter.safetensors", "summary.json"
+ADAPTER, CLIENTS, SUMMARY = "adapter.safetensors", "clients.safetensors", "summary.json"
 
 _WORD = re.compile(r"[A-Za-z0-9._-]{1,80}")
 _MAX_FOLDER = 120  # a W&B run id, which is the folder's name, has at most 128 characters
@@ -197,6 +198,12 @@ class RunDirectory:
             for name, value in tensors.items()
         }
         write_whole(self.path / ADAPTER, save(owned, metadata))
+
+    def write_clients(self, tensors: Mapping[str, torch.Tensor]) -> None:
+        """Write personal tensors as ``ClientStates.to_tensors`` gives them."""
+        from safetensors.torch import save
+
+        write_whole(self.path / CLIENTS, save({n: t.contiguous() for n, t in tensors.items()}))
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
         """Write ``summary.json``: from now on the run is finished. Releases the folder."""

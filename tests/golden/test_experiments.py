@@ -119,6 +119,12 @@ def test_the_same_config_twice_gives_the_same_bits(method, tmp_path):
     assert untimed[0] == untimed[1]
     ledgers = [(f / "privacy_ledger.jsonl").read_text() for f in folders]
     assert ledgers[0] == ledgers[1]
+    kept = [f / "clients.safetensors" for f in folders]
+    assert all(k.is_file() for k in kept) == (method == "fedsa_lora")
+    if method == "fedsa_lora":
+        own, again = load_file(kept[0]), load_file(kept[1])
+        assert all(torch.equal(own[n], again[n]) for n in own)
+        assert len(torch.unique(next(v for n, v in own.items() if "lora_b" in n), dim=0)) == 3
     assert any(v.abs().sum() > 0 for n, v in first.items() if n.endswith("lora_b")) == (
         method == "ffa_lora"  # FedSA's B stays with its clients
     )

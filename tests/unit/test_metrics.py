@@ -105,3 +105,25 @@ def test_errors_name_the_key_and_the_nearest():
     with pytest.raises(ConfigError, match="f1 needs 2 classes, not 3"):
         score("f1", np.eye(3, dtype=np.int64))
     assert set(METRICS) == {"accuracy", "f1", "mcc"}
+
+
+def test_client_accuracy_reweights_to_the_clients_labels() -> None:
+    """Against a loop over rows: plain accuracy, and accuracy under each client's label mix."""
+    from ffalora_cli.evaluation.evaluate import client_accuracy, predict
+    from tests.tiny import TinyExamples, tiny_network
+
+    network, examples = tiny_network("bert"), TinyExamples(60)
+    counts = np.array([[8, 1, 1], [0, 5, 5]])
+    models = [network.initial, {n: v + 0.3 for n, v in network.initial.items()}]
+    plain, own = client_accuracy(network, examples, models, counts)
+    for client, model in enumerate(models):
+        predicted, _ = predict(network, examples, model, 64)
+        right = predicted == examples.labels
+        assert plain[client] == right.mean()
+        expected = sum(
+            counts[client, c] / counts[client].sum() * right[examples.labels == c].mean()
+            for c in range(3)
+        )
+        assert abs(own[client] - expected) < 1e-12
+    one, _ = client_accuracy(network, examples, models[:1], counts)
+    assert one.tolist() == [plain[0], plain[0]]
