@@ -62,10 +62,10 @@ def load_tokenizer(config: ModelConfig) -> PreTrainedTokenizerBase:
     """The fast tokenizer that belongs to the model."""
     from transformers import AutoTokenizer
 
+    path, revision = resolve_source(config.source), config.revision or "main"
     with _readable_errors(config):
-        return AutoTokenizer.from_pretrained(
-            resolve_source(config.source), revision=config.revision or "main"
-        )
+        local = _is_local(path, revision)
+        return AutoTokenizer.from_pretrained(path, revision=revision, local_files_only=local)
 
 
 def load_backbone(config: ModelConfig, head: HeadConfig, num_labels: int) -> Backbone:
@@ -87,8 +87,11 @@ def load_backbone(config: ModelConfig, head: HeadConfig, num_labels: int) -> Bac
     path = resolve_source(config.source)
     revision = config.revision or "main"
     with _readable_errors(config), _quiet_transformers():
+        local = _is_local(path, revision, not config.random_weights)
         if config.random_weights:
-            settings = AutoConfig.from_pretrained(path, revision=revision, num_labels=num_labels)
+            settings = AutoConfig.from_pretrained(
+                path, revision=revision, num_labels=num_labels, local_files_only=local
+            )
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(keys.torch_seed(keys.derive(head.seed, "random_weights")))
                 model = AutoModelForSequenceClassification.from_config(settings)
@@ -102,6 +105,7 @@ def load_backbone(config: ModelConfig, head: HeadConfig, num_labels: int) -> Bac
                 output_loading_info=True,
                 ignore_mismatched_sizes=True,
                 trust_remote_code=False,
+                local_files_only=local,
             )
             missing = set(info["missing_keys"]) | {key for key, *_ in info["mismatched_keys"]}
     model.eval().requires_grad_(False)
@@ -114,6 +118,30 @@ def load_backbone(config: ModelConfig, head: HeadConfig, num_labels: int) -> Bac
         )
     drawn = _draw_missing(model, missing, head)
     return Backbone(model, _fingerprint(model), drawn)
+
+
+def _is_local(path: str, revision: str, needs_weights: bool = True) -> bool:
+    """Whether config (and weights) are on this machine; if not, one short request to the hub.
+
+    Asking first matters: transformers retries an unreachable hub for most of a minute.
+    """
+    from huggingface_hub import HfApi, try_to_load_from_cache
+
+    if Path(path).is_dir():
+        return True
+    weights = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin")
+    files = [
+        isinstance(try_to_load_from_cache(path, name, revision=revision), str)
+        for name in ("config.json", *weights)
+    ]
+    if files[0] and (any(files[1:]) or not needs_weights):
+        return True
+    if os.environ.get("HF_HUB_OFFLINE") != "1":
+        try:
+            HfApi().model_info(path, revision=revision, timeout=5)
+        except Exception as error:  # a dozen libraries' exceptions, all meaning "not to be had"
+            raise OSError(type(error).__name__) from error
+    return False
 
 
 def head_modules(model: nn.Module) -> dict[str, nn.Linear]:

