@@ -50,6 +50,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit code.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
+    # Threads that wait for work should sleep: spinning ones take the cores from other runs (and
+    # from torch itself, where there are more threads than cores). Read when torch is loaded.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         return _dispatch(arguments)
     except ConfigError as error:
