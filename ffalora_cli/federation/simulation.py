@@ -80,8 +80,6 @@ class Simulation:
             else None
         )
 
-    # --- which tensors ---------------------------------------------------------------------
-
     def trainable(self, round: int) -> list[TensorSpec]:
         """Tensors trained in this round, in layout order."""
         return trainable_specs(self.network, self.method, self.head, round)
@@ -90,8 +88,6 @@ class Simulation:
     def personal(self) -> tuple[str, ...]:
         """Names of tensors that never leave their client."""
         return personal_names(self.network, self.method, self.head)
-
-    # --- rounds ----------------------------------------------------------------------------
 
     def rounds(self) -> Iterator[RoundRecord]:
         """The rounds after ``state.round``, one record each; state advances before the yield."""
@@ -175,7 +171,8 @@ class Simulation:
         total: Tensors = {s.name: torch.zeros(s.shape, dtype=torch.float64) for s in shared}
         kept: list[Stack] = []
         results = []
-        for part in _chunks(len(chosen), self._chunk_size(round)):
+        size = self._chunk_size(round)
+        for part in (slice(at, at + size) for at in range(0, len(chosen), size)):
             result, upload = self._train_chunk(round, chosen[part], received)
             results.append(result)
             if self._release is not None:
@@ -251,8 +248,6 @@ class Simulation:
         if update.merges:
             self.network.add_to_base(self.state.base_delta)
 
-    # --- one client's local training -------------------------------------------------------
-
     def _received(self) -> Tensors:
         """Global tensors as a client holds them: rounded by the wire once they have changed."""
         if self.config.wire_dtype == "float32":
@@ -301,7 +296,3 @@ class Simulation:
     def _chunk_size(self, round: int) -> int:
         per_client = 4 * sum(spec.size for spec in self.trainable(round))
         return max(1, CHUNK_BYTES // max(per_client, 1))
-
-
-def _chunks(total: int, size: int) -> list[slice]:
-    return [slice(start, min(start + size, total)) for start in range(0, total, size)]
