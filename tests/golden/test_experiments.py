@@ -85,7 +85,8 @@ def test_every_experiment_runs_a_round(name, tiny_folder, tmp_path):
     folder = Path(summary["run_dir"])
     for file in ("manifest.json", "config.yaml", "rounds.jsonl", "summary.json"):
         assert (folder / file).is_file()
-    private = "dp" in name or name == "quickstart"
+    private = plan([f"experiment={name}"])[0].config.privacy.unit != "none"
+    assert private or not name.endswith("_dp")
     assert (folder / "privacy.json").is_file() == private
     assert ("privacy/epsilon_spent" in summary["final"]) == private
     if private:
