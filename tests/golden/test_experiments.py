@@ -95,6 +95,41 @@ def test_every_experiment_runs_a_round(name, tiny_folder, tmp_path):
         assert {"pld", "rdp"} == set(statement["largest"]["epsilon"])
 
 
+OPTIONS = {  # what an option needs besides the defaults to mean anything
+    "method": {},
+    "partition": {"severe": ["task=sst2"], "mild": ["task=sst2"], "natural": None},
+    "privacy": {"client": ["federation.weights=uniform"]},
+    "federation": {},
+    "engine": {},
+    "task": {name: ["privacy=none"] for name in catalogue.options("task")},
+}
+CHOICES = [
+    (group, option, needs.get(option, []))
+    for group, needs in OPTIONS.items()
+    for option in catalogue.options(group)
+    if needs.get(option, []) is not None  # no shipped task has a client column for natural
+]
+
+
+@pytest.mark.parametrize(("group", "option", "needs"), CHOICES, ids=lambda v: str(v)[:20])
+def test_every_option_runs_a_round(group, option, needs, tiny_folder, tmp_path):
+    packaged = (group != "task" and "task=sst2" not in needs) or option == "bbc_news"
+    if not packaged and DATA is None:
+        pytest.skip("FFALORA_DATA is not set")
+    summary, seen = run(
+        f"{group}={option}",
+        "model=auto",
+        f"model.source={tiny_folder}",
+        "debug=tiny",
+        f"paths.runs={tmp_path}",
+        *needs,
+        *([] if packaged else [f"paths.data={DATA}"]),
+    )
+    assert [r.round for r in seen.records] == [0, 1]
+    assert 0.0 <= summary["final"]["eval/loss"] < 10.0
+    assert summary["final"]["comm/uplink_bytes_total"] > 0
+
+
 REAL = [
     "federation.rounds=2",
     "federation.local_steps=2",
