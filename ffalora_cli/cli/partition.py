@@ -44,7 +44,9 @@ def main(arguments: Sequence[str]) -> int:
     counts, classes, sizes = client_table(job.config)
     for line in lines(counts, classes, sizes):
         print(line)
-    title = f"{job.config.task.name}, {job.config.partition.name}, seed {job.config.partition.seed}"
+    partition = job.config.partition
+    scheme = partition.label_mix or partition.name
+    title = f"{job.config.task.name}, {scheme}, seed {partition.seed}"
     draw(counts, classes, figure, title)
     print(f"\npicture   {figure}")
     return DONE

@@ -57,7 +57,7 @@ def protocol(config: Config) -> str:
     """How clients and server work, in one sentence."""
     federation, adapter = config.federation, config.adapter
     parts = [
-        f"{count(federation.rounds)} rounds of {federation.local_steps} steps",
+        f"{_several(federation.rounds, 'round')} of {_several(federation.local_steps, 'step')}",
         f"batch {federation.local_batch_size}",
         f"{federation.local_optimizer} lr {federation.local_lr:g}",
         f"rank {adapter.rank}",
@@ -67,6 +67,10 @@ def protocol(config: Config) -> str:
     if federation.cohort_size is not None:
         parts.append(f"{federation.cohort_sampling} cohorts of {federation.cohort_size}")
     return ", ".join(parts)
+
+
+def _several(number: int, noun: str) -> str:
+    return f"{count(number)} {noun}{'' if number == 1 else 's'}"
 
 
 def privacy_sentence(privacy: Mapping[str, Any] | None) -> str:
@@ -101,7 +105,7 @@ def closing(summary: Mapping[str, Any], metrics_order: Sequence[str]) -> list[st
         first = summary.get("headline") == "eval/personalized_accuracy"
         scores.insert(0 if first else len(scores), f"clients' own models {personal} on average")
     rounds = int(summary.get("rounds") or 0)
-    after = f"after {count(rounds)} round{'' if rounds == 1 else 's'}"
+    after = f"after {_several(rounds, 'round')}"
     if summary.get("seconds") is not None:
         after += f" in {human_seconds(float(summary['seconds']))}"
     lines = labelled("result", f"{', '.join(scores) or 'not evaluated'} ({after})")
