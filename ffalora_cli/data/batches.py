@@ -21,11 +21,6 @@ class StepBatches:
     slots: np.ndarray  # int64 [pairs]
     rows: np.ndarray  # int64 [pairs], row of the training set
 
-    @property
-    def sizes(self) -> int:
-        """Number of pairs."""
-        return len(self.rows)
-
 
 def poisson_batch(
     key: keys.Key, client: int, round: int, step: int, rows: np.ndarray, sample_rate: float

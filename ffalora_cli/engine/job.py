@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -69,7 +69,6 @@ class LocalResult:
     nonfinite: np.ndarray  # int64 [clients], examples whose gradient was dropped
     tokens: int  # real tokens processed
     padded_tokens: int  # tokens processed, padding included
-    extra: dict[str, float] = field(default_factory=dict)
 
 
 class Engine(Protocol):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import importlib.util
 import os
 from collections.abc import Iterator
@@ -17,6 +16,7 @@ from torch import nn
 from ffalora_cli import keys
 from ffalora_cli.config.errors import ConfigError
 from ffalora_cli.config.schema import HeadConfig, ModelConfig
+from ffalora_cli.models.fingerprint import fingerprint_tensors
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -117,7 +117,9 @@ def load_backbone(config: ModelConfig, head: HeadConfig, num_labels: int) -> Bac
             f"({lost[0]} …); is it a checkpoint of this architecture?"
         )
     drawn = _draw_missing(model, missing, head)
-    return Backbone(model, _fingerprint(model), drawn)
+    head_names = {name for name, _ in head_linears_parameters(model)}
+    frozen = {n: t for n, t in model.state_dict().items() if n not in head_names}
+    return Backbone(model, fingerprint_tensors(frozen), drawn)
 
 
 def _is_local(path: str, revision: str, needs_weights: bool = True) -> bool:
@@ -177,16 +179,6 @@ def _draw_missing(model: nn.Module, missing: set[str], head: HeadConfig) -> tupl
         elif name.endswith("bias"):
             parameter.zero_()
     return tuple(drawn)
-
-
-def _fingerprint(model: nn.Module) -> str:
-    digest = hashlib.blake2b(digest_size=16)
-    head = {name for name, _ in head_linears_parameters(model)}
-    for name, tensor in model.state_dict().items():
-        if name not in head:
-            digest.update(name.encode())
-            digest.update(memoryview(tensor.contiguous().numpy()).cast("B"))
-    return digest.hexdigest()
 
 
 @contextlib.contextmanager

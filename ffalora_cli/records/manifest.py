@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import platform
 import subprocess
@@ -10,21 +9,16 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import ffalora_cli
 from ffalora_cli.records.run_directory import SCHEMA_VERSION
-
-if TYPE_CHECKING:
-    import torch
 
 PACKAGES = (
     "torch", "transformers", "tokenizers", "datasets", "opacus", "dp-accounting", "numpy", "scipy",
     "safetensors", "pyarrow", "hydra-core", "omegaconf", "wandb",
 )  # fmt: skip
 """Distributions whose version can change a number, or how it was recorded."""
-
-_DIGEST_BYTES = 16
 
 
 def build_manifest(
@@ -119,26 +113,3 @@ def _git(folder: Path, *arguments: str) -> str | None:
     except (OSError, subprocess.SubprocessError):
         return None
     return result.stdout.strip()
-
-
-def fingerprint_file(path: str | Path) -> str:
-    """BLAKE2b of a file's bytes (about 1 GB/s), as ``blake2b:<32 hex digits>``."""
-    with Path(path).open("rb") as stream:
-        digest = hashlib.file_digest(stream, lambda: hashlib.blake2b(digest_size=_DIGEST_BYTES))
-    return f"blake2b:{digest.hexdigest()}"
-
-
-def fingerprint_tensors(tensors: Mapping[str, torch.Tensor]) -> str:
-    """BLAKE2b over names, dtypes, shapes and bytes, in the order of the names.
-
-    Independent of the order in the mapping, of strides and of the device.
-    """
-    import torch
-
-    digest = hashlib.blake2b(digest_size=_DIGEST_BYTES)
-    for name in sorted(tensors):
-        tensor = tensors[name].detach().cpu().contiguous()
-        header = f"{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode()
-        digest.update(len(header).to_bytes(4, "little") + header)
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
-    return f"blake2b:{digest.hexdigest()}"

@@ -46,14 +46,16 @@ def test_every_option_of_a_group(group) -> None:
     fitting = {"severe": "task=sst2", "mild": "task=mnli", "natural": "task.client_column=who"}
     for option in catalogue.options(group):
         extra = [fitting[option]] if option in fitting else []
-        plan([f"{group}={option}", *extra])
+        (job,) = plan([f"{group}={option}", *extra])
+        assert len(job.signature) == 12
 
 
 def test_privacy_and_tracking_options() -> None:
     for option in catalogue.options("privacy"):
-        plan([f"privacy={option}", "federation.weights=uniform"])
-    plan(["tracking=wandb"])
-    plan(["tracking=none"])
+        config = plan([f"privacy={option}", "federation.weights=uniform"])[0].config
+        assert config.privacy.unit == {"paper": "example"}.get(option, option)
+    for option in ("wandb", "none"):
+        assert plan([f"tracking={option}"])[0].config.tracking.name == option
 
 
 def test_the_paper_protocol_is_what_the_paper_says() -> None:
