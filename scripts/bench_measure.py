@@ -18,7 +18,7 @@ from bench_workload import PROFILES, Profile, load_texts, load_weights, make_job
 
 from ffalora_cli.config.errors import ConfigError, choose
 from ffalora_cli.data.encode import Encoded
-from ffalora_cli.engine import MAX_TOKENS, pick_device
+from ffalora_cli.engine import auto_max_tokens, pick_device
 from ffalora_cli.engine.job import LocalJob
 from ffalora_cli.models.network import Network
 from ffalora_cli.types import Stack
@@ -54,17 +54,17 @@ class Bench:
         profile, device = PROFILES[args.profile], torch.device(pick_device(args.device))
         chosen = _contestants(args)
         examples, texts = load_texts(profile, args.data)
-        max_tokens = args.max_tokens or MAX_TOKENS[device.type]
-        if max_tokens < int(examples.lengths.max()):
-            raise ConfigError(
-                f"max-tokens={max_tokens} is less than the longest text; "
-                f"set {int(examples.lengths.max())} or more"
-            )
         networks: dict[str, Network] = {}
         for precision in {c.precision for c in chosen}:
             backbone, weights = load_weights(profile.model, str(device))
             networks[precision] = make_network(backbone, precision)
         network = next(iter(networks.values()))
+        max_tokens = args.max_tokens or auto_max_tokens(network)
+        if max_tokens < int(examples.lengths.max()):
+            raise ConfigError(
+                f"max-tokens={max_tokens} is less than the longest text; "
+                f"set {int(examples.lengths.max())} or more"
+            )
         return Bench(
             profile=profile,
             device=device,

@@ -26,7 +26,7 @@ GROUPS = (
     "gather, clip, sum, noise, step",
     "copies and the rest",
 )
-PRODUCTS = ("aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm")
+PRODUCTS = ("aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm", "mkldnn::_linear_pointwise")
 POINTWISE = ("layer_norm", "layernorm", "gelu", "embedding", "tanh")
 FORWARD, GRADIENTS = "forward of a micro-batch", "gradients of a micro-batch"
 
@@ -103,13 +103,13 @@ def group_of(event: Any) -> str:
     """What an operator is part of, by its own and its callers' names and its shapes."""
     callers = list(_callers(event))
     around = " ".join(callers)
-    backward = "evaluate_function" in around
+    backward = "evaluate_function" in around or "Backward" in around
     if "scaled_dot_product" in around or "ScaledDotProduct" in around:
         return "attention"
     if any(word in around.lower() for word in POINTWISE):
         return "embedding, norms, gelu"
     if event.name in PRODUCTS and (backward or FORWARD in callers):
-        if "aten::linear" in callers:
+        if "aten::linear" in callers or "_OneDnn" in callers:
             return "linear layers forward"
         if _touches_rank(event.input_shapes):
             return "adapters"

@@ -69,6 +69,7 @@ class LocalResult:
     nonfinite: np.ndarray  # int64 [clients], examples whose gradient was dropped
     tokens: int  # real tokens processed
     padded_tokens: int  # tokens processed, padding included
+    halvings: int = 0  # of the micro-batches, because memory ran out
 
 
 class Engine(Protocol):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -10,31 +11,20 @@ from torch import Tensor, nn
 
 from ffalora_cli.data.batches import StepBatches
 from ffalora_cli.data.microbatch import cut, padded_tokens
+from ffalora_cli.engine.clipped_sums import add_clipped
 from ffalora_cli.engine.dropout import keyed_dropout
-from ffalora_cli.engine.job import ExamplePrivacy, LocalJob, LocalResult
+from ffalora_cli.engine.fixed import FixedShapes
+from ffalora_cli.engine.job import LocalJob, LocalResult
+from ffalora_cli.engine.paths import booked_tensors
+from ffalora_cli.engine.tensors import RoundTensors
+from ffalora_cli.models.adapters import Factor
+from ffalora_cli.models.booked import Book, Booked
 from ffalora_cli.models.network import Network
-from ffalora_cli.privacy.example_level import clip_factors, noise_stack
-from ffalora_cli.types import Examples, Stack, Tensors
+from ffalora_cli.privacy.example_level import noise_stack
+from ffalora_cli.types import Examples, Stack
 
 MEMORY_BYTES = 256 * 2**20  # of gathered copies and their gradients in one micro-batch
-
-
-@dataclass
-class _Tally:
-    """Per-client counts of a round, kept on the device until the round ends."""
-
-    loss: Tensor  # [clients]
-    seen: Tensor
-    clipped: Tensor
-    nonfinite: Tensor
-    tokens: int = 0
-    padded: int = 0
-
-    @staticmethod
-    def zeros(clients: int, device: torch.device) -> _Tally:
-        """Nothing counted yet."""
-        empty = torch.zeros(4, clients, device=device, dtype=torch.float64)
-        return _Tally(empty[0], empty[1], empty[2], empty[3])
+MOST_HALVINGS = 3  # of micro-batches in one round, before running out of memory ends the run
 
 
 @dataclass
@@ -44,16 +34,22 @@ class StackedEngine:
     Attributes:
         network: frozen model with sites.
         examples: the training set.
-        max_tokens: tokens of a micro-batch, padding included.
+        max_tokens: tokens of a micro-batch, padding included; halved when memory runs out.
+        fixed: whether micro-batches are rounded up to a few shapes; on a GPU they are.
     """
 
     network: Network
     examples: Examples
     max_tokens: int = 512
+    fixed: bool = False
     _labels: Tensor = field(init=False)
+    _shapes: FixedShapes = field(init=False)
+    _tensors: RoundTensors | None = None
 
     def __post_init__(self) -> None:
+        self.fixed = self.fixed or self.network.device.type == "cuda"
         self._labels = torch.tensor(np.asarray(self.examples.labels)).to(self.network.device)
+        self._shapes = FixedShapes(self.network, self.examples, self._labels)
 
     def train(self, job: LocalJob) -> LocalResult:
         """One round: ``local_steps`` optimiser steps of every client at once.
@@ -61,65 +57,108 @@ class StackedEngine:
         Returns:
             New values of the trainable tensors ``[clients, ...]`` and per-client counts.
         """
-        device = self.network.device
-        clients = len(job.clients)
-        layout = {name: tuple(job.start[name].shape[1:]) for name in job.trainable}
-        flat = nn.Parameter(
-            torch.cat([job.start[n].reshape(clients, -1).float() for n in job.trainable], 1).to(
-                device
-            )
-        )  # [clients, P]
-        trained = _views(flat.data, layout)
-        held = {n: v.to(device) for n, v in job.start.items() if n not in layout}
-        common = {n: v.to(device) for n, v in job.common.items()}
-        optimizer = job.optimizer.build([flat])
-        tally = _Tally.zeros(clients, device)
+        tensors = self._loaded(job)
+        optimizer = job.optimizer.build([tensors.flat])
+        tally = Tally()
         for step, pairs in enumerate(job.batches):
-            total = torch.zeros_like(flat)  # [clients, P] sum of clipped per-example gradients
-            self._accumulate(job, step, pairs, trained, held, common, _views(total, layout), tally)
-            _privatise(job, step, pairs, total, layout)
-            flat.grad = total
+            self._sum_with_backoff(job, step, pairs, tensors, tally)
+            _privatise(job, step, pairs, tensors)
+            tensors.flat.grad = tensors.total
             optimizer.step()
+        counts = tensors.counts.cpu().numpy()  # [clients, 4]
         return LocalResult(
-            trained={n: v.clone() for n, v in trained.items()},
-            loss_sum=tally.loss.cpu().numpy(),
-            examples=tally.seen.cpu().numpy().astype(np.int64),
-            clipped=tally.clipped.cpu().numpy().astype(np.int64),
-            nonfinite=tally.nonfinite.cpu().numpy().astype(np.int64),
+            trained={n: v.clone() for n, v in tensors.trained.items()},
+            loss_sum=counts[:, 0].copy(),
+            examples=counts[:, 1].astype(np.int64),
+            clipped=counts[:, 2].astype(np.int64),
+            nonfinite=counts[:, 3].astype(np.int64),
             tokens=tally.tokens,
             padded_tokens=tally.padded,
+            halvings=tally.halvings,
         )
 
+    def _loaded(self, job: LocalJob) -> RoundTensors:
+        """The round's tensors with the job's values; on a GPU at the same addresses as before."""
+        device = self.network.device
+        if device.type == "cuda" and self._tensors is not None and self._tensors.fits(job):
+            self._tensors.load(job)
+            return self._tensors
+        self._shapes.forget()
+        self._tensors = RoundTensors.of(job, device)
+        return self._tensors
+
+    def _sum_with_backoff(
+        self, job: LocalJob, step: int, pairs: StepBatches, tensors: RoundTensors, tally: Tally
+    ) -> None:
+        """``_accumulate``; out of memory, the step is done again in micro-batches half the size."""
+        before, counts = replace(tally), tensors.counts.clone()
+        while True:
+            tensors.total.zero_()
+            try:
+                self._accumulate(job, step, pairs, tensors, tally)
+                return
+            except (torch.OutOfMemoryError, RuntimeError) as error:
+                if not _out_of_memory(error) or tally.halvings == MOST_HALVINGS:
+                    raise
+            self._shapes.forget()
+            if tensors.total.is_cuda:
+                torch.cuda.empty_cache()
+            tally.tokens, tally.padded = before.tokens, before.padded
+            tally.halvings += 1
+            tensors.counts.copy_(counts)
+            self.max_tokens = max(1, self.max_tokens // 2)
+
     def _accumulate(
-        self,
-        job: LocalJob,
-        step: int,
-        pairs: StepBatches,
-        trained: Stack,
-        held: Stack,
-        common: Tensors,
-        total: Stack,
-        tally: _Tally,
+        self, job: LocalJob, step: int, pairs: StepBatches, tensors: RoundTensors, tally: Tally
     ) -> None:
         """Add every micro-batch's clipped per-example gradients to its clients' sums."""
         if not len(pairs.rows):
             return  # an empty step is noise only: a transformer given zero examples crashes
         lengths = np.asarray(self.examples.lengths)[pairs.rows]
-        per_example = sum(v[0].numel() for v in trained.values())
-        max_examples = max(1, MEMORY_BYTES // (8 * per_example))
+        booked = booked_tensors(tensors.layout, frozenset(self.network.head_names), lengths)
+        formed = sum(int(np.prod(s)) for n, s in tensors.layout.items() if n not in booked)
+        max_examples = max(1, MEMORY_BYTES // (8 * max(formed, 1)))
         packed = self.network.packs and job.dropout == 0
         for batch in cut(lengths, self.max_tokens, max_examples, packed):
             slots, rows = pairs.slots[batch], pairs.rows[batch]
+            tally.tokens += int(lengths[batch].sum())
+            if packed and self.fixed:
+                tally.padded += self._shapes.add(slots, rows, job.privacy, tensors, booked)
+                continue
             if job.dropout > 0:
                 self.network.with_dropout(keyed_dropout(job, step, slots, rows))
-            losses, grads = self.per_example_gradients(slots, rows, trained, held, common)
+            self._add(job, slots, rows, tensors, booked)
             self.network.with_dropout(None)
-            _add_clipped(job.privacy, slots, losses, grads, total, tally)
-            tally.tokens += int(lengths[batch].sum())
             tally.padded += padded_tokens(lengths[batch], packed)
 
+    def _add(
+        self,
+        job: LocalJob,
+        slots: np.ndarray,
+        rows: np.ndarray,
+        tensors: RoundTensors,
+        booked: frozenset[str],
+    ) -> None:
+        """Add one micro-batch: formed gradients and booked ones in one backward pass."""
+        device, trained = self.network.device, tensors.trained
+        common: dict[str, Factor] = dict(tensors.common)
+        book = None
+        if booked:
+            book = Book(slots, len(job.clients))
+            anchor = torch.zeros((), device=device, requires_grad=True)
+            common |= {n: Booked(n, trained[n], anchor, book) for n in booked}
+        formed = {n: v for n, v in trained.items() if n not in booked}
+        losses, grads = self.per_example_gradients(slots, rows, formed, tensors.held, common)
+        index = torch.from_numpy(slots).to(device)
+        add_clipped(job.privacy, index, losses, grads, book, tensors.totals, tensors.counts)
+
     def per_example_gradients(
-        self, slots: np.ndarray, rows: np.ndarray, trained: Stack, held: Stack, common: Tensors
+        self,
+        slots: np.ndarray,
+        rows: np.ndarray,
+        trained: Stack,
+        held: Stack,
+        common: Mapping[str, Factor],
     ) -> tuple[Tensor, Stack]:
         """Losses and exact per-example gradients of one micro-batch.
 
@@ -128,7 +167,7 @@ class StackedEngine:
             rows: int64 [examples], longest first.
             trained: ``[clients, ...]``, differentiated.
             held: ``[clients, ...]``, different between clients but not trained now.
-            common: plain shapes.
+            common: plain shapes, and booked stacks: the backward pass fills their book.
 
         Returns:
             Losses ``[examples]`` and gradients ``[examples, ...]`` by name.
@@ -140,69 +179,34 @@ class StackedEngine:
         logits = self.network.logits(self.examples, rows, {**common, **copies, **leaves})
         labels = self._labels[torch.from_numpy(rows).to(device)]
         losses = nn.functional.cross_entropy(logits, labels, reduction="none")
-        grads = torch.autograd.grad(losses.sum(), list(leaves.values()))
-        return losses.detach(), dict(zip(leaves, grads, strict=True))
+        anchors = {id(v.anchor): v.anchor for v in common.values() if isinstance(v, Booked)}
+        grads = torch.autograd.grad(losses.sum(), [*leaves.values(), *anchors.values()])
+        return losses.detach(), dict(zip(leaves, grads, strict=False))
 
 
-def _add_clipped(
-    privacy: ExamplePrivacy | None,
-    slots: np.ndarray,
-    losses: Tensor,
-    grads: Stack,
-    total: Stack,
-    tally: _Tally,
-) -> None:
-    """Clip rows by their joint norm and add them to their client's sum, in place.
+@dataclass
+class Tally:
+    """What the host counts of a round."""
 
-    A non-finite row is replaced, never multiplied by zero (0 × NaN would spread in the product).
-    """
-    device = losses.device
-    squares = sum(g.flatten(1).square().sum(1) for g in grads.values())  # [examples]
-    assert isinstance(squares, Tensor)
-    finite = torch.isfinite(squares) & torch.isfinite(losses)
-    if privacy is None:
-        factors = finite.float()
-    else:
-        factors = torch.where(finite, clip_factors(squares, privacy.max_grad_norm), 0.0)
-    unique, inverse = np.unique(slots, return_inverse=True)
-    where = torch.from_numpy(unique).to(device)
-    one_hot = torch.zeros(len(unique), len(slots), device=device)
-    one_hot[torch.from_numpy(inverse).to(device), torch.arange(len(slots), device=device)] = 1.0
-    weights = one_hot * factors  # [clients here, examples]
-    # Looking at the flags would make a GPU wait, so there the rows are always replaced.
-    clean = device.type == "cpu" and bool(finite.all())
-    for name, grad in grads.items():
-        rows = grad.flatten(1)
-        if not clean:
-            rows = torch.where(finite[:, None], rows, 0.0)
-        added = (weights @ rows).view(len(unique), *grad.shape[1:])
-        total[name].index_add_(0, where, added)
-    counts = torch.stack(
-        [
-            torch.where(finite, losses, 0.0).double(),
-            torch.ones_like(losses).double(),
-            (finite & (factors < 1.0)).double(),
-            (~finite).double(),
-        ]
-    )
-    sums = counts @ one_hot.t().double()  # [4, clients here]
-    for row, target in zip(
-        sums, (tally.loss, tally.seen, tally.clipped, tally.nonfinite), strict=True
-    ):
-        target.index_add_(0, where, row)
+    tokens: int = 0
+    padded: int = 0
+    halvings: int = 0
 
 
-def _privatise(
-    job: LocalJob, step: int, pairs: StepBatches, total: Tensor, layout: dict[str, tuple[int, ...]]
-) -> None:
+def _out_of_memory(error: Exception) -> bool:
+    """A GPU's allocator has a class of its own for this, the CPU's only a message."""
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+
+
+def _privatise(job: LocalJob, step: int, pairs: StepBatches, tensors: RoundTensors) -> None:
     """Turn sums into the gradient of the step, in place: noise, then the divisor."""
-    clients = len(job.clients)
+    clients, total = len(job.clients), tensors.total
     if job.privacy is None:
         sizes = np.bincount(pairs.slots, minlength=clients)
         divisor = torch.from_numpy(np.maximum(sizes, 1)).to(total)
     else:
         noise = noise_stack(
-            layout,
+            tensors.layout,
             job.clients.tolist(),
             torch.from_numpy(job.privacy.noise_sd),
             job.privacy.secret,
@@ -210,18 +214,7 @@ def _privatise(
             step,
             total.device,
         )
-        for name, view in _views(total, layout).items():
+        for name, view in tensors.totals.items():
             view.add_(noise[name])
         divisor = torch.from_numpy(job.privacy.expected_batch).to(total)
     total /= divisor[:, None]
-
-
-def _views(flat: Tensor, layout: dict[str, tuple[int, ...]]) -> Stack:
-    """Named views of ``[clients, P]``; writing to a view writes to ``flat``."""
-    views: Stack = {}
-    start = 0
-    for name, shape in layout.items():
-        size = int(np.prod(shape))
-        views[name] = flat[:, start : start + size].unflatten(1, shape)
-        start += size
-    return views

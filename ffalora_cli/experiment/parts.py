@@ -110,7 +110,7 @@ def build(config: Config, signature: str, observer: Observer) -> Parts:
     import torch
 
     from ffalora_cli.data.partition import label_table
-    from ffalora_cli.engine import MAX_TOKENS, build_engine, pick_device
+    from ffalora_cli.engine import auto_max_tokens, build_engine, pick_device
     from ffalora_cli.federation.simulation import Simulation
     from ffalora_cli.federation.tensors import covered_names
     from ffalora_cli.methods import registry
@@ -139,7 +139,7 @@ def build(config: Config, signature: str, observer: Observer) -> Parts:
     )
     if plan is not None:
         plan = replace(plan, covered=covered_names(network, method, config.head))
-    max_tokens = config.engine.max_tokens or MAX_TOKENS[device.partition(":")[0]]
+    max_tokens = config.engine.max_tokens or auto_max_tokens(network)
     simulation = Simulation(
         method=method,
         network=network,

@@ -19,6 +19,8 @@ def train_metrics(results: list[LocalResult], seconds: float) -> dict[str, float
         "train/nonfinite_examples": float(sum(int(r.nonfinite.sum()) for r in results)),
         "engine/padding_share": 1.0 - tokens / padded if padded else 0.0,
     }
+    if any(r.halvings for r in results):
+        metrics["engine/memory_halvings"] = float(sum(r.halvings for r in results))
     if seen:
         metrics["train/loss"] = sum(float(r.loss_sum.sum()) for r in results) / seen
         metrics["train/clipped_share"] = sum(int(r.clipped.sum()) for r in results) / seen

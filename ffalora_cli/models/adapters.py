@@ -16,14 +16,20 @@ from torch import Tensor, nn
 
 from ffalora_cli import keys
 from ffalora_cli.config.errors import ConfigError, nearest
+from ffalora_cli.models.booked import Booked
+from ffalora_cli.models.layout import Layout, Padded
 from ffalora_cli.types import Site, Tensors, TensorSpec
+
+Factor = Tensor | Booked
+"""One factor in a forward pass: common ``[m, k]``, one copy an example ``[examples, m, k]``, or a
+stack of the clients' that is booked (``models.booked``)."""
 
 
 class Context:
     """Factors of the forward pass under way; one object shared by all sites of a model."""
 
     def __init__(self) -> None:
-        self.values: Tensors = {}
+        self.values: dict[str, Factor] = {}
         self.dropout: Callable[[str, Tensor], Tensor] | None = None
 
 
@@ -41,7 +47,7 @@ class _RowPerExample(torch.Tensor):
 
 
 class AdaptedLinear(nn.Module):
-    """A frozen linear layer plus its low-rank pair, common or one copy an example."""
+    """A frozen linear layer plus its low-rank pair."""
 
     def __init__(self, base: nn.Linear, site: str, scale: float, context: Context) -> None:
         super().__init__()
@@ -50,28 +56,32 @@ class AdaptedLinear(nn.Module):
         self.scale = scale
         self.context = context
 
+    def factors(self) -> tuple[Factor | None, Factor | None]:
+        """A and B of the forward pass under way."""
+        values = self.context.values
+        return values.get(f"{self.site}.lora_a"), values.get(f"{self.site}.lora_b")
+
     def forward(self, x: Tensor) -> Tensor:  # [examples, ..., d_in] -> [examples, ..., d_out]
         """Base output plus ``scale * (x A^T) B^T``."""
         y = self.base(x)
-        a = self.context.values.get(f"{self.site}.lora_a")
-        b = self.context.values.get(f"{self.site}.lora_b")
+        a, b = self.factors()
         if a is None or b is None:
             return y
-        copies = a.shape[0] if a.dim() == 3 else b.shape[0] if b.dim() == 3 else x.shape[0]
+        copies = max(_copies(a), _copies(b))
         common_rows = x.shape[0] == 1 and copies > 1
         if common_rows:
             x = x.expand(copies, *x.shape[1:])
         if self.context.dropout is not None:
             x = self.context.dropout(self.site, x)
-        rows = x.reshape(x.shape[0], -1, x.shape[-1])  # [examples, rows, d_in]
-        h = times_transposed(rows, a.to(x.dtype))  # [examples, rows, rank]
-        delta = times_transposed(h, b.to(x.dtype)) * self.scale  # [examples, rows, d_out]
+        rows = x.reshape(-1, x.shape[-1])
+        layout = Padded(x.shape[0], len(rows) // x.shape[0])
+        delta = times(times(rows, a, layout), b, layout) * self.scale  # [rows, d_out]
         y = y + delta.reshape(*x.shape[:-1], -1)
         return y.as_subclass(_RowPerExample) if common_rows else y
 
 
 class HeadLinear(nn.Module):
-    """A head layer whose weight and bias come from the context (common or one copy an example)."""
+    """A head layer whose weight and bias come from the context."""
 
     def __init__(self, base: nn.Linear, name: str, context: Context) -> None:
         super().__init__()
@@ -84,18 +94,49 @@ class HeadLinear(nn.Module):
         weight = self.context.values.get(f"{self.name}.weight")
         if weight is None:
             return self.base(x)
-        rows = x.reshape(x.shape[0], -1, x.shape[-1])
-        y = times_transposed(rows, weight.to(x.dtype))
+        rows = x.reshape(-1, x.shape[-1])
+        y = times(rows, weight, Padded(x.shape[0], len(rows) // x.shape[0]))
+        y = y.reshape(*x.shape[:-1], -1)
         bias = self.context.values.get(f"{self.name}.bias")
-        if bias is not None:
+        if isinstance(bias, Tensor):
             bias = bias.to(x.dtype)
-            y = y + (bias[:, None, :] if bias.dim() == 2 else bias)
-        return y.reshape(*x.shape[:-1], -1)
+            if bias.dim() == 2:  # one an example
+                bias = bias.reshape(-1, *(1 for _ in x.shape[1:-1]), bias.shape[-1])
+            y = y + bias
+        return y
 
 
-def times_transposed(x: Tensor, w: Tensor) -> Tensor:
-    """``x @ w^T`` for ``[examples, rows, k]`` and w ``[m, k]`` (common) or ``[examples, m, k]``."""
-    return x @ w.t() if w.dim() == 2 else torch.bmm(x, w.transpose(1, 2))
+def times(
+    x: Tensor, w: Factor, layout: Layout, y: Tensor | None = None, scale: float = 1.0
+) -> Tensor:
+    """``scale * x w^T``, or ``y + scale * x w^T``.
+
+    Args:
+        x: rows ``[rows, k]``.
+        w: a factor of shape ``[m, k]``.
+        layout: of the rows.
+        y: rows ``[rows, m]``; only then is there a scale.
+        scale: of the product.
+    """
+    if isinstance(w, Booked):
+        product = w.times(x, layout)
+        return product if y is None else torch.add(y, product, alpha=scale)
+    w = w.to(x.dtype)
+    if w.dim() == 2:
+        return x @ w.t() if y is None else torch.addmm(y, x, w.t(), alpha=scale)
+    copies = w.transpose(1, 2).split(layout.counts)
+    if y is None:
+        blocks = zip(layout.blocks(x), copies, strict=True)
+        return layout.join([torch.bmm(rows, c) for rows, c in blocks])
+    triples = zip(layout.blocks(y), layout.blocks(x), copies, strict=True)
+    return layout.join([torch.baddbmm(b, rows, c, alpha=scale) for b, rows, c in triples], y)
+
+
+def _copies(factor: Factor) -> int:
+    """Examples that a factor has copies for; 1 if it is common."""
+    if isinstance(factor, Booked):
+        return len(factor.book.slots)
+    return factor.shape[0] if factor.dim() == 3 else 1
 
 
 def find_sites(model: nn.Module, suffixes: Sequence[str]) -> list[Site]:

@@ -13,10 +13,11 @@ from torch import Tensor, nn
 from ffalora_cli.config.schema import AdapterConfig, HeadConfig, ModelConfig
 from ffalora_cli.models import adapters, packed
 from ffalora_cli.models.backbone import Backbone, head_modules, load_backbone
+from ffalora_cli.models.frozen import freeze_linears
 from ffalora_cli.types import Examples, Site, Tensors, TensorSpec
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
 
 @dataclass
@@ -41,6 +42,7 @@ class Network:
     initial: Tensors
     fingerprint: str
     context: adapters.Context
+    replaced: int = 0  # how often a frozen weight moved to another address
 
     @property
     def device(self) -> torch.device:
@@ -63,20 +65,21 @@ class Network:
         """Whether this model has a forward without padding (and no dropout is on)."""
         return packed.supports(self.model) and self.context.dropout is None
 
-    def logits(self, examples: Examples, rows: np.ndarray, values: Tensors) -> Tensor:
+    def logits(
+        self, examples: Examples, rows: np.ndarray, values: Mapping[str, adapters.Factor]
+    ) -> Tensor:
         """Class scores of a micro-batch, without padding where the model's family allows it.
 
         Args:
             examples: the data set.
             rows: int64 [examples], sorted by length, longest first.
-            values: tensors by name, each in its plain shape (common to the micro-batch) or with a
-                leading example axis (one copy an example). Head tensors may be left out: then the
-                head is as loaded.
+            values: factors by name: common, one copy an example, or booked (``adapters.Factor``).
+                Head tensors may be left out: then the head is as loaded.
 
         Returns:
             ``[examples, classes]`` in fp32.
         """
-        self.context.values = values
+        self.context.values = dict(values)
         lengths = np.asarray(examples.lengths)[rows]
         if self.packs:
             ids, types = examples.packed(rows)
@@ -92,8 +95,11 @@ class Network:
             layer = self.model.get_submodule(site)
             assert isinstance(layer, adapters.AdaptedLinear)
             value = (loaded.float() + delta.to(loaded.device)).to(layer.base.weight.dtype)
-            # A new parameter: the old one may be the very tensor of ``plain``.
-            layer.base.weight = nn.Parameter(value, requires_grad=False)
+            if layer.base.weight.data_ptr() == loaded.data_ptr():  # still shared with ``plain``
+                layer.base.weight = nn.Parameter(value, requires_grad=False)
+                self.replaced += 1
+            else:
+                layer.base.weight.data.copy_(value)
 
     def with_dropout(self, masks: Callable[[str, Tensor], Tensor] | None) -> None:
         """Apply adapter dropout in the next forward passes (None: no dropout)."""
@@ -129,8 +135,9 @@ def build_network(
         model = copy.deepcopy(plain).to(torch.bfloat16)
     else:
         model = _share_weights_copy(plain)
-    adapters.install(model, sites, adapter.scale, context)
     adapters.install_head(model, head_modules(model), context)
+    freeze_linears(model)
+    adapters.install(model, sites, adapter.scale, context)
     return Network(
         model, plain, sites, specs, adapter.scale, initial, backbone.fingerprint, context
     )

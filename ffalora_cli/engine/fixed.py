@@ -1,0 +1,193 @@
+"""Micro-batches of a few fixed shapes, replayed as CUDA graphs: a small model is launch-bound.
+
+Rows, examples and tokens are rounded up, everything a micro-batch needs goes to the device in one
+copy, and forward, backward, clip and sum of a shape are captured the second time it is met. What
+fills a shape up is an example that counts as nothing. Eager (on a CPU, or where gradients are
+booked) it is the same function.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ffalora_cli.engine.clipped_sums import add_clipped
+from ffalora_cli.engine.job import ExamplePrivacy
+from ffalora_cli.engine.tensors import RoundTensors
+from ffalora_cli.models import packed
+from ffalora_cli.models.adapters import Factor
+from ffalora_cli.models.booked import Book, Booked
+from ffalora_cli.models.layout import Rectangle
+from ffalora_cli.models.network import Network
+from ffalora_cli.types import Examples, Tensors
+
+ROWS, EXAMPLES, TOKENS = 512, 64, 16  # shapes are multiples of these
+MOST_GRAPHS = 32  # each keeps the activations of its shape; beyond, shapes run eagerly
+
+
+@dataclass
+class FixedShapes:
+    """Runs micro-batches of one engine."""
+
+    network: Network
+    examples: Examples
+    labels: Tensor  # int64 [rows of the data set], on the device
+    _graphs: dict[tuple[object, ...], _Captured | None] = field(default_factory=dict)
+
+    def forget(self) -> None:
+        """Drop all graphs: the tensors they read are gone."""
+        self._graphs.clear()
+
+    def add(
+        self,
+        slots: np.ndarray,
+        rows: np.ndarray,
+        privacy: ExamplePrivacy | None,
+        tensors: RoundTensors,
+        booked: frozenset[str],
+    ) -> int:
+        """Add one micro-batch's clipped gradients and its counts to ``tensors``.
+
+        Args:
+            slots: int64 [examples], each example's client.
+            rows: int64 [examples], longest first.
+            privacy: gives the clip.
+            tensors: of the round.
+            booked: names of the tensors whose gradients are not formed.
+
+        Returns:
+            Rows computed, filling included.
+        """
+        inputs, owner = self._inputs(slots, rows)
+        shape = (len(inputs["ids"]), *inputs["index"].shape)
+        book = Book(_filled(slots, shape[1]), len(tensors.flat)) if booked else None
+
+        def work(batch: Tensors) -> None:
+            self._pass(batch, owner, privacy, tensors, booked, book)
+
+        device = self.network.device
+        if device.type != "cuda" or booked:
+            work({name: value.to(device) for name, value in inputs.items()})
+            return shape[0]
+        clip = None if privacy is None else privacy.max_grad_norm
+        key = (shape, clip, self.network.replaced)
+        captured = self._graphs.get(key)
+        if captured is not None:
+            captured.replay(inputs)
+            return shape[0]
+        work({name: value.to(device) for name, value in inputs.items()})
+        if key in self._graphs and len(self._graphs) <= MOST_GRAPHS:
+            self._graphs[key] = _Captured.of(work, inputs, device)
+        self._graphs.setdefault(key, None)
+        return shape[0]
+
+    def _inputs(self, slots: np.ndarray, rows: np.ndarray) -> tuple[Tensors, np.ndarray]:
+        """Everything that differs between micro-batches of one shape, on the CPU; rows' owners."""
+        lengths = np.asarray(self.examples.lengths)[rows]
+        used, examples = int(lengths.sum()), _up(len(rows), EXAMPLES)
+        height = _up(used + 1, ROWS)  # one row at least for what fills the shape up
+        rectangle = Rectangle.of(lengths, height, examples, _up(int(lengths.max()), TOKENS))
+        ids, types = self.examples.packed(rows)
+        starts = np.r_[0, np.cumsum(lengths)[:-1]]
+        positions = np.zeros(height, np.int64)
+        positions[:used] = np.arange(used) - np.repeat(starts, lengths)
+        pad = (0, height - used)
+        inputs = {
+            "ids": nn.functional.pad(ids, pad),
+            "types": nn.functional.pad(torch.zeros_like(ids) if types is None else types, pad),
+            "positions": torch.from_numpy(positions),
+            "first": rectangle.index[:, 0].clone(),
+            "index": rectangle.index,
+            "mask": rectangle.mask,
+            "place": rectangle.place,
+            "real": rectangle.real,
+            "rows": torch.from_numpy(_filled(rows, examples)),
+            "slots": torch.from_numpy(_filled(slots, examples)),
+            "exists": torch.arange(examples) < len(rows),
+        }
+        return inputs, rectangle.owner
+
+    def _pass(
+        self,
+        batch: Tensors,
+        owner: np.ndarray,
+        privacy: ExamplePrivacy | None,
+        tensors: RoundTensors,
+        booked: frozenset[str],
+        book: Book | None,
+    ) -> None:
+        """Forward, backward, clip and sum; no value is looked at, no shape depends on one."""
+        slots, trained = batch["slots"], tensors.trained
+        leaves = {
+            n: v.index_select(0, slots).requires_grad_()
+            for n, v in trained.items()
+            if n not in booked
+        }
+        values: dict[str, Factor] = {**tensors.common, **leaves}
+        values |= {n: v.index_select(0, slots) for n, v in tensors.held.items()}
+        sources = list(leaves.values())
+        if book is not None:
+            anchor = torch.zeros((), device=slots.device, requires_grad=True)
+            values |= {n: Booked(n, trained[n], anchor, book) for n in booked}
+            sources.append(anchor)
+        losses = nn.functional.cross_entropy(
+            self._logits(batch, owner, values), self.labels[batch["rows"]], reduction="none"
+        )
+        grads = torch.autograd.grad(losses.sum(), sources)
+        formed = dict(zip(leaves, grads, strict=False))
+        totals, counts = tensors.totals, tensors.counts
+        add_clipped(privacy, slots, losses.detach(), formed, book, totals, counts, batch["exists"])
+
+    def _logits(self, batch: Tensors, owner: np.ndarray, values: Mapping[str, Factor]) -> Tensor:
+        """Class scores ``[examples, classes]``, fp32."""
+        layout = Rectangle(batch["index"], batch["mask"], batch["place"], batch["real"], owner)
+        self.network.context.values = dict(values)
+        return packed.head_logits(
+            self.network.model,
+            batch["ids"],
+            batch["types"],
+            batch["positions"],
+            batch["first"],
+            layout,
+            layout.heads,
+        ).float()
+
+
+@dataclass(frozen=True)
+class _Captured:
+    """A graph and the tensors it reads."""
+
+    graph: torch.cuda.CUDAGraph
+    inputs: Tensors
+
+    @staticmethod
+    def of(work: Callable[[Tensors], None], inputs: Tensors, device: torch.device) -> _Captured:
+        """Capture ``work`` (which is not run by that)."""
+        static = {name: value.to(device) for name, value in inputs.items()}
+        torch.cuda.synchronize(device)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            work(static)
+        return _Captured(graph, static)
+
+    def replay(self, inputs: Tensors) -> None:
+        """The captured work on other values."""
+        for name, value in inputs.items():
+            self.inputs[name].copy_(value.pin_memory(), non_blocking=True)
+        self.graph.replay()
+
+
+def _up(count: int, unit: int) -> int:
+    """The next multiple of ``unit``."""
+    return -(-count // unit) * unit
+
+
+def _filled(values: np.ndarray, length: int) -> np.ndarray:
+    """``values`` and zeros after them, int64 [length]."""
+    filled = np.zeros(length, np.int64)
+    filled[: len(values)] = values
+    return filled
