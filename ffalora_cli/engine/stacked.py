@@ -13,7 +13,8 @@ from ffalora_cli.data.microbatch import cut, padded_tokens
 from ffalora_cli.engine.dropout import keyed_dropout
 from ffalora_cli.engine.job import ExamplePrivacy, LocalJob, LocalResult
 from ffalora_cli.models.network import Network
-from ffalora_cli.privacy.example_level import clip_factors, noise_stack
+from ffalora_cli.privacy.clipping import clip_rule, factors, was_cut
+from ffalora_cli.privacy.example_level import noise_stack
 from ffalora_cli.types import Examples, Stack, Tensors
 
 MEMORY_BYTES = 256 * 2**20  # of gathered copies and their gradients in one micro-batch
@@ -152,26 +153,27 @@ def _add_clipped(
     total: Stack,
     tally: _Tally,
 ) -> None:
-    """Clip rows by their joint norm and add them to their client's sum, in place.
+    """Clip rows by the job's rule and add them to their client's sum, in place.
 
     A non-finite row is replaced, never multiplied by zero (0 × NaN would spread in the product).
     """
     device = losses.device
-    squares = sum(g.flatten(1).square().sum(1) for g in grads.values())  # [examples]
-    assert isinstance(squares, Tensor)
-    finite = torch.isfinite(squares) & torch.isfinite(losses)
-    if privacy is None:
-        factors = finite.float()
-    else:
-        factors = torch.where(finite, clip_factors(squares, privacy.max_grad_norm), 0.0)
+    squares = torch.stack(
+        [g.flatten(1).square().sum(1) for g in grads.values()], 1
+    )  # [examples, tensors]
+    finite = torch.isfinite(squares.sum(1)) & torch.isfinite(losses)
+    scale = finite[:, None].float().expand_as(squares)
+    if privacy is not None:
+        rule = clip_rule(privacy.clip, privacy.max_grad_norm, list(grads))
+        scale = torch.where(finite[:, None], factors(squares, rule), 0.0)
     unique, inverse = np.unique(slots, return_inverse=True)
     where = torch.from_numpy(unique).to(device)
     one_hot = torch.zeros(len(unique), len(slots), device=device)
     one_hot[torch.from_numpy(inverse).to(device), torch.arange(len(slots), device=device)] = 1.0
-    weights = one_hot * factors  # [clients here, examples]
     # Looking at the flags would make a GPU wait, so there the rows are always replaced.
     clean = device.type == "cpu" and bool(finite.all())
-    for name, grad in grads.items():
+    for column, (name, grad) in enumerate(grads.items()):
+        weights = one_hot * scale[:, column]  # [clients here, examples]
         rows = grad.flatten(1)
         if not clean:
             rows = torch.where(finite[:, None], rows, 0.0)
@@ -181,7 +183,7 @@ def _add_clipped(
         [
             torch.where(finite, losses, 0.0).double(),
             torch.ones_like(losses).double(),
-            (finite & (factors < 1.0)).double(),
+            (finite & was_cut(scale)).double(),
             (~finite).double(),
         ]
     )

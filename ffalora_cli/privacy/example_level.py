@@ -1,7 +1,8 @@
-"""Example-level mechanism: clip factors, keyed noise, and the secret the keys come from.
+"""Example-level mechanism: keyed noise, and the secret the keys come from.
 
 One step of a client releases ``(sum of clipped gradients + noise) / expected batch``. The noise is
-added once, to the sum, with sd = noise_multiplier * max_grad_norm, to an empty sum too. All fp32.
+added once, to the sum, in units of max_grad_norm, to an empty sum too. All fp32. How examples are
+clipped stands in ``clipping``.
 """
 
 from __future__ import annotations
@@ -22,24 +23,6 @@ if TYPE_CHECKING:
 SECRET_BYTES = 32
 
 
-def clip_factors(square_norms: torch.Tensor, max_grad_norm: float) -> torch.Tensor:
-    """Factor of each example: ``min(1, C / (norm + 1e-6))``, as Opacus.
-
-    Args:
-        square_norms: squared norms over all covered tensors together ``[examples]``.
-        max_grad_norm: C > 0.
-
-    Returns:
-        ``[examples]`` fp32; 0 where the norm is not finite. The caller replaces those rows by zeros
-        (``torch.where``): zero times NaN is NaN.
-    """
-    import torch
-
-    norms = square_norms.float().sqrt()
-    factors = (max_grad_norm / (norms + 1e-6)).clamp(max=1.0)
-    return torch.where(torch.isfinite(norms), factors, torch.zeros_like(factors))
-
-
 def noise_stack(
     shapes: Mapping[str, tuple[int, ...]],
     clients: Sequence[int],
@@ -57,7 +40,7 @@ def noise_stack(
     Args:
         shapes: shape of one client's tensor, by name (no client axis).
         clients: ids, in stack order.
-        sd: of each client's noise ``[clients]``: noise_multiplier * max_grad_norm.
+        sd: of each client's noise ``[clients]``: ``plan.added_noise`` * max_grad_norm.
         secret: from ``run_secret``.
         round: from 1.
         step: local step within the round.
