@@ -231,7 +231,7 @@ def _client_noise(job: LocalJob, slot: int, step: int, device: torch.device) -> 
 
 def _clean(parameters: list[nn.Parameter], rule: ClipRule) -> tuple[int, int]:
     """Replace non-finite per-example rows by zero; count the clipped and the dropped."""
-    samples: list[Tensor] = [p.grad_sample for p in parameters]  # type: ignore[misc]
+    samples: list[Tensor] = [p.grad_sample for p in parameters]  # type: ignore[attr-defined]
     squares = torch.stack([g.flatten(1).square().sum(1) for g in samples], 1)
     finite = torch.isfinite(squares.sum(1))
     if not bool(finite.all()):

@@ -84,6 +84,7 @@ def _open_privacy_ledger(parts: Parts, directory: RunDirectory) -> None:
             parts.plan.noise_multiplier,
             parts.plan.accounted_rate,
             directory.path / "privacy_ledger.jsonl",
+            parts.plan.count_noise,
         )
 
 
