@@ -116,8 +116,8 @@ def build(config: Config, signature: str, observer: Observer) -> Parts:
     from ffalora_cli.methods import registry
     from ffalora_cli.models.backbone import load_tokenizer
     from ffalora_cli.models.network import load_network
-    from ffalora_cli.privacy.example_level import run_secret
     from ffalora_cli.privacy.plan import make_plan
+    from ffalora_cli.privacy.secret import run_secret
 
     device = pick_device(config.engine.device)
     if config.engine.threads is not None:

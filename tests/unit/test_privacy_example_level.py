@@ -1,14 +1,12 @@
 from __future__ import annotations
 
 import itertools
-import os
-import stat
 
 import pytest
 import torch
 
-from ffalora_cli.config.errors import ConfigError
-from ffalora_cli.privacy.example_level import noise_stack, run_secret
+from ffalora_cli.privacy.example_level import noise_stack
+from ffalora_cli.privacy.secret import run_secret
 
 SHAPES = {"q.lora_b": (64, 8), "v.lora_b": (64, 8), "head.bias": (2,)}
 SECRET = run_secret("reproducible", 0, "signature")
@@ -53,40 +51,3 @@ def test_sd_is_the_one_asked_for_per_client():
 
 def test_an_empty_cohort_draws_nothing():
     assert draw(())["q.lora_b"].shape == (0, 64, 8)
-
-
-def test_two_configs_never_share_noise():
-    secrets = {
-        run_secret("reproducible", seed, signature)
-        for seed in (0, 1, 11)
-        for signature in ("a", "b", "1a", "")
-    }
-    assert len(secrets) == 12
-    assert run_secret("reproducible", 0, "signature") == SECRET
-    first, second = (draw(secret=secret)["q.lora_b"] for secret in sorted(secrets)[:2])
-    assert not torch.isclose(first, second).all(-1).any()
-
-
-def test_secure_secret_is_kept_private_and_reread(tmp_path):
-    path = tmp_path / "secret"
-    old = os.umask(0)
-    try:
-        secret = run_secret("secure", 0, "signature", path)
-    finally:
-        os.umask(old)
-    assert stat.S_IMODE(path.stat().st_mode) == 0o600
-    assert run_secret("secure", 0, "signature", path) == secret
-    assert run_secret("secure", 0, "signature", tmp_path / "other") != secret
-    assert run_secret("secure", 0, "signature") != run_secret("secure", 0, "signature")
-
-
-def test_a_damaged_secret_is_refused(tmp_path):
-    path = tmp_path / "secret"
-    path.write_bytes(b"short")
-    with pytest.raises(ConfigError, match="damaged"):
-        run_secret("secure", 0, "signature", path)
-
-
-def test_unknown_noise_mode_is_named():
-    with pytest.raises(ConfigError, match=r"privacy\.noise='secured'.*'secure'"):
-        run_secret("secured", 0, "signature")
