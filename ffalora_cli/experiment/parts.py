@@ -116,6 +116,7 @@ def build(config: Config, signature: str, observer: Observer) -> Parts:
     from ffalora_cli.methods import registry
     from ffalora_cli.models.backbone import load_tokenizer
     from ffalora_cli.models.network import load_network
+    from ffalora_cli.privacy.network_rules import check_network
     from ffalora_cli.privacy.plan import make_plan
     from ffalora_cli.privacy.secret import run_secret
 
@@ -139,6 +140,7 @@ def build(config: Config, signature: str, observer: Observer) -> Parts:
     )
     if plan is not None:
         plan = replace(plan, covered=covered_names(network, method, config.head))
+        check_network(network.plain, plan.covered, config.adapter.init)
     max_tokens = config.engine.max_tokens or MAX_TOKENS[device.partition(":")[0]]
     simulation = Simulation(
         method=method,

@@ -33,6 +33,7 @@ NOISE_NOTES = {
 OUTSIDE = (
     "training loss, clip fraction and gradient norms (records of the run, computed without noise)",
     "label histograms and the number of rows of each client",
+    "the time a round takes",
     "the choice of hyper-parameters over several runs on the same data",
     "the evaluation data, and any selection of a checkpoint on private rows",
     "rows that occur on several clients: their epsilons add up",
