@@ -1,4 +1,4 @@
-"""Client-level privacy without a trusted server: every upload is clipped and noised at its client."""
+"""Client-level privacy without a trusted server: clients clip and noise their own uploads."""
 
 from __future__ import annotations
 
