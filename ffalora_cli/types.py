@@ -140,6 +140,7 @@ class ServerState:
     optimizer: Tensors = field(default_factory=dict)  # server optimiser moments, "<slot>/<name>"
     merges: tuple[Merge, ...] = ()  # recent merges, oldest first, as long as a client may need them
     base_delta: Tensors = field(default_factory=dict)  # site -> dense change of W [d_out, d_in]
+    max_grad_norm: float | None = None  # of the next round, once an adaptive clip has moved
 
 
 @dataclass(frozen=True)

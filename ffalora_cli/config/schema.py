@@ -118,6 +118,11 @@ class PrivacyConfig:
     accountant: Literal["pld", "rdp", "prv"]
     calibration: Literal["per_client", "shared"]
     noise: Literal["reproducible", "secure"]
+    clip: Literal["flat", "per_layer", "automatic"] = "flat"
+    clip_quantile: float | None = None  # null = max_grad_norm stays as it is
+    clip_lr: float = 0.2
+    clip_count_noise: float | None = None  # null = expected batch / 20
+    client_noise: Literal["central", "local"] = "central"
 
 
 @dataclass(frozen=True)
@@ -174,6 +179,7 @@ class TrackingConfig:
     mode: Literal["online", "offline"]
     group: str | None
     tags: tuple[str, ...]
+    private_metrics: bool = False  # also send what a private run computes without noise
 
 
 @dataclass(frozen=True)

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
 
 from ffalora_cli.engine.job import ExamplePrivacy
 from ffalora_cli.models.booked import Book
-from ffalora_cli.privacy.example_level import clip_factors
+from ffalora_cli.privacy.clipping import clip_rule, factors, was_cut
 from ffalora_cli.types import Stack
 
 FEW_CLIENTS = 16  # so many in a micro-batch are summed by one product, more by index_add
@@ -25,7 +23,7 @@ def add_clipped(
     counts: Tensor,
     real: Tensor | None = None,
 ) -> None:
-    """Clip every example's gradient by its joint norm and add it to its client's sum, in place.
+    """Clip every example's gradient by the job's rule and add it to its client's sum, in place.
 
     A non-finite example is replaced, never multiplied by zero (0 × NaN would spread in a product).
 
@@ -39,42 +37,38 @@ def add_clipped(
         counts: float64 ``[clients, 4]``: loss, examples seen, clipped, non-finite.
         real: bool [examples], False for what only fills a shape up and counts as nothing.
     """
-    squares = sum((g.flatten(1).square().sum(1) for g in grads.values()), torch.zeros_like(losses))
     booked = () if book is None else tuple(book.entries)
-    for name in booked:
-        squares = squares + book.squares(name)  # type: ignore[union-attr]
-    finite = torch.isfinite(squares) & torch.isfinite(losses)
-    seen = torch.ones_like(finite) if real is None else real
-    finite = finite & seen
-    if privacy is None:
-        factors = finite.float()
-    else:
-        factors = torch.where(finite, clip_factors(squares, privacy.max_grad_norm), 0.0)
+    names = [*grads, *booked]
+    norms = [grad.flatten(1).square().sum(1) for grad in grads.values()]
+    norms += [book.squares(name) for name in booked if book is not None]
+    squares = torch.stack(norms, 1)  # [examples, tensors]
+    seen = torch.ones_like(losses, dtype=torch.bool) if real is None else real
+    finite = torch.isfinite(squares.sum(1)) & torch.isfinite(losses) & seen
+    scale = finite[:, None].float().expand_as(squares)
+    if privacy is not None:
+        rule = clip_rule(privacy.clip, privacy.max_grad_norm, names)
+        scale = torch.where(finite[:, None], factors(squares, rule), 0.0)
     # Looking at the flags would make a GPU wait, so there the rows are always replaced.
     clean = losses.device.type == "cpu" and bool(finite.all())
-    add_rows = _adder(slots, factors, next(iter(total.values())).shape[0])
-    for name, grad in grads.items():
-        rows = grad.flatten(1)
-        add_rows(total[name], rows if clean else torch.where(finite[:, None], rows, 0.0))
-    for name in booked:
-        total[name] += book.sums(name, factors, clean)  # type: ignore[union-attr]
-    columns = [torch.where(finite, losses, 0.0), seen, finite & (factors < 1.0), seen & ~finite]
+    for column, name in enumerate(names):
+        weights = scale[:, column]
+        if name in grads:
+            rows = grads[name].flatten(1)
+            rows = rows if clean else torch.where(finite[:, None], rows, 0.0)
+            _add_rows(total[name], slots, weights, rows)
+        elif book is not None:
+            total[name] += book.sums(name, weights, clean)
+    columns = [torch.where(finite, losses, 0.0), seen, finite & was_cut(scale), seen & ~finite]
     counts.index_add_(0, slots, torch.stack([column.double() for column in columns], 1))
 
 
-def _adder(slots: Tensor, factors: Tensor, clients: int) -> Callable[[Tensor, Tensor], None]:
-    """A function that adds rows ``[examples, size]`` times factors to ``total [clients, ...]``."""
+def _add_rows(total: Tensor, slots: Tensor, weights: Tensor, rows: Tensor) -> None:
+    """``total [clients, ...]`` plus every client's rows ``[examples, size]`` times weights."""
+    clients, examples = len(total), len(slots)
     if clients > FEW_CLIENTS:
-
-        def scattered(total: Tensor, rows: Tensor) -> None:
-            scaled = (rows * factors[:, None]).view(-1, *total.shape[1:])
-            total.index_add_(0, slots, scaled)
-
-        return scattered
-    weights = factors.new_zeros(clients, len(slots))  # [clients, examples]
-    weights[slots, torch.arange(len(slots), device=slots.device)] = factors
-
-    def product(total: Tensor, rows: Tensor) -> None:
-        total += (weights @ rows).view_as(total)
-
-    return product
+        scaled = (rows * weights[:, None]).view(-1, *total.shape[1:])
+        total.index_add_(0, slots, scaled)
+        return
+    places = slots * examples + torch.arange(examples, device=slots.device)
+    spread = weights.new_zeros(clients * examples).index_add_(0, places, weights)
+    total += (spread.view(clients, examples) @ rows).view_as(total)

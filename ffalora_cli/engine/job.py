@@ -11,6 +11,7 @@ import torch
 
 from ffalora_cli.data.batches import StepBatches
 from ffalora_cli.keys import Key
+from ffalora_cli.privacy.clipping import ClipKind
 from ffalora_cli.types import Stack, Tensors
 
 
@@ -40,6 +41,7 @@ class ExamplePrivacy:
     noise_sd: np.ndarray  # float64 [clients], on the summed gradient
     expected_batch: np.ndarray  # float64 [clients], the divisor
     secret: Key
+    clip: ClipKind = "flat"
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from ffalora_cli.engine.dropout import keyed_dropout
 from ffalora_cli.engine.job import ExamplePrivacy, LocalJob, LocalResult
 from ffalora_cli.models.adapters import AdaptedLinear
 from ffalora_cli.models.network import Network
+from ffalora_cli.privacy.clipping import STABILITY, ClipRule, clip_rule, factors, was_cut
 from ffalora_cli.privacy.example_level import noise_stack
 from ffalora_cli.types import Examples, Tensors
 
@@ -81,7 +82,7 @@ class ReferenceEngine:
             if job.dropout > 0:
                 _set_dropout(model, keyed_dropout(job, step, np.full(len(rows), slot), rows))
             optimizer.zero_grad()
-            self._backward(wrapped, parameters, job.privacy, rows, counts)
+            self._backward(wrapped, job.trainable, parameters, job.privacy, rows, counts)
             if job.privacy is not None:
                 optimizer.noise_for_step = _client_noise(job, slot, step, self.network.device)  # type: ignore[attr-defined]
             optimizer.step()
@@ -122,6 +123,7 @@ class ReferenceEngine:
     def _backward(
         self,
         model: nn.Module,
+        names: tuple[str, ...],
         parameters: list[nn.Parameter],
         privacy: ExamplePrivacy | None,
         rows: np.ndarray,
@@ -148,7 +150,8 @@ class ReferenceEngine:
         counts[4] += int(lengths.sum())
         counts[5] += len(rows) * int(lengths.max())
         if privacy is not None:
-            counts[2:4] += _clean(parameters, privacy.max_grad_norm)
+            rule = clip_rule(privacy.clip, privacy.max_grad_norm, names)
+            counts[2:4] += _clean(parameters, rule)
 
 
 def _make_private(
@@ -156,22 +159,10 @@ def _make_private(
 ) -> tuple[nn.Module, Any]:
     """Wrap with Opacus; the noise is handed in, so that both engines draw the same."""
     from opacus import GradSampleModule
-    from opacus.optimizers import DPOptimizer
 
     assert job.privacy is not None
-
-    class KeyedDPOptimizer(DPOptimizer):
-        """Opacus' clip and scaling with our keyed noise."""
-
-        noise_for_step: list[Tensor]
-
-        def add_noise(self) -> None:
-            """Add the prepared noise to the clipped sums."""
-            for parameter, noise in zip(self.params, self.noise_for_step, strict=True):
-                parameter.grad = (parameter.summed_grad + noise).view_as(parameter)
-
     wrapped = GradSampleModule(model, loss_reduction="sum")
-    private = KeyedDPOptimizer(
+    private = _optimizer_class(job)(
         optimizer,
         noise_multiplier=1.0,
         max_grad_norm=job.privacy.max_grad_norm,
@@ -180,6 +171,47 @@ def _make_private(
     )
     private.expected_batch_size = float(job.privacy.expected_batch[slot])
     return wrapped, private
+
+
+def _optimizer_class(job: LocalJob) -> Any:
+    """Opacus' ``DPOptimizer`` with our keyed noise and, beyond ``flat``, the rule's clip."""
+    from opacus.optimizers import DPOptimizer
+
+    assert job.privacy is not None
+    kind = job.privacy.clip
+    layers: dict[str, list[int]] = {}
+    for i, name in enumerate(job.trainable):
+        layers.setdefault(name.rpartition(".")[0] if kind == "per_layer" else "", []).append(i)
+
+    class KeyedDPOptimizer(DPOptimizer):
+        """Clips by the rule, scales as Opacus, adds the noise it was handed."""
+
+        noise_for_step: list[Tensor]
+
+        def clip_and_accumulate(self) -> None:
+            """Opacus' own for ``flat``; a loop over layers and examples for the others."""
+            if kind == "flat":
+                super().clip_and_accumulate()
+                return
+            bound = self.max_grad_norm / len(layers) ** 0.5
+            for parameter in self.params:
+                parameter.summed_grad = torch.zeros_like(parameter)
+            for members in layers.values():
+                parameters = [self.params[i] for i in members]
+                for row in range(len(parameters[0].grad_sample)):
+                    rows = [p.grad_sample[row] for p in parameters]
+                    norm = torch.cat([r.flatten() for r in rows]).norm()
+                    cut = bound / (norm + (STABILITY if kind == "automatic" else 1e-6))
+                    cut = cut if kind == "automatic" else cut.clamp(max=1.0)
+                    for p, r in zip(parameters, rows, strict=True):
+                        p.summed_grad += cut * r
+
+        def add_noise(self) -> None:
+            """Add the prepared noise to the clipped sums."""
+            for parameter, noise in zip(self.params, self.noise_for_step, strict=True):
+                parameter.grad = (parameter.summed_grad + noise).view_as(parameter)
+
+    return KeyedDPOptimizer
 
 
 def _client_noise(job: LocalJob, slot: int, step: int, device: torch.device) -> list[Tensor]:
@@ -197,17 +229,16 @@ def _client_noise(job: LocalJob, slot: int, step: int, device: torch.device) -> 
     return [noise[name][0] for name in job.trainable]
 
 
-def _clean(parameters: list[nn.Parameter], max_grad_norm: float) -> tuple[int, int]:
+def _clean(parameters: list[nn.Parameter], rule: ClipRule) -> tuple[int, int]:
     """Replace non-finite per-example rows by zero; count the clipped and the dropped."""
-    squares = sum(p.grad_sample.flatten(1).square().sum(1) for p in parameters)  # type: ignore
-    assert isinstance(squares, Tensor)
-    finite = torch.isfinite(squares)
+    samples: list[Tensor] = [p.grad_sample for p in parameters]  # type: ignore[attr-defined]
+    squares = torch.stack([g.flatten(1).square().sum(1) for g in samples], 1)
+    finite = torch.isfinite(squares.sum(1))
     if not bool(finite.all()):
-        for p in parameters:
-            rows = p.grad_sample  # type: ignore[attr-defined]
+        for p, rows in zip(parameters, samples, strict=True):
             shape = (-1,) + (1,) * (rows.dim() - 1)
             p.grad_sample = torch.where(finite.view(shape), rows, torch.zeros_like(rows))  # type: ignore
-    clipped = finite & (squares.sqrt() + 1e-6 > max_grad_norm)
+    clipped = finite & was_cut(factors(squares, rule))
     return int(clipped.sum()), int((~finite).sum())
 
 

@@ -116,8 +116,9 @@ def build(config: Config, signature: str, observer: Observer) -> Parts:
     from ffalora_cli.methods import registry
     from ffalora_cli.models.backbone import load_tokenizer
     from ffalora_cli.models.network import load_network
-    from ffalora_cli.privacy.example_level import run_secret
+    from ffalora_cli.privacy.network_rules import check_network
     from ffalora_cli.privacy.plan import make_plan
+    from ffalora_cli.privacy.secret import run_secret
 
     device = pick_device(config.engine.device)
     if config.engine.threads is not None:
@@ -139,6 +140,7 @@ def build(config: Config, signature: str, observer: Observer) -> Parts:
     )
     if plan is not None:
         plan = replace(plan, covered=covered_names(network, method, config.head))
+        check_network(network.plain, plan.covered, config.adapter.init)
     max_tokens = config.engine.max_tokens or auto_max_tokens(network)
     simulation = Simulation(
         method=method,

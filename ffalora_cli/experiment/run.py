@@ -44,10 +44,12 @@ def run(
     Raises:
         ConfigError: before anything is written.
     """
+    from ffalora_cli.privacy.secret import SECRET, erase_secret, run_secret
     from ffalora_cli.records.reading import read_run
 
     directory = open_run(config.paths.runs, config.name, signature, again)
     if directory.finished:
+        erase_secret(directory.path / SECRET)  # should a crash have come just before
         summary = dict(read_run(directory.path).summary or {})
         summary |= {"run_dir": str(directory.path), "already_done": True}
         observer.finished(summary)
@@ -59,11 +61,17 @@ def run(
         observer.note(directory.note)
     with directory.create():
         _open_privacy_ledger(parts, directory)
+        parts.simulation.secret = run_secret(
+            config.privacy.noise, config.seed, signature, directory.path / SECRET
+        )
+        if directory.aside is not None:  # moved aside, so nothing will go on there
+            erase_secret(directory.aside / SECRET)
         facts = _write_head(parts, directory, resolved, signature, command)
         tracker.start(RunFacts(directory.id, config.name, directory.path, resolved))
         try:
             observer.started(facts)
             summary = _drive(parts, directory, tracker, observer, began)
+            erase_secret(directory.path / SECRET)
         except BaseException:
             tracker.finish(None, exit_code=1)
             raise
@@ -84,6 +92,7 @@ def _open_privacy_ledger(parts: Parts, directory: RunDirectory) -> None:
             parts.plan.noise_multiplier,
             parts.plan.accounted_rate,
             directory.path / "privacy_ledger.jsonl",
+            parts.plan.count_noise,
         )
 
 

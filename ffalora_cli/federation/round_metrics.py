@@ -7,8 +7,13 @@ import numpy as np
 from ffalora_cli.engine.job import LocalResult
 
 
-def train_metrics(results: list[LocalResult], seconds: float) -> dict[str, float]:
-    """Cohort sums of a round; loss is the mean over the examples seen."""
+def train_metrics(
+    results: list[LocalResult], seconds: float, clips: bool = True
+) -> dict[str, float]:
+    """Cohort sums of a round; loss is the mean over the examples seen.
+
+    ``clips`` is False where every gradient is rescaled and a share of clipped ones says nothing.
+    """
     seen = sum(int(r.examples.sum()) for r in results)
     tokens = sum(r.tokens for r in results)
     padded = sum(r.padded_tokens for r in results)
@@ -23,6 +28,7 @@ def train_metrics(results: list[LocalResult], seconds: float) -> dict[str, float
         metrics["engine/memory_halvings"] = float(sum(r.halvings for r in results))
     if seen:
         metrics["train/loss"] = sum(float(r.loss_sum.sum()) for r in results) / seen
+    if seen and clips:
         metrics["train/clipped_share"] = sum(int(r.clipped.sum()) for r in results) / seen
     return metrics
 

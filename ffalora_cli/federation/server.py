@@ -144,6 +144,7 @@ def apply_update(
         optimizer=optimizer,
         merges=_needed(state.merges + merges),
         base_delta=_add_merges(state.base_delta, merges, scale),
+        max_grad_norm=state.max_grad_norm,
     )
 
 

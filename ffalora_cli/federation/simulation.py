@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -13,12 +13,19 @@ from ffalora_cli import keys
 from ffalora_cli.config.schema import FederationConfig, HeadConfig
 from ffalora_cli.data import batches
 from ffalora_cli.data.partition import ClientRows
-from ffalora_cli.engine.job import Engine, ExamplePrivacy, LocalJob, LocalOptimizer, LocalResult
+from ffalora_cli.engine.job import Engine, LocalJob, LocalOptimizer, LocalResult
 from ffalora_cli.federation import cohort, downlink
 from ffalora_cli.federation.clients import ClientStates
 from ffalora_cli.federation.ledger import CommunicationLedger
 from ffalora_cli.federation.payload import pack, unpack
-from ffalora_cli.federation.release import ClientRelease
+from ffalora_cli.federation.release import (
+    ClientRelease,
+    ExampleRelease,
+    LocalRelease,
+    adapt_clip,
+    check_round,
+    release_of,
+)
 from ffalora_cli.federation.round_metrics import client_lines, train_metrics
 from ffalora_cli.federation.server import (
     MeanAccumulator,
@@ -74,11 +81,10 @@ class Simulation:
         self.state = initial_state(self.network)
         self.client_states = ClientStates(self.config.num_clients)
         self.communication = CommunicationLedger(self.config.num_clients)
-        self._release = (
-            ClientRelease(self.plan, self.secret)
-            if self.plan is not None and self.plan.unit == "client"
-            else None
-        )
+
+    @property
+    def _release(self) -> ExampleRelease | LocalRelease | ClientRelease | None:
+        return release_of(self.plan, self.secret)
 
     def trainable(self, round: int) -> list[TensorSpec]:
         """Tensors trained in this round, in layout order."""
@@ -98,39 +104,40 @@ class Simulation:
         """One round."""
         began = time.perf_counter()
         chosen = self._sample(round)
+        if self.plan is not None:
+            check_round(self.plan, self.network.model, [s.name for s in self.trainable(round)])
         self._send(round, chosen)
         self._charge(round, chosen)
         results, mean, uploads, weights = self._train(round, chosen)
         if mean:  # empty for an empty cohort, unless client-level privacy releases noise for it
             self._combine(round, mean, uploads, weights)
         self.client_states.took_part(chosen, round)
-        metrics = train_metrics(results, time.perf_counter() - began)
-        metrics.update(self.communication.round_totals(round))
+        rescales = self.plan is not None and self.plan.clip == "automatic"
+        metrics = train_metrics(results, time.perf_counter() - began, clips=not rescales)
+        self.state, clip = adapt_clip(
+            self._release, self.communication, round, chosen, results, self.state
+        )
+        metrics |= clip | self.communication.round_totals(round)
         return RoundRecord(round, metrics, client_lines(chosen, results))
 
     def _charge(self, round: int, chosen: np.ndarray) -> None:
         """Write down what the round costs before anything of it is released.
 
-        Under client-level privacy every client pays for every round: not being drawn is what the
-        sampling rate already counts.
+        Under central client-level privacy every client pays for every round: not being drawn is
+        what the sampling rate already counts.
         """
         if self.plan is None or self.privacy_ledger is None:
             return
-        paying = chosen if self.plan.unit == "example" else np.arange(self.config.num_clients)
+        paying = np.arange(self.config.num_clients) if self.plan.charges_everybody else chosen
         if len(paying):
-            self.privacy_ledger.charge(round, paying, self._charged_steps)
-
-    @property
-    def _charged_steps(self) -> int:
-        assert self.plan is not None
-        return self.config.local_steps if self.plan.unit == "example" else 1
+            self.privacy_ledger.charge(round, paying, self.plan.steps_per_round)
 
     def _sample(self, round: int) -> np.ndarray:
         """The cohort; a client whose planned participations are used up sits out (rule A20)."""
         eligible = None
         if self.plan is not None and self.privacy_ledger is not None:
             taken = self.privacy_ledger.steps_before(round)
-            eligible = taken + self._charged_steps <= self.plan.planned_steps
+            eligible = taken + self.plan.steps_per_round <= self.plan.planned_steps
         size = self.config.cohort_size
         if eligible is not None and size is not None and self.config.cohort_sampling == "fixed":
             size = min(size, int(eligible.sum()))
@@ -166,7 +173,7 @@ class Simulation:
         """Train the cohort chunk by chunk; fold uploads into the mean as they come in."""
         weights = client_weights(self.clients.sizes[chosen], self.config.weights)
         received = self._received()
-        accumulator = MeanAccumulator()
+        accumulator, release = MeanAccumulator(), self._release
         shared = [s for s in self.trainable(round) if s.name not in self.personal]
         total: Tensors = {s.name: torch.zeros(s.shape, dtype=torch.float64) for s in shared}
         kept: list[Stack] = []
@@ -175,16 +182,16 @@ class Simulation:
         for part in (slice(at, at + size) for at in range(0, len(chosen), size)):
             result, upload = self._train_chunk(round, chosen[part], received)
             results.append(result)
-            if self._release is not None:
-                total = self._release.add(total, received, upload)
+            if isinstance(release, ClientRelease):
+                total = release.add(total, received, upload)
             else:
                 accumulator.add(upload, weights[part])
             if not self.method.linear:
                 kept.append(upload)
         mean = (
-            accumulator.result()
-            if self._release is None
-            else self._release.mean(round, total, received)
+            release.mean(round, total, received)
+            if isinstance(release, ClientRelease)
+            else accumulator.result()
         )
         uploads = {n: torch.cat([k[n] for k in kept]) for n in kept[0]} if kept else None
         return results, mean, uploads, weights
@@ -198,6 +205,8 @@ class Simulation:
         start = {n: received[n].expand(len(ids), *received[n].shape) for n in trainable}
         start |= self.client_states.gather(ids, personal, self.network.initial)
         common = {n: v for n, v in received.items() if n not in start}
+        release = self._release
+        private = release.privacy(ids, self.state) if isinstance(release, ExampleRelease) else None
         result = self.engine.train(
             LocalJob(
                 round=round,
@@ -207,13 +216,17 @@ class Simulation:
                 common=common,
                 trainable=tuple(trainable),
                 optimizer=self._optimizer(),
-                privacy=self._example_privacy(ids),
+                privacy=private,
                 dropout=self.dropout,
                 dropout_key=keys.derive(self.secret, "dropout"),
             )
         )
         if personal:
             self.client_states.scatter(ids, {n: result.trained.get(n, start[n]) for n in personal})
+        if isinstance(release, LocalRelease):
+            leaving = {n: v for n, v in result.trained.items() if n not in self.personal}
+            noised = release.uploads(round, ids, received, leaving)
+            result = replace(result, trained=result.trained | noised)
         return result, self._upload(round, ids, result)
 
     def _upload(self, round: int, ids: np.ndarray, result: LocalResult) -> Stack:
@@ -281,17 +294,6 @@ class Simulation:
     def _optimizer(self) -> LocalOptimizer:
         c = self.config
         return LocalOptimizer(c.local_optimizer, c.local_lr, c.local_momentum, c.local_weight_decay)
-
-    def _example_privacy(self, ids: np.ndarray) -> ExamplePrivacy | None:
-        plan = self.plan
-        if plan is None or plan.unit != "example":
-            return None
-        return ExamplePrivacy(
-            max_grad_norm=plan.max_grad_norm,
-            noise_sd=plan.noise_multiplier[ids] * plan.max_grad_norm,
-            expected_batch=plan.expected_batch[ids],
-            secret=self.secret,
-        )
 
     def _chunk_size(self, round: int) -> int:
         per_client = 4 * sum(spec.size for spec in self.trainable(round))

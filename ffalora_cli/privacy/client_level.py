@@ -1,9 +1,10 @@
-"""Client-level mechanism, central: clip each upload, sum, noise once, fixed denominator.
+"""Client-level mechanism: clip each upload; central: sum, noise once, a fixed denominator.
 
 One client changes the sum by at most ``max_grad_norm``, whatever it sends. Weights are uniform and
 the denominator is the *expected* cohort, both known without looking at the uploads; an empty cohort
 is a noise-only round. McMahan et al. 2018 (arXiv 1710.06963), with the analytic accounting of the
-Gaussian mechanism instead of a bound per round.
+Gaussian mechanism instead of a bound per round. With local noise each client adds it to its own
+clipped upload (``federation.release``).
 """
 
 from __future__ import annotations
@@ -61,7 +62,7 @@ def private_mean(
         noise_multiplier: noise sd on the sum in units of the clip.
         max_grad_norm: C.
         expected_cohort: rate times number of clients, never the realised count.
-        secret: from ``run_secret``.
+        secret: from ``secret.run_secret``.
         round: from 1.
 
     Returns:

@@ -31,7 +31,11 @@ class PrivacyLedger:
     """
 
     def __init__(
-        self, noise_multiplier: Floats, sample_rate: Floats, path: Path | None = None
+        self,
+        noise_multiplier: Floats,
+        sample_rate: Floats,
+        path: Path | None = None,
+        count_noise: Floats | None = None,
     ) -> None:
         """Open or create a ledger.
 
@@ -39,6 +43,7 @@ class PrivacyLedger:
             noise_multiplier: of each client's steps ``[num_clients]``.
             sample_rate: rate each client is accounted for ``[num_clients]``.
             path: of the file; None keeps the ledger in memory.
+            count_noise: of an adaptive clip, paid out of ``noise_multiplier``: for the reader.
 
         Raises:
             ConfigError: for a file that is damaged or belongs to another plan.
@@ -47,6 +52,7 @@ class PrivacyLedger:
         self.sample_rate = np.asarray(sample_rate, dtype=np.float64)
         self.steps_taken: Ints = np.zeros(len(self.noise_multiplier), dtype=np.int64)
         self.rounds_taken: Ints = np.zeros_like(self.steps_taken)
+        self._count_noise = count_noise
         self._path = path
         self._recorded: dict[int, list[tuple[Ints, int]]] = {}  # of the file as it was opened
         if path is not None:
@@ -107,11 +113,14 @@ class PrivacyLedger:
         self.rounds_taken[clients] += 1
 
     def _header(self) -> dict[str, object]:
-        return {
+        header: dict[str, object] = {
             "schema": SCHEMA,
             "noise_multiplier": _column(self.noise_multiplier),
             "sample_rate": _column(self.sample_rate),
         }
+        if self._count_noise is not None:
+            header["count_noise"] = _column(self._count_noise)
+        return header
 
     def _open(self, path: Path) -> None:
         data = path.read_bytes() if path.exists() else b""

@@ -15,7 +15,9 @@ import numpy as np
 import numpy.typing as npt
 
 from ffalora_cli.config.schema import FederationConfig, PrivacyConfig
+from ffalora_cli.privacy.adaptive_clip import count_noise_of, gradient_noise
 from ffalora_cli.privacy.calibrate import noise_multiplier, stored_epsilon
+from ffalora_cli.privacy.clipping import ClipKind
 from ffalora_cli.privacy.rules import (
     check_client_unit,
     check_privacy,
@@ -34,8 +36,10 @@ class PrivacyPlan:
     """What a run may claim; arrays are ``[num_clients]``.
 
     At unit ``example`` a step is one local step of a client on its own rows. At unit ``client`` a
-    step is one round, every client is charged for every round (drawn or not), ``examples`` is the
-    number of clients and ``expected_batch`` the expected cohort.
+    step is one round and ``examples`` is the number of clients. With central noise every client is
+    charged for every round (drawn or not) and ``expected_batch`` is the expected cohort; with local
+    noise a client is charged for the rounds it takes part in, at rate 1, for replacing all of its
+    rows by any others, which moves a clipped upload by up to 2 ``max_grad_norm``.
     """
 
     unit: Literal["example", "client"]
@@ -53,11 +57,34 @@ class PrivacyPlan:
     expected_batch: Floats  # the denominator
     planned_rounds: Ints  # a client takes part in no more
     planned_steps: Ints
-    noise_multiplier: Floats  # noise sd on the sum, in units of max_grad_norm
+    noise_multiplier: Floats  # noise sd over sensitivity: what epsilon is computed for
     epsilon_planned: Floats
     warnings: tuple[str, ...] = ()
     relation: str = "add/remove one"
     sampling: str = "poisson"
+    clip: ClipKind = "flat"
+    clip_quantile: float | None = None  # None: max_grad_norm stays; else it is where C starts
+    clip_lr: float = 0.2
+    count_noise: Floats | None = None  # sd on a step's count of unclipped examples (adaptive clip)
+    client_noise: Literal["central", "local"] = "central"
+
+    @property
+    def added_noise(self) -> Floats:
+        """Noise sd on what is released (a step's sum, an upload) in units of ``max_grad_norm``.
+
+        The noise multiplier itself, but where the clip adapts (more: the count of unclipped
+        examples takes its share) and for local noise (twice: the sensitivity is 2C).
+        """
+        if self.client_noise == "local":
+            return 2.0 * self.noise_multiplier
+        if self.count_noise is None:
+            return self.noise_multiplier
+        return gradient_noise(self.noise_multiplier, self.count_noise)
+
+    @property
+    def charges_everybody(self) -> bool:
+        """Whether a round costs every client a step: being drawn or not is in the rate."""
+        return self.unit == "client" and self.client_noise == "central"
 
     @property
     def num_clients(self) -> int:
@@ -91,10 +118,13 @@ def make_plan(
     rows = np.asarray(sizes, dtype=np.int64)
     share = participation(federation, len(rows))
     if privacy.unit == "client":
-        check_client_unit(federation, share)
+        check_client_unit(federation, share, privacy.client_noise)
         units = np.full(len(rows), len(rows), dtype=np.int64)
         batch, rate, per_round = np.full(len(rows), share * len(rows)), np.full(len(rows), share), 1
         rounds = federation.rounds  # a round is a step whether or not the client was drawn
+        if privacy.client_noise == "local":  # the server sees who uploads: no amplification
+            batch, rate = np.ones(len(rows)), np.ones(len(rows))
+            rounds = planned_rounds(federation.rounds, share)
     else:
         units, batch = rows, np.minimum(federation.local_batch_size, rows).astype(np.float64)
         rate = batch / rows
@@ -106,6 +136,7 @@ def make_plan(
     planned = _each(
         lambda s, q: stored_epsilon(privacy.accountant, s, q, steps, delta), noise, accounted
     )
+    local = privacy.unit == "client" and privacy.client_noise == "local"
     return PrivacyPlan(
         unit=privacy.unit,
         accountant=privacy.accountant,
@@ -125,6 +156,13 @@ def make_plan(
         noise_multiplier=noise,
         epsilon_planned=planned,
         warnings=warnings_of(privacy, delta, units, federation.local_batch_size, planned),
+        relation="replace one" if local else "add/remove one",
+        sampling="unamplified" if local else "poisson",
+        clip=privacy.clip,
+        clip_quantile=privacy.clip_quantile,
+        clip_lr=privacy.clip_lr,
+        count_noise=_count_noise(privacy, noise, batch),
+        client_noise=privacy.client_noise,
     )
 
 
@@ -156,6 +194,15 @@ def _noise(privacy: PrivacyConfig, delta: float, rate: Floats, steps: int) -> Fl
     if privacy.calibration == "shared":  # one noise, by the client that is drawn most often
         rate = np.full(len(rate), rate.max())
     return _each(lambda q: noise_multiplier(privacy.accountant, target, delta, q, steps), rate)
+
+
+def _count_noise(privacy: PrivacyConfig, noise: Floats, batch: Floats) -> Floats | None:
+    """Sd on the counts of an adaptive clip; refused where they cost more than the plan has."""
+    if privacy.clip_quantile is None:
+        return None
+    counts = count_noise_of(privacy.clip_count_noise, batch)
+    gradient_noise(noise, counts)
+    return counts
 
 
 def _each(function: Callable[..., float], *columns: npt.NDArray[np.generic]) -> Floats:

@@ -54,9 +54,13 @@ def participation(federation: FederationConfig, num_clients: int) -> float:
     return min(1.0, federation.cohort_size / num_clients)
 
 
-def check_client_unit(federation: FederationConfig, share: float) -> None:
-    """Refuse cohorts and weights for which the client-level epsilon would not hold."""
-    if federation.cohort_sampling == "fixed" and share < 1.0:
+def check_client_unit(federation: FederationConfig, share: float, noise: str) -> None:
+    """Refuse cohorts and weights for which the client-level epsilon would not hold.
+
+    Local noise claims no amplification, so any cohort will do; weights by size would still tell
+    the number of rows, which belongs to what the unit protects.
+    """
+    if federation.cohort_sampling == "fixed" and share < 1.0 and noise == "central":
         raise ConfigError(
             "federation.cohort_sampling='fixed' is not covered under privacy.unit=client (no "
             "amplified epsilon for fixed-size cohorts); set federation.cohort_sampling=poisson"

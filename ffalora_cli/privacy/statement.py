@@ -12,6 +12,7 @@ import numpy as np
 
 from ffalora_cli.privacy.accountants import library
 from ffalora_cli.privacy.calibrate import stored_epsilon
+from ffalora_cli.privacy.mechanism import mechanism
 from ffalora_cli.privacy.plan import Floats, Ints, PrivacyPlan
 from ffalora_cli.privacy.spent import spent
 
@@ -32,6 +33,7 @@ NOISE_NOTES = {
 OUTSIDE = (
     "training loss, clip fraction and gradient norms (records of the run, computed without noise)",
     "label histograms and the number of rows of each client",
+    "the time a round takes",
     "the choice of hyper-parameters over several runs on the same data",
     "the evaluation data, and any selection of a checkpoint on private rows",
     "rows that occur on several clients: their epsilons add up",
@@ -48,9 +50,12 @@ def sentence(plan: PrivacyPlan, steps_taken: Ints | None = None) -> str:
     largest = float(values.max())
     shown = f"{math.ceil(largest * 100 - 1e-9) / 100:.2f}" if math.isfinite(largest) else "inf"
     what = "planned epsilon" if steps_taken is None else "epsilon"
-    over = f"largest of {plan.num_clients} clients; " if plan.unit == "example" else ""
+    each = plan.unit == "example" or plan.client_noise == "local"
+    over = f"largest of {plan.num_clients} clients; " if each else ""
     sampling = f"{plan.sampling.capitalize()} sampling"
-    if plan.unit == "client":
+    if plan.client_noise == "local":
+        sampling = "every upload noised by its client, no amplification"
+    elif plan.unit == "client":
         whole = bool((plan.sample_rate == 1.0).all())
         sampling = "every client in every round" if whole else f"{sampling} of the cohort"
     return (
@@ -82,6 +87,7 @@ def statement(plan: PrivacyPlan, steps_taken: Ints | None = None) -> dict[str, A
         "library": library(plan.accountant),
         "delta": plan.delta,
         "max_grad_norm": plan.max_grad_norm,
+        "mechanism": mechanism(plan),
         "calibration": plan.calibration,
         "epsilon_target": plan.epsilon_target,
         "epsilon_max": {

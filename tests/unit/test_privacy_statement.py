@@ -52,8 +52,8 @@ def test_sentence_of_the_client_unit():
 
 KEYS = [
     "schema", "sentence", "unit", "relation", "sampling", "accountant", "library", "delta",
-    "max_grad_norm", "calibration", "epsilon_target", "epsilon_max", "num_clients", "clients",
-    "largest", "covered", "noise", "warnings", "outside",
+    "max_grad_norm", "mechanism", "calibration", "epsilon_target", "epsilon_max", "num_clients",
+    "clients", "largest", "covered", "noise", "warnings", "outside",
 ]  # fmt: skip
 
 

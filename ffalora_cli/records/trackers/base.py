@@ -4,7 +4,8 @@ One file per tracker in this folder, named as ``tracking.name``, with a class na
 
 Rule on what leaves the machine: only ``RoundRecord.metrics`` do, never per-client details (sizes,
 label counts, losses). In a private run, what was computed from the training rows without noise
-stays in the run folder too: see ``PRIVATE_PREFIXES``.
+stays in the run folder too (``records/metric_tags.py``), unless ``tracking.private_metrics`` asks
+for it.
 """
 
 from __future__ import annotations
@@ -18,15 +19,8 @@ from typing import Any, Protocol
 
 from ffalora_cli.config.errors import choose
 from ffalora_cli.config.schema import TrackingConfig
+from ffalora_cli.records.metric_tags import may_leave
 from ffalora_cli.types import RoundRecord
-
-PRIVATE_PREFIXES = ("train/", "engine/", "time/samples")
-"""Metrics a private run does not send: they depend on the training rows and carry no noise.
-
-Training loss, gradient norms and clip fractions do so plainly; the share of padding tells how long
-the drawn rows were; samples per second times the seconds of a round is how many they were, and so
-the size of the clients.
-"""
 
 
 @dataclass(frozen=True)
@@ -67,9 +61,10 @@ class RunFacts:
 
     def released(self, metrics: Mapping[str, Any]) -> dict[str, Any]:
         """The metrics that may leave the run folder."""
-        if not self.private:
+        if self.config.get("tracking", {}).get("private_metrics", False):
             return dict(metrics)
-        return {k: v for k, v in metrics.items() if not k.startswith(PRIVATE_PREFIXES)}
+        unit = str(self.config["privacy"]["unit"])
+        return {k: v for k, v in metrics.items() if may_leave(k, unit)}
 
 
 class Tracker(Protocol):

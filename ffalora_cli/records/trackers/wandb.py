@@ -134,6 +134,10 @@ def _summary_values(summary: Mapping[str, Any], facts: RunFacts) -> dict[str, An
     """Scalars of the summary; last metrics under their own names, the best round as ``best/*``."""
     values = {key: value for key, value in summary.items() if _scalar(value)}
     values.update({f"best/{key}": value for key, value in (summary.get("best") or {}).items()})
+    headline = summary.get("headline")
+    if headline is not None and not facts.released({headline: None}):
+        values.pop("value", None)
+        values.pop("best/value", None)
     values.update(summary.get("final") or {})
     return facts.released(values)
 
