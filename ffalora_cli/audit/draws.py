@@ -1,0 +1,88 @@
+"""Many noise draws of the real client: rounds whose batches are all empty release noise alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+
+from ffalora_cli.audit.observe import Seen, watch
+from ffalora_cli.audit.standin import WIDTH, Subject
+from ffalora_cli.privacy.plan import PrivacyPlan
+
+STEPS = 40  # local steps of a round of noise
+
+
+@dataclass(frozen=True)
+class Draws:
+    """Noise in units of what the plan claims (noise multiplier times clip): standard normal.
+
+    Attributes:
+        names: of the tensors.
+        sizes: elements of each.
+        first: the first ``WIDTH`` elements of every draw, fp32
+            ``[rounds, steps, clients, tensors, WIDTH]``.
+        squares: sum of squares of every whole draw, float64 ``[rounds, steps, clients, tensors]``.
+        charged: steps the ledger charged each client ``[clients]``.
+        asked: local steps each client was asked to take.
+    """
+
+    names: tuple[str, ...]
+    sizes: np.ndarray
+    first: np.ndarray
+    squares: np.ndarray
+    charged: np.ndarray
+    asked: int
+
+    @property
+    def pairs(self) -> int:
+        """Draws of each tensor, over all rounds, steps and clients."""
+        return int(np.prod(self.squares.shape[:3]))
+
+
+def endless(plan: PrivacyPlan, **changes: object) -> PrivacyPlan:
+    """The plan without its end (an audit takes more steps than a run), and with other changes."""
+    forever = np.full(plan.num_clients, 2**40, dtype=np.int64)
+    return replace(plan, planned_steps=forever, planned_rounds=forever, **changes)
+
+
+def draw_empty(subject: Subject, pairs: int) -> Draws:
+    """At least ``pairs`` draws of every tensor, from empty batches."""
+    clients = subject.plan.num_clients
+    plan = endless(subject.plan, sample_rate=np.zeros(clients))
+    simulation = subject.simulation(plan, local_steps=STEPS)
+    seen = watch(simulation)
+    return _collect(subject, simulation, seen, -(-pairs // (STEPS * clients)))
+
+
+def draw_full(subject: Subject, rounds: int, steps: int) -> Draws:
+    """Draws of steps with ordinary batches, in several micro-batches, whose gradients are zero."""
+    simulation = subject.simulation(endless(subject.plan), local_steps=steps)
+    size = sum(spec.size for spec in simulation.trainable(1))
+    seen = watch(simulation, craft=lambda slots, rows: torch.zeros(len(rows), size))
+    return _collect(subject, simulation, seen, rounds)
+
+
+def _collect(subject: Subject, simulation: object, seen: list[Seen], rounds: int) -> Draws:
+    unit = subject.plan.noise_multiplier * subject.plan.max_grad_norm  # [clients]
+    first, squares, names, sizes = [], [], (), []
+    for round in range(1, rounds + 1):
+        simulation.play(round)
+        one = seen.pop()
+        parts = one.by_tensor(one.sums() / torch.from_numpy(unit)[None, :, None])
+        names, sizes = tuple(parts), [v.shape[-1] for v in parts.values()]
+        squares.append(torch.stack([v.square().sum(-1) for v in parts.values()], dim=-1))
+        first.append(torch.stack([_head(v) for v in parts.values()], dim=-2))
+    return Draws(
+        names,
+        np.array(sizes),
+        torch.stack(first).numpy(),
+        torch.stack(squares).numpy(),
+        simulation.privacy_ledger.steps_taken,
+        rounds * simulation.config.local_steps,
+    )
+
+
+def _head(values: torch.Tensor) -> torch.Tensor:
+    return values[..., :WIDTH].float()
