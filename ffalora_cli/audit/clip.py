@@ -24,6 +24,7 @@ from ffalora_cli.types import TensorSpec
 SLACK = 1e-6  # relative, for each example in the sum: fp32 rounding
 NEAR = 200  # gradients with norms around the clip, where rounding shows
 DECADES = tuple(10.0**power for power in range(-3, 7))
+ELEMENTS = 2**24  # of the gradients that are looked at together
 BOUND = "one example moves the sum by at most the clip"
 
 
@@ -84,13 +85,19 @@ def broken_cases(specs: Sequence[TensorSpec]) -> list[Case]:
 
 def contributions(subject: Subject, cases: Sequence[Case]) -> np.ndarray:
     """Norm of what the extra example adds, in units of the clip, float64 ``[cases, clients]``."""
-    batches, table = [], []
-    for case in cases:
-        without = list(range(len(table), len(table) + len(case.others)))
-        table += [*case.others, case.extra]
-        batches += [without, [*without, len(table) - 1]]
-    sums = crafted_sums(subject, torch.stack(table), batches)
-    return (sums[1::2] - sums[0::2]).norm(dim=-1).numpy()
+    per_step = subject.plan.num_clients * cases[0].extra.numel()
+    most = max(1, min(ELEMENTS // (2 * per_step), len(subject.examples.lengths) // 8))
+    moved = []
+    for part in (cases[at : at + most] for at in range(0, len(cases), most)):
+        batches: list[list[int]] = []
+        table: list[Tensor] = []
+        for case in part:
+            without = list(range(len(table), len(table) + len(case.others)))
+            table += [*case.others, case.extra]
+            batches += [without, [*without, len(table) - 1]]
+        sums = crafted_sums(subject, torch.stack(table), batches)
+        moved.append((sums[1::2] - sums[0::2]).norm(dim=-1).numpy())
+    return np.concatenate(moved)
 
 
 def crafted_sums(subject: Subject, table: Tensor, batches: Sequence[Sequence[int]]) -> Tensor:
@@ -105,7 +112,7 @@ def crafted_sums(subject: Subject, table: Tensor, batches: Sequence[Sequence[int
         Released gradients times expected batch, in units of the clip, ``[steps, clients, P]``.
     """
     clip, clients = subject.plan.max_grad_norm, subject.plan.num_clients
-    gradients = (table.double() * clip).float()
+    gradients = table * clip
     steps = [stack_step([np.array(batch, dtype=np.int64)] * clients) for batch in batches]
     return _released(subject, steps, lambda slots, rows: gradients[torch.from_numpy(rows)])
 
@@ -190,7 +197,7 @@ def _ignored(subject: Subject, cases: Sequence[Case]) -> Check:
 def _direction(
     specs: Sequence[TensorSpec], names: Sequence[str], generator: torch.Generator
 ) -> Tensor:
-    """A random unit vector ``[P]`` in these tensors, float64; zero elsewhere.
+    """A random unit vector ``[P]`` in these tensors, fp32; zero elsewhere.
 
     Every tensor of several has the same share, so that clipping each by itself would show.
     """
@@ -199,4 +206,4 @@ def _direction(
         part = torch.randn(spec.size, generator=generator, dtype=torch.float64)
         parts.append(part / part.norm() if spec.name in names else torch.zeros_like(part))
     vector = torch.cat(parts)
-    return vector / vector.norm()
+    return (vector / vector.norm()).float()

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from ffalora_cli.engine.job import LocalJob, LocalOptimizer, LocalResult
+from ffalora_cli.models.fingerprint import fingerprint_tensors
 from ffalora_cli.types import Stack
 
 if TYPE_CHECKING:
@@ -32,7 +33,9 @@ class Seen:
     job: LocalJob
     gradients: Tensor  # fp32 [steps, clients, P], as the optimiser got them: noised and divided
     result: LocalResult
+    frozen_kept: bool  # whether training left every frozen weight as it was, to the bit
     upload: Stack = field(default_factory=dict)  # as the server unpacked it
+    charged: np.ndarray | None = None  # int64 [all clients], in the ledger by the upload
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
@@ -90,6 +93,7 @@ class ObservedEngine:
         if self.batches is not None:
             job = replace(job, batches=self.batches)
         given: list[Tensor] = []
+        frozen = self._frozen(job)
         if self.idle:
             nobody = np.zeros(len(job.clients), np.int64)
             kept = {name: job.start[name] for name in job.trainable}
@@ -98,8 +102,14 @@ class ObservedEngine:
             result = self.engine.train(replace(job, optimizer=_recording(job.optimizer, given)))
         size = sum(job.start[name][0].numel() for name in job.trainable)
         gradients = torch.stack(given) if given else torch.zeros(0, len(job.clients), size)
-        self.seen.append(Seen(job, gradients, result))
+        self.seen.append(Seen(job, gradients, result, self._frozen(job) == frozen))
         return result
+
+    def _frozen(self, job: LocalJob) -> str:
+        """Fingerprint of the backbone and of what the clients hold but do not train."""
+        held = {name: value for name, value in job.start.items() if name not in job.trainable}
+        weights = dict(self.engine.network.model.named_parameters())
+        return fingerprint_tensors(weights | dict(job.common) | held)
 
 
 def watch(
@@ -126,6 +136,8 @@ def watch(
 
     def keep(round: int, ids: np.ndarray, result: LocalResult) -> Stack:
         observed.seen[-1].upload = upload(round, ids, result)
+        if simulation.privacy_ledger is not None:
+            observed.seen[-1].charged = simulation.privacy_ledger.steps_taken.copy()
         return observed.seen[-1].upload
 
     simulation.engine = observed

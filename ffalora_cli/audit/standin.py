@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 WIDTH = 64  # hidden size and classes: no trained tensor has fewer elements, so each gets its draws
 VOCABULARY = 64
 DISTINCT_ROWS = 61
-LEAST_ROWS = 4096  # ids for crafted gradients, where the clients have fewer rows
 CLIENTS = 8  # most clients audited: the statistics are per client
 
 
@@ -112,7 +111,7 @@ def build_subject(config: Config, plan: PrivacyPlan, secret: Key, width: int = W
     network = standin_network(config, width)
     covered = covered_names(network, registry.get(config.method.name), config.head)
     kept = replace(some_clients(plan, CLIENTS), covered=covered)
-    rows = StandinRows(max(LEAST_ROWS, int(kept.examples.sum())), width)
+    rows = StandinRows(int(kept.examples.sum()), width)
     tokens = float(kept.expected_batch.sum()) * float(rows.lengths[:DISTINCT_ROWS].mean())
     # Several micro-batches a step, so that what must happen once a step is seen to.
     return Subject(config, kept, network, rows, secret, max(64, int(tokens / 4)))
