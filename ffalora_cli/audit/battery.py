@@ -1,4 +1,4 @@
-"""The battery: every direct test of the mechanism, and the step-level bound."""
+"""The battery: every direct test of the mechanism as implemented."""
 
 from __future__ import annotations
 
@@ -6,13 +6,12 @@ from dataclasses import dataclass
 
 from ffalora_cli.audit.accounting import accounting_checks
 from ffalora_cli.audit.clip import clip_checks
-from ffalora_cli.audit.draws import draw_empty, draw_full
+from ffalora_cli.audit.draws import Draws, draw_empty, draw_full
 from ffalora_cli.audit.noise import noise_checks
-from ffalora_cli.audit.outcome import Bound, Check
+from ffalora_cli.audit.outcome import Check
 from ffalora_cli.audit.release import play, release_checks
-from ffalora_cli.audit.sampler import draw_batches, sampler_checks
+from ffalora_cli.audit.sampler import Inclusions, draw_batches, sampler_checks
 from ffalora_cli.audit.standin import Subject
-from ffalora_cli.audit.step_level import step_level
 
 
 @dataclass(frozen=True)
@@ -32,8 +31,25 @@ class Effort:
 QUICK = Effort(pairs=960, inclusions=20_000)  # what shows a mutant is larger than chance by far
 
 
-def run_battery(subject: Subject, effort: Effort | None = None) -> tuple[list[Check], Bound]:
-    """All checks, not yet judged, and the bound composed from what they measured."""
+@dataclass(frozen=True)
+class Measured:
+    """What the battery found.
+
+    Attributes:
+        checks: not yet judged.
+        empty: its noise draws.
+        drawn: its batches, a client an entry.
+        contribution: largest that one example made, in units of the clip.
+    """
+
+    checks: list[Check]
+    empty: Draws
+    drawn: list[Inclusions]
+    contribution: float
+
+
+def run_checks(subject: Subject, effort: Effort | None = None) -> Measured:
+    """Every direct test of the mechanism."""
     effort = effort or Effort()
     empty = draw_empty(subject, effort.pairs)
     checks = noise_checks(empty, draw_full(subject, rounds=2, steps=8))
@@ -42,4 +58,4 @@ def run_battery(subject: Subject, effort: Effort | None = None) -> tuple[list[Ch
     played = play(subject)
     checks += clipping + sampler_checks(subject, drawn) + release_checks(subject, played)
     checks += accounting_checks(subject, empty, played)
-    return checks, step_level(subject.plan, empty, drawn, contribution)
+    return Measured(checks, empty, drawn, contribution)

@@ -122,7 +122,9 @@ def independence(draws: Draws, axis: str) -> Check:
     lengths = np.sqrt(np.maximum(np.diag(gram), 1e-30))
     correlation = (gram / np.outer(lengths, lengths))[np.triu_indices(len(rows), 1)]
     z = correlation * np.sqrt(rows.shape[1])
-    return _normal(name, z, f"{len(z):,} pairs, correlation at most {np.abs(correlation).max():.4f}")
+    return _normal(
+        name, z, f"{len(z):,} pairs, correlation at most {np.abs(correlation).max():.4f}"
+    )
 
 
 def repeats(draws: Draws) -> Check:

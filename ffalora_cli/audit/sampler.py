@@ -98,9 +98,7 @@ def rate(drawn: list[Inclusions], accounted: npt.NDArray[np.float64]) -> Check:
     planned = np.array([d.rate for d in drawn])
     low = [binom.cdf(len(d.row), d.trials, d.rate) for d in drawn]
     high = [binom.sf(len(d.row) - 1, d.trials, d.rate) for d in drawn]
-    above = [
-        binom.sf(len(d.row) - 1, d.trials, q) for d, q in zip(drawn, accounted, strict=True)
-    ]
+    above = [binom.sf(len(d.row) - 1, d.trials, q) for d, q in zip(drawn, accounted, strict=True)]
     p_values = np.minimum(1.0, np.concatenate([2 * np.minimum(low, high), above]))
     off = realised / np.minimum(planned, accounted) - 1.0
     worst = int(np.abs(off).argmax())
