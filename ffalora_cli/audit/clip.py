@@ -118,7 +118,7 @@ def crafted_sums(subject: Subject, table: Tensor, batches: Sequence[Sequence[int
 
 
 def divisor(subject: Subject, specs: Sequence[TensorSpec]) -> Check:
-    """n huge equal examples release n clips over the expected batch, for any n."""
+    """Equal huge examples, n of them, release n clips over the expected batch, for any n."""
     generator = torch.Generator().manual_seed(2)
     huge = 1e4 * _direction(specs, [spec.name for spec in specs], generator)
     counts = (1, 2, 5, 11)

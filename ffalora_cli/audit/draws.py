@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -10,6 +11,9 @@ import torch
 from ffalora_cli.audit.observe import Seen, watch
 from ffalora_cli.audit.standin import WIDTH, Subject
 from ffalora_cli.privacy.plan import PrivacyPlan
+
+if TYPE_CHECKING:
+    from ffalora_cli.federation.simulation import Simulation
 
 STEPS = 40  # local steps of a round of noise
 
@@ -41,7 +45,7 @@ class Draws:
         return int(np.prod(self.squares.shape[:3]))
 
 
-def endless(plan: PrivacyPlan, **changes: object) -> PrivacyPlan:
+def endless(plan: PrivacyPlan, **changes: Any) -> PrivacyPlan:
     """The plan without its end (an audit takes more steps than a run), and with other changes."""
     forever = np.full(plan.num_clients, 2**40, dtype=np.int64)
     return replace(plan, planned_steps=forever, planned_rounds=forever, **changes)
@@ -64,9 +68,13 @@ def draw_full(subject: Subject, rounds: int, steps: int) -> Draws:
     return _collect(subject, simulation, seen, rounds)
 
 
-def _collect(subject: Subject, simulation: object, seen: list[Seen], rounds: int) -> Draws:
+def _collect(subject: Subject, simulation: Simulation, seen: list[Seen], rounds: int) -> Draws:
     unit = subject.plan.noise_multiplier * subject.plan.max_grad_norm  # [clients]
-    first, squares, names, sizes = [], [], (), []
+    first: list[torch.Tensor] = []
+    squares: list[torch.Tensor] = []
+    names: tuple[str, ...] = ()
+    sizes: list[int] = []
+    assert simulation.privacy_ledger is not None
     for round in range(1, rounds + 1):
         simulation.play(round)
         one = seen.pop()

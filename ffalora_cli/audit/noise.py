@@ -5,7 +5,6 @@ All functions take ``Draws``: noise in units of what is claimed, so standard nor
 
 from __future__ import annotations
 
-
 from collections.abc import Sequence
 from typing import Any
 

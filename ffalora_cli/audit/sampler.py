@@ -16,6 +16,7 @@ from ffalora_cli.audit.observe import watch
 from ffalora_cli.audit.outcome import Check
 from ffalora_cli.audit.standin import Subject
 from ffalora_cli.audit.verdict import far, furthest, together
+from ffalora_cli.data.batches import StepBatches
 
 STEPS = 500  # local steps of a round
 LAGS = (1, 2, 3, 4, 5, STEPS)  # batches apart that are compared
@@ -56,14 +57,13 @@ def draw_batches(subject: Subject, inclusions: int) -> list[Inclusions]:
     simulation = subject.simulation(endless(plan), local_steps=STEPS)
     seen = watch(simulation, idle=True)
     rounds = max(2, int(np.ceil(inclusions / (STEPS * plan.expected_batch.min()))))
-    steps, slots, rows = [], [], []
+    batches: list[StepBatches] = []
     for round in range(1, rounds + 1):
         simulation.play(round)
-        for step, pairs in enumerate(seen.pop().job.batches, start=(round - 1) * STEPS):
-            steps.append(np.full(len(pairs.rows), step))
-            slots.append(pairs.slots)
-            rows.append(pairs.rows)
-    step, slot, row = (np.concatenate(parts) for parts in (steps, slots, rows))
+        batches += seen.pop().job.batches
+    step = np.repeat(np.arange(len(batches)), [len(pairs.rows) for pairs in batches])
+    slot = np.concatenate([pairs.slots for pairs in batches])
+    row = np.concatenate([pairs.rows for pairs in batches])
     first = simulation.clients.offsets
     return [
         Inclusions(
@@ -71,7 +71,7 @@ def draw_batches(subject: Subject, inclusions: int) -> list[Inclusions]:
             float(plan.sample_rate[client]),
             step[slot == client],
             row[slot == client] - first[client],
-            rounds * STEPS,
+            len(batches),
         )
         for client in range(plan.num_clients)
     ]
@@ -156,8 +156,8 @@ def across_clients(drawn: list[Inclusions]) -> Check:
     for i, a in enumerate(drawn):
         for b in drawn[i + 1 :]:
             width = min(a.rows, b.rows)
-            cells = [d.step[d.row < width] * width + d.row[d.row < width] for d in (a, b)]
-            common = len(np.intersect1d(*cells, assume_unique=True))
+            one, other = (d.step[d.row < width] * width + d.row[d.row < width] for d in (a, b))
+            common = len(np.intersect1d(one, other, assume_unique=True))
             together_rate = a.rate * b.rate
             mean = width * a.steps * together_rate
             z.append(_poisson_z(common, mean, 1.0 - together_rate))
@@ -185,7 +185,7 @@ def _dispersion(counts: npt.NDArray[np.int64], trials: int, rate: float) -> floa
 
 
 def _overlap(common: int, lines: int, pairs: int, chains: int, rate: float) -> float:
-    """z of a number of common inclusions.
+    """Normal score of a number of common inclusions.
 
     ``lines`` independent lines of ``pairs`` overlapping pairs each; the covariance of two pairs
     that share an inclusion, of which a line has ``chains``, is q^3 - q^4.

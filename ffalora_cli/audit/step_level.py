@@ -37,7 +37,9 @@ def step_level(
     squares = empty.squares[:, :, client].sum((0, 1))  # [tensors]
     counts = empty.sizes * empty.squares.shape[0] * empty.squares.shape[1]
     limits = np.sqrt(squares / chi2.ppf(half / len(counts), counts))
-    noise = float(limits.min() * plan.noise_multiplier[client]) / max(contribution, 1e-9)
+    claimed = float(plan.noise_multiplier[client])
+    # Never below half the claim: still a lower bound on epsilon, and PLD stays quick.
+    noise = claimed * max(float(limits.min()) / max(contribution, 1e-9), 0.5)
     found, trials = len(drawn[client].row), drawn[client].trials
     rate = float(beta.ppf(half, found, trials - found + 1)) if found else 0.0
     rate = 1.0 if found == trials else rate
