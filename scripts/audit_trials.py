@@ -13,7 +13,8 @@ import time
 from collections import Counter, defaultdict
 
 from ffalora_cli import keys
-from ffalora_cli.audit.run import TIERS, again, audit, client_sizes, subject_of
+from ffalora_cli.audit.run import TIERS, again, audit, client_sizes, plan_of
+from ffalora_cli.audit.standin import build_subject
 from ffalora_cli.audit.verdict import LEVEL, Verdict
 from ffalora_cli.cli.jobs import plan as plan_jobs
 
@@ -28,7 +29,8 @@ def main() -> None:
     parser.add_argument("overrides", nargs="*", metavar="OVERRIDE")
     options = parser.parse_args()
     (job,) = plan_jobs(options.overrides)
-    subject = subject_of(job.config, client_sizes(job.config), keys.derive(0, "audit trials"))
+    plan = plan_of(job.config, client_sizes(job.config))
+    subject = build_subject(job.config, plan, keys.derive(0, "audit trials"))
     began, verdicts, times = time.perf_counter(), [], []
     for trial in range(options.first, options.first + options.trials):
         start = time.perf_counter()

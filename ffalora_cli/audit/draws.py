@@ -94,3 +94,17 @@ def _collect(subject: Subject, simulation: Simulation, seen: list[Seen], rounds:
 
 def _head(values: torch.Tensor) -> torch.Tensor:
     return values[..., :WIDTH].float()
+
+
+def draw_keys(subject: Subject, draws: int) -> np.ndarray:
+    """First values of a small tensor's noise for many clients, by the engine's own function.
+
+    Returns:
+        fp32 ``[draws, 4]``. Two equal rows mean that two keys led to the same draw.
+    """
+    from ffalora_cli.engine import stacked
+
+    ones = torch.ones(draws)
+    clients = range(draws)
+    drawn = stacked.noise_stack({"keys": (16,)}, clients, ones, subject.secret, 1, 0)
+    return drawn["keys"][:, :4].numpy()

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from ffalora_cli.audit.battery import QUICK, run_checks
+from ffalora_cli.audit.run import plan_of
 from ffalora_cli.audit.standin import build_subject
 from ffalora_cli.audit.verdict import judge
 from ffalora_cli.config.schema import Config
@@ -78,11 +79,7 @@ def run_mutants(
 
 
 def _one(config: Config, sizes: np.ndarray, secret: Key, mutant: Mutant) -> Caught:
-    from ffalora_cli.privacy import plan as planning
-
     with mutant.broken():
-        plan = planning.make_plan(config.privacy, sizes, config.federation, ())
-        assert plan is not None
-        measured = run_checks(build_subject(config, plan, secret), QUICK)
+        measured = run_checks(build_subject(config, plan_of(config, sizes), secret), QUICK)
     failed = tuple(check.name for check in judge(measured.checks) if not check.passed)
     return Caught(mutant.name, mutant.caught_by, failed)

@@ -19,12 +19,13 @@ SHAPED = 50_000  # values of a tensor that the test of shape sorts
 TAIL = 3.5  # in standard deviations
 
 
-def noise_checks(empty: Draws, full: Draws) -> list[Check]:
+def noise_checks(empty: Draws, full: Draws, heads: npt.NDArray[np.float32]) -> list[Check]:
     """The whole battery on noise.
 
     Args:
         empty: many draws from empty batches.
         full: fewer draws, from ordinary batches of zero gradients.
+        heads: first values of many small draws ``[draws, 4]``.
     """
     return [
         scale_by(empty, "tensor"),
@@ -35,7 +36,8 @@ def noise_checks(empty: Draws, full: Draws) -> list[Check]:
         tails(empty),
         norms(empty),
         *(independence(empty, axis) for axis in ("tensors", "clients", "steps", "rounds")),
-        repeats(empty),
+        repeats(empty.first[..., :4].reshape(-1, 4), "noise never repeats"),
+        repeats(heads, "noise keys are wide"),
     ]
 
 
@@ -126,13 +128,16 @@ def independence(draws: Draws, axis: str) -> Check:
     )
 
 
-def repeats(draws: Draws) -> Check:
-    """No two draws begin with the same bits, whatever their round, step, client or tensor."""
-    heads = np.ascontiguousarray(draws.first[..., :4].reshape(-1, 4))
-    distinct = len(np.unique(heads.view(np.int32), axis=0))
-    repeated = len(heads) - distinct
+def repeats(heads: npt.NDArray[np.float32], name: str) -> Check:
+    """No two draws begin with the same bits, whatever their round, step, client or tensor.
+
+    Among n draws keyed by b bits, n^2 / 2^(b+1) pairs are the same: 200,000 draws show a generator
+    that uses 32 bits of its seed.
+    """
+    bits = np.ascontiguousarray(heads).view(np.int32)
+    repeated = len(heads) - len(np.unique(bits, axis=0))
     return Check(
-        name="noise never repeats",
+        name=name,
         statistic=float(repeated),
         limit=0.0,
         p_value=None,

@@ -10,12 +10,13 @@ import numpy as np
 
 from ffalora_cli.audit.battery import Effort, run_checks
 from ffalora_cli.audit.outcome import Bound, Check
-from ffalora_cli.audit.standin import Subject, build_subject
+from ffalora_cli.audit.standin import Subject
 from ffalora_cli.audit.step_level import step_level
 from ffalora_cli.audit.verdict import Verdict, judge
 from ffalora_cli.config.errors import ConfigError
 from ffalora_cli.config.schema import Config
 from ffalora_cli.keys import Key
+from ffalora_cli.privacy.plan import PrivacyPlan
 
 TIERS = ("mechanism", "canary", "all")
 
@@ -45,11 +46,11 @@ def client_sizes(config: Config) -> np.ndarray:
     return client_table(config)[2]
 
 
-def subject_of(config: Config, sizes: np.ndarray, secret: Key) -> Subject:
-    """The run's own plan on the stand-in.
+def plan_of(config: Config, sizes: np.ndarray) -> PrivacyPlan:
+    """The run's plan, made by the code that makes it for the run.
 
     Raises:
-        ConfigError: the plan is refused, or the audit does not cover it.
+        ConfigError: the plan is refused, or this audit does not cover it.
     """
     from ffalora_cli.privacy import plan as planning
 
@@ -61,7 +62,7 @@ def subject_of(config: Config, sizes: np.ndarray, secret: Key) -> Subject:
             f"privacy.sampling={plan.sampling}: the audit tests Poisson batches; "
             "use privacy.sampling=poisson"
         )
-    return build_subject(config, plan, secret)
+    return plan
 
 
 def audit(
