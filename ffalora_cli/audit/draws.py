@@ -104,7 +104,6 @@ def draw_keys(subject: Subject, draws: int) -> np.ndarray:
     """
     from ffalora_cli.engine import stacked
 
-    ones = torch.ones(draws)
-    clients = range(draws)
-    drawn = stacked.noise_stack({"keys": (16,)}, clients, ones, subject.secret, 1, 0)
-    return drawn["keys"][:, :4].numpy()
+    ones, device = torch.ones(draws), subject.network.device
+    drawn = stacked.noise_stack({"keys": (16,)}, range(draws), ones, subject.secret, 1, 0, device)
+    return drawn["keys"][:, :4].cpu().numpy()

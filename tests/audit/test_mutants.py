@@ -14,13 +14,17 @@ from ffalora_cli.audit.noise import repeats
 from tests.audit.subjects import SIZES, config, subject
 
 MUTANTS = {mutant.name: mutant for mutant in all_mutants()}
+BY_CHECK = {mutant.caught_by: mutant.name for mutant in reversed(all_mutants())}
+FIRST = set(BY_CHECK.values())  # one mutant a check in every test run, all of them in the slow one
 
 
 def test_there_are_enough_and_each_has_a_name():
     assert len(MUTANTS) == len(all_mutants()) >= 16
 
 
-@pytest.mark.parametrize("name", MUTANTS)
+@pytest.mark.parametrize(
+    "name", [n if n in FIRST else pytest.param(n, marks=pytest.mark.slow) for n in MUTANTS]
+)
 def test_a_mutant_is_caught(name):
     (result,) = run_mutants(config(), SIZES, b"m" * 32, [MUTANTS[name]])
     assert result.caught, f"{name}: only {result.failed} failed, not {result.expected}"
@@ -29,12 +33,17 @@ def test_a_mutant_is_caught(name):
 @pytest.mark.parametrize(
     "overrides",
     [
-        (),
-        ("method=lora", "federation.local_optimizer=adamw"),
         ("method=fedsa_lora", "head.mode=personal", "federation.wire_dtype=bfloat16"),
-        ("method=fedex_lora", "federation.local_momentum=0.9"),
-        ("method=rolora", "head.mode=frozen"),
-        ("method=fedsvd", "federation.server_optimizer.momentum=0.0"),
+        ("method=lora", "federation.local_optimizer=adamw"),
+        *(
+            pytest.param(overrides, marks=pytest.mark.slow)
+            for overrides in (
+                (),
+                ("method=fedex_lora", "federation.local_momentum=0.9"),
+                ("method=rolora", "head.mode=frozen"),
+                ("method=fedsvd",),
+            )
+        ),
     ],
     ids=lambda overrides: overrides[0] if overrides else "default",
 )

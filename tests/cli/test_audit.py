@@ -1,0 +1,109 @@
+"""``ffalora audit`` as typed: exit codes, table, JSON, refusals, a run's records."""
+
+from __future__ import annotations
+
+import json
+from contextlib import nullcontext
+
+import pytest
+
+from ffalora_cli.audit import mutants, mutants_of_step
+from ffalora_cli.audit.mutants import Mutant
+from ffalora_cli.cli.main import main
+
+SMALL = [
+    "debug=tiny",
+    "federation.num_clients=2",
+    "head.mode=trained",
+    "privacy.epsilon_target=null",
+    "privacy.noise_multiplier=1.0",
+]
+QUICK = ["--tier", "mechanism", "--minutes", "0.01"]
+
+
+def test_a_clean_run_passes_and_everything_is_in_the_json(tmp_path, capsys):
+    file = tmp_path / "audit.json"
+    assert main(["audit", *SMALL, *QUICK, "--json", str(file)]) == 0
+    text = capsys.readouterr().out
+    for words in ("claim ", "noise sd per tensor", "step-level", "tests passed", "cannot prove"):
+        assert words in text
+    assert max(map(len, text.splitlines())) <= 80
+    found = json.loads(file.read_text())
+    assert found["passed"] and found["failures"] == []
+    assert all(check["passed"] for check in found["checks"])
+    assert found["bounds"][0]["epsilon_lower"] < found["claim"]
+
+
+def test_a_broken_mechanism_fails_with_exit_code_1(capsys):
+    (weak,) = (m for m in mutants_of_step.MUTANTS if m.name == "noise × 0.95")
+    with weak.broken():
+        assert main(["audit", *SMALL, *QUICK]) == 1
+    text = capsys.readouterr().out
+    assert "FAILED    noise sd per tensor" in text
+    assert "FAILED: noise sd per tensor" in text
+
+
+def test_mutants_are_reported_and_a_missed_one_fails(monkeypatch, capsys):
+    (weak,) = (m for m in mutants_of_step.MUTANTS if m.name == "noise × 0.95")
+    harmless = Mutant("nothing broken", "noise sd per tensor", nullcontext)
+    monkeypatch.setattr(mutants, "all_mutants", lambda: (weak, harmless))
+    assert main(["audit", *SMALL, "--mutants"]) == 1
+    text = capsys.readouterr().out
+    assert "caught by: noise sd per tensor" in text
+    assert "MISSED" in text
+    assert "of 2" in text
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """The folder of a finished private run."""
+    folder = tmp_path_factory.mktemp("runs")
+    assert main(["run", *SMALL, "federation.rounds=2", f"paths.runs={folder}", "--quiet"]) == 0
+    (path,) = folder.iterdir()
+    return path
+
+
+def test_a_finished_run_is_audited_with_its_records(run, capsys):
+    assert main(["audit", str(run), *QUICK]) == 0
+    text = capsys.readouterr().out
+    for name in ("recorded charges", "recorded steps", "recorded epsilon", "recorded uploads"):
+        assert f"passed    {name}" in text
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "check"),
+    [
+        ("privacy_ledger.jsonl", '{"round":2,"steps":1', '{"round":3,"steps":1', "charges"),
+        ("communication.jsonl", '"direction": "uplink"', '"direction": "uplink", "x": 0', None),
+        ("communication.jsonl", '"head": ', '"head": 9', "uploads"),
+        ("privacy.json", '"spent": ', '"spent": 0.01, "was": ', "epsilon"),
+    ],
+)
+def test_records_that_do_not_fit_the_plan_are_found(run, tmp_path, file, old, new, check, capsys):
+    import shutil
+
+    copy = tmp_path / run.name
+    shutil.copytree(run, copy)
+    text = (copy / file).read_text()
+    assert old in text
+    (copy / file).write_text(text.replace(old, new))
+    assert main(["audit", str(copy), *QUICK]) == (1 if check else 0)
+    assert (f"FAILED    recorded {check}" in capsys.readouterr().out) == bool(check)
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["privacy=none"], "privacy.unit=none"),
+        (["engine=reference"], "engine=stacked"),
+        (["--tier", "mechanisms"], "did you mean 'mechanism'"),
+        (["--minutes", "0"], "should be above 0"),
+        (["no-such-run"], "was not found"),
+        (["--json", "no/such/folder.json"], "folder is not there"),
+    ],
+)
+def test_what_cannot_be_audited_is_refused_in_one_line(words, expected, capsys, tmp_path):
+    assert main(["audit", *words, "--runs", str(tmp_path)]) == 2
+    error = capsys.readouterr().err
+    assert expected in error
+    assert error.count("\n") == 1
