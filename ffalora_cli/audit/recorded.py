@@ -10,8 +10,8 @@ import numpy as np
 
 from ffalora_cli.audit.accounting import TOLERANCE, second_opinion
 from ffalora_cli.audit.outcome import Check
+from ffalora_cli.config.errors import ConfigError
 from ffalora_cli.config.schema import Config
-from ffalora_cli.privacy.ledger import PrivacyLedger
 from ffalora_cli.privacy.plan import PrivacyPlan
 
 LEDGER = "privacy_ledger.jsonl"
@@ -31,28 +31,46 @@ def recorded_checks(folder: Path, config: Config, plan: PrivacyPlan) -> list[Che
     from ffalora_cli.records.reading import read_communication, read_run
 
     run = read_run(folder)
-    charges = read_charges(folder / LEDGER, plan.num_clients)
-    # Opening it checks its header against the plan, to the last bit.
-    ledger = PrivacyLedger(plan.noise_multiplier, plan.accounted_rate, folder / LEDGER)
+    charges = read_charges(folder / LEDGER, plan)
+    taken = sum(charges.values(), np.zeros(plan.num_clients, np.int64))
     uplink = [row for row in read_communication(folder) if row["direction"] == "uplink"]
     return [
         _charges(charges, uplink, config, plan),
-        _totals(ledger, plan),
-        _epsilon(run.privacy, ledger, plan),
+        _totals(taken, plan),
+        _epsilon(run.privacy, taken, plan),
         _uploads(folder, uplink, config),
     ]
 
 
-def read_charges(path: Path, clients: int) -> dict[int, np.ndarray]:
-    """Steps charged to each client by round, int64 ``[clients]`` each."""
+def read_charges(path: Path, plan: PrivacyPlan) -> dict[int, np.ndarray]:
+    """Steps charged to each client by round, int64 ``[clients]`` each; the file is only read.
+
+    Raises:
+        ConfigError: there is no ledger, or it belongs to another plan.
+    """
     from ffalora_cli.records.files import read_json_lines
 
+    lines = read_json_lines(path)[0]
+    mechanism = (plan.noise_multiplier, plan.accounted_rate)
+    names = ("noise_multiplier", "sample_rate")
+    header = lines[0] if lines else {}
+    if not all(_same(header.get(n), column) for n, column in zip(names, mechanism, strict=True)):
+        raise ConfigError(
+            f"{path}: not the mechanism that this run's config leads to; was the data changed? "
+            "Audit the config alone, as in ffalora audit OVERRIDES"
+        )
     charges: dict[int, np.ndarray] = {}
-    for row in read_json_lines(path)[0][1:]:
-        steps = charges.setdefault(int(row["round"]), np.zeros(clients, np.int64))
+    for row in lines[1:]:
+        steps = charges.setdefault(int(row["round"]), np.zeros(plan.num_clients, np.int64))
         who = slice(None) if row["clients"] is None else np.array(row["clients"], np.int64)
         steps[who] += int(row["steps"])
     return charges
+
+
+def _same(recorded: Any, column: np.ndarray) -> bool:
+    """Whether a header's value, one for all or one a client, is the plan's column to the bit."""
+    values = np.array(np.nan if recorded is None else recorded, dtype=np.float64)
+    return values.shape in ((), column.shape) and bool((values == column).all())
 
 
 def _charges(
@@ -74,9 +92,9 @@ def _charges(
     )
 
 
-def _totals(ledger: PrivacyLedger, plan: PrivacyPlan) -> Check:
-    over = int((ledger.steps_taken > plan.planned_steps).sum())
-    most = int(ledger.steps_taken.max())
+def _totals(taken: np.ndarray, plan: PrivacyPlan) -> Check:
+    over = int((taken > plan.planned_steps).sum())
+    most = int(taken.max())
     return _exact(
         "recorded steps",
         over,
@@ -85,9 +103,7 @@ def _totals(ledger: PrivacyLedger, plan: PrivacyPlan) -> Check:
     )
 
 
-def _epsilon(
-    statement: Mapping[str, Any] | None, ledger: PrivacyLedger, plan: PrivacyPlan
-) -> Check:
+def _epsilon(statement: Mapping[str, Any] | None, taken: np.ndarray, plan: PrivacyPlan) -> Check:
     """The stated epsilon is not below that of the recorded steps, computed a second time."""
     name = "recorded epsilon"
     stated = ((statement or {}).get("epsilon_max") or {}).get("spent")
@@ -99,7 +115,7 @@ def _epsilon(
             *zip(
                 plan.noise_multiplier.tolist(),
                 plan.sample_rate.tolist(),
-                ledger.steps_taken.tolist(),
+                taken.tolist(),
                 strict=True,
             )
         }

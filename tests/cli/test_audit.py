@@ -107,3 +107,29 @@ def test_what_cannot_be_audited_is_refused_in_one_line(words, expected, capsys, 
     error = capsys.readouterr().err
     assert expected in error
     assert error.count("\n") == 1
+
+
+def test_an_audit_never_writes_into_the_run(run, tmp_path, capsys):
+    """A line that another process is just writing stays as it is."""
+    import shutil
+
+    copy = tmp_path / run.name
+    shutil.copytree(run, copy)
+    with open(copy / "privacy_ledger.jsonl", "ab") as stream:
+        stream.write(b'{"round":3,"st')
+    before = {file.name: file.read_bytes() for file in copy.iterdir()}
+    assert main(["audit", str(copy), *QUICK]) == 0
+    assert {file.name: file.read_bytes() for file in copy.iterdir()} == before
+
+
+def test_a_ledger_of_another_mechanism_is_refused(run, tmp_path, capsys):
+    import shutil
+
+    copy = tmp_path / run.name
+    shutil.copytree(run, copy)
+    ledger = copy / "privacy_ledger.jsonl"
+    ledger.write_text(
+        ledger.read_text().replace('"noise_multiplier":1.0', '"noise_multiplier":2.0')
+    )
+    assert main(["audit", str(copy), *QUICK]) == 2
+    assert "not the mechanism" in capsys.readouterr().err
