@@ -25,7 +25,7 @@ SLACK = 1e-6  # relative, for each example in the sum: fp32 rounding
 NEAR = 200  # gradients with norms around the clip, where rounding shows
 DECADES = tuple(10.0**power for power in range(-3, 7))
 ELEMENTS = 2**24  # of the gradients that are looked at together
-BOUND = "one example moves the sum by at most the clip"
+BOUND = "one example moves at most the clip"
 
 
 @dataclass(frozen=True)

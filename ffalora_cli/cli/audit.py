@@ -149,8 +149,8 @@ def _mutants(config: Config, sizes: np.ndarray, secret: keys.Key, file: str | No
     for mutant in all_mutants():
         (result,) = run_mutants(config, sizes, secret, [mutant])
         results.append(result)
-        seen = f"caught by: {result.expected}" if result.caught else "MISSED"
-        _print([f"{result.mutant:<38}{seen}"])
+        mark = "caught" if result.caught else "MISSED"
+        _print([f"{mark:<8}{result.mutant:<36}{result.expected}"])
     caught = sum(result.caught for result in results)
     _print(["", f"{'mutants caught':<30}{caught:>9}{'of ' + str(len(results)):>10}"])
     if file:

@@ -54,8 +54,9 @@ def test_mutants_are_reported_and_a_missed_one_fails(monkeypatch, capsys):
     monkeypatch.setattr(mutants, "all_mutants", lambda: (weak, harmless))
     assert main(["audit", *SMALL, "--mutants"]) == 1
     text = capsys.readouterr().out
-    assert "caught by: noise sd per tensor" in text
-    assert "MISSED" in text
+    assert "caught  noise × 0.95" in text
+    assert "MISSED  nothing broken" in text
+    assert max(map(len, text.splitlines())) <= 80
     assert "of 2" in text
 
 
