@@ -40,8 +40,25 @@ def numpy_generator(key: Key) -> np.random.Generator:
     return np.random.Generator(np.random.Philox(key=int.from_bytes(key[:16], "little")))
 
 
+def fill_normal(target: torch.Tensor, key: Key) -> None:
+    """Fill a tensor with standard normal values, drawn where it is (bits differ between devices).
+
+    torch's generator on the CPU keeps 32 bits of its seed: of 65,000 draws two are expected to be
+    the same, and noise could be found by trying all seeds. numpy's Philox takes 128 bits of the
+    key; torch's on a GPU is a Philox, too, and takes 63.
+    """
+    import torch
+
+    if target.device.type == "cpu":
+        drawn = numpy_generator(key).standard_normal(tuple(target.shape), dtype=np.float32)
+        target.copy_(torch.from_numpy(drawn))
+    else:
+        generator = torch.Generator(device=target.device).manual_seed(torch_seed(key))
+        target.normal_(generator=generator)
+
+
 def torch_seed(key: Key) -> int:
-    """A 63-bit seed for ``torch.Generator.manual_seed``."""
+    """A 63-bit seed for ``torch.Generator.manual_seed`` (on the CPU 32 bits of it are used)."""
     return int.from_bytes(key[:8], "little") >> 1
 
 

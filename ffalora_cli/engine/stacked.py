@@ -36,12 +36,14 @@ class StackedEngine:
         examples: the training set.
         max_tokens: tokens of a micro-batch, padding included; halved when memory runs out.
         fixed: whether micro-batches are rounded up to a few shapes; on a GPU they are.
+        books: whether large tensors may be booked; an observer who hands in gradients says no.
     """
 
     network: Network
     examples: Examples
     max_tokens: int = 512
     fixed: bool = False
+    books: bool = True
     _labels: Tensor = field(init=False)
     _shapes: FixedShapes = field(init=False)
     _tensors: RoundTensors | None = None
@@ -115,7 +117,8 @@ class StackedEngine:
         if not len(pairs.rows):
             return  # an empty step is noise only: a transformer given zero examples crashes
         lengths = np.asarray(self.examples.lengths)[pairs.rows]
-        booked = booked_tensors(tensors.layout, frozenset(self.network.head_names), lengths)
+        one_row = frozenset(self.network.head_names)
+        booked = booked_tensors(tensors.layout, one_row, lengths) if self.books else frozenset()
         formed = sum(int(np.prod(s)) for n, s in tensors.layout.items() if n not in booked)
         max_examples = max(1, MEMORY_BYTES // (8 * max(formed, 1)))
         packed = self.network.packs and job.dropout == 0

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ffalora_cli.keys import Key, derive, normal
+from ffalora_cli.keys import Key, derive, fill_normal
 
 if TYPE_CHECKING:
     import torch
@@ -68,13 +68,12 @@ def private_mean(
     Returns:
         ``(total + noise) / expected_cohort`` by name, fp32; noise keyed by (round, tensor).
     """
+    import torch
+
     sd = noise_multiplier * max_grad_norm
-    return {
-        name: (
-            value.float()
-            + sd
-            * normal(derive(secret, "server noise", round, name), tuple(value.shape), value.device)
-        )
-        / expected_cohort
-        for name, value in total.items()
-    }
+    released = {}
+    for name, value in total.items():
+        noise = torch.empty_like(value, dtype=torch.float32)
+        fill_normal(noise, derive(secret, "server noise", round, name))
+        released[name] = (value.float() + sd * noise) / expected_cohort
+    return released

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from ffalora_cli.keys import Key, derive, torch_seed
+from ffalora_cli.keys import Key, derive, fill_normal
 
 if TYPE_CHECKING:
     import torch
@@ -47,12 +47,11 @@ def noise_stack(
     import torch
 
     stack: Stack = {}
-    generator = torch.Generator(device=device)
     for name, shape in shapes.items():
         drawn = torch.empty((len(clients), *shape), device=device, dtype=torch.float32)
         for row, client in zip(drawn, clients, strict=True):
             key = derive(secret, "noise", int(client), round, step, name)
-            row.normal_(generator=generator.manual_seed(torch_seed(key)))
+            fill_normal(row, key)
         extent = (-1, *(1 for _ in shape))
         stack[name] = drawn.mul_(sd.to(device=device, dtype=torch.float32).view(extent))
     return stack

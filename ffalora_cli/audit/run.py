@@ -1,0 +1,109 @@
+"""One audit: the run's plan, a subject for it, the battery, the bounds, a verdict."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from importlib.util import find_spec
+
+import numpy as np
+
+from ffalora_cli.audit.battery import Effort, run_checks
+from ffalora_cli.audit.outcome import Bound, Check
+from ffalora_cli.audit.standin import Subject
+from ffalora_cli.audit.step_level import step_level
+from ffalora_cli.audit.verdict import Verdict, judge
+from ffalora_cli.config.errors import ConfigError
+from ffalora_cli.config.schema import Config
+from ffalora_cli.keys import Key
+from ffalora_cli.privacy.plan import PrivacyPlan
+
+TIERS = ("mechanism", "canary", "all")
+
+
+def check_auditable(config: Config) -> None:
+    """Refuse what this audit does not cover.
+
+    Raises:
+        ConfigError: for a run without example-level privacy, or trained by another engine.
+    """
+    if config.privacy.unit != "example":
+        raise ConfigError(
+            f"privacy.unit={config.privacy.unit}: the audit covers example-level privacy; "
+            "use privacy=example"
+        )
+    if config.engine.name != "stacked":
+        raise ConfigError(
+            f"engine.name={config.engine.name}: the audit watches the stacked engine, which is "
+            "tested equal to it; use engine=stacked"
+        )
+
+
+def client_sizes(config: Config) -> np.ndarray:
+    """Rows of each client of a run, int64 ``[clients]``."""
+    from ffalora_cli.experiment import client_table
+
+    return client_table(config)[2]
+
+
+def plan_of(config: Config, sizes: np.ndarray) -> PrivacyPlan:
+    """The run's plan, made by the code that makes it for the run.
+
+    Raises:
+        ConfigError: the plan is refused, or this audit does not cover it.
+    """
+    from ffalora_cli.privacy import plan as planning
+
+    check_auditable(config)
+    plan = planning.make_plan(config.privacy, sizes, config.federation, ())
+    assert plan is not None
+    if plan.sampling != "poisson":
+        raise ConfigError(
+            f"privacy.sampling={plan.sampling}: the audit tests Poisson batches; "
+            "use privacy.sampling=poisson"
+        )
+    return plan
+
+
+def audit(
+    subject: Subject,
+    tier: str = "all",
+    effort: Effort | None = None,
+    recorded: Sequence[Check] = (),
+) -> Verdict:
+    """Audit a subject.
+
+    Args:
+        subject: a run's plan on a stand-in.
+        tier: ``mechanism`` (battery and step-level bound), ``canary``, or ``all``.
+        effort: how much the battery draws.
+        recorded: checks of a run's records, judged with the others.
+    """
+    checks, bounds = list(recorded), []
+    if tier != "canary":
+        measured = run_checks(subject, effort)
+        checks += measured.checks
+        bounds.append(
+            step_level(subject.plan, measured.empty, measured.drawn, measured.contribution)
+        )
+    if tier != "mechanism":
+        bounds += canary_bounds(subject)
+    plan = subject.plan
+    return Verdict(
+        float(plan.epsilon_planned.max()), plan.delta, tuple(judge(checks)), tuple(bounds)
+    )
+
+
+def canary_bounds(subject: Subject) -> list[Bound]:
+    """Bounds from gradient canaries; none where that part is not installed."""
+    if find_spec("ffalora_cli.audit.canaries") is None:
+        return []
+    from ffalora_cli.audit.canaries import run_canaries
+
+    found: list[Bound] = run_canaries(subject)
+    return found
+
+
+def again(subject: Subject, secret: Key) -> Subject:
+    """The same subject with other draws."""
+    return replace(subject, secret=secret)

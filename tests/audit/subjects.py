@@ -1,0 +1,35 @@
+"""One small private run and its audit subject, shared by the audit tests."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import cache
+
+import numpy as np
+
+from ffalora_cli.audit.run import plan_of
+from ffalora_cli.audit.standin import build_subject
+from ffalora_cli.cli.jobs import plan as plan_jobs
+
+SIZES = np.array([400, 300, 250])
+
+
+@cache
+def config(*overrides):
+    """The embedded default with a trained head and a given noise: nothing is calibrated."""
+    return plan_jobs(
+        [
+            "head.mode=trained",
+            "privacy.epsilon_target=null",
+            "privacy.noise_multiplier=1.1",
+            "federation.rounds=5",
+            "federation.local_steps=4",
+            *overrides,
+        ]
+    )[0].config
+
+
+def subject(*overrides, sizes=SIZES, secret=b"t" * 32, **plan_changes):
+    chosen = config(*overrides)
+    plan = plan_of(chosen, sizes)
+    return build_subject(chosen, replace(plan, **plan_changes), secret)

@@ -1,0 +1,98 @@
+"""Every mutant of the real code is caught by the check named for it; the clean code by none."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+
+import numpy as np
+import pytest
+
+from ffalora_cli.audit import seams
+from ffalora_cli.audit.draws import draw_keys
+from ffalora_cli.audit.mutants import Mutant, all_mutants, run_mutants
+from ffalora_cli.audit.noise import repeats
+from tests.audit.subjects import SIZES, config, subject
+
+MUTANTS = {mutant.name: mutant for mutant in all_mutants()}
+BY_CHECK = {mutant.caught_by: mutant.name for mutant in reversed(all_mutants())}
+FIRST = set(BY_CHECK.values())  # one mutant a check in every test run, all of them in the slow one
+
+
+def test_there_are_enough_and_each_has_a_name():
+    assert len(MUTANTS) == len(all_mutants()) >= 16
+
+
+@pytest.mark.parametrize(
+    "name", [n if n in FIRST else pytest.param(n, marks=pytest.mark.slow) for n in MUTANTS]
+)
+def test_a_mutant_is_caught(name):
+    (result,) = run_mutants(config(), SIZES, b"m" * 32, [MUTANTS[name]])
+    assert result.caught, f"{name}: only {result.failed} failed, not {result.expected}"
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ("method=fedsa_lora", "head.mode=personal", "federation.wire_dtype=bfloat16"),
+        ("method=lora", "federation.local_optimizer=adamw"),
+        *(
+            pytest.param(overrides, marks=pytest.mark.slow)
+            for overrides in (
+                (),
+                ("method=fedex_lora", "federation.local_momentum=0.9"),
+                ("method=rolora", "head.mode=frozen"),
+                ("method=fedsvd",),
+            )
+        ),
+    ],
+    ids=lambda overrides: overrides[0] if overrides else "default",
+)
+def test_clean_code_is_not_caught(overrides):
+    """The false-alarm level of a whole audit is 1e-4; these seeds are fixed."""
+    (result,) = run_mutants(config(*overrides), SIZES, b"c" * 32, [Mutant("", "", nullcontext)])
+    assert result.failed == ()
+
+
+def test_a_run_of_one_client_is_audited():
+    (result,) = run_mutants(
+        config("federation.num_clients=1"), SIZES[:1], b"o" * 32, [MUTANTS["noise × 0.95"]]
+    )
+    assert result.caught
+
+
+def test_seams_are_closed_again():
+    from ffalora_cli.engine import stacked
+
+    before = stacked.noise_stack, stacked.add_clipped, stacked._privatise
+    for mutant in all_mutants():
+        with pytest.raises(ValueError, match="stop"), mutant.broken():
+            raise ValueError("stop")
+    assert (stacked.noise_stack, stacked.add_clipped, stacked._privatise) == before
+
+
+def test_noise_keyed_by_32_bits_is_seen():
+    """What torch's CPU generator does with a seed: 200,000 draws hold 4.7 pairs on average."""
+    import torch
+
+    def wrap(real):
+        def noise_stack(shapes, clients, sd, secret, round, step, device="cpu"):
+            from ffalora_cli.keys import derive, torch_seed
+
+            generator, values = torch.Generator(), torch.empty(len(clients), 16)
+            for row, client in zip(values, clients, strict=True):
+                seed = torch_seed(derive(secret, "noise", int(client), round, step))
+                row.normal_(generator=generator.manual_seed(seed))
+            return {"keys": values}
+
+        return noise_stack
+
+    audited = subject()
+    with seams.noise(wrap):
+        narrow = repeats(draw_keys(audited, 200_000), "narrow")
+    assert not narrow.passed
+    assert narrow.statistic < 20
+    assert repeats(draw_keys(audited, 50_000), "wide").passed
+
+
+def test_sizes_are_those_of_the_plan():
+    assert np.array_equal(subject().plan.examples, SIZES)
