@@ -206,29 +206,34 @@ def _privacy(config: Config) -> None:
             "privacy.max_grad_norm is null; noise needs a clip: "
             "privacy.max_grad_norm=${model.max_grad_norm}"
         )
+    _require("privacy.trials", privacy.trials, privacy.trials >= 1, "1 (no tuning) or more")
+    if privacy.sampling == "fixed" and privacy.accountant != "rdp":
+        raise ConfigError(
+            f"privacy.sampling=fixed has no bound by privacy.accountant={privacy.accountant}; "
+            "set privacy.accountant=rdp, or privacy.sampling=poisson"
+        )
     if privacy.unit == "client":
         _client_level(config)
 
 
 def _budget(config: Config) -> None:
-    """Exactly one of a target and a noise multiplier: the other follows from it."""
+    """A target, a noise multiplier, or both (then as many rounds as the target affords)."""
     privacy = config.privacy
-    target, multiplier = privacy.epsilon_target, privacy.noise_multiplier
-    if target is None and multiplier is None:
+    if privacy.epsilon_target is None and privacy.noise_multiplier is None:
         raise ConfigError(
             f"privacy.epsilon_target is null with privacy.unit={privacy.unit}; set it, or "
             "privacy.noise_multiplier, or privacy=none"
-        )
-    if target is not None and multiplier is not None:
-        raise ConfigError(
-            f"privacy.noise_multiplier={multiplier} and privacy.epsilon_target={target} are both "
-            "set; set one of them to null"
         )
 
 
 def _client_level(config: Config) -> None:
     """What the central mechanism and its accountant assume of a round."""
     federation = config.federation
+    if config.privacy.sampling != "poisson":
+        raise ConfigError(
+            f"privacy.sampling={config.privacy.sampling} is about the rows of a batch; under "
+            "privacy.unit=client use privacy.sampling=poisson"
+        )
     if federation.cohort_sampling == "fixed":
         raise ConfigError(
             "federation.cohort_sampling=fixed is not covered by the accountant under "

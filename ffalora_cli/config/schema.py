@@ -118,6 +118,9 @@ class PrivacyConfig:
     accountant: Literal["pld", "rdp", "prv"]
     calibration: Literal["per_client", "shared"]
     noise: Literal["reproducible", "secure"]
+    sampling: Literal["poisson", "fixed", "shuffled"] = "poisson"  # of the rows of a batch
+    trials: int = 1  # runs of a random-stopping search (its mean); 1 = no tuning
+    trial_distribution: Literal["geometric", "poisson"] = "geometric"
 
 
 @dataclass(frozen=True)

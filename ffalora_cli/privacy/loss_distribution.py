@@ -32,6 +32,28 @@ def step(noise_multiplier: float, sample_rate: float, interval: float) -> Any:
     """
     from dp_accounting.pld.pld_pmf import create_pmf_pessimistic_connect_dots_fixed_gap
     from dp_accounting.pld.privacy_loss_distribution import PrivacyLossDistribution
+
+    parts = []
+    for low, deltas in divergences(noise_multiplier, sample_rate, interval):
+        high = low + len(deltas) - 1
+        parts.append(create_pmf_pessimistic_connect_dots_fixed_gap(interval, low, high, deltas))
+    return PrivacyLossDistribution(*parts)
+
+
+def divergences(
+    noise_multiplier: float, sample_rate: float, interval: float
+) -> list[tuple[int, Floats]]:
+    """Hockey-stick divergences of one step at the losses that matter, for removing and for adding.
+
+    Args:
+        noise_multiplier: > 0.
+        sample_rate: in (0, 1].
+        interval: width of the grid.
+
+    Returns:
+        Two pairs (index of the lowest loss in units of ``interval``, divergence at it and at every
+        loss above it); at the highest one it is negligible.
+    """
     from dp_accounting.pld.privacy_loss_mechanism import AdjacencyType, GaussianPrivacyLoss
 
     parts = []
@@ -43,8 +65,8 @@ def step(noise_multiplier: float, sample_rate: float, interval: float) -> Any:
         high = math.ceil(bounds.epsilon_upper / interval)
         losses = np.arange(low, high + 1) * interval
         deltas = np.clip(divergence(losses, noise_multiplier, sample_rate), 0.0, 1.0)
-        parts.append(create_pmf_pessimistic_connect_dots_fixed_gap(interval, low, high, deltas))
-    return PrivacyLossDistribution(*parts)
+        parts.append((low, deltas))
+    return parts
 
 
 def _remove(losses: Floats, noise: float, rate: float) -> Floats:

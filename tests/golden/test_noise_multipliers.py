@@ -9,7 +9,7 @@ import pytest
 
 from ffalora_cli.privacy.accountants import epsilon
 from ffalora_cli.privacy.calibrate import epsilon_of, noise_multiplier
-from ffalora_cli.privacy.plan import planned_rounds
+from ffalora_cli.privacy.schedule import planned_rounds
 
 TARGETS = (6.0, 3.0, 1.0)
 DELTA = 1e-5
