@@ -24,7 +24,10 @@ _ORDERS = np.geomspace(0.05, 2000.0, 40)  # of the Chernoff bound
 
 
 def trajectory(
-    noise_multiplier: float, sample_rate: float, steps: Sequence[int] | Ints, delta: float,
+    noise_multiplier: float,
+    sample_rate: float,
+    steps: Sequence[int] | Ints,
+    delta: float,
     interval: float,
 ) -> Floats:
     """Epsilon after each number of Poisson-sampled Gaussian steps, add/remove one.

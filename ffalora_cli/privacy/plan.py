@@ -213,8 +213,8 @@ def _ends(
 def _accounted(rate: Floats) -> tuple[Floats, float]:
     """Rates to account for, and the width of the grid of privacy losses.
 
-    The real rates on the fine grid; when there are many, rates rounded up to powers of 1.01. Epsilon
-    grows with the rate, so that is a valid (slightly larger) bound.
+    The real rates on the fine grid; when there are many, rates rounded up to powers of 1.01.
+    Epsilon grows with the rate, so that is a valid (slightly larger) bound.
     """
     if len(np.unique(rate)) <= MOST_RATES:
         return rate, FINE

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 History = Sequence[tuple[float, float, int]]
 """Run-length coded steps: (noise_multiplier, sample_rate, steps)."""
@@ -57,19 +58,21 @@ def without_replacement(history: History, delta: float) -> float:
         history: (noise sd / sensitivity, sample_rate, steps).
         delta: in (0, 1).
     """
-    from dp_accounting import (
-        GaussianDpEvent,
-        NeighboringRelation,
-        SampledWithoutReplacementDpEvent,
-    )
+    from dp_accounting import NeighboringRelation
     from dp_accounting.rdp import RdpAccountant
 
     accountant = RdpAccountant(neighboring_relation=NeighboringRelation.REPLACE_ONE)
     for noise, rate, steps in history:
-        size = min(_GRANULE, math.ceil(rate * _GRANULE))
-        event = SampledWithoutReplacementDpEvent(_GRANULE, size, GaussianDpEvent(noise))
-        accountant.compose(event, steps)
+        accountant.compose(fixed_size_event(noise, rate), steps)
     return float(accountant.get_epsilon(delta))
+
+
+def fixed_size_event(noise: float, sample_rate: float) -> Any:
+    """One step on a batch of fixed size, as dp-accounting names it; the rate is rounded up."""
+    from dp_accounting import GaussianDpEvent, SampledWithoutReplacementDpEvent
+
+    size = min(_GRANULE, math.ceil(sample_rate * _GRANULE))
+    return SampledWithoutReplacementDpEvent(_GRANULE, size, GaussianDpEvent(noise))
 
 
 def replace_one_poisson(

@@ -8,8 +8,8 @@ from privacy_cases import federation, privacy
 
 from ffalora_cli.config.errors import ConfigError
 from ffalora_cli.privacy.accountants import epsilon
-from ffalora_cli.privacy.plan import make_plan
 from ffalora_cli.privacy.curves import round_points
+from ffalora_cli.privacy.plan import make_plan
 from ffalora_cli.privacy.schedule import planned_rounds
 from ffalora_cli.privacy.spent import spent
 
