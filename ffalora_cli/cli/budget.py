@@ -60,9 +60,8 @@ def main(arguments: Sequence[str]) -> int:
         rows = [{**asdict(budget), "relation": "add/remove one"} for budget in found]
         print(json.dumps(rows[0] if len(rows) == 1 else rows, indent=2))
         return DONE
-    print(
-        f"{'accountant':<12}{'epsilon':>9}{'delta':>9}{'noise multiplier':>18}{'rate':>10}{'steps':>9}"
-    )
+    heads = f"{'epsilon':>9}{'delta':>9}{'noise multiplier':>18}{'rate':>10}{'steps':>9}"
+    print(f"{'accountant':<12}{heads}")
     for b in found:
         print(
             f"{b.accountant:<12}{b.epsilon:>9.4f}{b.delta:>9.3g}{b.noise_multiplier:>18.5f}"

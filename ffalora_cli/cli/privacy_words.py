@@ -1,4 +1,4 @@
-"""The privacy statement of a run in words and numbers, as ``ffalora show RUN --privacy`` prints it."""
+"""The privacy statement in words and numbers, as ``ffalora show RUN --privacy`` prints it."""
 
 from __future__ import annotations
 

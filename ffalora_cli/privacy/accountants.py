@@ -123,6 +123,10 @@ def _merge(history: History) -> list[tuple[float, float, int]]:
 
 def _pld(runs: History, delta: float, interval: float) -> float:
     total = None
+    if len(runs) == 1 and runs[0][1] == 1.0:  # one Gaussian: exact (Balle and Wang 2018)
+        from dp_accounting import get_epsilon_gaussian
+
+        return float(get_epsilon_gaussian(runs[0][0], delta))
     for noise, rate, steps in runs:
         loss = loss_distribution.step(noise, rate, interval)
         loss = loss.self_compose(steps) if steps > 1 else loss

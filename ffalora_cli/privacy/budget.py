@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from ffalora_cli.config.errors import ConfigError
@@ -62,7 +63,7 @@ def solve(
 
 
 def _steps(accountant: str, target: float, delta: float, rate: float, noise: float) -> int:
-    def at(interval: float, name: str):  # type: ignore[no-untyped-def]
+    def at(interval: float, name: str) -> Callable[[int], float]:
         return lambda count: epsilon_of(name, noise, rate, count, delta, interval)
 
     most = 1
@@ -95,8 +96,8 @@ def _check(
         raise ConfigError(f"--examples {examples} is below 1; give the rows of one client")
     if not 1 <= batch <= examples:
         raise ConfigError(
-            f"--batch {batch} of --examples {examples} is a sampling rate of {batch / examples:.3g}; "
-            f"give 1 to {examples}"
+            f"--batch {batch} of --examples {examples} is a sampling rate of "
+            f"{batch / examples:.3g}; give 1 to {examples}"
         )
     if not 0.0 < delta < 1.0:
         raise ConfigError(f"--delta {delta:g} is not in (0, 1); give e.g. 1e-5")

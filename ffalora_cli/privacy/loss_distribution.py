@@ -69,6 +69,12 @@ def divergences(
     return parts
 
 
+def _unsampled(losses: Floats, rate: float) -> Floats:
+    """Loss of the Gaussian whose mixture at ``rate`` has these losses: log(1 + (e^l - 1) / q)."""
+    found: Floats = losses if rate == 1.0 else np.log1p(np.expm1(losses) / rate)
+    return found
+
+
 def _remove(losses: Floats, noise: float, rate: float) -> Floats:
     """Hockey-stick divergence of (1-q) N(0) + q N(-1) from N(0) at each loss ``[points]``."""
     from scipy.special import log_ndtr, ndtr
@@ -76,7 +82,7 @@ def _remove(losses: Floats, noise: float, rate: float) -> Floats:
     found: Floats = -np.expm1(losses)  # where the loss is below every loss of the mixture
     inside = losses > (math.log1p(-rate) if rate < 1.0 else -math.inf)
     loss = losses[inside]
-    x = -0.5 - noise**2 * np.log1p(np.expm1(loss) / rate)  # the mixture's loss is ``loss`` at x
+    x = -0.5 - noise**2 * _unsampled(loss, rate)  # the mixture's loss is ``loss`` at x
     upper = (1.0 - rate) * ndtr(x / noise) + rate * ndtr((x + 1.0) / noise)
     found[inside] = upper - np.exp(loss + log_ndtr(x / noise))
     return found
@@ -89,7 +95,7 @@ def _add(losses: Floats, noise: float, rate: float) -> Floats:
     found: Floats = np.zeros_like(losses)  # where the loss is above every loss of the mixture
     inside = losses < (-math.log1p(-rate) if rate < 1.0 else math.inf)
     loss = losses[inside]
-    x = 0.5 + noise**2 * np.log1p(np.expm1(-loss) / rate)
+    x = 0.5 + noise**2 * _unsampled(-loss, rate)
     below = log_ndtr(x / noise) + math.log1p(-rate) if rate < 1.0 else np.full_like(x, -math.inf)
     lower = np.logaddexp(below, math.log(rate) + log_ndtr((x - 1.0) / noise))
     found[inside] = ndtr(x / noise) - np.exp(loss + lower)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Literal
 
 import numpy as np
@@ -192,17 +193,14 @@ def _ends(
     found = np.zeros_like(mechanisms)
     for i, (noise, rate) in enumerate(mechanisms.tolist()):
 
-        def after(count: int, width: float, noise: float = noise, rate: float = rate) -> float:
+        def after(width: float, count: int, noise: float = noise, rate: float = rate) -> float:
             steps = count * per_round
             return epsilon_of(name, noise, rate, steps, delta, width, sampling)
 
         count = rounds
         if target is not None and both:
             count = affordable_rounds(
-                lambda r, after=after: after(r, interval),
-                lambda r, after=after: after(r, COARSE),
-                target,
-                rounds,
+                partial(after, interval), partial(after, COARSE), target, rounds
             )
         steps = count * per_round
         end = stored_epsilon(name, noise, rate, steps, delta, interval, sampling) if steps else 0.0

@@ -39,9 +39,9 @@ def tuned_epsilon(
         GaussianDpEvent,
         NeighboringRelation,
         PoissonSampledDpEvent,
-        RepeatAndSelectDpEvent,
         SelfComposedDpEvent,
     )
+    from dp_accounting.dp_event import RepeatAndSelectDpEvent
     from dp_accounting.rdp import RdpAccountant
 
     relation = NeighboringRelation.ADD_OR_REMOVE_ONE
