@@ -99,8 +99,8 @@ class Simulation:
 
     def is_last(self, round: int) -> bool:
         """Whether nothing follows: all rounds are played, or nobody's budget affords another."""
-        eligible = self._eligible(round + 1)
-        return round >= self.config.rounds or (eligible is not None and not eligible.any())
+        left = self._eligible(round + 1)
+        return round >= self.config.rounds or (left is not None and not left.any())
 
     def play(self, round: int) -> RoundRecord:
         """One round."""
@@ -113,7 +113,7 @@ class Simulation:
             self._combine(round, mean, uploads, weights)
         self.client_states.took_part(chosen, round)
         metrics = train_metrics(results, time.perf_counter() - began)
-        metrics.update(self.communication.round_totals(round))
+        metrics |= self.communication.round_totals(round)
         return RoundRecord(round, metrics, client_lines(chosen, results))
 
     def _charge(self, round: int, chosen: np.ndarray) -> None:
@@ -154,8 +154,7 @@ class Simulation:
         """Who can still pay for this round, bool ``[num_clients]``; None without privacy."""
         if self.plan is None or self.privacy_ledger is None:
             return None
-        taken = self.privacy_ledger.steps_before(round)
-        return taken + self._charged_steps <= self.plan.planned_steps
+        return self.privacy_ledger.steps_before(round) <= self.plan.planned_steps - self._charged_steps
 
     def _send(self, round: int, chosen: np.ndarray) -> None:
         """Pack and count what every client lacks."""
