@@ -112,8 +112,8 @@ class Simulation:
         if mean:  # empty for an empty cohort, unless client-level privacy releases noise for it
             self._combine(round, mean, uploads, weights)
         self.client_states.took_part(chosen, round)
-        metrics = train_metrics(results, time.perf_counter() - began)
-        metrics |= self.communication.round_totals(round)
+        seconds = time.perf_counter() - began
+        metrics = train_metrics(results, seconds) | self.communication.round_totals(round)
         return RoundRecord(round, metrics, client_lines(chosen, results))
 
     def _charge(self, round: int, chosen: np.ndarray) -> None:
@@ -154,7 +154,8 @@ class Simulation:
         """Who can still pay for this round, bool ``[num_clients]``; None without privacy."""
         if self.plan is None or self.privacy_ledger is None:
             return None
-        return self.privacy_ledger.steps_before(round) <= self.plan.planned_steps - self._charged_steps
+        taken = self.privacy_ledger.steps_before(round)
+        return taken <= self.plan.planned_steps - self._charged_steps
 
     def _send(self, round: int, chosen: np.ndarray) -> None:
         """Pack and count what every client lacks."""
