@@ -18,6 +18,7 @@ VERBS = {
     "run": "train one federation, or a sweep of them",
     "ls": "list tasks, models, methods, partitions, experiments, ...",
     "show": "print what a run did, and how its numbers came about",
+    "budget": "plan privacy: epsilon, noise multiplier, steps: two give the third",
     "partition": "print and draw which client gets which labels",
     "audit": "test the privacy mechanism of a run as it is implemented",
 }

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ffalora_cli.cli import table, words
 from ffalora_cli.cli.arguments import Parser
 from ffalora_cli.cli.exits import DONE
+from ffalora_cli.cli.privacy_words import print_statement
 from ffalora_cli.config.build import build
 from ffalora_cli.config.schema import Config
 
@@ -28,8 +29,12 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("run", help="a run's folder, its name, or an unambiguous beginning of it")
     parser.add_argument("--runs", default="runs", help="folder of all runs (default: runs)")
     parser.add_argument("--json", action="store_true", help="everything recorded, as JSON")
+    parser.add_argument("--privacy", action="store_true", help="the privacy statement alone")
     options = parser.read(arguments)
     records = read_run(find_run(options.runs, options.run))
+    if options.privacy:
+        print_statement(records.privacy, options.json)
+        return DONE
     if options.json:
         print(json.dumps(_plain(records), indent=2))
         return DONE

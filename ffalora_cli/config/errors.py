@@ -47,3 +47,9 @@ def listed(options: Iterable[str]) -> str:
         return text
     kept = text[:_LISTED].rsplit(", ", 1)[0]
     return f"{kept}, ... ({len(words)} in all)"
+
+
+def require(key: str, value: object, holds: bool, wanted: str) -> None:
+    """Raise ConfigError unless ``holds``."""
+    if not holds:
+        raise ConfigError(f"{key}={brief(value)} should be {wanted}")

@@ -10,7 +10,8 @@ import re
 from collections.abc import Set
 from pathlib import Path
 
-from ffalora_cli.config.errors import ConfigError, brief, choose
+from ffalora_cli.config.errors import ConfigError, brief, choose, require
+from ffalora_cli.config.privacy_rules import check_privacy
 from ffalora_cli.config.schema import Config
 
 NAME = re.compile(r"[A-Za-z0-9._-]{1,80}")
@@ -37,7 +38,7 @@ def check(
     Raises:
         ConfigError: the first rule that does not hold.
     """
-    for rule in (_top, _task, _adapter, _partition, _federation, _server, _privacy, _engine):
+    for rule in (_top, _task, _adapter, _partition, _federation, _server, check_privacy, _engine):
         rule(config)
     local = config.privacy.unit == "client" and config.privacy.client_noise == "local"
     if config.privacy.unit not in units and not local:  # noised uploads: whatever the server does
@@ -65,7 +66,7 @@ def _top(config: Config) -> None:
         ("head.seed", config.head.seed),
         ("partition.seed", config.partition.seed),
     ):
-        _require(key, seed, seed >= 0, "0 or more")
+        require(key, seed, seed >= 0, "0 or more")
     data = config.paths.data
     if data is not None and not Path(data).expanduser().is_dir():
         raise ConfigError(
@@ -81,17 +82,17 @@ def _top(config: Config) -> None:
 
 def _task(config: Config) -> None:
     task = config.task
-    _require("task.classes", list(task.classes), len(task.classes) >= 2, "two classes or more")
-    _require(
+    require("task.classes", list(task.classes), len(task.classes) >= 2, "two classes or more")
+    require(
         "task.text_columns", list(task.text_columns), 1 <= len(task.text_columns) <= 2, "1 or 2"
     )
     for metric in task.metrics:
         if metric not in _METRICS:
             raise choose("task.metrics", metric, _METRICS)
-    _require("task.metrics", list(task.metrics), len(task.metrics) >= 1, "at least accuracy")
-    _require("task.max_length", task.max_length, task.max_length >= 4, "4 or more tokens")
+    require("task.metrics", list(task.metrics), len(task.metrics) >= 1, "at least accuracy")
+    require("task.max_length", task.max_length, task.max_length >= 4, "4 or more tokens")
     fraction = task.holdout_fraction
-    _require("task.holdout_fraction", fraction, 0.0 < fraction < 1.0, "between 0 and 1")
+    require("task.holdout_fraction", fraction, 0.0 < fraction < 1.0, "between 0 and 1")
     for key, split in (("eval_split", task.eval_split), ("tune_split", task.tune_split)):
         if split not in (*task.splits, "holdout"):
             raise choose(f"task.{key}", split, (*task.splits, "holdout"))
@@ -101,24 +102,24 @@ def _task(config: Config) -> None:
 
 def _adapter(config: Config) -> None:
     adapter, head = config.adapter, config.head
-    _require("adapter.rank", adapter.rank, adapter.rank >= 1, "1 or more")
-    _require("adapter.alpha", adapter.alpha, adapter.alpha > 0, "above 0")
-    _require("adapter.dropout", adapter.dropout, 0 <= adapter.dropout < 1, "at least 0, below 1")
+    require("adapter.rank", adapter.rank, adapter.rank >= 1, "1 or more")
+    require("adapter.alpha", adapter.alpha, adapter.alpha > 0, "above 0")
+    require("adapter.dropout", adapter.dropout, 0 <= adapter.dropout < 1, "at least 0, below 1")
     if adapter.targets not in config.model.targets:
         raise choose("adapter.targets", adapter.targets, config.model.targets)
     if not config.model.targets[adapter.targets]:
         raise ConfigError(f"model.targets.{adapter.targets} is empty; name at least one layer")
-    _require("head.scale", head.scale, head.scale > 0, "above 0 (a zero head passes no gradient)")
+    require("head.scale", head.scale, head.scale > 0, "above 0 (a zero head passes no gradient)")
 
 
 def _partition(config: Config) -> None:
     partition, clients = config.partition, config.federation.num_clients
     concentration, classes = partition.dirichlet_alpha, len(config.task.classes)
     if concentration is not None:
-        _require("partition.dirichlet_alpha", concentration, concentration > 0, "above 0")
+        require("partition.dirichlet_alpha", concentration, concentration > 0, "above 0")
     smallest, tries = partition.min_client_size, partition.max_tries
-    _require("partition.min_client_size", smallest, smallest >= 1, "1 or more")
-    _require("partition.max_tries", tries, tries >= 1, "1 or more")
+    require("partition.min_client_size", smallest, smallest >= 1, "1 or more")
+    require("partition.max_tries", tries, tries >= 1, "1 or more")
     if partition.name in ("dirichlet", "quantity") and concentration is None:
         raise ConfigError(
             f"partition.dirichlet_alpha is null; partition.name={partition.name} needs it, e.g. 0.5"
@@ -147,18 +148,18 @@ def _federation(config: Config) -> None:
     federation = config.federation
     for name in ("num_clients", "rounds", "local_steps", "local_batch_size", "eval_every"):
         value = getattr(federation, name)
-        _require(f"federation.{name}", value, value >= 1, "1 or more")
-    _require("federation.local_lr", federation.local_lr, federation.local_lr > 0, "above 0")
+        require(f"federation.{name}", value, value >= 1, "1 or more")
+    require("federation.local_lr", federation.local_lr, federation.local_lr > 0, "above 0")
     momentum, decay = federation.local_momentum, federation.local_weight_decay
-    _require("federation.local_momentum", momentum, 0 <= momentum < 1, "at least 0, below 1")
-    _require("federation.local_weight_decay", decay, decay >= 0, "0 or more")
+    require("federation.local_momentum", momentum, 0 <= momentum < 1, "at least 0, below 1")
+    require("federation.local_weight_decay", decay, decay >= 0, "0 or more")
     size, clients, scheme = (
         federation.cohort_size,
         federation.num_clients,
         federation.cohort_sampling,
     )
     if size is not None:
-        _require("federation.cohort_size", size, size >= 1, "1 or more, or null for everybody")
+        require("federation.cohort_size", size, size >= 1, "1 or more, or null for everybody")
     if size is not None and size > clients:
         raise ConfigError(
             f"federation.cohort_size={size} exceeds federation.num_clients={clients}; "
@@ -177,97 +178,10 @@ def _federation(config: Config) -> None:
 
 def _server(config: Config) -> None:
     server, key = config.federation.server_optimizer, "federation.server_optimizer"
-    _require(f"{key}.lr", server.lr, server.lr > 0, "above 0")
-    _require(f"{key}.momentum", server.momentum, 0 <= server.momentum < 1, "at least 0, below 1")
-    _require(f"{key}.beta2", server.beta2, 0 <= server.beta2 < 1, "at least 0, below 1")
-    _require(f"{key}.tau", server.tau, server.tau > 0, "above 0")
-
-
-def _privacy(config: Config) -> None:
-    privacy = config.privacy
-    if privacy.unit == "none":
-        for name in (*_BUDGET, "delta", "max_grad_norm", "clip_quantile", "clip_count_noise"):
-            value = getattr(privacy, name)
-            if value is not None:
-                raise ConfigError(
-                    f"privacy.{name}={value} has no effect while privacy.unit is none; choose "
-                    "privacy=example or client, or set it to null"
-                )
-        return
-    _budget(config)
-    for name in (*_BUDGET, "max_grad_norm", "clip_lr", "clip_count_noise"):
-        value = getattr(privacy, name)
-        if value is not None:
-            _require(f"privacy.{name}", value, value > 0, "above 0")
-    if privacy.delta is None:
-        raise ConfigError("privacy.delta is null; an epsilon needs a delta: privacy.delta=1e-5")
-    delta = privacy.delta
-    _require("privacy.delta", delta, 0 < delta < 0.1, "above 0 and well below 1/n, as in 1e-5")
-    if privacy.max_grad_norm is None:
-        raise ConfigError(
-            "privacy.max_grad_norm is null; noise needs a clip: "
-            "privacy.max_grad_norm=${model.max_grad_norm}"
-        )
-    _clip(config)
-    if privacy.unit == "client":
-        _client_level(config)
-
-
-def _clip(config: Config) -> None:
-    """Clip rules and the adaptive clip are for gradients; a client's upload has one norm."""
-    privacy = config.privacy
-    key = f"privacy.clip={privacy.clip}"
-    quantile = privacy.clip_quantile
-    if privacy.unit == "client" and (privacy.clip != "flat" or quantile is not None):
-        key = key if privacy.clip != "flat" else f"privacy.clip_quantile={quantile}"
-        raise ConfigError(
-            f"{key} is for privacy.unit=example (a client's upload is clipped by one fixed norm); "
-            "use privacy.clip=flat and privacy.clip_quantile=null"
-        )
-    if privacy.unit == "example" and privacy.client_noise == "local":
-        raise ConfigError(
-            "privacy.client_noise=local has no effect under privacy.unit=example (clients noise "
-            "their gradients anyway); use privacy=client, or central"
-        )
-    if quantile is None:
-        return
-    _require("privacy.clip_quantile", quantile, 0 < quantile < 1, "between 0 and 1, as in 0.5")
-    if privacy.clip != "flat":
-        raise ConfigError(
-            f"{key} has no single norm whose quantile could be followed; use privacy.clip=flat, "
-            "or privacy.clip_quantile=null"
-        )
-
-
-def _budget(config: Config) -> None:
-    """Exactly one of a target and a noise multiplier: the other follows from it."""
-    privacy = config.privacy
-    target, multiplier = privacy.epsilon_target, privacy.noise_multiplier
-    if target is None and multiplier is None:
-        raise ConfigError(
-            f"privacy.epsilon_target is null with privacy.unit={privacy.unit}; set it, or "
-            "privacy.noise_multiplier, or privacy=none"
-        )
-    if target is not None and multiplier is not None:
-        raise ConfigError(
-            f"privacy.noise_multiplier={multiplier} and privacy.epsilon_target={target} are both "
-            "set; set one of them to null"
-        )
-
-
-def _client_level(config: Config) -> None:
-    """What the mechanism and its accountant assume of a round."""
-    federation = config.federation
-    if federation.cohort_sampling == "fixed" and config.privacy.client_noise == "central":
-        raise ConfigError(
-            "federation.cohort_sampling=fixed is not covered by the accountant under "
-            "privacy.unit=client; use poisson or full"
-        )
-    if federation.weights != "uniform":
-        raise ConfigError(
-            f"federation.weights={federation.weights} breaks the bound on one client's share under "
-            "privacy.unit=client; use federation.weights=uniform"
-        )
+    require(f"{key}.lr", server.lr, server.lr > 0, "above 0")
+    require(f"{key}.momentum", server.momentum, 0 <= server.momentum < 1, "at least 0, below 1")
+    require(f"{key}.beta2", server.beta2, 0 <= server.beta2 < 1, "at least 0, below 1")
+    require(f"{key}.tau", server.tau, server.tau > 0, "above 0")
 
 
 def _engine(config: Config) -> None:
@@ -278,7 +192,7 @@ def _engine(config: Config) -> None:
             "auto takes a GPU when there is one"
         )
     if engine.threads is not None:
-        _require("engine.threads", engine.threads, engine.threads >= 1, "1 or more, or null")
+        require("engine.threads", engine.threads, engine.threads >= 1, "1 or more, or null")
     if engine.max_tokens is not None and engine.max_tokens < config.task.max_length:
         raise ConfigError(
             f"engine.max_tokens={engine.max_tokens} cannot hold one row of task.max_length="
@@ -286,11 +200,6 @@ def _engine(config: Config) -> None:
         )
     if not config.tracking.project:
         raise ConfigError("tracking.project is empty; name a project, as in ffalora")
-
-
-def _require(key: str, value: object, holds: bool, wanted: str) -> None:
-    if not holds:
-        raise ConfigError(f"{key}={brief(value)} should be {wanted}")
 
 
 def _private(units: Set[str]) -> str:

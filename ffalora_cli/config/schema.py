@@ -123,6 +123,9 @@ class PrivacyConfig:
     clip_lr: float = 0.2
     clip_count_noise: float | None = None  # null = expected batch / 20
     client_noise: Literal["central", "local"] = "central"
+    sampling: Literal["poisson", "fixed", "shuffled"] = "poisson"  # of the rows of a batch
+    trials: int = 1  # runs of a random-stopping search (its mean); 1 = no tuning
+    trial_distribution: Literal["geometric", "poisson"] = "geometric"
 
 
 @dataclass(frozen=True)

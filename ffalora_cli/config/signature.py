@@ -8,6 +8,8 @@ Left out, because the same numbers come out either way:
 - ``model.local_lr``, ``model.max_grad_norm``, ``model.head_scale``: recommendations. The values a
   run really uses stand in ``federation``, ``privacy`` and ``head``, so retuning a recommendation
   does not rename runs that never used it;
+- ``privacy.trials``, ``privacy.trial_distribution``: they change what the statement says about a
+  search over runs, not the run;
 - ``task.license``.
 
 ``federation.eval_every`` and ``eval_clients`` stay in although they do not change the model: they
@@ -33,6 +35,8 @@ _IGNORED = frozenset(
         "model.local_lr",
         "model.max_grad_norm",
         "model.head_scale",
+        "privacy.trials",
+        "privacy.trial_distribution",
         "task.license",
     }
 )

@@ -1,7 +1,7 @@
 """Which rows a client trains on in a step: drawn by key, so no sampler has a state.
 
-Poisson batches under example-level privacy (rule A3), otherwise shuffled epochs without
-replacement. Both engines read their batches here.
+Poisson batches under example-level privacy (rule A3), or the two samplers that claim no Poisson
+epsilon; otherwise shuffled epochs without replacement. Both engines read their batches here.
 """
 
 from __future__ import annotations
@@ -40,6 +40,48 @@ def poisson_batch(
     """
     generator = keys.numpy_generator(keys.derive(key, "poisson", client, round, step))
     return rows[generator.random(len(rows)) < sample_rate]
+
+
+def fixed_batch(
+    key: keys.Key, client: int, round: int, step: int, rows: np.ndarray, batch_size: int
+) -> np.ndarray:
+    """Exactly ``min(batch_size, n)`` rows without replacement, every step anew.
+
+    Args:
+        key: the run secret.
+        client: client id.
+        round: from 1.
+        step: local step, from 0.
+        rows: int64 [n].
+        batch_size: rows a batch.
+
+    Returns:
+        The chosen rows in the client's order.
+    """
+    generator = keys.numpy_generator(keys.derive(key, "fixed", client, round, step))
+    chosen = generator.choice(len(rows), size=min(batch_size, len(rows)), replace=False)
+    return rows[np.sort(chosen)]
+
+
+def shuffled_batch(
+    key: keys.Key, client: int, position: int, rows: np.ndarray, batch_size: int
+) -> np.ndarray:
+    """Batch number ``position`` of reshuffled epochs; a row is used at most once an epoch.
+
+    Unlike ``epoch_batch`` a batch never goes on in the next epoch: the same row twice in one batch
+    would change its sum by two clips. The last batch of an epoch may be smaller.
+
+    Args:
+        key: the run secret.
+        client: client id.
+        position: steps this client took before, over all rounds: its epochs have no gaps.
+        rows: int64 [n].
+        batch_size: rows a batch.
+    """
+    epoch, batch = divmod(position, -(-len(rows) // batch_size))
+    generator = keys.numpy_generator(keys.derive(key, "shuffled", client, epoch))
+    start = batch * batch_size
+    return rows[generator.permutation(len(rows))[start : start + batch_size]]
 
 
 def epoch_batch(

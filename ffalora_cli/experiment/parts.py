@@ -119,6 +119,7 @@ def build(config: Config, signature: str, observer: Observer) -> Parts:
     from ffalora_cli.privacy.network_rules import check_network
     from ffalora_cli.privacy.plan import make_plan
     from ffalora_cli.privacy.secret import run_secret
+    from ffalora_cli.privacy.shared_rows import find_shared_rows
 
     device = pick_device(config.engine.device)
     if config.engine.threads is not None:
@@ -127,7 +128,8 @@ def build(config: Config, signature: str, observer: Observer) -> Parts:
     observer.note("reading data")
     data, clients = _load_clients(config, load_tokenizer(config.model))
     observer.note("planning privacy" if config.privacy.unit != "none" else "loading the model")
-    plan = make_plan(config.privacy, clients.sizes, config.federation, covered=())
+    shared = find_shared_rows(data.train.hashes, clients.rows, clients.offsets)
+    plan = make_plan(config.privacy, clients.sizes, config.federation, (), shared)
     for warning in plan.warnings if plan else ():
         observer.note(f"warning: {warning}")
     network = load_network(

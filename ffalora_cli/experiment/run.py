@@ -108,6 +108,11 @@ def _drive(
         tracker.log(record)
         observer.round_done(record)
     simulation, config = parts.simulation, parts.config
+    if records[-1].round < config.federation.rounds:
+        observer.note(
+            f"stopped after round {records[-1].round} of {config.federation.rounds}: "
+            "no client's privacy budget affords another"
+        )
     directory.write_adapter(
         simulation.state.tensors
         | {f"merge.{n}": v for n, v in simulation.state.base_delta.items()},
@@ -134,7 +139,7 @@ def _records(parts: Parts) -> Iterator[RoundRecord]:
     federation = parts.config.federation
     yield parts.evaluate(RoundRecord(0, {}))
     for record in parts.simulation.rounds():
-        if record.round % federation.eval_every == 0 or record.round == federation.rounds:
+        if record.round % federation.eval_every == 0 or parts.simulation.is_last(record.round):
             record = parts.evaluate(record)
         yield _with_epsilon(parts, record)
 
@@ -150,7 +155,7 @@ def _with_epsilon(parts: Parts, record: RoundRecord) -> RoundRecord:
     clients = tuple(
         {**line, "epsilon_spent": float(epsilon[int(line["client"])])} for line in record.clients
     )
-    metrics = {**record.metrics, "privacy/epsilon_spent": float(epsilon.max())}
+    metrics = {**record.metrics, "privacy/epsilon_spent": parts.plan.claim(epsilon)}
     return replace(record, metrics=metrics, clients=clients)
 
 

@@ -11,11 +11,12 @@ import torch
 
 from ffalora_cli import keys
 from ffalora_cli.config.schema import FederationConfig, HeadConfig
-from ffalora_cli.data import batches
+from ffalora_cli.data.batches import StepBatches
 from ffalora_cli.data.partition import ClientRows
 from ffalora_cli.engine.job import Engine, LocalJob, LocalOptimizer, LocalResult
 from ffalora_cli.federation import cohort, downlink
 from ffalora_cli.federation.clients import ClientStates
+from ffalora_cli.federation.draws import draw_round
 from ffalora_cli.federation.ledger import CommunicationLedger
 from ffalora_cli.federation.payload import pack, unpack
 from ffalora_cli.federation.release import (
@@ -99,6 +100,13 @@ class Simulation:
         """The rounds after ``state.round``, one record each; state advances before the yield."""
         for round in range(self.state.round + 1, self.config.rounds + 1):
             yield self.play(round)
+            if self.is_last(round):
+                return
+
+    def is_last(self, round: int) -> bool:
+        """Whether nothing follows: all rounds are played, or nobody's budget affords another."""
+        left = self._eligible(round + 1)
+        return round >= self.config.rounds or (left is not None and not left.any())
 
     def play(self, round: int) -> RoundRecord:
         """One round."""
@@ -134,10 +142,7 @@ class Simulation:
 
     def _sample(self, round: int) -> np.ndarray:
         """The cohort; a client whose planned participations are used up sits out (rule A20)."""
-        eligible = None
-        if self.plan is not None and self.privacy_ledger is not None:
-            taken = self.privacy_ledger.steps_before(round)
-            eligible = taken + self.plan.steps_per_round <= self.plan.planned_steps
+        eligible = self._eligible(round)
         size = self.config.cohort_size
         if eligible is not None and size is not None and self.config.cohort_sampling == "fixed":
             size = min(size, int(eligible.sum()))
@@ -151,6 +156,13 @@ class Simulation:
             self.config.cohort_sampling,
             eligible,
         )
+
+    def _eligible(self, round: int) -> np.ndarray | None:
+        """Who can still pay for this round, bool ``[num_clients]``; None without privacy."""
+        if self.plan is None or self.privacy_ledger is None:
+            return None
+        taken = self.privacy_ledger.steps_before(round)
+        return taken <= self.plan.planned_steps - self.plan.steps_per_round
 
     def _send(self, round: int, chosen: np.ndarray) -> None:
         """Pack and count what every client lacks."""
@@ -270,26 +282,17 @@ class Simulation:
             for n, v in self.state.tensors.items()
         }
 
-    def _batches(self, round: int, ids: np.ndarray) -> list[batches.StepBatches]:
-        steps = []
-        for step in range(self.config.local_steps):
-            position = (round - 1) * self.config.local_steps + step
-            drawn = []
-            for client in ids.tolist():
-                rows = self.clients.of(client)
-                if self.plan is not None and self.plan.unit == "example":
-                    rate = float(self.plan.sample_rate[client])
-                    drawn.append(
-                        batches.poisson_batch(self.secret, client, round, step, rows, rate)
-                    )
-                else:
-                    drawn.append(
-                        batches.epoch_batch(
-                            self.seed, client, position, rows, self.config.local_batch_size
-                        )
-                    )
-            steps.append(batches.stack_step(drawn))
-        return steps
+    def _batches(self, round: int, ids: np.ndarray) -> list[StepBatches]:
+        return draw_round(
+            self.config,
+            self.clients,
+            round,
+            ids,
+            self.seed,
+            self.secret,
+            self.plan,
+            self.privacy_ledger,
+        )
 
     def _optimizer(self) -> LocalOptimizer:
         c = self.config

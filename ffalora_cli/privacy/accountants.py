@@ -1,25 +1,25 @@
-"""Epsilon of a history of Poisson-subsampled Gaussian steps, by three accountants.
+"""Epsilon of a history of subsampled Gaussian steps, by three accountants.
 
 One interface: ``pld`` (dp-accounting; tight, an upper bound, the number we claim), ``rdp`` (Opacus;
 looser, the one the paper's noise multipliers come from) and ``prv`` (Opacus; a cross-check, its
 upper end). Relation: add or remove one unit; sampling: every unit drawn independently with
-``sample_rate`` at each step. A rate of one is the plain Gaussian mechanism.
+``sample_rate`` at each step. A rate of one is the plain Gaussian mechanism. Other samplers have
+other bounds and relations (``sampling.py``).
 """
 
 from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 from importlib.metadata import version
 from typing import Any
 
 from ffalora_cli.config.errors import ConfigError, choose
-
-History = Sequence[tuple[float, float, int]]
-"""Run-length coded steps: (noise_multiplier, sample_rate, steps)."""
+from ffalora_cli.privacy import loss_distribution
+from ffalora_cli.privacy.sampling import History, uses, without_replacement
 
 LIBRARIES = {"pld": "dp-accounting", "rdp": "opacus", "prv": "opacus"}
 
@@ -29,10 +29,10 @@ FINE = 1e-4
 COARSE = 1e-3
 
 
-def library(accountant: str) -> str:
-    """Name and version of the library behind an accountant, e.g. ``dp-accounting 0.6.0``."""
+def library(accountant: str, sampling: str = "poisson") -> str:
+    """Name and version of the library behind a bound, e.g. ``dp-accounting 0.6.0``."""
     check_accountant(accountant)
-    name = LIBRARIES[accountant]
+    name = "dp-accounting" if sampling == "fixed" else LIBRARIES[accountant]
     return f"{name} {version(name)}"
 
 
@@ -47,7 +47,23 @@ def check_accountant(accountant: str) -> None:
         raise choose("privacy.accountant", accountant, LIBRARIES)
 
 
-def epsilon(accountant: str, history: History, delta: float, *, interval: float = FINE) -> float:
+def check_fixed(accountant: str) -> None:
+    """Raise ConfigError for an accountant that has no bound for fixed-size batches."""
+    if accountant != "rdp":
+        raise ConfigError(
+            f"privacy.sampling=fixed has no bound by privacy.accountant={accountant}; "
+            "set privacy.accountant=rdp, or privacy.sampling=poisson"
+        )
+
+
+def epsilon(
+    accountant: str,
+    history: History,
+    delta: float,
+    *,
+    interval: float = FINE,
+    sampling: str = "poisson",
+) -> float:
     """Smallest epsilon the accountant proves for a history at ``delta``.
 
     Args:
@@ -56,6 +72,8 @@ def epsilon(accountant: str, history: History, delta: float, *, interval: float 
             the *sum*; order does not matter.
         delta: in (0, 1).
         interval: grid width of PLD, a coarser one is a looser upper bound.
+        sampling: ``poisson`` (add/remove one), ``fixed`` (replace one; ``rdp`` only) or
+            ``shuffled`` (zero out one, no amplification).
 
     Returns:
         Epsilon; ``inf`` without noise or where the accountant proves nothing.
@@ -66,12 +84,18 @@ def epsilon(accountant: str, history: History, delta: float, *, interval: float 
     check_accountant(accountant)
     if not 0.0 < delta < 1.0:
         raise ConfigError(f"privacy.delta={delta!r} is not in (0, 1); set e.g. privacy.delta=1e-5")
+    if sampling == "shuffled":
+        history = [(noise, 1.0, uses(rate, steps)) for noise, rate, steps in history]
     runs = _merge(history)
     if not runs:
         return 0.0
     if any(noise == 0.0 for noise, _, _ in runs):
         return math.inf
-    if accountant == "pld":
+    if sampling == "fixed":
+        check_fixed(accountant)
+        halved = [(noise / 2.0, rate, steps) for noise, rate, steps in runs]  # 2 clips
+        value = without_replacement(halved, delta)
+    elif accountant == "pld":
         value = _pld(runs, delta, interval)
     elif accountant == "rdp":
         value = _rdp(runs, delta)
@@ -97,20 +121,14 @@ def _merge(history: History) -> list[tuple[float, float, int]]:
     return [*merged, (precision**-0.5, 1.0, 1)] if precision else merged
 
 
-@lru_cache(maxsize=64)
-def _pld_step(noise: float, rate: float, interval: float) -> Any:
-    """Privacy loss distribution of one step (shared by every number of steps asked for)."""
-    from dp_accounting.pld import privacy_loss_distribution
-
-    return privacy_loss_distribution.from_gaussian_mechanism(
-        standard_deviation=noise, value_discretization_interval=interval, sampling_prob=rate
-    )
-
-
 def _pld(runs: History, delta: float, interval: float) -> float:
     total = None
+    if len(runs) == 1 and runs[0][1] == 1.0:  # one Gaussian: exact (Balle and Wang 2018)
+        from dp_accounting import get_epsilon_gaussian
+
+        return float(get_epsilon_gaussian(runs[0][0], delta))
     for noise, rate, steps in runs:
-        loss = _pld_step(noise, rate, interval)
+        loss = loss_distribution.step(noise, rate, interval)
         loss = loss.self_compose(steps) if steps > 1 else loss
         total = loss if total is None else total.compose(loss)
     # An epsilon of hundreds: a mass so small that its reciprocal overflows, reported as infinite.

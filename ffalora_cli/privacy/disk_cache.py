@@ -15,7 +15,7 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
-Question = Mapping[str, str | float | int]
+Question = Mapping[str, str | float | int | list[int]]
 
 
 def folder() -> Path:
@@ -26,18 +26,30 @@ def folder() -> Path:
 
 
 def load(question: Question) -> float | None:
-    """The stored answer (the same bits that were stored), or None."""
+    """The stored number (the same bits that were stored), or None."""
+    answer = _load(question)
+    return answer if isinstance(answer, float) else None
+
+
+def load_list(question: Question) -> list[float] | None:
+    """The stored numbers, or None."""
+    answer = _load(question)
+    if isinstance(answer, list) and all(isinstance(value, float) for value in answer):
+        return answer
+    return None
+
+
+def _load(question: Question) -> object:
     try:
         found = json.loads(_file(question).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
     if not isinstance(found, dict) or found.get("question") != dict(question):
         return None
-    answer = found.get("answer")
-    return answer if isinstance(answer, float) else None
+    return found.get("answer")
 
 
-def store(question: Question, answer: float) -> None:
+def store(question: Question, answer: float | list[float]) -> None:
     """Keep an answer: temporary file, then rename, so that readers never see half of it."""
     target = _file(question)
     with contextlib.suppress(OSError):

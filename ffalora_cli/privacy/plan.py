@@ -7,28 +7,36 @@ spent is a function of the plan and of the steps each client was charged for, of
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from ffalora_cli.config.schema import FederationConfig, PrivacyConfig
+from ffalora_cli.privacy.accountants import COARSE, FINE
 from ffalora_cli.privacy.adaptive_clip import count_noise_of, gradient_noise
-from ffalora_cli.privacy.calibrate import noise_multiplier, stored_epsilon
+from ffalora_cli.privacy.calibrate import epsilon_of, stored_epsilon
 from ffalora_cli.privacy.clipping import ClipKind
+from ffalora_cli.privacy.curves import Curves, make_curves
+from ffalora_cli.privacy.noise import check_someone_affords, noise_of_clients
 from ffalora_cli.privacy.rules import (
     check_client_unit,
     check_privacy,
     participation,
     warnings_of,
 )
+from ffalora_cli.privacy.sampling import RELATIONS
+from ffalora_cli.privacy.schedule import affordable_rounds, planned_rounds
+from ffalora_cli.privacy.shared_rows import SharedRows
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 
 MOST_RATES = 50  # distinct sampling rates planned exactly; beyond, rates go up on a 1 % grid
+GRID = 5e-4  # width of the grid of privacy losses then: five times quicker, at most 0.3 % above
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,9 +67,13 @@ class PrivacyPlan:
     planned_steps: Ints
     noise_multiplier: Floats  # noise sd over sensitivity: what epsilon is computed for
     epsilon_planned: Floats
+    curves: Curves  # epsilon by steps
     warnings: tuple[str, ...] = ()
-    relation: str = "add/remove one"
     sampling: str = "poisson"
+    interval: float = FINE  # grid of privacy losses behind the planned values
+    trials: float = 1.0  # expected runs of a random-stopping search; 1 = none
+    trial_distribution: str = "geometric"
+    shared: SharedRows = field(default_factory=SharedRows)
     clip: ClipKind = "flat"
     clip_quantile: float | None = None  # None: max_grad_norm stays; else it is where C starts
     clip_lr: float = 0.2
@@ -91,20 +103,44 @@ class PrivacyPlan:
         """Number of clients."""
         return len(self.examples)
 
+    @property
+    def relation(self) -> str:
+        """What neighbouring data sets differ in."""
+        return "replace one" if self.client_noise == "local" else RELATIONS[self.sampling]
+
+    @property
+    def epsilon_of_shared_rows(self) -> float:
+        """Largest planned sum of epsilons over the clients that hold one row; 0 without such."""
+        return self.shared.largest_sum(self.epsilon_planned)
+
+    def claim(self, epsilons: Floats) -> float:
+        """Epsilon of the worst row: of the worst client, or of all clients that share the row.
+
+        Args:
+            epsilons: of each client ``[num_clients]``.
+        """
+        return max(float(epsilons.max()), self.shared.largest_sum(epsilons))
+
 
 def make_plan(
     privacy: PrivacyConfig,
     sizes: Sequence[int] | Ints,
     federation: FederationConfig,
     covered: Sequence[str],
+    shared: SharedRows | None = None,
 ) -> PrivacyPlan | None:
     """Plan a run's privacy, or refuse it.
 
+    Any two of epsilon, noise multiplier and rounds give the third: with a target alone the noise is
+    calibrated, with a noise alone epsilon follows, and with both a client takes part in as many
+    rounds as the target affords, at most ``federation.rounds``.
+
     Args:
-        privacy: exactly one of ``epsilon_target`` and ``noise_multiplier`` is set.
+        privacy: ``epsilon_target``, ``noise_multiplier`` or both are set.
         sizes: training rows of each client ``[num_clients]``.
         federation: participation, rounds, local steps and batch.
         covered: names of all tensors trained under the guarantee, uploaded or not.
+        shared: rows that several clients hold, from ``find_shared_rows``.
 
     Returns:
         The plan; None for ``privacy.unit=none``.
@@ -130,14 +166,22 @@ def make_plan(
         rate = batch / rows
         rounds = planned_rounds(federation.rounds, share)
         per_round = federation.local_steps
-    steps = rounds * per_round
-    accounted = _accounted(rate)
-    noise = _noise(privacy, delta, accounted, steps)
-    planned = _each(
-        lambda s, q: stored_epsilon(privacy.accountant, s, q, steps, delta), noise, accounted
+    accounted, interval = _accounted(rate)
+    noise = noise_of_clients(privacy, delta, accounted, rounds * per_round, interval)
+    mechanisms, row = np.unique(np.stack([noise, accounted], axis=1), axis=0, return_inverse=True)
+    row = row.reshape(-1)
+    ends = _ends(privacy, delta, mechanisms, rounds, per_round, interval)
+    check_someone_affords(privacy, delta, mechanisms, ends[:, 0], per_round, interval)
+    curves = make_curves(
+        privacy.accountant,
+        privacy.sampling,
+        delta,
+        per_round,
+        np.concatenate([mechanisms, ends], axis=1),
+        row,
     )
-    local = privacy.unit == "client" and privacy.client_noise == "local"
-    return PrivacyPlan(
+    taken = ends[row, 0].astype(np.int64)
+    plan = PrivacyPlan(
         unit=privacy.unit,
         accountant=privacy.accountant,
         delta=delta,
@@ -151,49 +195,64 @@ def make_plan(
         sample_rate=rate,
         accounted_rate=accounted,
         expected_batch=batch,
-        planned_rounds=np.full(len(rows), rounds, dtype=np.int64),
-        planned_steps=np.full(len(rows), steps, dtype=np.int64),
+        planned_rounds=taken,
+        planned_steps=taken * per_round,
         noise_multiplier=noise,
-        epsilon_planned=planned,
-        warnings=warnings_of(privacy, delta, units, federation.local_batch_size, planned),
-        relation="replace one" if local else "add/remove one",
-        sampling="unamplified" if local else "poisson",
+        epsilon_planned=ends[row, 1],
+        curves=curves,
+        sampling=privacy.sampling,
+        interval=interval,
+        trials=float(privacy.trials),
+        trial_distribution=privacy.trial_distribution,
+        shared=shared if shared is not None and privacy.unit == "example" else SharedRows(),
         clip=privacy.clip,
         clip_quantile=privacy.clip_quantile,
         clip_lr=privacy.clip_lr,
         count_noise=_count_noise(privacy, noise, batch),
         client_noise=privacy.client_noise,
     )
+    return replace(plan, warnings=warnings_of(plan, federation, rounds))
 
 
-def planned_rounds(rounds: int, share: float) -> int:
-    """Upper plan of the rounds one client takes part in: mean + 4 sd, at most all of them.
+def _ends(
+    privacy: PrivacyConfig,
+    delta: float,
+    mechanisms: Floats,
+    rounds: int,
+    per_round: int,
+    interval: float,
+) -> Floats:
+    """(rounds, epsilon after them) of each mechanism (noise, rate) ``[mechanisms, 2]``."""
+    target, both = privacy.epsilon_target, privacy.noise_multiplier is not None
+    name, sampling = privacy.accountant, privacy.sampling
+    found = np.zeros_like(mechanisms)
+    for i, (noise, rate) in enumerate(mechanisms.tolist()):
 
-    The K local steps of a round share one coin, so participation does not amplify per step; the
-    plan bounds the count and the runner keeps to it.
-    """
-    spread = 4.0 * math.sqrt(rounds * share * (1.0 - share))
-    return min(rounds, math.ceil(share * rounds + spread))
+        def after(width: float, count: int, noise: float = noise, rate: float = rate) -> float:
+            steps = count * per_round
+            return epsilon_of(name, noise, rate, steps, delta, width, sampling)
+
+        count = rounds
+        if target is not None and both:
+            count = affordable_rounds(
+                partial(after, interval), partial(after, COARSE), target, rounds
+            )
+        steps = count * per_round
+        end = stored_epsilon(name, noise, rate, steps, delta, interval, sampling) if steps else 0.0
+        found[i] = count, end
+    return found
 
 
-def _accounted(rate: Floats) -> Floats:
-    """Rates to account for: the real ones, or rounded up on a 1 % grid when there are many.
+def _accounted(rate: Floats) -> tuple[Floats, float]:
+    """Rates to account for, and the width of the grid of privacy losses.
 
-    Epsilon grows with the rate, so the grid's epsilon is a valid (at most slightly larger) bound.
+    The real rates on the fine grid; when there are many, rates rounded up to powers of 1.01.
+    Epsilon grows with the rate, so that is a valid (slightly larger) bound.
     """
     if len(np.unique(rate)) <= MOST_RATES:
-        return rate
+        return rate, FINE
     up: Floats = 1.01 ** np.ceil(np.log(rate) / math.log(1.01))
-    return np.minimum(1.0, np.maximum(rate, up))
-
-
-def _noise(privacy: PrivacyConfig, delta: float, rate: Floats, steps: int) -> Floats:
-    target, given = privacy.epsilon_target, privacy.noise_multiplier
-    if target is None:
-        return np.full(len(rate), given, dtype=np.float64)
-    if privacy.calibration == "shared":  # one noise, by the client that is drawn most often
-        rate = np.full(len(rate), rate.max())
-    return _each(lambda q: noise_multiplier(privacy.accountant, target, delta, q, steps), rate)
+    return np.minimum(1.0, np.maximum(rate, up)), GRID
 
 
 def _count_noise(privacy: PrivacyConfig, noise: Floats, batch: Floats) -> Floats | None:
@@ -203,11 +262,3 @@ def _count_noise(privacy: PrivacyConfig, noise: Floats, batch: Floats) -> Floats
     counts = count_noise_of(privacy.clip_count_noise, batch)
     gradient_noise(noise, counts)
     return counts
-
-
-def _each(function: Callable[..., float], *columns: npt.NDArray[np.generic]) -> Floats:
-    """Apply to every client, computing equal clients once."""
-    rows = np.stack([np.asarray(column, dtype=np.float64) for column in columns], axis=1)
-    distinct, where = np.unique(rows, axis=0, return_inverse=True)
-    values = [function(*(value.item() for value in row)) for row in distinct]
-    return np.asarray(values, dtype=np.float64)[where.reshape(-1)]

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from ffalora_cli.config.errors import ConfigError
 from ffalora_cli.config.schema import FederationConfig, PrivacyConfig
-from ffalora_cli.privacy.accountants import check_accountant
+from ffalora_cli.privacy.accountants import check_accountant, check_fixed
+
+if TYPE_CHECKING:
+    from ffalora_cli.privacy.plan import PrivacyPlan
 
 Floats = npt.NDArray[np.float64]
-Ints = npt.NDArray[np.int64]
 
 LEAST_NOISE = 0.1  # below, the grid of privacy losses takes minutes and gigabytes
 
@@ -21,11 +24,10 @@ def check_privacy(privacy: PrivacyConfig) -> tuple[float, float]:
     """(delta, max_grad_norm) of a complete configuration; ConfigError for one that is not."""
     check_accountant(privacy.accountant)
     target, noise = privacy.epsilon_target, privacy.noise_multiplier
-    if (target is None) == (noise is None):
-        have = "neither is" if target is None else "both are"
+    if target is None and noise is None:
         raise ConfigError(
-            f"privacy.epsilon_target and privacy.noise_multiplier: {have} set; "
-            "set exactly one, e.g. privacy.epsilon_target=6 privacy.noise_multiplier=null"
+            "privacy.epsilon_target and privacy.noise_multiplier: neither is set; "
+            "set one or both, e.g. privacy.epsilon_target=6"
         )
     if privacy.delta is None:
         raise ConfigError("privacy.delta is not set: no epsilon without it; set privacy.delta=1e-5")
@@ -44,7 +46,20 @@ def check_privacy(privacy: PrivacyConfig) -> tuple[float, float]:
             f"privacy.noise_multiplier={noise:g} is too little noise to account for (epsilon in "
             f"the hundreds); set at least {LEAST_NOISE}, or privacy=none"
         )
+    _check_sampling(privacy)
     return privacy.delta, clip or 0.0
+
+
+def _check_sampling(privacy: PrivacyConfig) -> None:
+    if privacy.sampling == "poisson":
+        return
+    if privacy.unit == "client":
+        raise ConfigError(
+            f"privacy.sampling={privacy.sampling} is about the rows of a batch and has no meaning "
+            "under privacy.unit=client; set privacy.sampling=poisson"
+        )
+    if privacy.sampling == "fixed":
+        check_fixed(privacy.accountant)
 
 
 def participation(federation: FederationConfig, num_clients: int) -> float:
@@ -72,15 +87,19 @@ def check_client_unit(federation: FederationConfig, share: float, noise: str) ->
         )
 
 
-def warnings_of(
-    privacy: PrivacyConfig, delta: float, units: Ints, batch: int, planned: Floats
-) -> tuple[str, ...]:
+def warnings_of(plan: PrivacyPlan, federation: FederationConfig, rounds: int) -> tuple[str, ...]:
     """One line for each weakness of a valid plan.
+
+    Args:
+        plan: complete but for its warnings.
+        federation: of the run.
+        rounds: that a client may take part in as far as participation goes.
 
     Raises:
         ConfigError: when delta alone would let whole units be published (delta * n > 10).
     """
-    worst, name = int(units.max()), "rows" if privacy.unit == "example" else "clients"
+    delta, units = plan.delta, plan.examples
+    worst, name = int(units.max()), "rows" if plan.unit == "example" else "clients"
     if delta * worst > 10:
         raise ConfigError(
             f"privacy.delta={delta:g} allows {delta * worst:.3g} of {worst} {name} to be "
@@ -93,12 +112,40 @@ def warnings_of(
             f"delta {delta:g} is not below 1/n for {many} of {len(units)} clients "
             f"(n = {worst} {name}: 1/n = {1 / worst:.2g})"
         )
-    small = int((units < batch).sum()) if privacy.unit == "example" else 0
+    batch = federation.local_batch_size
+    small = int((units < batch).sum()) if plan.unit == "example" else 0
     if small:
         found.append(
             f"{small} of {len(units)} clients have fewer rows than local_batch_size={batch} and "
             "use all of them at every step (sample rate 1, no amplification)"
         )
-    if not np.isfinite(planned).all():
+    if not np.isfinite(plan.epsilon_planned).all():
         found.append("the planned epsilon is not finite: this much noise proves nothing")
-    return tuple(found)
+    return (*found, *_short_of_rounds(plan, rounds), *_shared(plan))
+
+
+def _short_of_rounds(plan: PrivacyPlan, rounds: int) -> list[str]:
+    """What target and noise together leave of the rounds asked for."""
+    least, most = int(plan.planned_rounds.min()), int(plan.planned_rounds.max())
+    found = []
+    if least < rounds:
+        some = f"{least}" if least == most else f"{least} to {most}"
+        found.append(
+            f"the budget affords {some} of {rounds} rounds a client; a client stops there, and the "
+            "run ends when nobody is left"
+        )
+    never = int((plan.planned_rounds == 0).sum())
+    if never:
+        found.append(f"{never} of {plan.num_clients} clients cannot afford a round: they sit out")
+    return found
+
+
+def _shared(plan: PrivacyPlan) -> list[str]:
+    """What rows on several clients make of the claim."""
+    shared = plan.shared
+    if not shared.texts:
+        return []
+    return [
+        f"{shared.texts} texts are on several clients (at most {shared.most_clients}): epsilons of "
+        f"such a row add up to {plan.epsilon_of_shared_rows:.4g}, and that is the claim"
+    ]

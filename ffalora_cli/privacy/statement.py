@@ -11,12 +11,13 @@ from typing import Any
 import numpy as np
 
 from ffalora_cli.privacy.accountants import library
-from ffalora_cli.privacy.calibrate import stored_epsilon
+from ffalora_cli.privacy.assumptions import other_assumptions, tuning
 from ffalora_cli.privacy.mechanism import mechanism
 from ffalora_cli.privacy.plan import Floats, Ints, PrivacyPlan
+from ffalora_cli.privacy.sampling import NOTES, WORDS
 from ffalora_cli.privacy.spent import spent
 
-SCHEMA = 1
+SCHEMA = 2
 LISTED = 20  # up to so many clients are listed, more are summarised
 EXACT = 8  # up to so many different clients, spent values are computed at their own step
 
@@ -30,13 +31,20 @@ NOISE_NOTES = {
         "file readable by its owner; a floating-point Gaussian is not a formally secure sampler"
     ),
 }
+PROTECTS = {
+    "example": (
+        "one row of the task on one client, whatever it says; not all rows about one person, nor a "
+        "sentence whose phrases are rows of their own"
+    ),
+    "client": "all rows of one client together: whether the client took part at all",
+}
 OUTSIDE = (
     "training loss, clip fraction and gradient norms (records of the run, computed without noise)",
     "label histograms and the number of rows of each client",
     "the time a round takes",
-    "the choice of hyper-parameters over several runs on the same data",
+    "the choice of hyper-parameters over several runs, beyond the trials stated here",
     "the evaluation data, and any selection of a checkpoint on private rows",
-    "rows that occur on several clients: their epsilons add up",
+    "texts that resemble or contain one another: only exact copies are counted as one row",
     "the base model's own pre-training data",
 )
 
@@ -44,22 +52,29 @@ OUTSIDE = (
 def sentence(plan: PrivacyPlan, steps_taken: Ints | None = None) -> str:
     """The claim in one line; planned, or spent where ``steps_taken [num_clients]`` is given.
 
-    Epsilon is rounded up to two decimals, so that the text never understates it.
+    Epsilon is rounded up to two decimals, so that the text never understates it. Where rows are on
+    several clients, the claim is their sum, and delta that of all of them.
     """
     values = plan.epsilon_planned if steps_taken is None else _spent(plan, steps_taken)
-    largest = float(values.max())
-    shown = f"{math.ceil(largest * 100 - 1e-9) / 100:.2f}" if math.isfinite(largest) else "inf"
+    claim, largest = plan.claim(values), float(values.max())
     what = "planned epsilon" if steps_taken is None else "epsilon"
     each = plan.unit == "example" or plan.client_noise == "local"
     over = f"largest of {plan.num_clients} clients; " if each else ""
-    sampling = f"{plan.sampling.capitalize()} sampling"
+    delta = plan.delta
+    if claim > largest:
+        delta *= plan.shared.most_clients
+        over = (
+            f"a row on up to {plan.shared.most_clients} clients, their epsilons added; "
+            f"{_shown(largest)} is the {over}"
+        )
+    sampling = WORDS[plan.sampling]
     if plan.client_noise == "local":
         sampling = "every upload noised by its client, no amplification"
     elif plan.unit == "client":
         whole = bool((plan.sample_rate == 1.0).all())
         sampling = "every client in every round" if whole else f"{sampling} of the cohort"
     return (
-        f"{what} {shown} ({over}unit {plan.unit}, {plan.relation}, delta {_short(plan.delta)}, "
+        f"{what} {_shown(claim)} ({over}unit {plan.unit}, {plan.relation}, delta {_short(delta)}, "
         f"{sampling}, {plan.accountant.upper()} accountant)"
     )
 
@@ -81,22 +96,27 @@ def statement(plan: PrivacyPlan, steps_taken: Ints | None = None) -> dict[str, A
         "schema": SCHEMA,
         "sentence": sentence(plan, used),
         "unit": plan.unit,
+        "protects": PROTECTS[plan.unit],
         "relation": plan.relation,
         "sampling": plan.sampling,
+        "sampling_note": NOTES[plan.sampling] if plan.unit == "example" else "",
         "accountant": plan.accountant,
-        "library": library(plan.accountant),
+        "library": library(plan.accountant, plan.sampling),
         "delta": plan.delta,
+        "one_over_n": 1.0 / int(plan.examples.max()),
         "max_grad_norm": plan.max_grad_norm,
         "mechanism": mechanism(plan),
         "calibration": plan.calibration,
         "epsilon_target": plan.epsilon_target,
         "epsilon_max": {
-            "planned": _number(plan.epsilon_planned.max()),
-            "spent": None if values is None else _number(values.max()),
+            "planned": _number(plan.claim(plan.epsilon_planned)),
+            "spent": None if values is None else _number(plan.claim(values)),
         },
         "num_clients": plan.num_clients,
         "clients": _clients(plan, used, values),
         "largest": _largest(plan, used, values),
+        "tuning": _tuning(plan, used, values),
+        "shared_rows": _shared(plan, values),
         "covered": list(plan.covered),
         "noise": {"mode": plan.noise, "note": NOISE_NOTES[plan.noise]},
         "warnings": list(plan.warnings),
@@ -137,22 +157,55 @@ def _clients(
     }
 
 
-def _largest(plan: PrivacyPlan, used: Ints | None, values: Floats | None) -> dict[str, Any]:
-    """The client with the largest epsilon, by the accountant we trust and the paper's."""
+def _worst(plan: PrivacyPlan, used: Ints | None, values: Floats | None) -> tuple[int, int]:
+    """(client with the largest epsilon, its steps)."""
     client = int(np.argmax(plan.epsilon_planned if values is None else values))
-    steps = int((plan.planned_steps if used is None else used)[client])
-    noise = float(plan.noise_multiplier[client])
-    rate = float(plan.accounted_rate[client])
+    return client, int((plan.planned_steps if used is None else used)[client])
+
+
+def _largest(plan: PrivacyPlan, used: Ints | None, values: Floats | None) -> dict[str, Any]:
+    """The client with the largest epsilon, under the claim's assumptions and under others."""
+    client, steps = _worst(plan, used, values)
+    found = other_assumptions(plan, client, steps)
     return {
         "client": client,
         "steps": steps,
-        "noise_multiplier": noise,
-        "sample_rate": rate,
-        "epsilon": {
-            name: _number(stored_epsilon(name, noise, rate, steps, plan.delta))
-            for name in ("pld", "rdp")
-        },
+        "noise_multiplier": float(plan.noise_multiplier[client]),
+        "sample_rate": float(plan.accounted_rate[client]),
+        "epsilon": {name: _number(value) for name, value in found["accountants"].items()},
+        "replace_one": _number(found["replace_one"]),
+        "no_amplification": _number(found["no_amplification"]),
     }
+
+
+def _tuning(plan: PrivacyPlan, used: Ints | None, values: Floats | None) -> dict[str, Any]:
+    """Trials, and what choosing the best of them costs (of the client with the largest epsilon)."""
+    client, steps = _worst(plan, used, values)
+    epsilon = tuning(plan, client, steps)
+    return {
+        "trials": plan.trials,
+        "distribution": plan.trial_distribution,
+        "epsilon": None if epsilon is None else _number(epsilon),
+    }
+
+
+def _shared(plan: PrivacyPlan, values: Floats | None) -> dict[str, Any]:
+    """Texts on several clients, and copies within one."""
+    shared = plan.shared
+    now = plan.epsilon_planned if values is None else values
+    return {
+        "texts_on_several_clients": shared.texts,
+        "most_clients": shared.most_clients,
+        "epsilon": _number(shared.largest_sum(now)),
+        "delta": plan.delta * shared.most_clients,
+        "rows_repeated_within_a_client": shared.repeated,
+        "most_copies": shared.copies,
+    }
+
+
+def _shown(value: float) -> str:
+    """Two decimals, rounded up."""
+    return f"{math.ceil(value * 100 - 1e-9) / 100:.2f}" if math.isfinite(value) else "inf"
 
 
 def _number(value: Any) -> int | float | str:

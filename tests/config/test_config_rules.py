@@ -13,6 +13,10 @@ from ffalora_cli.config.schema import Config
 
 ALLOWED = [
     "privacy.epsilon_target=null privacy.noise_multiplier=1.0",
+    "privacy.noise_multiplier=1.0",
+    "privacy.sampling=shuffled",
+    "privacy.sampling=fixed privacy.accountant=rdp",
+    "privacy.trials=12 privacy.trial_distribution=poisson",
     "privacy=none",
     "federation.num_clients=10 federation.cohort_size=3 federation.cohort_sampling=poisson",
     "federation.num_clients=10 federation.cohort_size=3 federation.cohort_sampling=fixed",

@@ -20,6 +20,8 @@ SAME = [
     "engine.max_tokens=4096",
     "engine.threads=1",
     "adapter.alpha=8.0",
+    "privacy.trials=12",
+    "privacy.trial_distribution=poisson",
     "model.local_lr.adamw.two_factors=0.5",
 ]
 OTHER = [
@@ -36,6 +38,8 @@ OTHER = [
     "federation.local_lr=1.0",
     "privacy.epsilon_target=3",
     "privacy.accountant=rdp",
+    "privacy.sampling=shuffled",
+    "privacy.noise_multiplier=1.0",
     "engine=reference",
     "engine.precision=bf16",
 ]

@@ -8,8 +8,10 @@ from privacy_cases import federation, privacy
 
 from ffalora_cli.config.errors import ConfigError
 from ffalora_cli.privacy.accountants import epsilon
-from ffalora_cli.privacy.plan import make_plan, planned_rounds
-from ffalora_cli.privacy.spent import round_points, spent
+from ffalora_cli.privacy.curves import round_points
+from ffalora_cli.privacy.plan import make_plan
+from ffalora_cli.privacy.schedule import planned_rounds
+from ffalora_cli.privacy.spent import spent
 
 SST2 = [24_526, 20_373, 22_450]
 
@@ -53,8 +55,10 @@ def test_given_noise_gives_epsilon():
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"epsilon_target": None}, ["privacy.epsilon_target", "neither", "exactly one"]),
-        ({"noise_multiplier": 1.0}, ["privacy.noise_multiplier", "both", "exactly one"]),
+        ({"epsilon_target": None}, ["privacy.epsilon_target", "neither", "one or both"]),
+        ({"noise_multiplier": 0.3, "epsilon_target": 0.5}, ["noise_multiplier=0.3", "at least"]),
+        ({"sampling": "fixed", "accountant": "pld"}, ["sampling=fixed", "accountant=rdp"]),
+        ({"sampling": "shuffled", "unit": "client"}, ["sampling=shuffled", "poisson"]),
         ({"delta": None}, ["privacy.delta", "not set", "1e-5"]),
         ({"delta": 0.0}, ["privacy.delta=0.0", "(0, 1)"]),
         ({"delta": 1.0}, ["privacy.delta=1.0", "(0, 1)"]),

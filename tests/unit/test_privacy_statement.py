@@ -51,9 +51,10 @@ def test_sentence_of_the_client_unit():
 
 
 KEYS = [
-    "schema", "sentence", "unit", "relation", "sampling", "accountant", "library", "delta",
-    "max_grad_norm", "mechanism", "calibration", "epsilon_target", "epsilon_max", "num_clients",
-    "clients", "largest", "covered", "noise", "warnings", "outside",
+    "schema", "sentence", "unit", "protects", "relation", "sampling", "sampling_note",
+    "accountant", "library", "delta", "one_over_n", "max_grad_norm", "mechanism", "calibration",
+    "epsilon_target", "epsilon_max", "num_clients", "clients", "largest", "tuning",
+    "shared_rows", "covered", "noise", "warnings", "outside",
 ]  # fmt: skip
 
 

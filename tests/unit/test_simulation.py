@@ -23,6 +23,7 @@ from ffalora_cli.federation.tensors import covered_names
 from ffalora_cli.methods import registry
 from ffalora_cli.privacy.ledger import PrivacyLedger
 from ffalora_cli.privacy.plan import make_plan
+from ffalora_cli.privacy.sampling import uses
 from tests.tiny import TinyExamples, tiny_network
 
 PLAIN = ServerOptimizerConfig("sgd", 1.0, 0.0, 0.99, 1e-3)
@@ -232,7 +233,42 @@ def test_nobody_passes_the_planned_steps():
     sim.plan = dataclasses.replace(sim.plan, planned_steps=np.array([4, 4, 2, 2]))
     records = list(sim.rounds())
     assert sim.privacy_ledger.steps_taken.tolist() == [4, 4, 2, 2]
-    assert records[-1].clients == ()
+    # nobody is left: the run ends instead of idling through all eight rounds
+    assert all(record.clients for record in records) and len(records) < 8
+    assert sim.is_last(records[-1].round)
+
+
+@pytest.mark.parametrize("sampling", ["fixed", "shuffled"])
+def test_batches_of_the_unamplified_samplers(sampling):
+    """Fixed: six rows a step. Shuffled: a row at most once an epoch, whatever rounds are missed."""
+    federation = dataclasses.replace(FEDERATION, cohort_size=2, cohort_sampling="fixed", rounds=30)
+    privacy = dataclasses.replace(PRIVATE, sampling=sampling, noise_multiplier=2.0)
+    sim = simulate(federation=federation, privacy=privacy)
+    drawn = {client: [] for client in range(4)}
+    train = sim.engine.train
+
+    def keep(job):
+        for step in job.batches:
+            for slot, client in enumerate(job.clients.tolist()):
+                drawn[client].append(step.rows[step.slots == slot])
+        return train(job)
+
+    sim.engine.train = keep
+    list(sim.rounds())
+    for client, steps in drawn.items():
+        assert len(steps) == sim.privacy_ledger.steps_taken[client]
+        rows = sim.clients.of(client)
+        batches_of_epoch = -(-len(rows) // 6)
+        if sampling == "fixed":
+            assert {len(set(step.tolist())) for step in steps} == {6}
+            continue
+        for epoch in range(0, len(steps), batches_of_epoch):
+            used = np.concatenate(steps[epoch : epoch + batches_of_epoch])
+            assert len(set(used.tolist())) == len(used)
+            if epoch + batches_of_epoch <= len(steps):
+                assert sorted(used.tolist()) == rows.tolist()
+        most = np.unique(np.concatenate(steps), return_counts=True)[1].max()
+        assert most <= uses(6 / len(rows), len(steps))
 
 
 def test_client_level_release_is_clipped_noised_and_charged_to_everybody():

@@ -1,0 +1,119 @@
+"""The privacy statement in words and numbers, as ``ffalora show RUN --privacy`` prints it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ffalora_cli.cli.units import count
+from ffalora_cli.cli.words import labelled, privacy_sentence
+
+_COLUMNS = (  # key of a client's values, heading, width
+    ("client", "client", 6),
+    ("examples", "n", 9),
+    ("sample_rate", "rate", 9),
+    ("noise_multiplier", "noise", 9),
+    ("steps_planned", "planned", 9),
+    ("steps_taken", "taken", 8),
+    ("epsilon_planned", "eps plan", 9),
+    ("epsilon_spent", "eps spent", 10),
+)
+
+
+def print_statement(privacy: Mapping[str, Any] | None, as_json: bool) -> None:
+    """Print the statement for a person, or as it was recorded."""
+    if as_json:
+        print(json.dumps(None if privacy is None else dict(privacy), indent=2))
+        return
+    for line in statement_lines(privacy):
+        print(line)
+
+
+def statement_lines(privacy: Mapping[str, Any] | None) -> list[str]:
+    """The statement in lines of at most 80 characters.
+
+    Args:
+        privacy: as ``privacy.json`` has it; None without privacy.
+    """
+    lines = labelled("claim", privacy_sentence(privacy))
+    if not privacy or "protects" not in privacy:  # none, or of an earlier schema
+        return lines
+    lines += labelled("protects", privacy["protects"])
+    if privacy["sampling_note"]:
+        lines += labelled("sampling", privacy["sampling_note"])
+    delta, least = privacy["delta"], privacy["one_over_n"]
+    relation = "below" if delta < least else "NOT below"
+    lines += labelled("delta", f"{delta:g}, {relation} 1/n = {least:.3g} of the largest n")
+    lines += labelled("clip", f"{privacy['max_grad_norm']:g}, one norm over all covered tensors")
+    lines += labelled("noise", privacy["noise"]["note"])
+    lines += ["", *_clients(privacy["clients"]), ""]
+    lines += _others(privacy)
+    lines += labelled("covered", f"{len(privacy['covered'])} tensors, uploaded or not")
+    lines += labelled("library", privacy["library"])
+    for warning in privacy["warnings"]:
+        lines += labelled("warning", warning)
+    lines += ["", "not covered:"]
+    for channel in privacy["outside"]:
+        lines += labelled("  -", channel)
+    return lines
+
+
+def _clients(clients: Sequence[Mapping[str, Any]] | Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Every client, or the quantiles of many."""
+    if isinstance(clients, Mapping):
+        names = list(next(iter(clients.values())))
+        head = f"{'over all clients':<18}" + "".join(
+            f"{n.replace('_', ' '):>15}"[-12:] for n in names
+        )
+        return [
+            head,
+            *(
+                f"{key.replace('_', ' '):<18}" + "".join(f"{_cell(row[n]):>12}" for n in names)
+                for key, row in clients.items()
+            ),
+        ]
+    columns = [c for c in _COLUMNS if c[0] in clients[0]]
+    rows = ["".join(_cell(row[key]).rjust(width) for key, _, width in columns) for row in clients]
+    return ["".join(heading.rjust(width) for _, heading, width in columns), *rows]
+
+
+def _others(privacy: Mapping[str, Any]) -> list[str]:
+    """The same noise under other assumptions."""
+    largest, tuning, shared = privacy["largest"], privacy["tuning"], privacy["shared_rows"]
+    values = ", ".join(f"{name.upper()} {_cell(v)}" for name, v in largest["epsilon"].items())
+    lines = labelled(
+        "beside it",
+        f"client {largest['client']}, the same noise: {values}; replace one "
+        f"{_cell(largest['replace_one'])}; without amplification (every row once an epoch) "
+        f"{_cell(largest['no_amplification'])}",
+    )
+    if tuning["epsilon"] is None:
+        lines += labelled("tuning", "one run is claimed; a search costs more (privacy.trials)")
+    else:
+        lines += labelled(
+            "tuning",
+            f"best of a {tuning['distribution']} number of runs, {tuning['trials']:g} on average: "
+            f"epsilon {_cell(tuning['epsilon'])} (RDP)",
+        )
+    if shared["texts_on_several_clients"]:
+        lines += labelled(
+            "shared",
+            f"{count(shared['texts_on_several_clients'])} texts on several clients (at most "
+            f"{shared['most_clients']}): epsilon {_cell(shared['epsilon'])} at delta "
+            f"{shared['delta']:g} for such a row",
+        )
+    if shared["rows_repeated_within_a_client"]:
+        lines += labelled(
+            "copies",
+            f"{count(shared['rows_repeated_within_a_client'])} rows stand more than once on their "
+            f"client (at most {shared['most_copies']} times); one copy is protected, k of them "
+            "together k times less",
+        )
+    return lines
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, int):
+        return count(value)
+    return value if isinstance(value, str) else f"{value:.4g}"

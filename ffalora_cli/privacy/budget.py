@@ -1,0 +1,109 @@
+"""Any two of epsilon, noise multiplier and steps give the third, for one client."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from ffalora_cli.config.errors import ConfigError
+from ffalora_cli.privacy.accountants import COARSE, FINE
+from ffalora_cli.privacy.calibrate import epsilon_of, noise_multiplier
+from ffalora_cli.privacy.rules import LEAST_NOISE
+from ffalora_cli.privacy.schedule import affordable_rounds
+
+MOST_STEPS = 1_000_000
+
+
+@dataclass(frozen=True)
+class Budget:
+    """A solved plan of one client by one accountant (Poisson, add/remove one)."""
+
+    accountant: str
+    epsilon: float
+    delta: float
+    noise_multiplier: float
+    sample_rate: float
+    steps: int
+
+
+def solve(
+    accountant: str,
+    examples: int,
+    batch: int,
+    delta: float,
+    epsilon: float | None,
+    noise: float | None,
+    steps: int | None,
+) -> Budget:
+    """Complete a plan of which exactly one of epsilon, noise and steps is None.
+
+    Args:
+        accountant: ``pld``, ``rdp`` or ``prv``.
+        examples: rows of the client.
+        batch: expected batch size.
+        delta: in (0, 1).
+        epsilon: target, not to be passed.
+        noise: multiplier, in units of the clip.
+        steps: local steps in all.
+
+    Raises:
+        ConfigError: for a plan that is out of range or cannot be reached; names the nearest.
+    """
+    _check(examples, batch, delta, epsilon, noise, steps)
+    rate = batch / examples
+    if noise is None:
+        assert epsilon is not None and steps is not None
+        noise = noise_multiplier(accountant, epsilon, delta, rate, steps)
+    if steps is None:
+        assert epsilon is not None
+        steps = _steps(accountant, epsilon, delta, rate, noise)
+    found = epsilon_of(accountant, noise, rate, steps, delta)
+    return Budget(accountant, found, delta, noise, rate, steps)
+
+
+def _steps(accountant: str, target: float, delta: float, rate: float, noise: float) -> int:
+    def at(interval: float, name: str) -> Callable[[int], float]:
+        return lambda count: epsilon_of(name, noise, rate, count, delta, interval)
+
+    most = 1
+    quick = at(COARSE, "rdp")  # milliseconds, and never below the others but for PRV's 0.01
+    while most < MOST_STEPS and quick(most) <= 2.0 * target + 1.0:
+        most = min(MOST_STEPS, most * 4)
+    found = affordable_rounds(at(FINE, accountant), at(COARSE, accountant), target, most)
+    if found == 0:
+        needed = noise_multiplier(accountant, target, delta, rate, 1)
+        raise ConfigError(
+            f"--noise-multiplier {noise:g} does not afford one step within --epsilon {target:g}; "
+            f"give at least {math.ceil(needed * 1e4) / 1e4:g}"
+        )
+    return found
+
+
+def _check(
+    examples: int,
+    batch: int,
+    delta: float,
+    epsilon: float | None,
+    noise: float | None,
+    steps: int | None,
+) -> None:
+    if sum(value is None for value in (epsilon, noise, steps)) != 1:
+        raise ConfigError(
+            "give exactly two of --epsilon, --noise-multiplier and --steps; the third is computed"
+        )
+    if examples < 1:
+        raise ConfigError(f"--examples {examples} is below 1; give the rows of one client")
+    if not 1 <= batch <= examples:
+        raise ConfigError(
+            f"--batch {batch} of --examples {examples} is a sampling rate of "
+            f"{batch / examples:.3g}; give 1 to {examples}"
+        )
+    if not 0.0 < delta < 1.0:
+        raise ConfigError(f"--delta {delta:g} is not in (0, 1); give e.g. 1e-5")
+    if epsilon is not None and not 0.0 < epsilon < math.inf:
+        raise ConfigError(f"--epsilon {epsilon:g} is not a positive number; give e.g. 6")
+    if noise is not None and not LEAST_NOISE <= noise < math.inf:
+        raise ConfigError(f"--noise-multiplier {noise:g} is too small; give {LEAST_NOISE} or more")
+    if steps is not None and not 1 <= steps <= MOST_STEPS:
+        raise ConfigError(f"--steps {steps} is out of range; give 1 to {MOST_STEPS}")

@@ -1,0 +1,102 @@
+"""Privacy loss distribution of one subsampled Gaussian step, built in milliseconds.
+
+dp-accounting evaluates the hockey-stick divergence of every grid point in a Python loop, which is
+two thirds of a calibration. Here the same divergences are one array expression; the discretization
+(connect the dots, Doroshenko et al. 2022, arXiv 2207.04380) and the composition stay the library's.
+Tested equal to the library's own construction.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Floats = npt.NDArray[np.float64]
+
+
+@lru_cache(maxsize=64)
+def step(noise_multiplier: float, sample_rate: float, interval: float) -> Any:
+    """Privacy loss distribution of one step, add/remove one.
+
+    Args:
+        noise_multiplier: > 0, in units of the sensitivity.
+        sample_rate: Poisson rate in (0, 1].
+        interval: width of the grid of privacy losses.
+
+    Returns:
+        A ``dp_accounting.pld`` ``PrivacyLossDistribution``, an upper bound (pessimistic).
+    """
+    from dp_accounting.pld.pld_pmf import create_pmf_pessimistic_connect_dots_fixed_gap
+    from dp_accounting.pld.privacy_loss_distribution import PrivacyLossDistribution
+
+    parts = []
+    for low, deltas in divergences(noise_multiplier, sample_rate, interval):
+        high = low + len(deltas) - 1
+        parts.append(create_pmf_pessimistic_connect_dots_fixed_gap(interval, low, high, deltas))
+    return PrivacyLossDistribution(*parts)
+
+
+def divergences(
+    noise_multiplier: float, sample_rate: float, interval: float
+) -> list[tuple[int, Floats]]:
+    """Hockey-stick divergences of one step at the losses that matter, for removing and for adding.
+
+    Args:
+        noise_multiplier: > 0.
+        sample_rate: in (0, 1].
+        interval: width of the grid.
+
+    Returns:
+        Two pairs (index of the lowest loss in units of ``interval``, divergence at it and at every
+        loss above it); at the highest one it is negligible.
+    """
+    from dp_accounting.pld.privacy_loss_mechanism import AdjacencyType, GaussianPrivacyLoss
+
+    parts = []
+    for adjacency, divergence in ((AdjacencyType.REMOVE, _remove), (AdjacencyType.ADD, _add)):
+        bounds = GaussianPrivacyLoss(
+            noise_multiplier, sampling_prob=sample_rate, adjacency_type=adjacency
+        ).connect_dots_bounds()
+        low = math.floor(bounds.epsilon_lower / interval)
+        high = math.ceil(bounds.epsilon_upper / interval)
+        losses = np.arange(low, high + 1) * interval
+        deltas = np.clip(divergence(losses, noise_multiplier, sample_rate), 0.0, 1.0)
+        parts.append((low, deltas))
+    return parts
+
+
+def _unsampled(losses: Floats, rate: float) -> Floats:
+    """Loss of the Gaussian whose mixture at ``rate`` has these losses: log(1 + (e^l - 1) / q)."""
+    found: Floats = losses if rate == 1.0 else np.log1p(np.expm1(losses) / rate)
+    return found
+
+
+def _remove(losses: Floats, noise: float, rate: float) -> Floats:
+    """Hockey-stick divergence of (1-q) N(0) + q N(-1) from N(0) at each loss ``[points]``."""
+    from scipy.special import log_ndtr, ndtr
+
+    found: Floats = -np.expm1(losses)  # where the loss is below every loss of the mixture
+    inside = losses > (math.log1p(-rate) if rate < 1.0 else -math.inf)
+    loss = losses[inside]
+    x = -0.5 - noise**2 * _unsampled(loss, rate)  # the mixture's loss is ``loss`` at x
+    upper = (1.0 - rate) * ndtr(x / noise) + rate * ndtr((x + 1.0) / noise)
+    found[inside] = upper - np.exp(loss + log_ndtr(x / noise))
+    return found
+
+
+def _add(losses: Floats, noise: float, rate: float) -> Floats:
+    """Hockey-stick divergence of N(0) from (1-q) N(0) + q N(1) at each loss ``[points]``."""
+    from scipy.special import log_ndtr, ndtr
+
+    found: Floats = np.zeros_like(losses)  # where the loss is above every loss of the mixture
+    inside = losses < (-math.log1p(-rate) if rate < 1.0 else math.inf)
+    loss = losses[inside]
+    x = 0.5 + noise**2 * _unsampled(-loss, rate)
+    below = log_ndtr(x / noise) + math.log1p(-rate) if rate < 1.0 else np.full_like(x, -math.inf)
+    lower = np.logaddexp(below, math.log(rate) + log_ndtr((x - 1.0) / noise))
+    found[inside] = ndtr(x / noise) - np.exp(loss + lower)
+    return found
