@@ -54,7 +54,12 @@ def one_run(
 
 
 def one_run_tradeoff(
-    canaries: int, guesses: int, correct: int, delta: float, family: Family, confidence: float
+    canaries: int,
+    guesses: int,
+    correct: int,
+    delta: float,
+    family: Family,
+    confidence: float = 0.95,
 ) -> float:
     """Largest epsilon at ``delta`` within a family of trade-off curves that the guesses reject.
 

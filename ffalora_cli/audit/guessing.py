@@ -15,7 +15,7 @@ from scipy import optimize, special, stats
 
 from ffalora_cli.audit import bounds
 from ffalora_cli.audit.outcome import Bound
-from ffalora_cli.audit.tradeoff import GaussianFamily, SubsampledFamily, gaussian_epsilon
+from ffalora_cli.audit.tradeoff import GaussianFamily, SubsampledFamily, gaussian_mu
 
 SHARES = (0.01, 0.02, 0.03, 0.05, 0.07, 0.1, 0.14, 0.2, 0.3, 0.4, 0.6, 0.8)  # of coins guessed
 FARTHEST = 60.0  # noise sds: what lies beyond is surely in, and its exponential would overflow
@@ -115,11 +115,8 @@ def plan_guesses(sight: Sight, canaries: int, claim: Claim) -> GuessPlan:
         found = inside.sf(level(share)) + outside.cdf(level(1 - share))
         return min(guesses, int(canaries * found / 2))
 
-    mu = optimize.brentq(
-        lambda m: gaussian_epsilon(m, claim.delta) - claim.family.epsilon_claimed(claim.delta),
-        1e-3, 50.0,
-    )  # fmt: skip
-    family = GaussianFamily(mu)
+    epsilon = claim.family.epsilon(claim.family.claimed, claim.delta)
+    family = GaussianFamily(gaussian_mu(epsilon, claim.delta))
     counts = [max(2, 2 * round(share * canaries / 2)) for share in SHARES]
 
     def best(bound: Callable[[int, int], float]) -> int:
@@ -137,3 +134,63 @@ def plan_guesses(sight: Sight, canaries: int, claim: Claim) -> GuessPlan:
             ),
         ),
     )
+
+
+def measure(
+    scores: np.ndarray, included: np.ndarray, plan: GuessPlan, claim: Claim, observer: str
+) -> list[Bound]:
+    """Bounds from the scores of one run.
+
+    Args:
+        scores: of every canary, larger means more likely in ``[canaries]``.
+        included: the coins, bool ``[canaries]``.
+        plan: made before.
+        claim: its ``delta`` and its family.
+        observer: what the scores were computed from.
+    """
+    canaries, confidence = len(scores), 0.95
+    order = np.argsort(scores, kind="stable")
+
+    def right(guesses: int) -> int:
+        half = guesses // 2
+        return int(included[order[canaries - half :]].sum() + (~included[order[:half]]).sum())
+
+    one, several = (right(guesses) for guesses in (plan.one_run, plan.tradeoff))
+    inside, outside = scores[included], scores[~included]
+    missed, false = int((inside <= plan.threshold).sum()), int((outside > plan.threshold).sum())
+    found = [
+        (
+            "one-run",
+            bounds.one_run(canaries, plan.one_run, one, claim.delta, confidence),
+            True,
+            f"{one} of {plan.one_run} guesses right, {canaries} canaries (arXiv 2305.08846)",
+        ),
+        (
+            "one-run f-DP",
+            bounds.one_run_tradeoff(
+                canaries, plan.tradeoff, several, claim.delta, claim.family, confidence
+            ),
+            True,
+            f"{several} of {plan.tradeoff} guesses right, {canaries} canaries; rejects whole "
+            "trade-off curves of the claimed family (arXiv 2410.22235)",
+        ),
+        (
+            "Clopper-Pearson",
+            bounds.clopper_pearson(
+                (len(inside), missed), (len(outside), false), claim.delta, confidence
+            ),
+            False,
+            f"missed {missed} of {len(inside)}, false alarms {false} of {len(outside)}; supposes "
+            "independent canaries",
+        ),
+        (
+            "Gaussian fit",
+            bounds.gaussian_fit(inside, outside, claim.delta, confidence),
+            False,
+            "heuristic: supposes Gaussian scores",
+        ),
+    ]
+    return [
+        Bound(name, value, confidence, rigorous, observer, text)
+        for name, value, rigorous, text in found
+    ]

@@ -68,6 +68,11 @@ def gaussian_epsilon(mu: float, delta: float) -> float:
     return float(optimize.brentq(lambda e: float(gaussian_delta(e, mu)) - delta, 0.0, limit))
 
 
+def gaussian_mu(epsilon: float, delta: float) -> float:
+    """The ``mu`` that has this epsilon at ``delta``."""
+    return float(optimize.brentq(lambda mu: gaussian_epsilon(mu, delta) - epsilon, 1e-4, 50.0))
+
+
 @dataclass(frozen=True)
 class GaussianFamily:
     """One Gaussian release; the strength is ``mu`` = sensitivity / noise sd (mu-GDP)."""
