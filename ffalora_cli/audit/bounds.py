@@ -93,14 +93,12 @@ def one_run_tradeoff(
     return family.epsilon(low, delta)
 
 
-def contradicts(
-    curve: Curve, canaries: int, guesses: int, correct: int, confidence: float
-) -> bool:
+def contradicts(curve: Curve, canaries: int, guesses: int, correct: int, confidence: float) -> bool:
     """Whether ``correct`` or more right guesses have probability < 1 - confidence under a curve.
 
-    Let ``p_i`` be the probability of exactly i right guesses. Turning canary j's coin makes "j right
-    and at least i right" into "j wrong and at least i - 1 right". Averaged over canaries and coins
-    (F is concave) this gives, for every i,
+    Let ``p_i`` be the probability of exactly i right guesses. Turning canary j's coin makes "j
+    right and at least i right" into "j wrong and at least i - 1 right". Averaged over canaries and
+    coins (F is concave) this gives, for every i,
     ``sum_{k >= i} k p_k / m <= F(sum_{k >= i-1} (guesses - k) p_k / m)``, where F(x) is the largest
     probability of an event that has probability x on the neighbour. Beginning with a tail of
     1 - confidence, all of it at ``correct`` (the easiest case), the inequalities force a least
@@ -110,11 +108,13 @@ def contradicts(
     right = tail * correct / canaries  # sum over k >= i of k p_k / m
     wrong = tail * (guesses - correct) / canaries  # sum over k >= i of (guesses - k) p_k / m
     most = guesses / canaries
-    lines, at = curve.lines, 0  # the steepest line that matters moves up as ``right`` grows
+    slopes, intercepts = curve.slopes, curve.intercepts
+    at = 0  # the line that says most about ``right``; it moves up as ``right`` grows
     for i in range(correct - 1, -1, -1):  # from sums over k >= i + 1 to sums over k >= i
-        needed = lines[at][0] * right + lines[at][1]
-        while at + 1 < len(lines) and (ahead := lines[at + 1][0] * right + lines[at + 1][1]) >= needed:
-            at, needed = at + 1, ahead
+        needed = slopes[at] * right + intercepts[at]
+        while at + 1 < len(slopes) and slopes[at + 1] * right + intercepts[at + 1] >= needed:
+            at += 1
+            needed = slopes[at] * right + intercepts[at]
         if needed > wrong:
             right += (needed - wrong) * i / (guesses - i)
             wrong = needed

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from ffalora_cli.types import Stack
 
 NORM = 1000.0  # of a canary's gradient, in units of the clip
-REAL_ROWS = 0.1  # expected a step beside the canaries: real gradients cost a forward pass
+REAL_ROWS = 0.02  # expected a step beside the canaries: a real gradient costs a forward pass
 WIDTHS = (64, 96, 128, 192, 256)  # of the stand-in, until every canary has a coordinate
 
 
@@ -90,9 +90,7 @@ def step_weights(protocol: FederationConfig) -> np.ndarray:
     return (protocol.local_momentum ** np.arange(protocol.local_steps)).cumsum()[left - 1]
 
 
-def _federation(
-    subject: Subject, canaries: int, rounds: int
-) -> tuple[Simulation, CanaryEngine]:
+def _federation(subject: Subject, canaries: int, rounds: int) -> tuple[Simulation, CanaryEngine]:
     """The run's federation of one client whose rows are a few real ones and its canaries."""
     from ffalora_cli.audit.canary_engine import Canaries, CanaryEngine, CanaryRows
     from ffalora_cli.audit.standin import WIDTH, standin_network

@@ -148,4 +148,4 @@ def watch_uploads(simulation: Simulation, see: Callable[[Stack], None]) -> None:
         see(received)
         return received
 
-    simulation._upload = upload  # type: ignore[method-assign]
+    simulation.__dict__[send.__name__] = upload  # this simulation alone

@@ -105,9 +105,7 @@ def plan_guesses(sight: Sight, canaries: int, claim: Claim) -> GuessPlan:
     def level(share: float) -> float:
         """The score that this share of all canaries exceeds."""
         return float(
-            optimize.brentq(
-                lambda t: (inside.sf(t) + outside.sf(t)) / 2 - share, lowest, highest
-            )
+            optimize.brentq(lambda t: (inside.sf(t) + outside.sf(t)) / 2 - share, lowest, highest)
         )
 
     def right(guesses: int) -> int:
@@ -130,7 +128,9 @@ def plan_guesses(sight: Sight, canaries: int, claim: Claim) -> GuessPlan:
         max(
             thresholds,
             key=lambda t: bounds.clopper_pearson(
-                (half, round(half * inside.cdf(t))), (half, round(half * outside.sf(t))), claim.delta
+                (half, round(half * inside.cdf(t))),
+                (half, round(half * outside.sf(t))),
+                claim.delta,
             ),
         ),
     )

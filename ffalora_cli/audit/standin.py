@@ -65,7 +65,7 @@ class Subject:
 
         plan, config = plan or self.plan, self.config
         offsets = np.concatenate([[0], np.cumsum(self.plan.examples)])
-        everybody = {"num_clients": plan.num_clients, "cohort_size": None}
+        everybody: dict[str, Any] = {"num_clients": plan.num_clients, "cohort_size": None}
         everybody |= {"cohort_sampling": "full", "eval_clients": False}
         protocol = replace(config.federation, **(everybody | federation))
         # What an earlier simulation merged into the shared base weights is taken out again.
@@ -122,7 +122,7 @@ def some_clients(plan: PrivacyPlan, most: int) -> PrivacyPlan:
     if plan.num_clients <= most:
         return plan
     ids = np.sort(np.argsort(-plan.epsilon_planned, kind="stable")[:most])
-    columns = {
+    columns: dict[str, Any] = {
         name: value[ids]
         for name, value in vars(plan).items()
         if isinstance(value, np.ndarray) and len(value) == plan.num_clients

@@ -23,10 +23,12 @@ class Curve:
     event, the second for its complement). Fewer epsilons make a weaker curve, never a wrong one.
 
     Attributes:
-        lines: (slope, intercept) of those bounds as functions of y, slopes ascending.
+        slopes: of those bounds as functions of y, ascending.
+        intercepts: of the same.
     """
 
-    lines: tuple[tuple[float, float], ...] = field(repr=False)
+    slopes: tuple[float, ...] = field(repr=False)
+    intercepts: tuple[float, ...] = field(repr=False)
 
     @staticmethod
     def from_profile(epsilons: np.ndarray, deltas: np.ndarray) -> Curve:
@@ -34,7 +36,7 @@ class Curve:
         up, down = np.exp(epsilons), np.exp(-epsilons)
         slopes = np.concatenate([[0.0], down[::-1], up])
         intercepts = np.concatenate([[0.0], (-deltas * down)[::-1], 1.0 - deltas - up])
-        return Curve(tuple(zip(slopes.tolist(), intercepts.tolist(), strict=True)))
+        return Curve(tuple(slopes.tolist()), tuple(intercepts.tolist()))
 
 
 class Family(Protocol):
