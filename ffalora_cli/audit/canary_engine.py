@@ -80,7 +80,7 @@ class CanaryRows(StandinRows):
 
 
 @dataclass(frozen=True)
-class _WatchedOptimizer(LocalOptimizer):
+class WatchedOptimizer(LocalOptimizer):
     """The run's optimiser; shows the gradient it is about to apply."""
 
     see: Callable[[torch.Tensor], None] = print
@@ -117,7 +117,7 @@ class CanaryEngine(StackedEngine):
             if self.see_step is not None:
                 self.see_step(gradient[0, where].numpy())
 
-        return super().train(replace(job, optimizer=_WatchedOptimizer(**settings, see=see)))
+        return super().train(replace(job, optimizer=WatchedOptimizer(**settings, see=see)))
 
     def per_example_gradients(
         self, slots: np.ndarray, rows: np.ndarray, trained: Stack, held: Stack, common: Tensors

@@ -42,7 +42,10 @@ class Curve:
 class Family(Protocol):
     """Curves ordered by a strength: a larger one is less private."""
 
-    claimed: float  # strength of the mechanism that is claimed
+    @property
+    def claimed(self) -> float:
+        """Strength of the mechanism that is claimed."""
+        ...
 
     def curve(self, strength: float) -> Curve:
         """The trade-off curve of this strength, or a less private one very close to it."""

@@ -19,6 +19,7 @@ VERBS = {
     "ls": "list tasks, models, methods, partitions, experiments, ...",
     "show": "print what a run did, and how its numbers came about",
     "partition": "print and draw which client gets which labels",
+    "attack": "recover tokens from one step, with and without privacy",
 }
 
 _HELP = """\
