@@ -113,9 +113,10 @@ def first_sites(network: Network) -> list[str]:
         ConfigError: the model's embeddings are not those of BERT or RoBERTa.
     """
     if not network.packs:
-        kind = network.plain.config.model_type
+        config: Any = network.plain.config
         raise ConfigError(
-            f"model: ffalora attack knows BERT and RoBERTa embeddings, not {kind}; use model=minilm"
+            f"model: ffalora attack knows BERT and RoBERTa embeddings, not {config.model_type}; "
+            "use model=minilm"
         )
     ends = ("self.query", "self.key", "self.value")
     return [s.name for s in network.sites if ".layer.0." in s.name and s.name.endswith(ends)]
@@ -147,50 +148,28 @@ def distances(words: Tensor, span: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class _Victim:
+class Attacked:
     """One attacked step: what it was on, and the spaces that its gradient spans."""
 
     tokens: np.ndarray  # int64 [length]
-    spans: tuple[tuple[Tensor | None, Tensor], ...]  # (A of the site or None, basis)
+    spans: tuple[tuple[Tensor | None, Tensor], ...]  # (A of the site, None for R^d; basis)
 
 
-def recovered(
-    network: Network,
-    rows: Sentences,
-    method: str,
-    noise: Noise | None,
-    seed: int,
-    skip: int = 0,
-) -> float:
-    """Share of positions whose exact token ranks first, over all rows attacked one by one.
+def attack(
+    network: Network, rows: Sentences, row: int, method: str, noise: Noise | None, seed: int
+) -> Attacked:
+    """One step on one row, and the spaces seen in it; the server is granted the row's length.
 
     Args:
         network: the rank is that of its adapters.
-        rows: each is the one example of one step.
+        rows: of one length.
+        row: the one example.
         method: ``lora`` or ``ffa_lora``.
         noise: of the step, or None.
         seed: of B and of the noise.
-        skip: positions at the start that are no secret (special tokens).
     """
-    victims = [_attack(network, rows, row, method, noise, seed) for row in range(len(rows.tokens))]
-    hits, positions = 0, range(skip, rows.tokens.shape[1])
-    for position in positions:
-        words = vectors(network, position)
-        for victim in victims:
-            far = torch.zeros(len(words))
-            for a, span in victim.spans:
-                far += distances(words if a is None else words @ a.t(), span)
-            token = int(victim.tokens[position])
-            others = torch.cat([far[:token], far[token + 1 :]])
-            hits += bool(far[token] < others.min())  # a tie is no recovery
-    return hits / (len(positions) * len(victims))
-
-
-def _attack(
-    network: Network, rows: Sentences, row: int, method: str, noise: Noise | None, seed: int
-) -> _Victim:
-    """The step on one row and the spaces seen in it; the server is granted the number of tokens."""
-    key = keys.derive(seed, "inversion", row)
+    length = rows.tokens.shape[1]
+    key = keys.derive(seed, "inversion", method, row, length)
     values = dict(network.initial)
     for name in values:
         if name.endswith("lora_b"):
@@ -198,15 +177,36 @@ def _attack(
             values[name] = drawn * B_SD
     trained = [s.name for s in network.specs if s.factor in METHODS[method]]
     gradient = observed(network, rows, np.array([row]), values, trained, noise, key)
-    sites, length = first_sites(network), rows.tokens.shape[1]
+    sites = first_sites(network)
     if method == "lora":
-        stacked = torch.cat([gradient[f"{site}.lora_a"] for site in sites])  # [2 rank, d]
-        return _Victim(rows.tokens[row], ((None, basis(stacked, length)),))
+        stacked = torch.cat([gradient[f"{site}.lora_a"] for site in sites])  # [sites * rank, d]
+        return Attacked(rows.tokens[row], ((None, basis(stacked, length)),))
     spans = []
     for site in sites:
         a = values[f"{site}.lora_a"]
         spans.append((a, basis(gradient[f"{site}.lora_b"], min(length, a.shape[0]))))
-    return _Victim(rows.tokens[row], tuple(spans))
+    return Attacked(rows.tokens[row], tuple(spans))
+
+
+def recovered(network: Network, steps: Sequence[Attacked], skip: int = 0) -> np.ndarray:
+    """Share of positions whose exact token ranks first, of every attacked step ``[steps]``.
+
+    Args:
+        network: whose embeddings and vocabulary the server knows.
+        steps: of any length, together: the vectors of all words are made once a position.
+        skip: positions at the start that are no secret (special tokens).
+    """
+    hits = np.zeros(len(steps))
+    lengths = np.array([len(step.tokens) for step in steps])
+    for position in range(skip, int(lengths.max())):
+        words = vectors(network, position)
+        for number in np.flatnonzero(lengths > position).tolist():
+            far = torch.zeros(len(words))
+            for a, span in steps[number].spans:
+                far += distances(words if a is None else words @ a.t(), span)
+            token = int(steps[number].tokens[position])
+            hits[number] += int((far <= far[token]).sum()) == 1  # a tie is no recovery
+    return hits / (lengths - skip)
 
 
 def label_counts_exact(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from itertools import islice, product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from ffalora_cli.config.schema import Config
     from ffalora_cli.types import Examples
 
-ROWS = {"stand-in": 5, "model": 3}  # attacked one by one
+ROWS = {"stand-in": 10, "model": 3}  # attacked one by one
 LABEL_BATCH, LABEL_BATCHES = 20, 40
 
 _EXAMPLES = """\
@@ -124,25 +125,31 @@ def _table(
 ) -> list[Cell]:
     """Measure and print the lines of one rank."""
     from ffalora_cli.audit import victims
-    from ffalora_cli.audit.inversion import METHODS, recovered
+    from ffalora_cli.audit.inversion import METHODS, attack, recovered
 
     own = victim == "model"
     network = victims.own_network(config, rank) if own else victims.random_network(rank, 0)
-    cells = []
-    for method in METHODS:
-        for noise in steps:
-            line = []
-            for length in lengths:
-                rows = (
-                    victims.own_sentences(examples, ROWS[victim], length)
-                    if own
-                    else victims.random_sentences(ROWS[victim], length, 0)
-                )
-                share = recovered(network, rows, method, noise, config.seed, skip=int(own))
-                line.append(Cell(victim, method, rank, noise is not None, length, share))
-            name = f"{method}, rank {rank}{', private' if noise else ''}"
-            print(f"{name:<26}" + "".join(f"{c.recovered:>8.2f}" for c in line), flush=True)
-            cells += line
+    cases, attacked = [], []
+    for method, noise, length in product(METHODS, steps, lengths):
+        rows = (
+            victims.own_sentences(examples, ROWS[victim], length)
+            if own
+            else victims.random_sentences(ROWS[victim], length, 0)
+        )
+        cases.append((method, noise, length, len(rows.tokens)))
+        attacked += [
+            attack(network, rows, row, method, noise, config.seed)
+            for row in range(len(rows.tokens))
+        ]
+    shares = iter(recovered(network, attacked, skip=int(own)))
+    cells = [
+        Cell(victim, method, rank, noise is not None, length, sum(islice(shares, count)) / count)
+        for method, noise, length, count in cases
+    ]
+    for start in range(0, len(cells), len(lengths)):
+        line = cells[start : start + len(lengths)]
+        name = f"{line[0].method}, rank {rank}{', private' if line[0].private else ''}"
+        print(f"{name:<26}" + "".join(f"{c.recovered:>8.2f}" for c in line), flush=True)
     return cells
 
 
