@@ -21,6 +21,7 @@ VERBS = {
     "budget": "plan privacy: epsilon, noise multiplier, steps: two give the third",
     "partition": "print and draw which client gets which labels",
     "audit": "test the privacy mechanism of a run as it is implemented",
+    "attack": "recover tokens from one step, with and without privacy",
 }
 
 _HELP = """\

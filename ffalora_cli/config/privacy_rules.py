@@ -5,6 +5,8 @@ from __future__ import annotations
 from ffalora_cli.config.errors import ConfigError, require
 from ffalora_cli.config.schema import Config
 
+_BUDGET = ("epsilon_target", "noise_multiplier")
+
 
 def check_privacy(config: Config) -> None:
     """Refuse a privacy group that no accountant covers."""

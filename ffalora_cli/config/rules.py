@@ -17,7 +17,6 @@ from ffalora_cli.config.schema import Config
 NAME = re.compile(r"[A-Za-z0-9._-]{1,80}")
 _DEVICE = re.compile(r"auto|cpu|cuda(:\d+)?")
 _METRICS = ("accuracy", "f1", "mcc")
-_BUDGET = ("epsilon_target", "noise_multiplier")
 
 
 def check(
