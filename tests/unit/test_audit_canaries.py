@@ -120,7 +120,7 @@ def test_noise_that_is_far_too_small_is_noticed_by_both_observers(audited, monke
     honest = example_level.noise_stack
 
     def weak(shapes, clients, sd, *rest):
-        return honest(shapes, clients, sd * 0.4, *rest)
+        return honest(shapes, clients, sd * 0.3, *rest)
 
     monkeypatch.setattr("ffalora_cli.engine.stacked.noise_stack", weak)
     claim = float(audited.plan.epsilon_planned.max())
