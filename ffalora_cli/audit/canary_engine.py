@@ -84,7 +84,7 @@ class CanaryRows(StandinRows):
 class WatchedOptimizer(LocalOptimizer):
     """The run's optimiser; shows the gradient it is about to apply."""
 
-    see: Callable[[torch.Tensor], None] = print
+    see: Callable[[torch.Tensor], None] = field(kw_only=True)
 
     def build(self, parameters: Sequence[torch.nn.Parameter]) -> torch.optim.Optimizer:
         """The same ``torch.optim`` object with a hook before its step."""

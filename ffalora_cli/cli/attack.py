@@ -77,7 +77,7 @@ def main(arguments: Sequence[str]) -> int:
         for rank in ranks:
             cells += _table(victim, config, examples, rank, lengths, steps)
         labels += _labels(victim, config, examples, ranks[0], steps)
-    for line in _closing(labels, noise, steps):
+    for line in _closing(labels, noise):
         print(line)
     if file is not None:
         found = {"cells": [asdict(cell) for cell in cells], "label_counts": labels}
@@ -181,9 +181,7 @@ def _labels(
     return found
 
 
-def _closing(
-    labels: Sequence[dict[str, Any]], noise: Noise | None, steps: Sequence[Noise | None]
-) -> list[str]:
+def _closing(labels: Sequence[dict[str, Any]], noise: Noise | None) -> list[str]:
     """Label counts, the noise, and what all of it means."""
     parts = [
         f"{found['victim']}{' private' if found['private'] else ''} "
@@ -191,7 +189,7 @@ def _closing(
         for found in labels
     ]
     lines = ["", *labelled("labels", f"counts of a batch of {LABEL_BATCH}: " + ", ".join(parts))]
-    if noise is not None and noise in steps:
+    if noise is not None:
         lines += labelled(
             "private",
             f"noise {noise.multiplier:.4f} x clip {noise.max_grad_norm} on one clipped example",
