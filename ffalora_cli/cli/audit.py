@@ -122,7 +122,7 @@ def _table(verdict: Verdict, tier: str) -> list[str]:
         kind = "" if bound.rigorous else " (heuristic)"
         share = 100 * bound.epsilon_lower / verdict.claim
         seen = f"{bound.observer}, {100 * bound.confidence:g} %"
-        name = f"{bound.name}, at least{kind}"
+        name = f"{bound.name}{kind or ', at least'}"
         lines.append(f"{name:<30}{bound.epsilon_lower:>9.3f}{share:>8.1f} %  {seen}")
     passed = sum(check.passed for check in verdict.checks)
     if tier != "canary" or verdict.checks:
