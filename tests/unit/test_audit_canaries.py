@@ -120,7 +120,7 @@ def test_noise_that_is_far_too_small_is_noticed_by_both_observers(audited, monke
     honest = example_level.noise_stack
 
     def weak(shapes, clients, sd, *rest):
-        return honest(shapes, clients, sd * 0.3, *rest)
+        return honest(shapes, clients, sd * 0.2, *rest)
 
     monkeypatch.setattr("ffalora_cli.engine.stacked.noise_stack", weak)
     claim = float(audited.plan.epsilon_planned.max())
@@ -131,7 +131,7 @@ def test_noise_that_is_far_too_small_is_noticed_by_both_observers(audited, monke
 
 def test_a_missing_clip_is_noticed(audited, monkeypatch) -> None:
     monkeypatch.setattr(
-        "ffalora_cli.engine.stacked.clip_factors", lambda squares, clip: torch.ones_like(squares)
+        "ffalora_cli.engine.clipped_sums.factors", lambda squares, rule: torch.ones_like(squares)
     )
     rigorous = [b for b in run_canaries(audited, canaries=2000) if b.rigorous]
     claim = float(audited.plan.epsilon_planned.max())
