@@ -106,7 +106,7 @@ def _prepare_process(threads: int) -> None:
         os.environ[name] = str(threads)
     os.environ["OMP_WAIT_POLICY"] = "PASSIVE"  # a spinning thread would count as CPU seconds
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
-    os.environ["ONEDNN_PRIMITIVE_CACHE_CAPACITY"] = os.environ["LRU_CACHE_CAPACITY"] = "64"
+    os.environ["ONEDNN_PRIMITIVE_CACHE_CAPACITY"] = os.environ["LRU_CACHE_CAPACITY"] = "256"
     for folder in (ROOT, ROOT / "scripts"):
         if str(folder) not in sys.path:
             sys.path.insert(0, str(folder))

@@ -56,9 +56,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     # Threads that wait for work should sleep: spinning ones take the cores from other runs (and
     # from torch itself, where there are more threads than cores). Read when torch is loaded.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    # oneDNN keeps about a megabyte for each of the last 1,024 matrix shapes; 64 cost no time.
-    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
-    os.environ.setdefault("LRU_CACHE_CAPACITY", "64")
+    # oneDNN keeps about a megabyte for each of the last 1,024 matrix shapes; 256 cost no time.
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "256")
+    os.environ.setdefault("LRU_CACHE_CAPACITY", "256")
     try:
         return _dispatch(arguments)
     except ConfigError as error:
