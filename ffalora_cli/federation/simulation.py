@@ -283,16 +283,8 @@ class Simulation:
         }
 
     def _batches(self, round: int, ids: np.ndarray) -> list[StepBatches]:
-        return draw_round(
-            self.config,
-            self.clients,
-            round,
-            ids,
-            self.seed,
-            self.secret,
-            self.plan,
-            self.privacy_ledger,
-        )
+        mechanism = self.secret, self.plan, self.privacy_ledger
+        return draw_round(self.config, self.clients, round, ids, self.seed, *mechanism)
 
     def _optimizer(self) -> LocalOptimizer:
         c = self.config
