@@ -7,15 +7,19 @@ from __future__ import annotations
 
 import importlib
 import os
+import signal
 import sys
 from collections.abc import Sequence
 
 from ffalora_cli import __version__
-from ffalora_cli.cli.exits import BAD_USAGE, DONE, FAILED, INTERRUPTED
+from ffalora_cli.cli.exits import BAD_USAGE, DONE, FAILED, INTERRUPTED, TERMINATED
 from ffalora_cli.config.errors import ConfigError, brief, nearest
+from ffalora_cli.stopping import Stopped
 
 VERBS = {
     "run": "train one federation, or a sweep of them",
+    "resume": "go on with a run that stopped, or fork it",
+    "sync": "replay a run's records into a tracker",
     "ls": "list tasks, models, methods, partitions, experiments, ...",
     "show": "print what a run did, and how its numbers came about",
     "partition": "print and draw which client gets which labels",
@@ -59,6 +63,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         _traceback_if_wanted()
         print(f"ffalora: {' '.join(str(error).split())}", file=sys.stderr)
         return BAD_USAGE
+    except Stopped as stopped:
+        print(": ".join(["ffalora", "stopped", *map(str, stopped.args[1:])]), file=sys.stderr)
+        return TERMINATED if stopped.signal == signal.SIGTERM else INTERRUPTED
     except KeyboardInterrupt as interrupt:
         print(": ".join(["ffalora", "interrupted", *map(str, interrupt.args)]), file=sys.stderr)
         return INTERRUPTED

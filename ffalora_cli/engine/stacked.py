@@ -109,6 +109,7 @@ class StackedEngine:
         max_examples = max(1, MEMORY_BYTES // (8 * per_example))
         packed = self.network.packs and job.dropout == 0
         for batch in cut(lengths, self.max_tokens, max_examples, packed):
+            job.poll()
             slots, rows = pairs.slots[batch], pairs.rows[batch]
             if job.dropout > 0:
                 self.network.with_dropout(keyed_dropout(job, step, slots, rows))

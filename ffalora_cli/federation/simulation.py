@@ -32,6 +32,7 @@ from ffalora_cli.methods.base import AggregateContext, Method
 from ffalora_cli.models.network import Network
 from ffalora_cli.privacy.ledger import PrivacyLedger
 from ffalora_cli.privacy.plan import PrivacyPlan
+from ffalora_cli.stopping import Poll, never
 from ffalora_cli.types import Dense, RoundRecord, Stack, Tensors, TensorSpec
 
 CHUNK_BYTES = 2**30  # of one copy of a chunk's stack; training holds about six
@@ -54,6 +55,7 @@ class Simulation:
         plan: privacy plan, or None.
         options: of the method.
         dropout: of the adapters.
+        poll: called between micro-batches; raises to stop.
     """
 
     method: Method
@@ -69,6 +71,7 @@ class Simulation:
     privacy_ledger: PrivacyLedger | None = None  # opened with the run folder
     options: dict[str, object] = field(default_factory=dict)
     dropout: float = 0.0
+    poll: Poll = never
 
     def __post_init__(self) -> None:
         self.state = initial_state(self.network)
@@ -210,6 +213,7 @@ class Simulation:
                 privacy=self._example_privacy(ids),
                 dropout=self.dropout,
                 dropout_key=keys.derive(self.secret, "dropout"),
+                poll=self.poll,
             )
         )
         if personal:
