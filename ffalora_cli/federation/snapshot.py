@@ -30,7 +30,7 @@ def snapshot(simulation: Simulation) -> tuple[Tensors, dict[str, Any]]:
     """State after the last finished round.
 
     Returns:
-        CPU tensors by prefixed name (they may share memory with the state), and JSON values.
+        Tensors by prefixed name (the state's own, not copies), and JSON values.
     """
     state = simulation.state
     groups: dict[str, Mapping[str, torch.Tensor]] = {
@@ -42,7 +42,7 @@ def snapshot(simulation: Simulation) -> tuple[Tensors, dict[str, Any]]:
     for number, merge in enumerate(state.merges):
         groups[f"merge/{number}"] = {"left": merge.left, "right": merge.right}
     tensors = {
-        f"{group}/{name}": value.detach().cpu()
+        f"{group}/{name}": value
         for group, values in groups.items()
         for name, value in values.items()
     }

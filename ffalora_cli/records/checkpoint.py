@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from ffalora_cli.records.files import read_regular, sync_folder, to_json, write_new
 from ffalora_cli.records.journal import Mark
+from ffalora_cli.records.tensors import to_safetensors
 
 if TYPE_CHECKING:
     from ffalora_cli.types import Tensors
@@ -78,14 +79,9 @@ class CheckpointFolder:
         Raises:
             OSError: when it cannot be written; what was there before is as it was.
         """
-        import torch
-        from safetensors.torch import save
-
         root = self._root()
         temporary = root / f"{_TEMPORARY}{checkpoint.round}"
-        # Views of one buffer, as stacks hand them out, are refused by safetensors: copy each.
-        whole = torch.contiguous_format
-        state = save({n: v.clone(memory_format=whole) for n, v in checkpoint.tensors.items()})
+        state = to_safetensors(checkpoint.tensors)
         try:
             shutil.rmtree(temporary, ignore_errors=True)
             temporary.mkdir()

@@ -29,6 +29,7 @@ from ffalora_cli.config.errors import ConfigError
 from ffalora_cli.records.files import plain, sync_folder, to_json, write_whole
 from ffalora_cli.records.journal import Journal
 from ffalora_cli.records.lock import FolderLock, check_unlocked
+from ffalora_cli.records.tensors import to_safetensors
 from ffalora_cli.types import RoundRecord
 
 if TYPE_CHECKING:
@@ -152,6 +153,9 @@ class RunDirectory:
                 "set paths.runs to a folder you can write to"
             ) from None
         self.finished = (self.path / SUMMARY).exists()  # by another process, meanwhile
+        for name in (MANIFEST, CONFIG, PRIVACY, ADAPTER, CLIENTS, SUMMARY):
+            for unfinished in self.path.glob(f".{name}.*"):
+                unfinished.unlink()  # by a crash in ``write_whole``
         for journal in self.journals.values():
             journal.catch_up()
         return self
@@ -202,9 +206,6 @@ class RunDirectory:
         extra: Mapping[str, str] | None = None,
     ) -> None:
         """Write factors and head as safetensors; names, rank, alpha and base model as metadata."""
-        import torch
-        from safetensors.torch import save
-
         metadata = {
             "schema_version": str(SCHEMA_VERSION),
             "format": "pt",  # what transformers and peft look for
@@ -214,18 +215,11 @@ class RunDirectory:
             "base_model": base_model,
             **(extra or {}),
         }
-        # Views of one buffer, as stacks hand them out, are refused by safetensors: copy each.
-        owned = {
-            name: value.detach().cpu().clone(memory_format=torch.contiguous_format)
-            for name, value in tensors.items()
-        }
-        write_whole(self.path / ADAPTER, save(owned, metadata))
+        write_whole(self.path / ADAPTER, to_safetensors(tensors, metadata))
 
     def write_clients(self, tensors: Mapping[str, torch.Tensor]) -> None:
         """Write personal tensors as ``ClientStates.to_tensors`` gives them."""
-        from safetensors.torch import save
-
-        write_whole(self.path / CLIENTS, save({n: t.contiguous() for n, t in tensors.items()}))
+        write_whole(self.path / CLIENTS, to_safetensors(tensors))
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
         """Write ``summary.json``: from now on the run is finished. Releases the folder."""
