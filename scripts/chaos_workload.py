@@ -17,16 +17,19 @@ import signal
 import sys
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from ffalora_cli.cli.jobs import Job, plan
 from ffalora_cli.experiment.parts import Parts
 
+os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")  # as the command line does, before torch loads
 run_room = importlib.import_module("ffalora_cli.experiment.run")
 
 COUNTED = ("open", "write", "fsync", "rename", "replace", "mkdir", "unlink", "rmdir", "truncate")
 """Calls of ``os`` at which a child can be killed: all that change a run folder."""
+
+_write = os.write  # as it is, whatever a trial puts in its place
 
 VARIANTS = {
     "private": ["method=ffa_lora"],
@@ -36,6 +39,31 @@ VARIANTS = {
     "partial": ["method=rolora", "federation.cohort_sampling=fixed", "federation.cohort_size=2"],
     "server_adam": ["privacy=none", "federation.server_optimizer.name=adam"],
 }
+
+
+@dataclass
+class Row:
+    """A line of the table: what was tried, how often it came out right, what went wrong first."""
+
+    what: str
+    target: str
+    good: int = 0
+    tried: int = 0
+    failures: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def count(self, wrong: str | None) -> None:
+        """One trial; ``wrong`` says what went wrong in it."""
+        self.tried += 1
+        self.good += wrong is None
+        if wrong is not None and len(self.failures) < 5:
+            self.failures.append(wrong)
+
+    def text(self) -> str:
+        """As Markdown, failures below."""
+        notes = "".join(f"; {note}" for note in self.notes)
+        line = f"| {self.what} | {self.target} | {self.good} of {self.tried}{notes} |"
+        return "\n".join([line, *(f"    failed: {text}" for text in self.failures)])
 
 
 class Silent:
@@ -145,8 +173,9 @@ class Workload:
                 text = "\n".join(self.play(folder))
             except BaseException as error:
                 code, text = 1, f"{type(error).__name__}: {error}"
-            os.write(writing, text.encode()[:60_000])
-            os._exit(code)
+            finally:  # whatever was broken, this process must not go on as its parent
+                _write(writing, text.encode()[:60_000])
+                os._exit(code)
         os.close(writing)
         with os.fdopen(reading, "rb") as stream:
             said = stream.read().decode()

@@ -91,7 +91,7 @@ def _failure(error: Exception, job: Job, display: Display) -> str:
     first = (str(error).strip().splitlines() or [""])[0]
     what = f"run failed: {type(error).__name__}: {first[:120]}"
     run_dir = display.facts.get("run_dir")
-    if isinstance(error, OSError) and run_dir:  # a full disk, a folder gone: not for a debugger
+    if isinstance(error, OSError) and error.errno:  # a full disk, a folder gone: no bug of ours
         return f"{what}; {_stopped(display)}"
     runs = Path(job.config.paths.runs).expanduser()
     file = Path(run_dir, "traceback.txt") if run_dir else runs / f"traceback-{job.signature}.txt"

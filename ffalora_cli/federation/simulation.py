@@ -55,7 +55,7 @@ class Simulation:
         plan: privacy plan, or None.
         options: of the method.
         dropout: of the adapters.
-        poll: called between micro-batches; raises to stop.
+        poll: called between micro-batches.
     """
 
     method: Method
@@ -100,7 +100,7 @@ class Simulation:
     def play(self, round: int) -> RoundRecord:
         """One round."""
         began = time.perf_counter()
-        chosen = self._sample(round)
+        chosen = np.sort(self._sample(round))  # sums and micro-batches go in client order
         self._send(round, chosen)
         self._charge(round, chosen)
         results, mean, uploads, weights = self._train(round, chosen)
@@ -173,8 +173,7 @@ class Simulation:
         shared = [s for s in self.trainable(round) if s.name not in self.personal]
         total: Tensors = {s.name: torch.zeros(s.shape, dtype=torch.float64) for s in shared}
         kept: list[Stack] = []
-        results = []
-        size = self._chunk_size(round)
+        results, size = [], self._chunk_size(round)
         for part in (slice(at, at + size) for at in range(0, len(chosen), size)):
             result, upload = self._train_chunk(round, chosen[part], received)
             results.append(result)
@@ -222,11 +221,8 @@ class Simulation:
 
     def _upload(self, round: int, ids: np.ndarray, result: LocalResult) -> Stack:
         """Pack what the method uploads; what the server uses is what it unpacked."""
-        items = [
-            Dense(spec.name, spec.kind, result.trained[spec.name])
-            for spec in self.trainable(round)
-            if spec.name not in self.personal
-        ]
+        sent = [spec for spec in self.trainable(round) if spec.name not in self.personal]
+        items = [Dense(spec.name, spec.kind, result.trained[spec.name]) for spec in sent]
         if self.plan is not None:
             uncovered = {item.name for item in items} - set(self.plan.covered)
             if uncovered:
