@@ -82,7 +82,7 @@ def kills(count: int, seed: int = 0, settings: list[str] | None = None) -> Row:
 
 
 def signals(count: int, seed: int = 0, settings: list[str] | None = None) -> Row:
-    """SIGTERM and SIGINT in turn at random moments: exit code, seconds, and the command to go on."""
+    """SIGTERM and SIGINT in turn at random moments: exit code, seconds, command to go on."""
     row = Row("SIGTERM and SIGINT at random moments", "exit in 5 s, right code, resumable")
     generator, slowest = random.Random(seed), 0.0
     with tempfile.TemporaryDirectory(prefix="ffalora-chaos-") as root:

@@ -8,6 +8,7 @@ SIGKILL at one of its system calls.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import hashlib
 import importlib
 import importlib.util
@@ -22,6 +23,7 @@ from pathlib import Path
 
 from ffalora_cli.cli.jobs import Job, plan
 from ffalora_cli.experiment.parts import Parts
+from ffalora_cli.stopping import StopFlag
 
 os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")  # as the command line does, before torch loads
 run_room = importlib.import_module("ffalora_cli.experiment.run")
@@ -129,6 +131,8 @@ class Workload:
 
     job: Job
     parts: Parts
+    stop: StopFlag
+    fork_of: Path | None = None  # play a fork of this run instead
 
     @staticmethod
     def build(settings: list[str]) -> Workload:
@@ -137,18 +141,23 @@ class Workload:
 
         torch.set_num_threads(1)
         (job,) = plan(settings)
-        return Workload(job, run_room.build(job.config, job.signature, Silent()))
+        stop = StopFlag()
+        parts = run_room.build(job.config, job.signature, Silent(), lambda: stop.poll())
+        return Workload(job, parts, stop)
 
     def play(self, folder: Path) -> list[str]:
         """Begin or go on with the run in ``folder/run``, in this process; its notes."""
         observer = Silent()
         run_room.build = lambda *_: self.parts  # type: ignore[attr-defined]
+        fork = {"fork_of": self.fork_of} if self.fork_of else {"folder": folder / "run"}
+        paths = dataclasses.replace(self.job.config.paths, runs=str(folder))
         run_room.run(
-            self.job.config,
+            dataclasses.replace(self.job.config, paths=paths),
             self.job.resolved,
             self.job.signature,
             observer,
-            folder=folder / "run",
+            stop=self.stop,
+            **fork,
         )
         return observer.notes
 
