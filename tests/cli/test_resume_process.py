@@ -16,6 +16,7 @@ import chaos_process
 from chaos_workload import overrides, result, rounds_on_disk, tiny_model
 
 from ffalora_cli.cli.main import main
+from ffalora_cli.records.reading import read_run
 
 MINILM = ["federation.rounds=3", "federation.local_steps=2", "federation.local_batch_size=8"]
 MINILM += ["task.max_length=16", "task.holdout_fraction=0.03", "privacy.accountant=rdp"]
@@ -43,10 +44,8 @@ def test_broken_at_random_moments(kind):
 
 @pytest.fixture
 def settings(tmp_path):
-    return [
-        *overrides(tiny_model(tmp_path / "model"), "private", rounds=3),
-        f"paths.runs={tmp_path}",
-    ]
+    model = tiny_model(tmp_path / "model")
+    return [*overrides(model, "private", rounds=3), f"paths.runs={tmp_path}"]
 
 
 def test_a_signal_ends_with_the_command_that_goes_on(settings, tmp_path, monkeypatch, capsys):
@@ -72,9 +71,7 @@ def test_a_signal_ends_with_the_command_that_goes_on(settings, tmp_path, monkeyp
     assert main([verb, run, "federation.local_lr=3"]) == 2
     assert "federation.local_lr 0.5 -> 3.0" in capsys.readouterr().err
     assert main([verb, run, "--quiet", "engine.threads=1"]) == 0
-    assert [r for r in range(4)] == [
-        line["round"] for line in map(__import__("json").loads, open(f"{run}/rounds.jsonl"))
-    ]
+    assert [record.round for record in read_run(run).rounds] == [0, 1, 2, 3]
     assert main(["run", "--quiet", *settings]) == 0
     assert "done before" in capsys.readouterr().out
     assert main(["run", "--quiet", "--again", *settings]) == 0
