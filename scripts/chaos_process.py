@@ -109,6 +109,8 @@ def _wrong_exit(
 ) -> str | None:
     if code == 0 and all((run / "summary.json").exists() for run in runs):
         return None  # the signal came when everything was written
+    if code == -number and not runs:
+        code = 128 + number  # before Python had a handler: a shell says the same number
     if code != 128 + number or seconds > 5:
         return f"exit code {code} after {seconds:.1f} s: {errors[-200:]}"
     begun = any(rounds_on_disk(run) for run in runs)

@@ -35,9 +35,9 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--quiet", action="store_true", help="print only the last lines")
     parser.add_argument("--again", action="store_true", help="start over, in a new folder")
     options = parser.read(arguments)
-    jobs = plan(options.overrides, options.multirun)
     command = ["ffalora", "run", *arguments]
     with stop_on_signals() as stop:
+        jobs = plan(options.overrides, options.multirun)
         if len(jobs) == 1:
             return play(jobs[0], options.quiet, command, stop, again=options.again)[0]
         return _sweep(jobs, options.quiet, options.again, command, stop)
