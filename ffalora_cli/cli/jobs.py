@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from ffalora_cli.config import rules
@@ -45,6 +46,18 @@ def plan(overrides: Sequence[str], sweep: bool = False) -> list[Job]:
                 raise
             raise ConfigError(f"{error} (job {number} of {len(composed)})") from error
     return jobs
+
+
+def recorded(folder: Path, overrides: Sequence[str]) -> Job:
+    """The job a run folder was made by, with settings changed.
+
+    Raises:
+        ConfigError: a folder that is no run, or anything wrong with an override.
+    """
+    from ffalora_cli.cli.compose import change
+    from ffalora_cli.records.reading import read_config
+
+    return _job(overrides, change(read_config(folder), overrides))
 
 
 def _job(overrides: Sequence[str], plain: dict[str, Any]) -> Job:

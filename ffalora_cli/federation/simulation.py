@@ -40,6 +40,7 @@ from ffalora_cli.methods.base import AggregateContext, Method
 from ffalora_cli.models.network import Network
 from ffalora_cli.privacy.ledger import PrivacyLedger
 from ffalora_cli.privacy.plan import PrivacyPlan
+from ffalora_cli.stopping import Poll, never
 from ffalora_cli.types import Dense, RoundRecord, Stack, Tensors, TensorSpec
 
 CHUNK_BYTES = 2**30  # of one copy of a chunk's stack; training holds about six
@@ -62,6 +63,7 @@ class Simulation:
         plan: privacy plan, or None.
         options: of the method.
         dropout: of the adapters.
+        poll: called between micro-batches.
     """
 
     method: Method
@@ -77,6 +79,7 @@ class Simulation:
     privacy_ledger: PrivacyLedger | None = None  # opened with the run folder
     options: dict[str, object] = field(default_factory=dict)
     dropout: float = 0.0
+    poll: Poll = never
 
     def __post_init__(self) -> None:
         self.state = initial_state(self.network)
@@ -98,10 +101,8 @@ class Simulation:
 
     def rounds(self) -> Iterator[RoundRecord]:
         """The rounds after ``state.round``, one record each; state advances before the yield."""
-        for round in range(self.state.round + 1, self.config.rounds + 1):
-            yield self.play(round)
-            if self.is_last(round):
-                return
+        while not self.is_last(self.state.round):
+            yield self.play(self.state.round + 1)
 
     def is_last(self, round: int) -> bool:
         """Whether nothing follows: all rounds are played, or nobody's budget affords another."""
@@ -111,7 +112,7 @@ class Simulation:
     def play(self, round: int) -> RoundRecord:
         """One round."""
         began = time.perf_counter()
-        chosen = self._sample(round)
+        chosen = np.sort(self._sample(round))  # sums and micro-batches go in client order
         if self.plan is not None:
             check_round(self.plan, self.network.model, [s.name for s in self.trainable(round)])
         self._send(round, chosen)
@@ -119,6 +120,7 @@ class Simulation:
         results, mean, uploads, weights = self._train(round, chosen)
         if mean:  # empty for an empty cohort, unless client-level privacy releases noise for it
             self._combine(round, mean, uploads, weights)
+        self.state = replace(self.state, round=round)
         self.client_states.took_part(chosen, round)
         rescales = self.plan is not None and self.plan.clip == "automatic"
         metrics = train_metrics(results, time.perf_counter() - began, clips=not rescales)
@@ -189,8 +191,7 @@ class Simulation:
         shared = [s for s in self.trainable(round) if s.name not in self.personal]
         total: Tensors = {s.name: torch.zeros(s.shape, dtype=torch.float64) for s in shared}
         kept: list[Stack] = []
-        results = []
-        size = self._chunk_size(round)
+        results, size = [], self._chunk_size(round)
         for part in (slice(at, at + size) for at in range(0, len(chosen), size)):
             result, upload = self._train_chunk(round, chosen[part], received)
             results.append(result)
@@ -231,6 +232,7 @@ class Simulation:
                 privacy=private,
                 dropout=self.dropout,
                 dropout_key=keys.derive(self.secret, "dropout"),
+                poll=self.poll,
             )
         )
         if personal:
@@ -243,11 +245,8 @@ class Simulation:
 
     def _upload(self, round: int, ids: np.ndarray, result: LocalResult) -> Stack:
         """Pack what the method uploads; what the server uses is what it unpacked."""
-        items = [
-            Dense(spec.name, spec.kind, result.trained[spec.name])
-            for spec in self.trainable(round)
-            if spec.name not in self.personal
-        ]
+        sent = [spec for spec in self.trainable(round) if spec.name not in self.personal]
+        items = [Dense(spec.name, spec.kind, result.trained[spec.name]) for spec in sent]
         if self.plan is not None:
             uncovered = {item.name for item in items} - set(self.plan.covered)
             if uncovered:
@@ -283,16 +282,8 @@ class Simulation:
         }
 
     def _batches(self, round: int, ids: np.ndarray) -> list[StepBatches]:
-        return draw_round(
-            self.config,
-            self.clients,
-            round,
-            ids,
-            self.seed,
-            self.secret,
-            self.plan,
-            self.privacy_ledger,
-        )
+        draws = (self.seed, self.secret, self.plan, self.privacy_ledger)
+        return draw_round(self.config, self.clients, round, ids, *draws)
 
     def _optimizer(self) -> LocalOptimizer:
         c = self.config
