@@ -35,7 +35,11 @@ _write = os.write  # as it is, whatever a trial puts in its place
 
 VARIANTS = {
     "private": ["method=ffa_lora"],
-    "adaptive": ["method=ffa_lora", "privacy.clip_quantile=0.5"],
+    "adaptive": [
+        "method=ffa_lora",
+        "privacy.clip_quantile=0.5",
+        "privacy.clip_count_noise=1.0",
+    ],
     "personal": ["method=fedsa_lora", "federation.local_optimizer=adamw", "federation.local_lr=1"],
     "merging": ["method=fedex_lora", "privacy=none", "head.mode=trained"],
     "momentum": ["method=lora", "federation.server_optimizer.momentum=0.9"],
