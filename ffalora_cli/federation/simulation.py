@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -14,15 +14,17 @@ from ffalora_cli.config.schema import FederationConfig, HeadConfig
 from ffalora_cli.data import batches
 from ffalora_cli.data.partition import ClientRows
 from ffalora_cli.engine.job import Engine, ExamplePrivacy, LocalJob, LocalOptimizer, LocalResult
-from ffalora_cli.federation import cohort, downlink
+from ffalora_cli.federation import cohort, downlink, dropouts, norms, robust
 from ffalora_cli.federation.clients import ClientStates
+from ffalora_cli.federation.contract import Corrupt, Manifest, receive
+from ffalora_cli.federation.gathering import Gathering
 from ffalora_cli.federation.ledger import CommunicationLedger
-from ffalora_cli.federation.payload import pack, unpack
+from ffalora_cli.federation.payload import Packed, pack
 from ffalora_cli.federation.release import ClientRelease
-from ffalora_cli.federation.round_metrics import client_lines, train_metrics
+from ffalora_cli.federation.round_metrics import arrival_metrics, client_lines, train_metrics
 from ffalora_cli.federation.server import (
-    MeanAccumulator,
     apply_update,
+    check_finite,
     client_weights,
     server_step,
 )
@@ -32,7 +34,7 @@ from ffalora_cli.methods.base import AggregateContext, Method
 from ffalora_cli.models.network import Network
 from ffalora_cli.privacy.ledger import PrivacyLedger
 from ffalora_cli.privacy.plan import PrivacyPlan
-from ffalora_cli.types import Dense, RoundRecord, Stack, Tensors, TensorSpec
+from ffalora_cli.types import RoundRecord, Tensors, TensorSpec
 
 CHUNK_BYTES = 2**30  # of one copy of a chunk's stack; training holds about six
 
@@ -54,6 +56,7 @@ class Simulation:
         plan: privacy plan, or None.
         options: of the method.
         dropout: of the adapters.
+        corrupt: changes single uploads on their way (simulated adversaries); None = nobody does.
     """
 
     method: Method
@@ -69,6 +72,7 @@ class Simulation:
     privacy_ledger: PrivacyLedger | None = None  # opened with the run folder
     options: dict[str, object] = field(default_factory=dict)
     dropout: float = 0.0
+    corrupt: Corrupt | None = None
 
     def __post_init__(self) -> None:
         self.state = initial_state(self.network)
@@ -79,6 +83,9 @@ class Simulation:
             if self.plan is not None and self.plan.unit == "client"
             else None
         )
+        largest = self.config.cohort_size or self.config.num_clients
+        size = sum(spec.size for spec in self._manifest(1).specs)
+        robust.check_memory(self.config.combination, largest, size)
 
     def trainable(self, round: int) -> list[TensorSpec]:
         """Tensors trained in this round, in layout order."""
@@ -97,16 +104,20 @@ class Simulation:
     def play(self, round: int) -> RoundRecord:
         """One round."""
         began = time.perf_counter()
-        chosen = self._sample(round)
+        asked = self._sample(round)
+        chosen = asked[~dropouts.absent(self.seed, round, asked, self.config.dropout_rate)]
         self._send(round, chosen)
         self._charge(round, chosen)
-        results, mean, uploads, weights = self._train(round, chosen)
-        if mean:  # empty for an empty cohort, unless client-level privacy releases noise for it
-            self._combine(round, mean, uploads, weights)
+        late = dropouts.late(self.seed, round, chosen, self.config.straggler_rate)
+        results, gathered = self._train(round, chosen, late)
+        mean = gathered.combined(round)
+        if mean:  # empty if nothing arrived, unless client-level privacy releases noise for it
+            self._combine(round, mean, gathered)
         self.client_states.took_part(chosen, round)
         metrics = train_metrics(results, time.perf_counter() - began)
+        metrics |= arrival_metrics(len(asked) - len(chosen), int(late.sum()), gathered.rejected)
         metrics.update(self.communication.round_totals(round))
-        return RoundRecord(round, metrics, client_lines(chosen, results))
+        return RoundRecord(round, metrics, client_lines(chosen, results), tuple(gathered.rejected))
 
     def _charge(self, round: int, chosen: np.ndarray) -> None:
         """Write down what the round costs before anything of it is released.
@@ -161,38 +172,42 @@ class Simulation:
             )
 
     def _train(
-        self, round: int, chosen: np.ndarray
-    ) -> tuple[list[LocalResult], Tensors, Stack | None, np.ndarray]:
-        """Train the cohort chunk by chunk; fold uploads into the mean as they come in."""
-        weights = client_weights(self.clients.sizes[chosen], self.config.weights)
-        received = self._received()
-        accumulator = MeanAccumulator()
-        shared = [s for s in self.trainable(round) if s.name not in self.personal]
-        total: Tensors = {s.name: torch.zeros(s.shape, dtype=torch.float64) for s in shared}
-        kept: list[Stack] = []
+        self, round: int, chosen: np.ndarray, late: np.ndarray
+    ) -> tuple[list[LocalResult], Gathering]:
+        """Train the cohort chunk by chunk; uploads are checked and folded in as they come."""
+        config = self.config
+        weights = client_weights(self.clients.sizes[chosen], config.weights)
+        received = downlink.as_received(self.state, config.wire_dtype)
+        manifest = self._manifest(round)
+        gathered = Gathering(
+            before=received,
+            rule=config.combination,
+            assumed_bad=config.assumed_bad or 0,
+            keep=not self.method.linear,
+            release=self._release,
+            total={s.name: torch.zeros(s.shape, dtype=torch.float64) for s in manifest.specs},
+        )
+        limit = norms.limit(config.max_upload_norm, self.plan, self.state, config.num_clients)
         results = []
         size = self._chunk_size(round)
         for part in (slice(at, at + size) for at in range(0, len(chosen), size)):
-            result, upload = self._train_chunk(round, chosen[part], received)
+            ids = chosen[part]
+            result, packed = self._train_chunk(round, ids, received)
             results.append(result)
-            if self._release is not None:
-                total = self._release.add(total, received, upload)
-            else:
-                accumulator.add(upload, weights[part])
-            if not self.method.linear:
-                kept.append(upload)
-        mean = (
-            accumulator.result()
-            if self._release is None
-            else self._release.mean(round, total, received)
-        )
-        uploads = {n: torch.cat([k[n] for k in kept]) for n in kept[0]} if kept else None
-        return results, mean, uploads, weights
+            receipt = receive(packed, ids, manifest, received, limit, late[part], self.corrupt)
+            gathered.add(receipt, weights[part])
+        gathered.check(round, config.min_clients)
+        return results, gathered
+
+    def _manifest(self, round: int) -> Manifest:
+        """What is uploaded after this round."""
+        shared = [spec for spec in self.trainable(round) if spec.name not in self.personal]
+        return Manifest(round, shared, self.config.wire_dtype)
 
     def _train_chunk(
         self, round: int, ids: np.ndarray, received: Tensors
-    ) -> tuple[LocalResult, Stack]:
-        """Local training of some clients, and their packed, counted, unpacked uploads."""
+    ) -> tuple[LocalResult, Packed]:
+        """Local training of some clients, and their packed, counted uploads."""
         trainable = [spec.name for spec in self.trainable(round)]
         personal = [name for name in self.personal if name in received]
         start = {n: received[n].expand(len(ids), *received[n].shape) for n in trainable}
@@ -216,46 +231,26 @@ class Simulation:
             self.client_states.scatter(ids, {n: result.trained.get(n, start[n]) for n in personal})
         return result, self._upload(round, ids, result)
 
-    def _upload(self, round: int, ids: np.ndarray, result: LocalResult) -> Stack:
-        """Pack what the method uploads; what the server uses is what it unpacked."""
-        items = [
-            Dense(spec.name, spec.kind, result.trained[spec.name])
-            for spec in self.trainable(round)
-            if spec.name not in self.personal
-        ]
-        if self.plan is not None:
-            uncovered = {item.name for item in items} - set(self.plan.covered)
-            if uncovered:
-                raise RuntimeError(
-                    f"upload of {sorted(uncovered)} is not covered by the privacy plan"
-                )
-        packed = pack(items, self.config.wire_dtype)
+    def _upload(self, round: int, ids: np.ndarray, result: LocalResult) -> Packed:
+        """Pack and count what the method uploads."""
+        covered = None if self.plan is None else self.plan.covered
+        packed = self._manifest(round).pack(ids, result.trained, covered)
         self.communication.add(round, "uplink", ids, packed.lines)
-        return {
-            item.name: item.values.float() for item in unpack(packed) if isinstance(item, Dense)
-        }
+        return packed
 
-    def _combine(
-        self, round: int, mean: Tensors, uploads: Stack | None, weights: np.ndarray
-    ) -> None:
-        """Server optimiser, the method's own step, merges into the base."""
+    def _combine(self, round: int, mean: Tensors, gathered: Gathering) -> None:
+        """Server optimiser, the method's own step, merges into the base; all of it or nothing."""
         stepped, optimizer = server_step(self.config.server_optimizer, self.state, mean)
         context = AggregateContext(round, self.network.sites, self.network.scale, self.options)
-        update = self.method.aggregate(
-            self.state, stepped, uploads, torch.from_numpy(weights), context
-        )
-        self.state = apply_update(self.state, update, round, self.network.scale, optimizer)
+        uploads = gathered.uploads if gathered.keep else None
+        weights = torch.from_numpy(gathered.weights)
+        update = self.method.aggregate(self.state, stepped, uploads, weights, context)
+        state = apply_update(self.state, update, round, self.network.scale, optimizer)
+        check_finite(state, update)
+        past = norms.remember(state.upload_norms, gathered.norms)
+        self.state = replace(state, upload_norms=past)
         if update.merges:
             self.network.add_to_base(self.state.base_delta)
-
-    def _received(self) -> Tensors:
-        """Global tensors as a client holds them: rounded by the wire once they have changed."""
-        if self.config.wire_dtype == "float32":
-            return dict(self.state.tensors)
-        return {
-            n: v.to(torch.bfloat16).float() if self.state.versions.get(n, 0) else v
-            for n, v in self.state.tensors.items()
-        }
 
     def _batches(self, round: int, ids: np.ndarray) -> list[batches.StepBatches]:
         steps = []

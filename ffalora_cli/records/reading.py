@@ -125,7 +125,8 @@ def _round(file: Path, line: dict[str, Any]) -> RoundRecord:
             key: float("nan") if value is None else float(value)
             for key, value in line["metrics"].items()
         }
-        return RoundRecord(int(line["round"]), metrics, tuple(line.get("clients", ())))
+        clients, rejected = (tuple(line.get(key, ())) for key in ("clients", "rejected"))
+        return RoundRecord(int(line["round"]), metrics, clients, rejected)
     except (KeyError, TypeError, ValueError, AttributeError):
         raise ConfigError(f"{file}: not a round record; run the experiment again") from None
 
