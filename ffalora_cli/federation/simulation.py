@@ -113,6 +113,7 @@ class Simulation:
         mean = gathered.combined(round)
         if mean:  # empty if nothing arrived, unless client-level privacy releases noise for it
             self._combine(round, mean, gathered)
+        self.state = replace(self.state, round=round)
         self.client_states.took_part(chosen, round)
         metrics = train_metrics(results, time.perf_counter() - began)
         metrics |= arrival_metrics(len(asked) - len(chosen), int(late.sum()), gathered.rejected)
