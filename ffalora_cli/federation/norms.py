@@ -47,14 +47,17 @@ class NormLimit:
 
 
 def median_of_others(values: np.ndarray) -> np.ndarray:
-    """For each value the lower median of all the others, ``[n]``; zeros for fewer than two."""
+    """For each value the upper median of all the others, ``[n]``; zeros for fewer than two.
+
+    The upper one, so that of three clients a very short update does not make the others look long.
+    """
     count = len(values)
     if count < 2:
         return np.zeros(count)
     order = np.argsort(values, kind="stable")
     rank = np.empty(count, dtype=np.int64)
     rank[order] = np.arange(count)
-    middle = (count - 2) // 2  # among count - 1 values
+    middle = (count - 1) // 2  # among count - 1 values
     return np.where(rank > middle, values[order[middle]], values[order[middle + 1]])
 
 

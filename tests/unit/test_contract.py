@@ -217,9 +217,7 @@ def test_too_few_usable_uploads_end_the_run_and_keep_the_last_model():
     sim.corrupt = lambda round, client, sent: one(torch.nan)(sent) if client < round else sent
     sim.play(1)
     kept = sim.state
-    with pytest.raises(
-        RunFailed, match=r"round 2: 5 usable uploads.*min_clients=6.*client 0: it h"
-    ):
+    with pytest.raises(RunFailed, match=r"round 2: 5 usable.*min_clients=6.*client 0: it h"):
         sim.play(2)
     assert sim.state is kept
     everybody = federate(min_clients=0)
