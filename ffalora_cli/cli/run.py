@@ -16,7 +16,7 @@ from ffalora_cli.cli.display import Display, open_display
 from ffalora_cli.cli.exits import DONE, FAILED, PARTLY_DONE, TERMINATED
 from ffalora_cli.cli.jobs import Job, plan
 from ffalora_cli.cli.units import score
-from ffalora_cli.config.errors import ConfigError
+from ffalora_cli.config.errors import ConfigError, RunFailed
 
 _EXAMPLES = """\
 examples:
@@ -82,6 +82,11 @@ def _one(job: Job, quiet: bool, again: bool, command: list[str]) -> tuple[int, s
             )
         except ConfigError:
             raise
+        except RunFailed as error:
+            display.close()
+            kept = display.facts.get("run_dir")
+            print(f"ffalora: run failed: {error}; records in {kept}", file=sys.stderr)
+            return FAILED, f"failed: {error}"
         except KeyboardInterrupt:
             run_dir = display.facts.get("run_dir")
             kept = f"the rounds so far are in {run_dir}" if run_dir else "nothing was written"

@@ -111,6 +111,7 @@ def build(config: Config, signature: str, observer: Observer) -> Parts:
 
     from ffalora_cli.data.partition import label_table
     from ffalora_cli.engine import MAX_TOKENS, build_engine, pick_device
+    from ffalora_cli.federation.robust import combination_warnings
     from ffalora_cli.federation.simulation import Simulation
     from ffalora_cli.federation.tensors import covered_names
     from ffalora_cli.methods import registry
@@ -128,6 +129,8 @@ def build(config: Config, signature: str, observer: Observer) -> Parts:
     observer.note("planning privacy" if config.privacy.unit != "none" else "loading the model")
     plan = make_plan(config.privacy, clients.sizes, config.federation, covered=())
     for warning in plan.warnings if plan else ():
+        observer.note(f"warning: {warning}")
+    for warning in combination_warnings(config):
         observer.note(f"warning: {warning}")
     network = load_network(
         config.model,

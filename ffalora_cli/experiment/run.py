@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from ffalora_cli.config.errors import RunFailed
 from ffalora_cli.config.schema import Config
 from ffalora_cli.experiment.observer import Observer
 from ffalora_cli.experiment.parts import build
@@ -18,6 +19,7 @@ from ffalora_cli.types import RoundRecord
 
 if TYPE_CHECKING:
     from ffalora_cli.experiment.parts import Parts
+    from ffalora_cli.federation.diagnosis import Watch
 
 
 def run(
@@ -92,12 +94,43 @@ def _drive(
 ) -> dict[str, Any]:
     """All rounds, each on disk before anyone is told; then adapter and summary."""
     records = []
-    for record in _records(parts):
-        records.append(record)
-        directory.append_round(record)
-        directory.append_communication(parts.simulation.communication.rows(record.round))
-        tracker.log(record)
-        observer.round_done(record)
+    watch = _watch(parts)
+    try:
+        for record in _records(parts):
+            records.append(record)
+            directory.append_round(record)
+            directory.append_communication(parts.simulation.communication.rows(record.round))
+            tracker.log(record)
+            observer.round_done(record)
+            for note in watch.see(record):
+                observer.note(note)
+    except RunFailed as failure:
+        _write_model(parts, directory)
+        raise watch.explained(failure) from None
+    _write_model(parts, directory)
+    for note in watch.closing():
+        observer.note(note)
+    headline = f"eval/{parts.config.task.metrics[0]}"
+    if "lora_b" in parts.method.personal:  # the global model has no B: clients' own are the result
+        headline = "eval/personalized_accuracy"
+    statement = _privacy_statement(parts)
+    if statement is not None:
+        directory.write_privacy(statement)
+    summary = summarize(records, headline, time.perf_counter() - began, {"privacy": statement})
+    directory.write_summary(summary)
+    return summary
+
+
+def _watch(parts: Parts) -> Watch:
+    """Who looks for bad uploads and divergence; chance is the most frequent class's share."""
+    from ffalora_cli.federation.diagnosis import Watch
+
+    counts = parts.label_counts.sum(axis=0)
+    return Watch(parts.config, float(counts.max() / counts.sum()))
+
+
+def _write_model(parts: Parts, directory: RunDirectory) -> None:
+    """The model of the last good round, and what stays with the clients."""
     simulation, config = parts.simulation, parts.config
     directory.write_adapter(
         simulation.state.tensors
@@ -109,15 +142,6 @@ def _drive(
     )
     if simulation.personal:
         directory.write_clients(simulation.client_states.to_tensors())
-    headline = f"eval/{config.task.metrics[0]}"
-    if "lora_b" in parts.method.personal:  # the global model has no B: clients' own are the result
-        headline = "eval/personalized_accuracy"
-    statement = _privacy_statement(parts)
-    if statement is not None:
-        directory.write_privacy(statement)
-    summary = summarize(records, headline, time.perf_counter() - began, {"privacy": statement})
-    directory.write_summary(summary)
-    return summary
 
 
 def _records(parts: Parts) -> Iterator[RoundRecord]:

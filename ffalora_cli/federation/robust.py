@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from ffalora_cli.config.errors import ConfigError
+from ffalora_cli.config.schema import Config
 from ffalora_cli.types import Stack, Tensors
 
 MOST_BYTES = 4 * 2**30  # of a round's updates in float64; a rule holds two or three such copies
@@ -127,3 +128,23 @@ def check_memory(rule: str, clients: int, parameters: int) -> None:
             f"({clients * parameters * 8 / 2**30:.1f} GiB); set federation.cohort_size to at most "
             f"{fitting}, or federation.combination=mean"
         )
+
+
+def combination_warnings(config: Config) -> tuple[str, ...]:
+    """What a valid choice of rule does not do."""
+    federation, found = config.federation, []
+    rule, clients = federation.combination, federation.cohort_size or federation.num_clients
+    if rule == "mean":
+        return ()
+    if clients < 5 and config.partition.name != "iid":
+        found.append(
+            f"with {clients} clients of skewed data honest updates differ as much as an attack "
+            f"does, and federation.combination={rule} cannot tell them apart; what limits the "
+            "damage: the finite check (always on), federation.max_upload_norm, norm_bound, median"
+        )
+    if federation.weights == "size" and rule != "norm_bound":
+        found.append(
+            f"federation.combination={rule} counts every client once; federation.weights=size has "
+            "no effect on it"
+        )
+    return tuple(found)
