@@ -85,7 +85,8 @@ def _one(job: Job, quiet: bool, again: bool, command: list[str]) -> tuple[int, s
         except RunFailed as error:
             display.close()
             kept = display.facts.get("run_dir")
-            print(f"ffalora: run failed: {error}; records in {kept}", file=sys.stderr)
+            where = f"; records in {kept}" if kept else ""
+            print(f"ffalora: run failed: {error}{where}", file=sys.stderr)
             return FAILED, f"failed: {error}"
         except KeyboardInterrupt:
             run_dir = display.facts.get("run_dir")

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
 from safetensors.torch import load_file
 
 from ffalora_cli import experiment
 from ffalora_cli.cli.jobs import plan
 from ffalora_cli.cli.main import main
+from ffalora_cli.config.errors import RunFailed
 from ffalora_cli.records.reading import read_run
 
 SMALL = [
@@ -37,6 +39,7 @@ class Notes:
         pass
 
 
+@pytest.mark.slow
 def test_an_exploding_run_ends_with_one_line_exit_code_one_and_its_records(tmp_path, capsys):
     """Both factors at a rate of 10^30: after the first round no gradient is finite any more."""
     typed = [*SMALL, "privacy=none", "method=lora", "federation.local_lr=1e30"]
@@ -89,3 +92,14 @@ def test_a_rejection_is_in_the_records(tmp_path, monkeypatch):
         assert record.rejected == ({"client": 1, "reason": "unreadable"},)
     assert sum("client 1 is left out" in note for note in seen.notes) == 1
     assert any("2 uploads of 1 clients were rejected" in note for note in seen.notes)
+
+
+def test_a_failed_run_is_one_line_without_traceback(tmp_path, monkeypatch, capsys):
+    def fail(*arguments, **options):
+        raise RunFailed("round 7: diverged: " + "because " * 20 + "so")
+
+    monkeypatch.setattr(experiment, "run", fail)
+    assert main(["run", f"paths.runs={tmp_path}"]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("ffalora: run failed: round 7: diverged: ") and "because so" in line
+    assert list(tmp_path.iterdir()) == []
