@@ -70,6 +70,7 @@ def _job(overrides: Sequence[str], plain: dict[str, Any]) -> Job:
         units=method.units,
         refusal=method.refusal,
         needs_plain_averaging=method.needs_plain_averaging,
+        linear=method.linear,
     )
     resolved = to_plain(config)
     return Job(tuple(overrides), config, resolved, signature(resolved))

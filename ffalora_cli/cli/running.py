@@ -13,7 +13,7 @@ from ffalora_cli.cli.display import Display, open_display
 from ffalora_cli.cli.exits import DONE, FAILED
 from ffalora_cli.cli.jobs import Job
 from ffalora_cli.cli.units import score
-from ffalora_cli.config.errors import ConfigError
+from ffalora_cli.config.errors import ConfigError, RunFailed
 from ffalora_cli.stopping import StopFlag, Stopped
 
 
@@ -64,6 +64,12 @@ def play(
         except Stopped as stopped:
             stopped.args = (*stopped.args, _stopped(display))
             raise
+        except RunFailed as error:
+            display.close()
+            kept = display.facts.get("run_dir")
+            where = f"; records in {kept}" if kept else ""
+            print(f"ffalora: run failed: {error}{where}", file=sys.stderr)
+            return FAILED, f"failed: {error}"
         except Exception as error:
             display.close()
             print(f"ffalora: {_failure(error, job, display)}", file=sys.stderr)

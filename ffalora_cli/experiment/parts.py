@@ -114,6 +114,7 @@ def build(config: Config, signature: str, observer: Observer, poll: Poll = never
 
     from ffalora_cli.data.partition import label_table
     from ffalora_cli.engine import auto_max_tokens, build_engine, pick_device
+    from ffalora_cli.federation.robust import combination_warnings
     from ffalora_cli.federation.simulation import Simulation
     from ffalora_cli.federation.tensors import covered_names
     from ffalora_cli.methods import registry
@@ -134,6 +135,8 @@ def build(config: Config, signature: str, observer: Observer, poll: Poll = never
     shared = find_shared_rows(data.train.hashes, clients.rows, clients.offsets)
     plan = make_plan(config.privacy, clients.sizes, config.federation, (), shared)
     for warning in plan.warnings if plan else ():
+        observer.note(f"warning: {warning}")
+    for warning in combination_warnings(config):
         observer.note(f"warning: {warning}")
     network = load_network(
         config.model,

@@ -6,14 +6,17 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from ffalora_cli.config.errors import RunFailed
 from ffalora_cli.experiment.observer import Observer
 from ffalora_cli.experiment.session import Session
+from ffalora_cli.records.run_directory import RunDirectory
 from ffalora_cli.records.summary import summarize
 from ffalora_cli.records.trackers.base import Tracker
 from ffalora_cli.types import RoundRecord
 
 if TYPE_CHECKING:
     from ffalora_cli.experiment.parts import Parts
+    from ffalora_cli.federation.diagnosis import Watch
 
 
 def drive(session: Session, tracker: Tracker, observer: Observer) -> dict[str, Any]:
@@ -22,18 +25,51 @@ def drive(session: Session, tracker: Tracker, observer: Observer) -> dict[str, A
     Returns:
         The summary, as written to ``summary.json``.
     """
-    for record in _records(session):
-        session.commit(record)
-        tracker.log(record)
-        observer.round_done(record)
     parts, directory = session.parts, session.directory
-    simulation, config = parts.simulation, parts.config
-    last = session.records[-1].round
-    if last < config.federation.rounds:
+    watch = _watch(session)
+    try:
+        for record in _records(session):
+            session.commit(record)
+            tracker.log(record)
+            observer.round_done(record)
+            for note in watch.see(record):
+                observer.note(note)
+    except RunFailed as failure:
+        _write_model(parts, directory)
+        raise watch.explained(failure) from None
+    _write_model(parts, directory)
+    last, rounds = session.records[-1].round, parts.config.federation.rounds
+    if last < rounds:
         observer.note(
-            f"stopped after round {last} of {config.federation.rounds}: "
-            "no client's privacy budget affords another"
+            f"stopped after round {last} of {rounds}: no client's privacy budget affords another"
         )
+    for note in watch.closing():
+        observer.note(note)
+    statement = privacy_statement(parts)
+    if statement is not None:
+        directory.write_privacy(statement)
+    summary = summarize(session.records, session.headline, session.seconds, {"privacy": statement})
+    directory.write_summary(summary)
+    return summary
+
+
+def _watch(session: Session) -> Watch:
+    """Who looks for bad uploads and divergence; chance is the most frequent class's share.
+
+    It has seen the earlier sittings: what it said then is not said again.
+    """
+    from ffalora_cli.federation.diagnosis import Watch
+
+    counts = session.parts.label_counts.sum(axis=0)
+    watch = Watch(session.parts.config, float(counts.max() / counts.sum()))
+    for record in session.records:
+        watch.see(record)
+    return watch
+
+
+def _write_model(parts: Parts, directory: RunDirectory) -> None:
+    """The model of the last good round, and what stays with the clients."""
+    simulation, config = parts.simulation, parts.config
     directory.write_adapter(
         simulation.state.tensors
         | {f"merge.{n}": v for n, v in simulation.state.base_delta.items()},
@@ -44,12 +80,6 @@ def drive(session: Session, tracker: Tracker, observer: Observer) -> dict[str, A
     )
     if simulation.personal:
         directory.write_clients(simulation.client_states.to_tensors())
-    statement = privacy_statement(parts)
-    if statement is not None:
-        directory.write_privacy(statement)
-    summary = summarize(session.records, session.headline, session.seconds, {"privacy": statement})
-    directory.write_summary(summary)
-    return summary
 
 
 def privacy_statement(parts: Parts) -> dict[str, Any] | None:

@@ -53,6 +53,7 @@ def snapshot(simulation: Simulation) -> tuple[Tensors, dict[str, Any]]:
         "order": {group: list(groups[group]) for group in ("tensors", "optimizer", "delta")},
         "merges": [{"site": merge.site, "round": merge.round} for merge in state.merges],
         "max_grad_norm": state.max_grad_norm,
+        "upload_norms": list(state.upload_norms),
     }
     return tensors, facts
 
@@ -98,6 +99,7 @@ def restore(
         merges=merges,
         base_delta=groups["delta"],
         max_grad_norm=facts["max_grad_norm"],
+        upload_norms=tuple(facts["upload_norms"]),
     )
     simulation.client_states = ClientStates.from_tensors(clients)
     simulation.communication = CommunicationLedger.restore(simulation.config.num_clients, rows)

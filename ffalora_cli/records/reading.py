@@ -115,7 +115,8 @@ def _round(file: Path, line: dict[str, Any]) -> RoundRecord:
     _versioned(file, line)
     try:
         metrics = {key: _number(value) for key, value in line["metrics"].items()}
-        return RoundRecord(int(line["round"]), metrics, tuple(line.get("clients", ())))
+        clients, rejected = (tuple(line.get(key, ())) for key in ("clients", "rejected"))
+        return RoundRecord(int(line["round"]), metrics, clients, rejected)
     except (KeyError, TypeError, ValueError, AttributeError):
         raise ConfigError(f"{file}: not a round record; run the experiment again") from None
 

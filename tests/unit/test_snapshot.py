@@ -41,3 +41,13 @@ def test_a_spent_budget_is_not_played_on_after_a_restore():
     assert (left > 0).all()
     sim.plan = dataclasses.replace(sim.plan, planned_steps=sim.privacy_ledger.steps_taken.copy())
     assert not list(sim.rounds()) and sim.state.round == 1
+
+
+def test_usual_update_norms_come_back_to_the_bit():
+    sim = simulate(private=False)
+    next(sim.rounds())
+    tensors, facts = snapshot(sim)
+    again = simulate(private=False)
+    restore(again, tensors, json.loads(json.dumps(facts)), ())
+    assert len(sim.state.upload_norms) == 1 and sim.state.upload_norms[0] > 0
+    assert again.state.upload_norms == sim.state.upload_norms
