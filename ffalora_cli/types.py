@@ -93,6 +93,15 @@ class Seed:
 
 
 @dataclass(frozen=True)
+class Tag:
+    """Whose upload it is and of which round: eight bytes at the start of each client's body."""
+
+    round: np.ndarray  # int64 [clients]
+    client: np.ndarray  # int64 [clients]
+    name: str = "upload"
+
+
+@dataclass(frozen=True)
 class LowRankMerge:
     """``W += scale * left @ right`` at one site, sent by its factors."""
 
@@ -109,7 +118,7 @@ class DenseMerge:
     values: torch.Tensor  # [d_out, d_in]
 
 
-PayloadItem = Dense | Seed | LowRankMerge | DenseMerge
+PayloadItem = Dense | Seed | Tag | LowRankMerge | DenseMerge
 
 
 @dataclass(frozen=True)
@@ -141,6 +150,7 @@ class ServerState:
     merges: tuple[Merge, ...] = ()  # recent merges, oldest first, as long as a client may need them
     base_delta: Tensors = field(default_factory=dict)  # site -> dense change of W [d_out, d_in]
     max_grad_norm: float | None = None  # of the next round, once an adaptive clip has moved
+    upload_norms: tuple[float, ...] = ()  # median update norm of recent rounds, oldest first
 
 
 @dataclass(frozen=True)
@@ -150,3 +160,4 @@ class RoundRecord:
     round: int
     metrics: Mapping[str, float]
     clients: tuple[Mapping[str, Any], ...] = ()
+    rejected: tuple[Mapping[str, Any], ...] = ()  # uploads: {"client": id, "reason": code}

@@ -17,6 +17,7 @@ from ffalora_cli.models.adapters import Factor
 from ffalora_cli.types import Stack, Tensors
 
 if TYPE_CHECKING:
+    from ffalora_cli.federation.contract import Receipt
     from ffalora_cli.federation.simulation import Simulation
 
 SeeStep = Callable[[np.ndarray], None]
@@ -147,11 +148,11 @@ class CanaryEngine(StackedEngine):
 
 def watch_uploads(simulation: Simulation, see: Callable[[Stack], None]) -> None:
     """Show every upload ``[clients, ...]`` as the server unpacks it, before it is used."""
-    send = simulation._upload
+    receive = simulation._receive
 
-    def upload(*arguments: Any) -> Stack:
-        received = send(*arguments)
-        see(received)
-        return received
+    def watched(*arrived: Any) -> Receipt:
+        receipt = receive(*arrived)
+        see(receipt.uploads)
+        return receipt
 
-    simulation.__dict__[send.__name__] = upload  # this simulation alone
+    simulation.__dict__[receive.__name__] = watched  # this simulation alone

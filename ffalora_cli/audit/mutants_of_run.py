@@ -103,13 +103,14 @@ def _uncovered_upload() -> AbstractContextManager[None]:
     """One tensor more than the plan covers, as with an unprotected head."""
 
     def wrap(real: Any) -> Any:
-        def upload(self, round, ids, result):  # type: ignore[no-untyped-def]
-            loss = torch.from_numpy(result.loss_sum).float()[:, None]
-            return real(self, round, ids, result) | {"train_loss": loss}
+        def receive(self, *arrived):  # type: ignore[no-untyped-def]
+            receipt = real(self, *arrived)
+            norm = torch.from_numpy(receipt.norms).float()[:, None]
+            return replace(receipt, uploads=receipt.uploads | {"update_norm": norm})
 
-        return upload
+        return receive
 
-    return seams.upload(wrap)
+    return seams.arrival(wrap)
 
 
 def _partly_raw() -> AbstractContextManager[None]:
@@ -118,9 +119,9 @@ def _partly_raw() -> AbstractContextManager[None]:
     def wrap(real: Any) -> Any:
         def upload(self, round, ids, result):  # type: ignore[no-untyped-def]
             loss = torch.from_numpy(result.loss_sum).float()
-            stack = real(self, round, ids, result)
-            shape = {n: (-1, *[1] * (v.dim() - 1)) for n, v in stack.items()}
-            return {n: v + 1e-3 * loss.view(shape[n]) for n, v in stack.items()}
+            shape = {n: (-1, *[1] * (v.dim() - 1)) for n, v in result.trained.items()}
+            raw = {n: v + 1e-3 * loss.view(shape[n]) for n, v in result.trained.items()}
+            return real(self, round, ids, replace(result, trained=raw))
 
         return upload
 

@@ -1,7 +1,7 @@
 """The observer: writes down what every optimiser step was given and what every client uploaded.
 
-The only places where the audit reaches into the run's code: ``Simulation.engine``, its ``_upload``,
-and ``StackedEngine.per_example_gradients``, all on the instance under test.
+The only places where the audit reaches into the run's code: ``Simulation.engine``, its
+``_receive``, and ``StackedEngine.per_example_gradients``, all on the instance under test.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from ffalora_cli.types import Stack
 
 if TYPE_CHECKING:
     from ffalora_cli.data.batches import StepBatches
+    from ffalora_cli.federation.contract import Receipt
     from ffalora_cli.federation.simulation import Simulation
 
 Craft = Callable[[np.ndarray, np.ndarray], Tensor]
@@ -133,16 +134,17 @@ def watch(
     if craft is not None:
         observed.engine.per_example_gradients = _crafted(craft)
         observed.engine.books = False
-    upload = simulation._upload
+    receive = simulation._receive
 
-    def keep(round: int, ids: np.ndarray, result: LocalResult) -> Stack:
-        observed.seen[-1].upload = upload(round, ids, result)
+    def keep(*arrived: Any) -> Receipt:
+        receipt = receive(*arrived)
+        observed.seen[-1].upload = receipt.uploads
         if simulation.privacy_ledger is not None:
             observed.seen[-1].charged = simulation.privacy_ledger.steps_taken.copy()
-        return observed.seen[-1].upload
+        return receipt
 
     simulation.engine = observed
-    simulation._upload = keep  # type: ignore[method-assign]
+    simulation._receive = keep  # type: ignore[method-assign, assignment]
     return observed.seen
 
 

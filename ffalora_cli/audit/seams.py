@@ -89,8 +89,17 @@ def ledger(wrap: Wrap) -> Iterator[None]:
 
 @contextmanager
 def upload(wrap: Wrap) -> Iterator[None]:
-    """``Simulation._upload(self, round, ids, result) -> stack``, as the server unpacked it."""
+    """``Simulation._upload(self, round, ids, result) -> Packed``: what a chunk sends."""
     from ffalora_cli.federation.simulation import Simulation
 
     with replaced(Simulation, "_upload", wrap):
+        yield
+
+
+@contextmanager
+def arrival(wrap: Wrap) -> Iterator[None]:
+    """``Simulation._receive(self, round, ids, packed, ...) -> Receipt``: what was unpacked."""
+    from ffalora_cli.federation.simulation import Simulation
+
+    with replaced(Simulation, "_receive", wrap):
         yield

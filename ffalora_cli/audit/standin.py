@@ -7,6 +7,7 @@ Only the frozen weights and the rows are stand-ins: the mechanism must hold for 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -67,6 +68,9 @@ class Subject:
         offsets = np.concatenate([[0], np.cumsum(self.plan.examples)])
         everybody: dict[str, Any] = {"num_clients": plan.num_clients, "cohort_size": None}
         everybody |= {"cohort_sampling": "full", "eval_clients": False}
+        # What left a client has left it, whether or not the server uses it.
+        everybody |= {"dropout_rate": 0.0, "straggler_rate": 0.0, "combination": "mean"}
+        everybody |= {"max_upload_norm": math.inf}
         protocol = replace(config.federation, **(everybody | federation))
         plan = replace(plan, steps_per_round=protocol.local_steps)
         # What an earlier simulation merged into the shared base weights is taken out again.

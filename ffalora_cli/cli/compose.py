@@ -56,6 +56,27 @@ def compose_jobs(overrides: Sequence[str], sweep: bool) -> list[tuple[list[str],
     return jobs
 
 
+def change(plain: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """A resolved configuration with some keys set; groups cannot be chosen again.
+
+    Args:
+        plain: resolved, as a run folder has it.
+        overrides: ``key=value`` in Hydra's grammar.
+
+    Raises:
+        ConfigError: anything wrong with an override, in one line.
+    """
+    (settings,) = expand(overrides, sweep=False)
+    for text in settings:
+        group = text.split("=", 1)[0]
+        if group in groups():
+            raise ConfigError(
+                f"{group}: a recorded run has keys, no groups; set {group}.name=... or another key"
+            )
+    with _guarded_environment():
+        return _resolve(_with_settings(OmegaConf.create(dict(plain)), settings))
+
+
 @cache  # a sweep over seeds composes its groups once; 0.1 s each
 def _compose(chosen: tuple[str, ...]) -> DictConfig:
     """Hydra's part: the defaults list with these group choices; not to be changed in place."""

@@ -36,8 +36,9 @@ class Display:
         self.stream = stream or sys.stdout
         self.facts: Mapping[str, Any] = {}
         self.columns = table.columns(job.config)
-        self._done = 0
-        self._began: float | None = None  # when round 0 was done: training starts
+        self.done: int | None = None  # last round on disk
+        self._first = 0  # round that this sitting began with
+        self._began: float | None = None  # when the first round was done: training starts
         self._reached: float | None = None  # when the last round was done
 
     def __enter__(self) -> Display:
@@ -55,13 +56,14 @@ class Display:
     def started(self, facts: Mapping[str, Any]) -> None:
         """The first round is about to begin."""
         self.facts = facts
+        self.done = facts.get("done")
 
     def round_done(self, record: RoundRecord) -> None:
         """A round is on disk."""
         self._reached = time.monotonic()
         if self._began is None:
-            self._began = self._reached
-        self._done = record.round
+            self._began, self._first = self._reached, record.round
+        self.done = record.round
 
     def finished(self, summary: Mapping[str, Any]) -> None:
         """The run is on disk; says what came out."""
@@ -72,11 +74,12 @@ class Display:
             self._write(line)
 
     def remaining(self) -> float | None:
-        """Seconds to the end at the pace so far; None before the first round is done."""
-        if self._began is None or self._reached is None or self._done < 1:
+        """Seconds to the end at the pace so far; None before a round was timed."""
+        played = (self.done or 0) - self._first
+        if self._began is None or self._reached is None or self.done is None or played < 1:
             return None
-        pace = (self._reached - self._began) / self._done
-        left = pace * (self.job.config.federation.rounds - self._done)
+        pace = (self._reached - self._began) / played
+        left = pace * (self.job.config.federation.rounds - self.done)
         return max(0.0, left - (time.monotonic() - self._reached))
 
     def moment(self, record: RoundRecord) -> table.Moment:
@@ -171,11 +174,11 @@ class LiveDisplay(PlainDisplay):
 
         rounds = self.job.config.federation.rounds
         speed = number(self._last.get("time/samples_per_second"), 0)
-        status = f"round {self._done}/{rounds}  {speed} samples/s  elapsed "
+        status = f"round {self.done or 0}/{rounds}  {speed} samples/s  elapsed "
         status += human_seconds(time.monotonic() - self._opened)
         status += f"  ETA {human_seconds(self.remaining())}"
         line = Table.grid(padding=(0, 2))
-        line.add_row(ProgressBar(total=rounds, completed=self._done, width=16), Text(status))
+        line.add_row(ProgressBar(total=rounds, completed=self.done or 0, width=16), Text(status))
         rows = [Text(row, no_wrap=True) for row in self._rows]
         return Group(Text(table.heading(self.columns), style="bold", no_wrap=True), *rows, line)
 

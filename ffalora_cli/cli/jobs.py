@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from ffalora_cli.config import rules
@@ -47,6 +48,18 @@ def plan(overrides: Sequence[str], sweep: bool = False) -> list[Job]:
     return jobs
 
 
+def recorded(folder: Path, overrides: Sequence[str]) -> Job:
+    """The job a run folder was made by, with settings changed.
+
+    Raises:
+        ConfigError: a folder that is no run, or anything wrong with an override.
+    """
+    from ffalora_cli.cli.compose import change
+    from ffalora_cli.records.reading import read_config
+
+    return _job(overrides, change(read_config(folder), overrides))
+
+
 def _job(overrides: Sequence[str], plain: dict[str, Any]) -> Job:
     from ffalora_cli.methods import registry
 
@@ -57,6 +70,7 @@ def _job(overrides: Sequence[str], plain: dict[str, Any]) -> Job:
         units=method.units,
         refusal=method.refusal,
         needs_plain_averaging=method.needs_plain_averaging,
+        linear=method.linear,
     )
     resolved = to_plain(config)
     return Job(tuple(overrides), config, resolved, signature(resolved))

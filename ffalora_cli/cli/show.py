@@ -53,7 +53,9 @@ def _lines(records: RunRecords) -> list[str]:
     summary |= {"run_dir": str(records.path), "privacy": records.privacy}
     lines += words.closing(summary, config.task.metrics)
     if records.summary is None:
-        lines += words.labelled("note", "this run did not finish; these are its last records")
+        go_on = f"go on with: ffalora resume {records.path}"
+        note = f"this run did not finish; these are its last records; {go_on}"
+        lines += words.labelled("note", note)
     return lines + _provenance(records.manifest)
 
 

@@ -1,4 +1,4 @@
-"""The one exception a person is meant to read."""
+"""The exceptions a person is meant to read."""
 
 from __future__ import annotations
 
@@ -12,6 +12,13 @@ class ConfigError(ValueError):
     """Bad usage or configuration: key or file, what was wrong, nearest valid value, one remedy.
 
     ``cli`` prints its text as one line and exits with code 2; nothing has been written then.
+    """
+
+
+class RunFailed(Exception):
+    """A run that cannot go on although its configuration is valid: what happened, and a remedy.
+
+    ``cli`` prints its text as one line and exits with code 1; every finished round is on disk.
     """
 
 

@@ -10,6 +10,7 @@ import re
 from collections.abc import Set
 from pathlib import Path
 
+from ffalora_cli.config.arrivals import check_arrivals
 from ffalora_cli.config.errors import ConfigError, brief, choose, require
 from ffalora_cli.config.privacy_rules import check_privacy
 from ffalora_cli.config.schema import Config
@@ -25,6 +26,7 @@ def check(
     units: Set[str],
     refusal: str = "",
     needs_plain_averaging: bool = False,
+    linear: bool = True,
 ) -> None:
     """Refuse impossible combinations before any heavy work.
 
@@ -33,6 +35,7 @@ def check(
         units: privacy units the chosen method allows (its declaration; this room reads no method).
         refusal: why it allows no others, printed when one is asked for.
         needs_plain_averaging: whether the method excludes server optimisers.
+        linear: whether its result is linear in the uploads (robust combination needs that).
 
     Raises:
         ConfigError: the first rule that does not hold.
@@ -45,6 +48,7 @@ def check(
             f"privacy.unit={config.privacy.unit}, method={config.method.name}: "
             f"{refusal or 'its guarantee does not cover it'}; use {_private(units)}"
         )
+    check_arrivals(config, linear)
     server = config.federation.server_optimizer
     plain = server.name == "sgd" and server.lr == 1.0 and server.momentum == 0.0
     if needs_plain_averaging and not plain:

@@ -159,6 +159,14 @@ class FederationConfig:
     wire_dtype: Literal["float32", "bfloat16"]
     eval_every: int
     eval_clients: bool  # also evaluate every client of the cohort on the evaluation split
+    combination: Literal["mean", "median", "trimmed_mean", "krum", "multi_krum", "norm_bound"] = (
+        "mean"
+    )
+    assumed_bad: int | None = None  # bad clients a round may have: trimmed_mean, krum, multi_krum
+    max_upload_norm: float | None = None  # of a client's update; null = 10 x the usual
+    min_clients: int = 1  # accepted uploads below which a round with rejected ones ends the run
+    dropout_rate: float = 0.0  # chance that a client of the cohort does not answer
+    straggler_rate: float = 0.0  # chance that it answers too late
 
 
 @dataclass(frozen=True)

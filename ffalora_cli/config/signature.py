@@ -51,8 +51,18 @@ def signature(resolved: Mapping[str, Any]) -> str:
     Returns:
         The same digits for the same experiment, whatever the order of its keys.
     """
-    canonical = json.dumps(_relevant(resolved, ""), sort_keys=True, separators=(",", ":"))
+    return digest(relevant(resolved))
+
+
+def digest(value: Any) -> str:
+    """Twelve hex digits of BLAKE2b over the canonical JSON of a value."""
+    canonical = json.dumps(value, sort_keys=True, separators=(",", ":"))
     return hashlib.blake2b(canonical.encode(), digest_size=6).hexdigest()
+
+
+def relevant(resolved: Mapping[str, Any]) -> dict[str, Any]:
+    """The configuration without what cannot change results."""
+    return _relevant(resolved, "")
 
 
 def _relevant(section: Mapping[str, Any], prefix: str) -> dict[str, Any]:

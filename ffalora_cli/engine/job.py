@@ -12,6 +12,7 @@ import torch
 from ffalora_cli.data.batches import StepBatches
 from ffalora_cli.keys import Key
 from ffalora_cli.privacy.clipping import ClipKind
+from ffalora_cli.stopping import Poll, never
 from ffalora_cli.types import Stack, Tensors
 
 
@@ -58,6 +59,7 @@ class LocalJob:
     privacy: ExamplePrivacy | None = None
     dropout: float = 0.0
     dropout_key: Key = b""
+    poll: Poll = never  # between micro-batches; raises to abandon the job
 
 
 @dataclass(frozen=True)

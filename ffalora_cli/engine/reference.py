@@ -78,6 +78,7 @@ class ReferenceEngine:
             wrapped, optimizer = _make_private(model, optimizer, job, slot)
         counts = np.zeros(6)
         for step, pairs in enumerate(job.batches):
+            job.poll()
             rows = pairs.rows[pairs.slots == slot]
             if job.dropout > 0:
                 _set_dropout(model, keyed_dropout(job, step, np.full(len(rows), slot), rows))

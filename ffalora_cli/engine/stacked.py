@@ -123,6 +123,7 @@ class StackedEngine:
         max_examples = max(1, MEMORY_BYTES // (8 * max(formed, 1)))
         packed = self.network.packs and job.dropout == 0
         for batch in cut(lengths, self.max_tokens, max_examples, packed):
+            job.poll()
             slots, rows = pairs.slots[batch], pairs.rows[batch]
             tally.tokens += int(lengths[batch].sum())
             if packed and self.fixed:

@@ -11,6 +11,7 @@ from torch import nn
 
 from ffalora_cli.data.microbatch import cut
 from ffalora_cli.evaluation.metrics import confusion, score
+from ffalora_cli.stopping import Poll, never
 
 if TYPE_CHECKING:
     from ffalora_cli.models.network import Network
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def predict(
-    network: Network, examples: Examples, values: Tensors, max_tokens: int
+    network: Network, examples: Examples, values: Tensors, max_tokens: int, poll: Poll = never
 ) -> tuple[np.ndarray, np.ndarray]:
     """Predicted classes int64 [rows] and losses float64 [rows] under common tensors ``values``."""
     device = network.device
@@ -29,6 +30,7 @@ def predict(
     losses = np.empty(len(lengths), np.float64)
     with torch.no_grad():
         for rows in cut(lengths, max_tokens, len(lengths), network.packs):
+            poll()
             logits = network.logits(examples, rows, values)
             labels = torch.from_numpy(targets[rows]).to(device)
             losses[rows] = nn.functional.cross_entropy(logits, labels, reduction="none").cpu()
@@ -44,6 +46,7 @@ def evaluate(
     classes: int,
     max_tokens: int = 2048,
     prefix: str = "eval/",
+    poll: Poll = never,
 ) -> dict[str, float]:
     """Metrics and mean loss of one set of tensors on one split.
 
@@ -55,11 +58,12 @@ def evaluate(
         classes: number of classes.
         max_tokens: of a micro-batch.
         prefix: of the returned keys.
+        poll: called before every micro-batch.
 
     Returns:
         ``{prefix + name: value}`` with ``loss`` (nats) and every metric asked for.
     """
-    predictions, losses = predict(network, examples, values, max_tokens)
+    predictions, losses = predict(network, examples, values, max_tokens, poll)
     table = confusion(np.asarray(examples.labels), predictions, classes)
     result = {prefix + name: score(name, table) for name in metrics}
     result[prefix + "loss"] = float(losses.mean())
@@ -72,6 +76,7 @@ def client_accuracy(
     models: Sequence[Tensors],
     label_counts: np.ndarray,
     max_tokens: int = 2048,
+    poll: Poll = never,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Accuracy of each client's model, on the split and re-weighted to the client's labels.
 
@@ -84,6 +89,7 @@ def client_accuracy(
         models: each client's tensors, or one model for all of them.
         label_counts: int [clients, classes] of the training rows.
         max_tokens: of a micro-batch.
+        poll: called before every micro-batch.
 
     Returns:
         Two arrays float64 [clients].
@@ -92,7 +98,7 @@ def client_accuracy(
     classes = label_counts.shape[1]
     tables = np.array(
         [
-            confusion(labels, predict(network, examples, model, max_tokens)[0], classes)
+            confusion(labels, predict(network, examples, model, max_tokens, poll)[0], classes)
             for model in models
         ]
     )  # [models, classes, classes], rows are true labels

@@ -9,6 +9,7 @@ import numpy as np
 
 from ffalora_cli.config.schema import Config
 from ffalora_cli.experiment.observer import Observer
+from ffalora_cli.stopping import Poll, never
 from ffalora_cli.types import RoundRecord
 
 if TYPE_CHECKING:
@@ -47,6 +48,7 @@ class Parts:
                 len(task.classes),
                 self.max_tokens,
                 prefix,
+                simulation.poll,
             )
         record = replace(record, metrics=metrics)
         if simulation.personal or self.config.federation.eval_clients:
@@ -76,6 +78,7 @@ class Parts:
             models,
             self.label_counts[ids],
             self.max_tokens,
+            simulation.poll,
         )
         prefix = "eval/personalized_accuracy" if names else "eval/client_accuracy"
         metrics = {
@@ -105,12 +108,13 @@ def client_table(config: Config) -> tuple[np.ndarray, tuple[str, ...], np.ndarra
     return label_table(clients, labels, len(classes)), classes, clients.sizes
 
 
-def build(config: Config, signature: str, observer: Observer) -> Parts:
+def build(config: Config, signature: str, observer: Observer, poll: Poll = never) -> Parts:
     """Data, clients, privacy plan, network, engine: what can be refused is refused first."""
     import torch
 
     from ffalora_cli.data.partition import label_table
     from ffalora_cli.engine import auto_max_tokens, build_engine, pick_device
+    from ffalora_cli.federation.robust import combination_warnings
     from ffalora_cli.federation.simulation import Simulation
     from ffalora_cli.federation.tensors import covered_names
     from ffalora_cli.methods import registry
@@ -131,6 +135,8 @@ def build(config: Config, signature: str, observer: Observer) -> Parts:
     shared = find_shared_rows(data.train.hashes, clients.rows, clients.offsets)
     plan = make_plan(config.privacy, clients.sizes, config.federation, (), shared)
     for warning in plan.warnings if plan else ():
+        observer.note(f"warning: {warning}")
+    for warning in combination_warnings(config):
         observer.note(f"warning: {warning}")
     network = load_network(
         config.model,
@@ -159,6 +165,7 @@ def build(config: Config, signature: str, observer: Observer) -> Parts:
         plan=plan,
         options=dict(config.method.options),
         dropout=config.adapter.dropout,
+        poll=poll,
     )
     table = label_table(clients, data.train.labels, len(config.task.classes))
     return Parts(config, data, method, simulation, plan, table, max_tokens)

@@ -1,23 +1,26 @@
-"""One run from start to end: every round is on disk before anyone is told."""
+"""One run from start to end, or from where it stopped."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ffalora_cli.config.schema import Config
+from ffalora_cli.experiment import fork as forks
+from ffalora_cli.experiment import head, identity
 from ffalora_cli.experiment.observer import Observer
 from ffalora_cli.experiment.parts import build
-from ffalora_cli.records.manifest import build_manifest
-from ffalora_cli.records.run_directory import RunDirectory, open_run
-from ffalora_cli.records.summary import summarize
-from ffalora_cli.records.trackers.base import RunFacts, Tracker, open_tracker
-from ffalora_cli.types import RoundRecord
+from ffalora_cli.experiment.rounds import drive
+from ffalora_cli.experiment.session import Session
+from ffalora_cli.records.run_directory import LEDGER, RunDirectory, open_folder, open_run
+from ffalora_cli.records.trackers.base import RunFacts, open_tracker
+from ffalora_cli.stopping import StopFlag, Stopped
 
 if TYPE_CHECKING:
     from ffalora_cli.experiment.parts import Parts
+
+_FAILED = 1  # exit code a tracker is told
 
 
 def run(
@@ -27,199 +30,144 @@ def run(
     observer: Observer,
     again: bool = False,
     command: Sequence[str] = (),
+    stop: StopFlag | None = None,
+    folder: Path | None = None,
+    fork_of: Path | None = None,
 ) -> dict[str, Any]:
-    """Run one configuration to its end.
+    """Run one configuration to its end, from where an earlier sitting of it stopped.
 
     Args:
         config: built and checked.
         resolved: the same as a plain dictionary, for the records.
-        signature: identity of the run; a finished run of it is returned, not repeated.
+        signature: of the config; a finished run of it is returned, an unfinished one goes on.
         observer: is told what happens.
-        again: run although a finished run of this signature is there, in a folder of its own.
+        again: start over in a folder of its own, whatever there is.
         command: the command line, for the manifest.
+        stop: polled during training and evaluation.
+        folder: of the run to go on with; found by name and signature where None.
+        fork_of: folder of another run from whose last round this one starts.
 
     Returns:
         The summary, as written to ``summary.json``, plus ``run_dir`` and ``already_done``.
 
     Raises:
-        ConfigError: before anything is written.
+        ConfigError: before anything is written, or the run that is there is another one.
+        Stopped: when ``stop`` was requested; the last finished round is on disk.
     """
-    from ffalora_cli.privacy.secret import SECRET, erase_secret, run_secret
+    stop = stop or StopFlag()
+    fork = forks.open_fork(fork_of) if fork_of is not None else None
+    manifest = identity.begun_manifest(folder) if folder is not None else None
+    origin = fork.origin if fork is not None else (manifest or {}).get("forked_from")
+    signature = identity.run_signature(signature, origin)
+    if folder is not None:
+        directory = open_folder(folder)
+    else:
+        directory = open_run(config.paths.runs, config.name, signature, again)
+    if directory.finished:
+        return _already_done(directory, observer)
+    manifest = identity.begun_manifest(directory.path) if directory.begun else None
+    if manifest is not None:
+        identity.check_config(manifest, resolved, directory.path)
+        config = identity.keep_choices(config, manifest)
+    parts = build(config, signature, observer, stop.poll)
+    with directory.claim():
+        if directory.finished:
+            return _already_done(directory, observer)
+        session = _open_session(parts, directory, resolved, manifest, fork, signature, command)
+        for note in (directory.note, *session.notes):
+            if note:
+                observer.note(note)
+        return _play(session, resolved, signature, observer, stop)
+
+
+def _already_done(directory: RunDirectory, observer: Observer) -> dict[str, Any]:
+    """The result of a finished run."""
+    from ffalora_cli.privacy.secret import SECRET, erase_secret
     from ffalora_cli.records.reading import read_run
 
-    directory = open_run(config.paths.runs, config.name, signature, again)
-    if directory.finished:
-        erase_secret(directory.path / SECRET)  # should a crash have come just before
-        summary = dict(read_run(directory.path).summary or {})
-        summary |= {"run_dir": str(directory.path), "already_done": True}
-        observer.finished(summary)
-        return summary
-    began = time.perf_counter()
-    parts = build(config, signature, observer)
-    tracker = open_tracker(config.tracking)
-    if directory.note:
-        observer.note(directory.note)
-    with directory.create():
-        _open_privacy_ledger(parts, directory)
-        parts.simulation.secret = run_secret(
-            config.privacy.noise, config.seed, signature, directory.path / SECRET
+    erase_secret(directory.path / SECRET)  # should a crash have come just before
+    summary = dict(read_run(directory.path).summary or {})
+    summary |= {"run_dir": str(directory.path), "already_done": True}
+    observer.finished(summary)
+    return summary
+
+
+def _open_session(
+    parts: Parts,
+    directory: RunDirectory,
+    resolved: Mapping[str, Any],
+    manifest: Mapping[str, Any] | None,
+    fork: forks.Fork | None,
+    signature: str,
+    command: Sequence[str],
+) -> Session:
+    """A new run, a forked one, or one that goes on: folder and parts ready for the next round."""
+    from ffalora_cli.privacy.ledger import PrivacyLedger
+    from ffalora_cli.privacy.secret import SECRET, run_secret
+
+    session = Session(parts, directory, identity.identity(parts, resolved))
+    if manifest is not None:
+        identity.check_identity(manifest, session.identity, directory.path)
+    ledger = directory.path / LEDGER
+    # Before the first charge and the manifest: where either is there, the secret must be, too.
+    parts.simulation.secret = run_secret(
+        parts.config.privacy.noise,
+        parts.config.seed,
+        signature,
+        path=directory.path / SECRET,
+        resumed=manifest is not None or ledger.exists(),
+    )
+    if fork is not None:
+        forks.carry_ledger(fork, parts.plan, ledger)
+    if parts.plan is not None:  # each charge is on disk before the release it pays for
+        parts.simulation.privacy_ledger = PrivacyLedger(
+            parts.plan.noise_multiplier,
+            parts.plan.accounted_rate,
+            ledger,
+            parts.plan.count_noise,
         )
-        if directory.aside is not None:  # moved aside, so nothing will go on there
-            erase_secret(directory.aside / SECRET)
-        facts = _write_head(parts, directory, resolved, signature, command)
-        tracker.start(RunFacts(directory.id, config.name, directory.path, resolved))
-        try:
-            observer.started(facts)
-            summary = _drive(parts, directory, tracker, observer, began)
-            erase_secret(directory.path / SECRET)
-        except BaseException:
-            tracker.finish(None, exit_code=1)
-            raise
+    if manifest is None:
+        extra = {"identity": session.identity, "forked_from": fork.origin if fork else None}
+        head.write_head(parts, directory, resolved, signature, command, extra)
+    if fork is not None and not session.checkpoints.newest():
+        forks.begin(session, fork)
+    elif manifest is not None:
+        session.resume()
+        session.notes += head.add_sitting(parts, directory, manifest, command)
+    return session
+
+
+def _play(
+    session: Session,
+    resolved: Mapping[str, Any],
+    signature: str,
+    observer: Observer,
+    stop: StopFlag,
+) -> dict[str, Any]:
+    """The rounds, mirrored and observed."""
+    from ffalora_cli.privacy.secret import SECRET, erase_secret
+
+    directory, config = session.directory, session.parts.config
+    tracker = open_tracker(config.tracking)
+    tracker.start(RunFacts(directory.id, config.name, directory.path, resolved))
+    for record in session.records:
+        tracker.log(record)  # it leaves out what it has already
+    try:
+        stop.defer()
+        observer.started(head.facts(session, signature))
+        summary = drive(session, tracker, observer)
+        erase_secret(directory.path / SECRET)
+        stop.defer(False)  # nothing is at stake any more: do not wait for a tracker
+        stop.poll()
         tracker.finish(summary)
+    except Stopped as stopped:
+        tracker.finish(None, exit_code=128 + stopped.signal, seconds=2.0)
+        raise
+    except BaseException:
+        tracker.finish(None, exit_code=_FAILED)
+        raise
     for note in tracker.notes:
         observer.note(note)
     summary |= {"run_dir": str(directory.path), "already_done": False}
     observer.finished(summary)
     return summary
-
-
-def _open_privacy_ledger(parts: Parts, directory: RunDirectory) -> None:
-    """Charges go to the run folder, each on disk before the release it pays for."""
-    from ffalora_cli.privacy.ledger import PrivacyLedger
-
-    if parts.plan is not None:
-        parts.simulation.privacy_ledger = PrivacyLedger(
-            parts.plan.noise_multiplier,
-            parts.plan.accounted_rate,
-            directory.path / "privacy_ledger.jsonl",
-            parts.plan.count_noise,
-        )
-
-
-def _drive(
-    parts: Parts, directory: RunDirectory, tracker: Tracker, observer: Observer, began: float
-) -> dict[str, Any]:
-    """All rounds, each on disk before anyone is told; then adapter and summary."""
-    records = []
-    for record in _records(parts):
-        records.append(record)
-        directory.append_round(record)
-        directory.append_communication(parts.simulation.communication.rows(record.round))
-        tracker.log(record)
-        observer.round_done(record)
-    simulation, config = parts.simulation, parts.config
-    if records[-1].round < config.federation.rounds:
-        observer.note(
-            f"stopped after round {records[-1].round} of {config.federation.rounds}: "
-            "no client's privacy budget affords another"
-        )
-    directory.write_adapter(
-        simulation.state.tensors
-        | {f"merge.{n}": v for n, v in simulation.state.base_delta.items()},
-        config.adapter.rank,
-        config.adapter.alpha,
-        config.model.source,
-        {"method": config.method.name, "fingerprint": simulation.network.fingerprint},
-    )
-    if simulation.personal:
-        directory.write_clients(simulation.client_states.to_tensors())
-    headline = f"eval/{config.task.metrics[0]}"
-    if "lora_b" in parts.method.personal:  # the global model has no B: clients' own are the result
-        headline = "eval/personalized_accuracy"
-    statement = _privacy_statement(parts)
-    if statement is not None:
-        directory.write_privacy(statement)
-    summary = summarize(records, headline, time.perf_counter() - began, {"privacy": statement})
-    directory.write_summary(summary)
-    return summary
-
-
-def _records(parts: Parts) -> Iterator[RoundRecord]:
-    """Round 0 (evaluation before training), then every round, evaluated as often as asked."""
-    federation = parts.config.federation
-    yield parts.evaluate(RoundRecord(0, {}))
-    for record in parts.simulation.rounds():
-        if record.round % federation.eval_every == 0 or parts.simulation.is_last(record.round):
-            record = parts.evaluate(record)
-        yield _with_epsilon(parts, record)
-
-
-def _with_epsilon(parts: Parts, record: RoundRecord) -> RoundRecord:
-    """The record with what has been spent by now: the largest client's, and each one's."""
-    from ffalora_cli.privacy.spent import spent
-
-    ledger = parts.simulation.privacy_ledger
-    if parts.plan is None or ledger is None:
-        return record
-    epsilon = spent(parts.plan, ledger.steps_before(record.round + 1))
-    clients = tuple(
-        {**line, "epsilon_spent": float(epsilon[int(line["client"])])} for line in record.clients
-    )
-    metrics = {**record.metrics, "privacy/epsilon_spent": parts.plan.claim(epsilon)}
-    return replace(record, metrics=metrics, clients=clients)
-
-
-def _privacy_statement(parts: Parts) -> dict[str, Any] | None:
-    """What the run may claim: planned before round 1, spent afterwards."""
-    from ffalora_cli.privacy.statement import statement
-
-    ledger = parts.simulation.privacy_ledger
-    if parts.plan is None or ledger is None:
-        return None
-    return statement(parts.plan, ledger.steps_taken if ledger.steps_taken.any() else None)
-
-
-def _write_head(
-    parts: Parts,
-    directory: RunDirectory,
-    resolved: Mapping[str, Any],
-    signature: str,
-    command: Sequence[str],
-) -> dict[str, Any]:
-    """Manifest, config and planned privacy, on disk before the first round; facts for observers."""
-    import torch
-
-    config, network = parts.config, parts.simulation.network
-    sizes = parts.simulation.clients.sizes
-    trainable = sum(spec.size for spec in parts.simulation.trainable(1))
-    statement = _privacy_statement(parts)
-    shared = {
-        "client_sizes": sizes.tolist() if len(sizes) <= 100 else None,
-        "trainable_parameters": trainable,
-        "frozen_parameters": network.frozen_parameters,
-        "max_tokens": parts.max_tokens,
-    }
-    directory.write_manifest(
-        build_manifest(
-            id=directory.id,
-            signature=signature,
-            command=command,
-            device=str(network.device),
-            threads=torch.get_num_threads(),
-            seeds={
-                "run": config.seed,
-                "partition": config.partition.seed,
-                "adapter": config.adapter.seed,
-                "head": config.head.seed,
-            },
-            data_fingerprints={"train": parts.data.train.fingerprint}
-            | {name: rows.fingerprint for name, rows in parts.data.evals.items()},
-            model_fingerprint=network.fingerprint,
-            extra={**shared, "data": parts.data.facts},
-        )
-    )
-    directory.write_config(resolved)
-    if statement is not None:
-        directory.write_privacy(statement)
-    return {
-        **shared,
-        "run_dir": str(directory.path),
-        "signature": signature,
-        "task": config.task.name,
-        "model": config.model.name,
-        "method": config.method.name,
-        "clients": config.federation.num_clients,
-        "device": str(network.device),
-        "privacy": statement,
-        "rounds": config.federation.rounds,
-    }

@@ -11,6 +11,7 @@ from collections.abc import Collection, Mapping
 from typing import Literal
 
 import numpy as np
+import torch
 
 from ffalora_cli.types import (
     HEAD,
@@ -21,6 +22,7 @@ from ffalora_cli.types import (
     PayloadItem,
     Seed,
     ServerState,
+    Tensors,
 )
 
 Policy = Literal["cached", "stateless"]
@@ -64,6 +66,16 @@ def plan(
         )
         for last in np.unique(since)
     ]
+
+
+def as_received(state: ServerState, wire_dtype: str) -> Tensors:
+    """Global tensors as a client holds them: rounded by the wire once they have changed."""
+    if wire_dtype == "float32":
+        return dict(state.tensors)
+    return {
+        name: value.to(torch.bfloat16).float() if state.versions.get(name, 0) else value
+        for name, value in state.tensors.items()
+    }
 
 
 def kind_of(name: str) -> Literal["adapter", "head"]:

@@ -18,7 +18,13 @@ from ffalora_cli.types import Kind
 _PREFIX = struct.Struct("<4sHI")  # magic, format version, length of the JSON text
 _MAGIC = b"FFLP"
 _VERSION = 1
-_DIMENSIONS = {"seed": (0,), "low_rank_merge": (3,), "dense_merge": (2,), "dense": range(9)}
+_DIMENSIONS = {
+    "seed": (0,),
+    "tag": (0,),
+    "low_rank_merge": (3,),
+    "dense_merge": (2,),
+    "dense": range(9),
+}
 _WIDTHS = {"float32": 4, "bfloat16": 2, "uint64": 8}  # bytes per element
 _KINDS = frozenset(get_args(Kind))
 
@@ -31,7 +37,7 @@ class PayloadError(ValueError):
 class Entry:
     """One item of a payload; ``shape`` of a low-rank merge is ``(d_out, rank, d_in)``."""
 
-    type: str  # "dense", "seed", "low_rank_merge", "dense_merge"
+    type: str  # "dense", "seed", "tag", "low_rank_merge", "dense_merge"
     name: str
     kind: Kind
     dtype: str
@@ -41,7 +47,7 @@ class Entry:
         known = self.kind in _KINDS and self.dtype in _WIDTHS
         if not known or len(self.shape) not in _DIMENSIONS.get(self.type, ()):
             raise PayloadError(f"payload item {self.name!r} has an unknown type, kind or shape")
-        if (self.dtype == "uint64") != (self.type == "seed"):
+        if (self.dtype == "uint64") != (self.type in ("seed", "tag")):
             raise PayloadError(f"payload item {self.name!r} of type {self.type} is {self.dtype}")
         if not all(type(extent) is int and 1 <= extent < 2**31 for extent in self.shape):
             raise PayloadError(f"payload item {self.name!r} has an extent outside 1 … 2^31 - 1")
@@ -49,7 +55,7 @@ class Entry:
     @property
     def per_client(self) -> bool:
         """Whether every client has its own values (all other items are common to a group)."""
-        return self.type == "dense"
+        return self.type in ("dense", "tag")
 
     @property
     def size(self) -> int:

@@ -1,8 +1,8 @@
 """Payloads: named items to bytes and back. What the ledger counts is the length of these bytes.
 
 One client's payload is the header (see ``header``), the bytes common to all clients of the group
-(seeds, merges), then the client's own row of the dense items; all little-endian. No pickle; a
-reader checks every length before it reads.
+(seeds, merges), then the client's own row of the tag and the dense items; all little-endian. No
+pickle; a reader checks every length before it reads.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ import numpy as np
 import torch
 
 from ffalora_cli.federation.header import Entry, PayloadError, read, write
-from ffalora_cli.types import Dense, DenseMerge, Kind, LowRankMerge, PayloadItem, Seed
+from ffalora_cli.types import Dense, DenseMerge, Kind, LowRankMerge, PayloadItem, Seed, Tag
 
-__all__ = ["Packed", "PayloadError", "WireDtype", "pack", "unpack"]
+__all__ = ["WIRE_DTYPES", "Packed", "PayloadError", "WireDtype", "pack", "unpack"]
 
 WireDtype = Literal["float32", "bfloat16"]
 
-_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+WIRE_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,9 @@ def pack(items: Sequence[PayloadItem], wire_dtype: WireDtype) -> Packed:
         entry = _entry(item, wire_dtype)
         entries.append(entry)
         if isinstance(item, Dense):
-            columns.append(_as_bytes(item.values, _DTYPES[wire_dtype]))
+            columns.append(_as_bytes(item.values, WIRE_DTYPES[wire_dtype]))
+        elif isinstance(item, Tag):
+            columns.append(_tag_bytes(item))
         else:
             shared.append(_common_bytes(item))
     header = write(entries)
@@ -115,6 +117,8 @@ def _entry(item: PayloadItem, wire_dtype: WireDtype) -> Entry:
         return Entry("dense", item.name, item.kind, wire_dtype, tuple(item.values.shape[1:]))
     if isinstance(item, Seed):
         return Entry("seed", item.name, "seed", "uint64", ())
+    if isinstance(item, Tag):
+        return Entry("tag", item.name, "framing", "uint64", ())
     if isinstance(item, DenseMerge):
         return Entry("dense_merge", item.name, "merge", "float32", tuple(item.values.shape))
     (d_out, rank), d_in = item.left.shape, item.right.shape[1]
@@ -131,6 +135,15 @@ def _common_bytes(item: Seed | LowRankMerge | DenseMerge) -> bytes:
     return b"".join(_as_bytes(part[None], torch.float32).numpy().tobytes() for part in parts)
 
 
+def _tag_bytes(tag: Tag) -> torch.Tensor:
+    """Round in the upper and client in the lower four bytes, uint8 ``[clients, 8]``."""
+    fits = all(((part >= 0) & (part < 2**32)).all() for part in (tag.round, tag.client))
+    if not fits or len(tag.round) != len(tag.client):
+        raise PayloadError("a tag has a round or client outside 0 … 2^32 - 1")
+    words = (tag.round.astype("<u8") << np.uint64(32)) | tag.client.astype("<u8")
+    return torch.from_numpy(words.view(np.uint8).reshape(-1, 8))
+
+
 def _as_bytes(values: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     """Values ``[clients, ...]`` as uint8 ``[clients, bytes]`` on the CPU."""
     flat = values.detach().reshape(len(values), math.prod(values.shape[1:]))
@@ -145,7 +158,7 @@ def _decode(entries: list[Entry], shared: bytes, rows: torch.Tensor) -> list[Pay
         if entry.per_client:
             columns = rows[:, row_offset : row_offset + entry.size]
             row_offset += entry.size
-            items.append(_dense(entry, columns))
+            items.append(_tag(entry, columns) if entry.type == "tag" else _dense(entry, columns))
         else:
             items.append(_common(entry, shared[shared_offset : shared_offset + entry.size]))
             shared_offset += entry.size
@@ -154,12 +167,19 @@ def _decode(entries: list[Entry], shared: bytes, rows: torch.Tensor) -> list[Pay
 
 def _dense(entry: Entry, columns: torch.Tensor) -> Dense:
     """A dense item from its uint8 columns ``[clients, bytes]``."""
-    dtype = _DTYPES[entry.dtype]
+    dtype = WIRE_DTYPES[entry.dtype]
     width = dtype.itemsize
     if columns.storage_offset() % width or columns.stride(0) % width:
         columns = columns.clone(memory_format=torch.contiguous_format)
     values = columns.view(dtype).reshape(len(columns), *entry.shape)
     return Dense(entry.name, entry.kind, values)
+
+
+def _tag(entry: Entry, columns: torch.Tensor) -> Tag:
+    """A tag from its uint8 columns ``[clients, 8]``."""
+    words = np.ascontiguousarray(columns.numpy()).view("<u8").reshape(-1)
+    high, low = words >> np.uint64(32), words & np.uint64(2**32 - 1)
+    return Tag(high.astype(np.int64), low.astype(np.int64), entry.name)
 
 
 def _common(entry: Entry, body: bytes) -> Seed | LowRankMerge | DenseMerge:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 import numpy as np
 
 from ffalora_cli.engine.job import LocalResult
@@ -33,6 +36,17 @@ def train_metrics(
     return metrics
 
 
+def arrival_metrics(
+    dropped: int, late: int, rejected: Sequence[Mapping[str, Any]]
+) -> dict[str, float]:
+    """Clients that did not answer, and uploads that came too late or broke the contract."""
+    return {
+        "train/dropped_clients": float(dropped),
+        "train/late_uploads": float(late),
+        "train/rejected_uploads": float(len(rejected)),
+    }
+
+
 def client_lines(
     chosen: np.ndarray, results: list[LocalResult], limit: int = 100
 ) -> tuple[dict[str, float], ...]:
@@ -42,12 +56,16 @@ def client_lines(
     losses = np.concatenate([r.loss_sum for r in results])
     seen = np.concatenate([r.examples for r in results])
     clipped = np.concatenate([r.clipped for r in results])
+    nonfinite = np.concatenate([r.nonfinite for r in results])
     return tuple(
         {
             "client": int(client),
             "examples": int(n),
             "loss": float(loss / n) if n else float("nan"),
             "clipped": int(cut),
+            "nonfinite": int(dropped),
         }
-        for client, n, loss, cut in zip(chosen, seen, losses, clipped, strict=True)
+        for client, n, loss, cut, dropped in zip(
+            chosen, seen, losses, clipped, nonfinite, strict=True
+        )
     )

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from ffalora_cli.config.errors import ConfigError, choose
+from ffalora_cli.config.errors import ConfigError, RunFailed, choose
 from ffalora_cli.config.schema import ServerOptimizerConfig
 from ffalora_cli.types import Merge, ServerState, ServerUpdate, Stack, Tensors
 
@@ -64,9 +64,13 @@ class MeanAccumulator:
             self._sums[name] = self._sums[name] + part if name in self._sums else part
             self._dtypes[name] = values.dtype
 
-    def result(self) -> Tensors:
-        """The sum by name, in the dtype of the uploads; empty if nothing was added."""
-        return {name: total.to(self._dtypes[name]) for name, total in self._sums.items()}
+    def result(self, share: float = 1.0) -> Tensors:
+        """The sum by name, in the dtype of the uploads; empty if nothing was added.
+
+        Args:
+            share: of the cohort's weight that arrived; the sum is divided by it.
+        """
+        return {name: (total / share).to(self._dtypes[name]) for name, total in self._sums.items()}
 
 
 def server_step(
@@ -145,7 +149,24 @@ def apply_update(
         merges=_needed(state.merges + merges),
         base_delta=_add_merges(state.base_delta, merges, scale),
         max_grad_norm=state.max_grad_norm,
+        upload_norms=state.upload_norms,
     )
+
+
+def check_finite(state: ServerState, update: ServerUpdate) -> None:
+    """Refuse a state in which what ``update`` changed is not finite.
+
+    Raises:
+        RunFailed: with the first such tensor.
+    """
+    changed = {name: state.tensors[name] for name in update.tensors}
+    changed |= {merge.site: state.base_delta[merge.site] for merge in update.merges}
+    for name, value in changed.items():
+        if not bool(torch.isfinite(value).all()):
+            raise RunFailed(
+                f"round {state.round}: {name} of the combined model is not finite; the model of "
+                f"round {state.round - 1} is kept"
+            )
 
 
 def _add_merges(

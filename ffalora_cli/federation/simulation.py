@@ -14,11 +14,13 @@ from ffalora_cli.config.schema import FederationConfig, HeadConfig
 from ffalora_cli.data.batches import StepBatches
 from ffalora_cli.data.partition import ClientRows
 from ffalora_cli.engine.job import Engine, LocalJob, LocalOptimizer, LocalResult
-from ffalora_cli.federation import cohort, downlink
+from ffalora_cli.federation import cohort, downlink, dropouts, norms, robust
 from ffalora_cli.federation.clients import ClientStates
+from ffalora_cli.federation.contract import Corrupt, Manifest, Receipt, receive
 from ffalora_cli.federation.draws import draw_round
+from ffalora_cli.federation.gathering import Gathering
 from ffalora_cli.federation.ledger import CommunicationLedger
-from ffalora_cli.federation.payload import pack, unpack
+from ffalora_cli.federation.payload import Packed, pack
 from ffalora_cli.federation.release import (
     ClientRelease,
     ExampleRelease,
@@ -27,10 +29,10 @@ from ffalora_cli.federation.release import (
     check_round,
     release_of,
 )
-from ffalora_cli.federation.round_metrics import client_lines, train_metrics
+from ffalora_cli.federation.round_metrics import arrival_metrics, client_lines, train_metrics
 from ffalora_cli.federation.server import (
-    MeanAccumulator,
     apply_update,
+    check_finite,
     client_weights,
     server_step,
 )
@@ -40,7 +42,8 @@ from ffalora_cli.methods.base import AggregateContext, Method
 from ffalora_cli.models.network import Network
 from ffalora_cli.privacy.ledger import PrivacyLedger
 from ffalora_cli.privacy.plan import PrivacyPlan
-from ffalora_cli.types import Dense, RoundRecord, Stack, Tensors, TensorSpec
+from ffalora_cli.stopping import Poll, never
+from ffalora_cli.types import RoundRecord, Tensors, TensorSpec
 
 CHUNK_BYTES = 2**30  # of one copy of a chunk's stack; training holds about six
 
@@ -62,6 +65,8 @@ class Simulation:
         plan: privacy plan, or None.
         options: of the method.
         dropout: of the adapters.
+        poll: called between micro-batches.
+        corrupt: changes single uploads on their way (simulated adversaries); None = nobody does.
     """
 
     method: Method
@@ -77,11 +82,16 @@ class Simulation:
     privacy_ledger: PrivacyLedger | None = None  # opened with the run folder
     options: dict[str, object] = field(default_factory=dict)
     dropout: float = 0.0
+    poll: Poll = never
+    corrupt: Corrupt | None = None
 
     def __post_init__(self) -> None:
         self.state = initial_state(self.network)
         self.client_states = ClientStates(self.config.num_clients)
         self.communication = CommunicationLedger(self.config.num_clients)
+        largest = self.config.cohort_size or self.config.num_clients
+        size = sum(spec.size for spec in self._manifest(1).specs)
+        robust.check_memory(self.config.combination, largest, size)
 
     @property
     def _release(self) -> ExampleRelease | LocalRelease | ClientRelease | None:
@@ -98,10 +108,8 @@ class Simulation:
 
     def rounds(self) -> Iterator[RoundRecord]:
         """The rounds after ``state.round``, one record each; state advances before the yield."""
-        for round in range(self.state.round + 1, self.config.rounds + 1):
-            yield self.play(round)
-            if self.is_last(round):
-                return
+        while not self.is_last(self.state.round):
+            yield self.play(self.state.round + 1)
 
     def is_last(self, round: int) -> bool:
         """Whether nothing follows: all rounds are played, or nobody's budget affords another."""
@@ -111,22 +119,27 @@ class Simulation:
     def play(self, round: int) -> RoundRecord:
         """One round."""
         began = time.perf_counter()
-        chosen = self._sample(round)
+        asked = np.sort(self._sample(round))  # sums and micro-batches go in client order
+        chosen = asked[~dropouts.absent(self.seed, round, asked, self.config.dropout_rate)]
         if self.plan is not None:
             check_round(self.plan, self.network.model, [s.name for s in self.trainable(round)])
         self._send(round, chosen)
         self._charge(round, chosen)
-        results, mean, uploads, weights = self._train(round, chosen)
-        if mean:  # empty for an empty cohort, unless client-level privacy releases noise for it
-            self._combine(round, mean, uploads, weights)
+        late = dropouts.late(self.seed, round, chosen, self.config.straggler_rate)
+        results, gathered = self._train(round, chosen, late)
+        mean = gathered.combined(round)
+        if mean:  # empty if nothing arrived, unless client-level privacy releases noise for it
+            self._combine(round, mean, gathered)
+        self.state = replace(self.state, round=round)
         self.client_states.took_part(chosen, round)
         rescales = self.plan is not None and self.plan.clip == "automatic"
         metrics = train_metrics(results, time.perf_counter() - began, clips=not rescales)
+        metrics |= arrival_metrics(len(asked) - len(chosen), int(late.sum()), gathered.rejected)
         self.state, clip = adapt_clip(
             self._release, self.communication, round, chosen, results, self.state
         )
         metrics |= clip | self.communication.round_totals(round)
-        return RoundRecord(round, metrics, client_lines(chosen, results))
+        return RoundRecord(round, metrics, client_lines(chosen, results), tuple(gathered.rejected))
 
     def _charge(self, round: int, chosen: np.ndarray) -> None:
         """Write down what the round costs before anything of it is released.
@@ -180,38 +193,47 @@ class Simulation:
             )
 
     def _train(
-        self, round: int, chosen: np.ndarray
-    ) -> tuple[list[LocalResult], Tensors, Stack | None, np.ndarray]:
-        """Train the cohort chunk by chunk; fold uploads into the mean as they come in."""
-        weights = client_weights(self.clients.sizes[chosen], self.config.weights)
-        received = self._received()
-        accumulator, release = MeanAccumulator(), self._release
-        shared = [s for s in self.trainable(round) if s.name not in self.personal]
-        total: Tensors = {s.name: torch.zeros(s.shape, dtype=torch.float64) for s in shared}
-        kept: list[Stack] = []
-        results = []
-        size = self._chunk_size(round)
-        for part in (slice(at, at + size) for at in range(0, len(chosen), size)):
-            result, upload = self._train_chunk(round, chosen[part], received)
-            results.append(result)
-            if isinstance(release, ClientRelease):
-                total = release.add(total, received, upload)
-            else:
-                accumulator.add(upload, weights[part])
-            if not self.method.linear:
-                kept.append(upload)
-        mean = (
-            release.mean(round, total, received)
-            if isinstance(release, ClientRelease)
-            else accumulator.result()
+        self, round: int, chosen: np.ndarray, late: np.ndarray
+    ) -> tuple[list[LocalResult], Gathering]:
+        """Train the cohort chunk by chunk; uploads are checked and folded in as they come."""
+        config, release = self.config, self._release
+        weights = client_weights(self.clients.sizes[chosen], config.weights)
+        received = downlink.as_received(self.state, config.wire_dtype)
+        specs = self._manifest(round).specs
+        gathered = Gathering(
+            before=received,
+            rule=config.combination,
+            assumed_bad=config.assumed_bad or 0,
+            keep=not self.method.linear,
+            release=release if isinstance(release, ClientRelease) else None,
+            total={s.name: torch.zeros(s.shape, dtype=torch.float64) for s in specs},
         )
-        uploads = {n: torch.cat([k[n] for k in kept]) for n in kept[0]} if kept else None
-        return results, mean, uploads, weights
+        results, size = [], self._chunk_size(round)
+        for part in (slice(at, at + size) for at in range(0, len(chosen), size)):
+            ids = chosen[part]
+            result, packed = self._train_chunk(round, ids, received)
+            results.append(result)
+            gathered.add(self._receive(round, ids, packed, received, late[part]), weights[part])
+        gathered.check(round, config.min_clients)
+        return results, gathered
+
+    def _receive(
+        self, round: int, ids: np.ndarray, packed: Packed, before: Tensors, late: np.ndarray
+    ) -> Receipt:
+        """The server's view of a chunk's uploads: unpacked, and checked by ``contract``."""
+        config = self.config
+        limit = norms.limit(config.max_upload_norm, self.plan, self.state, config.num_clients)
+        return receive(packed, ids, self._manifest(round), before, limit, late, self.corrupt)
+
+    def _manifest(self, round: int) -> Manifest:
+        """What is uploaded after this round."""
+        shared = [spec for spec in self.trainable(round) if spec.name not in self.personal]
+        return Manifest(round, shared, self.config.wire_dtype)
 
     def _train_chunk(
         self, round: int, ids: np.ndarray, received: Tensors
-    ) -> tuple[LocalResult, Stack]:
-        """Local training of some clients, and their packed, counted, unpacked uploads."""
+    ) -> tuple[LocalResult, Packed]:
+        """Local training of some clients, and their packed, counted uploads."""
         trainable = [spec.name for spec in self.trainable(round)]
         personal = [name for name in self.personal if name in received]
         start = {n: received[n].expand(len(ids), *received[n].shape) for n in trainable}
@@ -231,6 +253,7 @@ class Simulation:
                 privacy=private,
                 dropout=self.dropout,
                 dropout_key=keys.derive(self.secret, "dropout"),
+                poll=self.poll,
             )
         )
         if personal:
@@ -241,50 +264,30 @@ class Simulation:
             result = replace(result, trained=result.trained | noised)
         return result, self._upload(round, ids, result)
 
-    def _upload(self, round: int, ids: np.ndarray, result: LocalResult) -> Stack:
-        """Pack what the method uploads; what the server uses is what it unpacked."""
-        items = [
-            Dense(spec.name, spec.kind, result.trained[spec.name])
-            for spec in self.trainable(round)
-            if spec.name not in self.personal
-        ]
-        if self.plan is not None:
-            uncovered = {item.name for item in items} - set(self.plan.covered)
-            if uncovered:
-                raise RuntimeError(
-                    f"upload of {sorted(uncovered)} is not covered by the privacy plan"
-                )
-        packed = pack(items, self.config.wire_dtype)
+    def _upload(self, round: int, ids: np.ndarray, result: LocalResult) -> Packed:
+        """Pack and count what the method uploads."""
+        covered = None if self.plan is None else self.plan.covered
+        packed = self._manifest(round).pack(ids, result.trained, covered)
         self.communication.add(round, "uplink", ids, packed.lines)
-        return {
-            item.name: item.values.float() for item in unpack(packed) if isinstance(item, Dense)
-        }
+        return packed
 
-    def _combine(
-        self, round: int, mean: Tensors, uploads: Stack | None, weights: np.ndarray
-    ) -> None:
-        """Server optimiser, the method's own step, merges into the base."""
+    def _combine(self, round: int, mean: Tensors, gathered: Gathering) -> None:
+        """Server optimiser, the method's own step, merges into the base; all of it or nothing."""
         stepped, optimizer = server_step(self.config.server_optimizer, self.state, mean)
         context = AggregateContext(round, self.network.sites, self.network.scale, self.options)
-        update = self.method.aggregate(
-            self.state, stepped, uploads, torch.from_numpy(weights), context
-        )
-        self.state = apply_update(self.state, update, round, self.network.scale, optimizer)
+        uploads = gathered.uploads if gathered.keep else None
+        weights = torch.from_numpy(gathered.weights)
+        update = self.method.aggregate(self.state, stepped, uploads, weights, context)
+        state = apply_update(self.state, update, round, self.network.scale, optimizer)
+        check_finite(state, update)
+        past = norms.remember(state.upload_norms, gathered.norms)
+        self.state = replace(state, upload_norms=past)
         if update.merges:
             self.network.add_to_base(self.state.base_delta)
 
-    def _received(self) -> Tensors:
-        """Global tensors as a client holds them: rounded by the wire once they have changed."""
-        if self.config.wire_dtype == "float32":
-            return dict(self.state.tensors)
-        return {
-            n: v.to(torch.bfloat16).float() if self.state.versions.get(n, 0) else v
-            for n, v in self.state.tensors.items()
-        }
-
     def _batches(self, round: int, ids: np.ndarray) -> list[StepBatches]:
-        mechanism = self.secret, self.plan, self.privacy_ledger
-        return draw_round(self.config, self.clients, round, ids, self.seed, *mechanism)
+        draws = (self.seed, self.secret, self.plan, self.privacy_ledger)
+        return draw_round(self.config, self.clients, round, ids, *draws)
 
     def _optimizer(self) -> LocalOptimizer:
         c = self.config

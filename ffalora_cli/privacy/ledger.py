@@ -9,6 +9,7 @@ charged again.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from collections.abc import Sequence
@@ -112,7 +113,8 @@ class PrivacyLedger:
         self.steps_taken[clients] += steps
         self.rounds_taken[clients] += 1
 
-    def _header(self) -> dict[str, object]:
+    def header(self) -> dict[str, object]:
+        """The first line of the file: the mechanism every charge is of."""
         header: dict[str, object] = {
             "schema": SCHEMA,
             "noise_multiplier": _column(self.noise_multiplier),
@@ -129,7 +131,7 @@ class PrivacyLedger:
             os.truncate(path, whole)
         lines = data[:whole].splitlines()
         if not lines:
-            self._append(self._header())
+            self._append(self.header())
             _flush_folder(path.parent)
             return
         for number, line in enumerate(lines, start=1):
@@ -143,7 +145,7 @@ class PrivacyLedger:
 
     def _read(self, row: dict[str, object], number: int) -> None:
         if number == 1:
-            if row != self._header():
+            if row != self.header():
                 raise ValueError("another plan")
             return
         steps, round, who = row["steps"], row["round"], row["clients"]
@@ -157,10 +159,13 @@ class PrivacyLedger:
     def _append(self, row: dict[str, object]) -> None:
         assert self._path is not None
         line = json.dumps(row, separators=(",", ":")).encode() + b"\n"
-        with open(self._path, "ab", buffering=0) as stream:
-            if stream.write(line) != len(line):
-                raise OSError(f"{self._path}: no space for a privacy charge")
-            os.fsync(stream.fileno())
+        handle = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        try:
+            if os.write(handle, line) != len(line):
+                raise OSError(errno.ENOSPC, "no space for a privacy charge", str(self._path))
+            os.fsync(handle)
+        finally:
+            os.close(handle)
 
 
 def _column(values: Floats) -> float | list[float]:

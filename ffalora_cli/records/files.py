@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import stat
 import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, is_dataclass
@@ -62,11 +63,8 @@ def write_whole(path: Path, content: bytes) -> None:
     """
     handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     try:
-        with os.fdopen(handle, "wb") as stream:
-            os.fchmod(stream.fileno(), 0o644)  # mkstemp's 0600 would hide records from a group
-            stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())
+        os.fchmod(handle, 0o644)  # mkstemp's 0600 would hide records from a group
+        _write(handle, content)
         os.replace(temporary, path)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
@@ -74,13 +72,40 @@ def write_whole(path: Path, content: bytes) -> None:
     sync_folder(path.parent)
 
 
+def write_new(path: Path, content: bytes) -> None:
+    """Write a file that is not there yet and wait until it is on disk."""
+    _write(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644), content)
+
+
 def append(path: Path, lines: bytes) -> None:
     """Append whole lines and wait until they are on disk."""
-    with path.open("ab", buffering=0) as stream:
-        remaining = memoryview(lines)
+    _write(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644), lines)
+
+
+def _write(handle: int, content: bytes) -> None:
+    """All of ``content`` to an open file, on disk when this returns; closes it."""
+    try:
+        remaining = memoryview(content)
         while remaining:
-            remaining = remaining[stream.write(remaining) :]
-        os.fsync(stream.fileno())
+            remaining = remaining[os.write(handle, remaining) :]
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def read_regular(path: Path, size: int) -> bytes:
+    """The bytes of a plain file of at most ``size`` bytes: no link, no pipe, no surprise.
+
+    Raises:
+        OSError: missing or unreadable.
+        ValueError: something else, or larger.
+    """
+    handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    with os.fdopen(handle, "rb") as stream:
+        facts = os.fstat(handle)
+        if not stat.S_ISREG(facts.st_mode) or facts.st_size > size:
+            raise ValueError(f"{path.name} is not a file of at most {size} bytes")
+        return stream.read()
 
 
 def sync_folder(folder: Path) -> None:

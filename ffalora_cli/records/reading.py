@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,8 +19,6 @@ from ffalora_cli.records.run_directory import (
     SUMMARY,
 )
 from ffalora_cli.types import RoundRecord
-
-_ASIDE = re.compile(r"\.incomplete-\d+$")
 
 
 @dataclass(frozen=True)
@@ -61,7 +58,7 @@ def read_run(path: str | Path) -> RunRecords:
     return RunRecords(
         path=folder,
         manifest=manifest,
-        config=_read_config(folder / CONFIG),
+        config=read_config(folder),
         rounds=tuple(_round(folder / ROUNDS, line) for line in lines),
         privacy=read_json(privacy) if privacy.exists() else None,
         summary=_versioned(summary, read_json(summary)) if summary.exists() else None,
@@ -76,15 +73,11 @@ def read_communication(path: str | Path) -> list[dict[str, Any]]:
 
 
 def find_runs(runs: str | Path) -> list[Path]:
-    """Folders of all runs below ``runs``, by name; those set aside after a crash are left out."""
+    """Folders of all runs below ``runs``, by name."""
     root = Path(runs).expanduser()
     if not root.is_dir():
         return []
-    return sorted(
-        folder
-        for folder in root.iterdir()
-        if (folder / MANIFEST).is_file() and not _ASIDE.search(folder.name)
-    )
+    return sorted(folder for folder in root.iterdir() if (folder / MANIFEST).is_file())
 
 
 def find_run(runs: str | Path, run: str) -> Path:
@@ -121,18 +114,31 @@ def _versioned(file: Path, content: dict[str, Any]) -> dict[str, Any]:
 def _round(file: Path, line: dict[str, Any]) -> RoundRecord:
     _versioned(file, line)
     try:
-        metrics = {
-            key: float("nan") if value is None else float(value)
-            for key, value in line["metrics"].items()
-        }
-        return RoundRecord(int(line["round"]), metrics, tuple(line.get("clients", ())))
+        metrics = {key: _number(value) for key, value in line["metrics"].items()}
+        clients, rejected = (tuple(line.get(key, ())) for key in ("clients", "rejected"))
+        return RoundRecord(int(line["round"]), metrics, clients, rejected)
     except (KeyError, TypeError, ValueError, AttributeError):
         raise ConfigError(f"{file}: not a round record; run the experiment again") from None
 
 
-def _read_config(file: Path) -> dict[str, Any]:
+def _number(value: Any) -> float:
+    """As it was recorded, so that a resumed run sums up the same numbers; null is NaN."""
+    if value is None:
+        return float("nan")
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return value
+    raise ValueError("not a number")
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """The resolved config of a run, as it is in the folder.
+
+    Raises:
+        ConfigError: when it is missing or damaged.
+    """
     import yaml
 
+    file = folder / CONFIG
     try:
         config = yaml.safe_load(file.read_text(encoding="utf-8"))
     except OSError as error:

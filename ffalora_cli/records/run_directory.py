@@ -6,6 +6,8 @@
 | config.yaml           | first         | the resolved config                                    |
 | rounds.jsonl          | every round   | one RoundRecord a line                                 |
 | communication.jsonl   | every round   | ledger rows                                            |
+| privacy_ledger.jsonl  | before a round| what it costs each client (``privacy/ledger.py``)      |
+| ckpt/                 | every round   | what a resume needs (``checkpoint.py``)                |
 | privacy.json          | after the last| the privacy statement                                  |
 | adapter.safetensors   | after the last| factors and head, with rank, alpha, base model         |
 | clients.safetensors   | after the last| what stayed with the clients, if anything did          |
@@ -24,8 +26,10 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from ffalora_cli.config.errors import ConfigError
-from ffalora_cli.records.files import append, plain, sync_folder, to_json, write_whole
-from ffalora_cli.records.lock import FolderLock, is_locked
+from ffalora_cli.records.files import plain, sync_folder, to_json, write_whole
+from ffalora_cli.records.journal import Journal
+from ffalora_cli.records.lock import FolderLock, check_unlocked
+from ffalora_cli.records.tensors import to_safetensors
 from ffalora_cli.types import RoundRecord
 
 if TYPE_CHECKING:
@@ -34,10 +38,23 @@ if TYPE_CHECKING:
 SCHEMA_VERSION = 1
 MANIFEST, CONFIG, PRIVACY = "manifest.json", "config.yaml", "privacy.json"
 ROUNDS, COMMUNICATION = "rounds.jsonl", "communication.jsonl"
+LEDGER = "privacy_ledger.jsonl"
 ADAPTER, CLIENTS, SUMMARY = "adapter.safetensors", "clients.safetensors", "summary.json"
 
 _WORD = re.compile(r"[A-Za-z0-9._-]{1,80}")
 _MAX_FOLDER = 120  # a W&B run id, which is the folder's name, has at most 128 characters
+
+
+def round_lines(record: RoundRecord, rows: Iterable[Any] = ()) -> dict[str, bytes]:
+    """What a round adds to its files, by file name: one record, and its ledger rows if any.
+
+    Args:
+        record: of the round.
+        rows: of the communication ledger, mappings or dataclasses.
+    """
+    version = {"schema_version": SCHEMA_VERSION}
+    ledger = b"".join(to_json({**version, **plain(row)}) for row in rows)
+    return {COMMUNICATION: ledger, ROUNDS: to_json({**version, **plain(record)})}
 
 
 def open_run(runs: str | Path, name: str, signature: str, again: bool = False) -> RunDirectory:
@@ -47,11 +64,11 @@ def open_run(runs: str | Path, name: str, signature: str, again: bool = False) -
         runs: folder of all runs (``paths.runs``).
         name: the run's name.
         signature: of its config; equal configs have equal signatures.
-        again: take a fresh folder (``-2``, ``-3``, ...) instead of a finished one.
+        again: take a fresh folder (``-2``, ``-3``, ...) instead of one that is there.
 
     Returns:
-        A finished run (``.finished``), or one to be written after ``create()``. What a crash left
-        behind is moved aside by ``create()``; ``.note`` says so.
+        A finished run (``.finished``), one that stopped on the way (``.begun``), or a new one; the
+        latter two to be written after ``claim()``.
 
     Raises:
         ConfigError: for a name that does not fit a folder, a folder outside ``runs``, and a folder
@@ -65,7 +82,7 @@ def open_run(runs: str | Path, name: str, signature: str, again: bool = False) -
     root = Path(runs).expanduser()
     run = _at(root, f"{name}-{signature}")
     copy = 1
-    while again and run.finished:
+    while again and (run.finished or run.begun):
         copy += 1
         run = _at(root, f"{name}-{signature}-{copy}")
     return run
@@ -77,26 +94,38 @@ def _at(root: Path, folder: str) -> RunDirectory:
         raise ConfigError(f"name: folder {folder[:40]}... is too long; shorten name by a few words")
     if path.resolve().parent != root.resolve():
         raise ConfigError(f"{path}: is a link to another folder; remove it or choose another name")
+    return open_folder(path)
+
+
+def open_folder(path: Path) -> RunDirectory:
+    """The run in this very folder (``.finished``, ``.begun``, or new), not yet claimed.
+
+    Raises:
+        ConfigError: when another process is writing it.
+    """
     if (path / SUMMARY).exists():
         return RunDirectory(path, finished=True)
-    if not path.exists():
-        return RunDirectory(path)
-    if is_locked(path):
-        raise ConfigError(f"{path}: another process is writing this run; wait for it or set name=")
-    number = 1
-    while (aside := root / f"{folder}.incomplete-{number}").exists():
-        number += 1
-    return RunDirectory(path, aside=aside)
+    check_unlocked(path)
+    return RunDirectory(path, begun=path.exists())
 
 
 @dataclass
 class RunDirectory:
-    """The folder of one run, open for writing between ``create`` and ``close``."""
+    """The folder of one run, open for writing between ``claim`` and ``close``.
+
+    Attributes:
+        path: of the folder.
+        finished: whether it has its summary.
+        begun: whether it was there, unfinished, when it was opened.
+    """
 
     path: Path
     finished: bool = False
-    aside: Path | None = None  # where an unfinished folder of this name goes
+    begun: bool = False
     _lock: FolderLock | None = None
+
+    def __post_init__(self) -> None:
+        self.journals = {name: Journal(self.path / name) for name in (ROUNDS, COMMUNICATION)}
 
     @property
     def id(self) -> str:
@@ -105,28 +134,30 @@ class RunDirectory:
 
     @property
     def note(self) -> str | None:
-        """One line for the user about an unfinished run of the same config, if there is one."""
-        if self.aside is None:
-            return None
-        return f"an unfinished run was here; its records are kept in {self.aside}"
+        """One line about a lock that was taken over, if one was."""
+        return self._lock.note if self._lock is not None else None
 
-    def create(self) -> RunDirectory:
-        """Make the folder and claim it; an unfinished one of the same name is renamed first.
+    def claim(self) -> RunDirectory:
+        """Make the folder where it is not there, and lock it.
 
         Raises:
-            ConfigError: when the folder cannot be made.
+            ConfigError: when it cannot be made or written, or another process is writing it.
         """
         try:
-            if self.aside is not None:
-                self.path.rename(self.aside)
-            self.path.mkdir(parents=True)
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._lock = FolderLock(self.path)
+            sync_folder(self.path.parent)
         except OSError as error:
             raise ConfigError(
-                f"paths.runs: {self.path} cannot be made ({error.strerror}); "
+                f"paths.runs: {self.path} cannot be made or written ({error.strerror}); "
                 "set paths.runs to a folder you can write to"
             ) from None
-        self._lock = FolderLock(self.path)
-        sync_folder(self.path.parent)
+        self.finished = (self.path / SUMMARY).exists()  # by another process, meanwhile
+        for name in (MANIFEST, CONFIG, PRIVACY, ADAPTER, CLIENTS, SUMMARY):
+            for unfinished in self.path.glob(f".{name}.*"):
+                unfinished.unlink()  # by a crash in ``write_whole``
+        for journal in self.journals.values():
+            journal.catch_up()
         return self
 
     def __enter__(self) -> RunDirectory:
@@ -161,15 +192,10 @@ class RunDirectory:
         """Write the privacy statement."""
         write_whole(self.path / PRIVACY, to_json(statement, indent=2))
 
-    def append_round(self, record: RoundRecord) -> None:
-        """Append one round to ``rounds.jsonl``; on disk when this returns."""
-        append(self.path / ROUNDS, to_json({"schema_version": SCHEMA_VERSION, **plain(record)}))
-
-    def append_communication(self, rows: Iterable[Any]) -> None:
-        """Append ledger rows (mappings or dataclasses) to ``communication.jsonl``."""
-        lines = [to_json({"schema_version": SCHEMA_VERSION, **plain(row)}) for row in rows]
-        if lines:
-            append(self.path / COMMUNICATION, b"".join(lines))
+    def append(self, lines: Mapping[str, bytes]) -> None:
+        """Append ``round_lines`` to their files; on disk when this returns."""
+        for name, text in lines.items():
+            self.journals[name].append(text)
 
     def write_adapter(
         self,
@@ -180,9 +206,6 @@ class RunDirectory:
         extra: Mapping[str, str] | None = None,
     ) -> None:
         """Write factors and head as safetensors; names, rank, alpha and base model as metadata."""
-        import torch
-        from safetensors.torch import save
-
         metadata = {
             "schema_version": str(SCHEMA_VERSION),
             "format": "pt",  # what transformers and peft look for
@@ -192,18 +215,11 @@ class RunDirectory:
             "base_model": base_model,
             **(extra or {}),
         }
-        # Views of one buffer, as stacks hand them out, are refused by safetensors: copy each.
-        owned = {
-            name: value.detach().cpu().clone(memory_format=torch.contiguous_format)
-            for name, value in tensors.items()
-        }
-        write_whole(self.path / ADAPTER, save(owned, metadata))
+        write_whole(self.path / ADAPTER, to_safetensors(tensors, metadata))
 
     def write_clients(self, tensors: Mapping[str, torch.Tensor]) -> None:
         """Write personal tensors as ``ClientStates.to_tensors`` gives them."""
-        from safetensors.torch import save
-
-        write_whole(self.path / CLIENTS, save({n: t.contiguous() for n, t in tensors.items()}))
+        write_whole(self.path / CLIENTS, to_safetensors(tensors))
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
         """Write ``summary.json``: from now on the run is finished. Releases the folder."""

@@ -122,9 +122,9 @@ def test_an_audit_never_writes_into_the_run(run, tmp_path, capsys):
     shutil.copytree(run, copy)
     with open(copy / "privacy_ledger.jsonl", "ab") as stream:
         stream.write(b'{"round":3,"st')
-    before = {file.name: file.read_bytes() for file in copy.iterdir()}
+    before = {file: file.read_bytes() for file in copy.rglob("*") if file.is_file()}
     assert main(["audit", str(copy), *QUICK]) == 0
-    assert {file.name: file.read_bytes() for file in copy.iterdir()} == before
+    assert {file: file.read_bytes() for file in copy.rglob("*") if file.is_file()} == before
 
 
 def test_a_ledger_of_another_mechanism_is_refused(run, tmp_path, capsys):

@@ -15,6 +15,7 @@ import ffalora_cli.experiment
 from ffalora_cli.cli import catalogue
 from ffalora_cli.cli.main import VERBS, main
 from ffalora_cli.config.errors import ConfigError
+from ffalora_cli.stopping import Stopped
 
 
 def test_version_and_help(capsys) -> None:
@@ -100,9 +101,9 @@ def test_the_traceback_is_shown_when_asked_for(tmp_path, monkeypatch, capsys) ->
 
 def test_interruption_and_late_config_errors(tmp_path, monkeypatch, capsys) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(ffalora_cli.experiment, "run", failing(KeyboardInterrupt()))
+    monkeypatch.setattr(ffalora_cli.experiment, "run", failing(Stopped(signal.SIGINT)))
     assert main(["run"]) == 130
-    assert capsys.readouterr().err == "ffalora: interrupted: nothing was written\n"
+    assert capsys.readouterr().err == "ffalora: stopped: nothing was trained yet\n"
     monkeypatch.setattr(ffalora_cli.experiment, "run", failing(ConfigError("task=x: too few")))
     assert main(["run"]) == 2
     assert capsys.readouterr().err == "ffalora: task=x: too few\n"
@@ -116,7 +117,7 @@ def test_a_sweep_goes_on_after_a_failure_and_ends_with_a_line_a_job(
     monkeypatch.chdir(tmp_path)
     seen: list[int] = []
 
-    def run(config, resolved, signature, observer, again=False, command=()) -> dict:
+    def run(config, resolved, signature, observer, **options) -> dict:
         seen.append(config.seed)
         if config.seed in bad:
             raise RuntimeError("broken")

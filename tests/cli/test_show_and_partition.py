@@ -12,7 +12,7 @@ from ffalora_cli.cli.jobs import plan
 from ffalora_cli.cli.main import main
 from ffalora_cli.cli.partition import lines
 from ffalora_cli.records.manifest import build_manifest
-from ffalora_cli.records.run_directory import open_run
+from ffalora_cli.records.run_directory import open_run, round_lines
 from ffalora_cli.records.summary import summarize
 from ffalora_cli.types import RoundRecord
 
@@ -28,7 +28,7 @@ def runs(tmp_path, monkeypatch):
             for r in range(last + 1)
         ]
         records[0].metrics["eval/loss"] = float("nan")  # type: ignore[index]
-        with open_run("runs", job.config.name, job.signature).create() as directory:
+        with open_run("runs", job.config.name, job.signature).claim() as directory:
             manifest = build_manifest(
                 id=directory.id,
                 signature=job.signature,
@@ -43,7 +43,7 @@ def runs(tmp_path, monkeypatch):
             directory.write_config(job.resolved)
             directory.write_privacy({"sentence": "epsilon 6.00 (unit example)"})
             for record in records:
-                directory.append_round(record)
+                directory.append(round_lines(record))
             if last == 40:
                 directory.write_summary(summarize(records, "eval/accuracy", 12.0))
     return plan(["federation.rounds=40"])[0].signature, job.signature

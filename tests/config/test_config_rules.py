@@ -21,6 +21,13 @@ ALLOWED = [
     "federation.num_clients=10 federation.cohort_size=3 federation.cohort_sampling=poisson",
     "federation.num_clients=10 federation.cohort_size=3 federation.cohort_sampling=fixed",
     "federation.cohort_size=3",
+    "federation.combination=median federation.dropout_rate=0.3 federation.straggler_rate=0.1",
+    "federation.combination=trimmed_mean federation.assumed_bad=1",
+    "federation.num_clients=5 federation.combination=krum federation.assumed_bad=1",
+    "federation=small federation.combination=multi_krum federation.assumed_bad=3",
+    "federation.combination=norm_bound federation.max_upload_norm=2 federation.min_clients=0",
+    "method=fedsvd federation.combination=median",
+    "privacy=client federation.weights=uniform federation.dropout_rate=0.5",
     "privacy=client federation.weights=uniform federation.cohort_sampling=poisson "
     "federation.cohort_size=2",
     "task=mnli partition=severe",

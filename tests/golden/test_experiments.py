@@ -190,7 +190,7 @@ def test_records_say_where_numbers_come_from(tiny_folder, tmp_path):
     )
     # every client: rank 2, q and v of two layers of 16, fp32
     assert last["comm/adapter_bytes"] == 3 * 4 * 2 * 16 * 4
-    assert {"client", "examples", "loss", "clipped", "epsilon_spent"} == set(
+    assert {"client", "examples", "loss", "clipped", "nonfinite", "epsilon_spent"} == set(
         rounds[-1]["clients"][0]
     )
 

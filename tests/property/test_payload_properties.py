@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ffalora_cli.federation.payload import PayloadError, pack, unpack
-from ffalora_cli.types import Dense, DenseMerge, LowRankMerge, Seed
+from ffalora_cli.types import Dense, DenseMerge, LowRankMerge, Seed, Tag
 
 extents = st.integers(1, 4)
 kinds = st.sampled_from(["adapter", "head", "index", "setup"])
@@ -33,6 +33,9 @@ def payload_items(draw):
             items.append(LowRankMerge(name, values(d_out, rank), values(rank, d_in)))
         else:
             items.append(DenseMerge(name, values(draw(extents), draw(extents))))
+    if draw(st.booleans()):
+        words = st.lists(st.integers(0, 2**32 - 1), min_size=clients, max_size=clients)
+        items.insert(0, Tag(np.array(draw(words)), np.array(draw(words))))
     return items
 
 

@@ -87,6 +87,19 @@ def test_erasing_overwrites_before_it_removes(tmp_path):
     erase_secret(path)  # nothing there: nothing to do
 
 
+def test_a_begun_secure_run_without_its_secret_is_refused(tmp_path):
+    model, root = save_tiny_bert(tmp_path / "model"), tmp_path / "runs"
+    with pytest.raises(KeyboardInterrupt):
+        secure_run(root, model, Watcher(stop_at=1))
+    (path,) = root.rglob(SECRET)
+    path.unlink()
+    before = {p: p.read_bytes() for p in root.rglob("*.jsonl")}
+    with pytest.raises(ConfigError, match="secret is gone"):
+        secure_run(root, model, Watcher())
+    assert {p: p.read_bytes() for p in root.rglob("*.jsonl")} == before
+    assert not list(root.rglob(SECRET))
+
+
 class Watcher:
     """Looks at the secret's file while the run is on, and may stop the run."""
 
@@ -140,7 +153,7 @@ def test_a_secure_run_leaves_its_secret_nowhere(tmp_path, monkeypatch, capfd):
     assert stopped.seen == [(0o600, known)] * 2  # still there: the run is not finished
     watcher = Watcher()
     secure_run(root, model, watcher)
-    assert watcher.seen == [(0o600, known)] * 3
+    assert watcher.seen == [(0o600, known)]  # it went on with round 2, and the same noise
     assert not list(root.rglob(SECRET))  # of the aborted run, too
     texts = [p.read_bytes() for p in root.rglob("*") if p.is_file()]
     texts += ["".join(watcher.said).encode(), *(t.encode() for t in capfd.readouterr())]

@@ -4,6 +4,7 @@ import json
 import math
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -16,7 +17,7 @@ from safetensors import safe_open
 from ffalora_cli.config.errors import ConfigError
 from ffalora_cli.records import files
 from ffalora_cli.records.reading import find_run, find_runs, read_communication, read_run
-from ffalora_cli.records.run_directory import ROUNDS, open_run
+from ffalora_cli.records.run_directory import ROUNDS, open_run, round_lines
 from ffalora_cli.records.summary import best_round, summarize
 from ffalora_cli.types import RoundRecord
 
@@ -28,11 +29,11 @@ def record(round, value, **more):
 
 
 def written(runs, name="demo", signature="abc", rounds=3, finish=True, again=False):
-    run = open_run(runs, name, signature, again).create()
+    run = open_run(runs, name, signature, again).claim()
     run.write_manifest({**MANIFEST, "id": run.id})
     run.write_config({"seed": 1, "adapter": {"targets": ("query", "value")}})
     for number in range(rounds):
-        run.append_round(record(number, number / 10))
+        run.append(round_lines(record(number, number / 10)))
     if finish:
         records = [record(number, number / 10) for number in range(rounds)]
         run.write_summary(summarize(records, "eval/accuracy", 1.5))
@@ -44,7 +45,7 @@ def written(runs, name="demo", signature="abc", rounds=3, finish=True, again=Fal
 def test_opening_writes_nothing(tmp_path):
     run = open_run(tmp_path / "runs", "demo", "abc")
     assert run.path == tmp_path / "runs" / "demo-abc"
-    assert not run.finished and run.note is None
+    assert not run.finished and not run.begun
     assert list(tmp_path.iterdir()) == []
 
 
@@ -67,7 +68,7 @@ def test_round_trip(tmp_path):
 
 
 def test_floats_come_back_to_the_bit_and_the_rest_as_null(tmp_path):
-    run = open_run(tmp_path, "n", "s").create()
+    run = open_run(tmp_path, "n", "s").claim()
     run.write_manifest(MANIFEST)
     run.write_config({})
     metrics = {
@@ -77,7 +78,8 @@ def test_floats_come_back_to_the_bit_and_the_rest_as_null(tmp_path):
         "d": float("inf"),
         "e": np.float32(2),
     }
-    run.append_round(RoundRecord(1, metrics, ({"epsilon": np.float64(6), "n": np.int64(3)},)))
+    clients = ({"epsilon": np.float64(6), "n": np.int64(3)},)
+    run.append(round_lines(RoundRecord(1, metrics, clients)))
     line = json.loads((run.path / ROUNDS).read_text(), parse_constant=pytest.fail)
     assert line["schema_version"] == 1
     assert line["metrics"] == {"a": 0.1 + 0.2, "b": 5e-324, "c": None, "d": None, "e": 2.0}
@@ -100,28 +102,26 @@ def test_finished_is_found_and_again_takes_fresh_folders(tmp_path):
     assert [path.name for path in find_runs(tmp_path)] == ["demo-abc", "demo-abc-2"]
 
 
-def test_what_a_crash_left_is_moved_aside_and_named(tmp_path):
-    for number in (1, 2):
-        written(tmp_path, rounds=number, finish=False)
-        run = open_run(tmp_path, "demo", "abc")
-        assert run.note == (
-            f"an unfinished run was here; its records are kept in {run.path}.incomplete-{number}"
-        )
-        assert run.path.exists()  # opening alone moves nothing
-    written(tmp_path)
-    kept = [read_run(tmp_path / f"demo-abc.incomplete-{n}") for n in (1, 2)]
-    assert [len(run.rounds) for run in kept] == [1, 2] and not kept[0].finished
-    assert [path.name for path in find_runs(tmp_path)] == ["demo-abc"]
+def test_what_a_crash_left_is_gone_on_with(tmp_path):
+    written(tmp_path, rounds=2, finish=False)
+    run = open_run(tmp_path, "demo", "abc")
+    assert run.begun and not run.finished
+    (run.path / ".summary.json.x1y2z3").write_text("half a summary")
+    with run.claim():
+        run.append(round_lines(record(2, 0.2)))
+    assert [r.round for r in read_run(run.path).rounds] == [0, 1, 2]
+    assert {p.name for p in run.path.iterdir()} == {"manifest.json", "config.yaml", ROUNDS}
+    assert open_run(tmp_path, "demo", "abc", again=True).path.name == "demo-abc-2"
 
 
 WRITER = """
 import sys, time
-from ffalora_cli.records.run_directory import open_run
+from ffalora_cli.records.run_directory import open_run, round_lines
 from ffalora_cli.types import RoundRecord
-run = open_run(sys.argv[1], "demo", "abc").create()
+run = open_run(sys.argv[1], "demo", "abc").claim()
 run.write_manifest({"schema_version": 1}); run.write_config({})
 for number in range(10**6):
-    run.append_round(RoundRecord(number, {"eval/accuracy": number / 7}))
+    run.append(round_lines(RoundRecord(number, {"eval/accuracy": number / 7})))
     print(number, flush=True)
 """
 
@@ -131,14 +131,22 @@ def test_a_killed_writer_leaves_every_round_it_reported_and_frees_the_folder(tmp
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         while int(process.stdout.readline()) < 20:
             time.sleep(0)
-        with pytest.raises(ConfigError, match="another process is writing this run"):
+        with pytest.raises(
+            ConfigError, match=rf"another process is writing this run \(pid {process.pid} on "
+        ):
             open_run(tmp_path, "demo", "abc")
         os.kill(process.pid, signal.SIGKILL)
         reported = 20 + sum(1 for _ in process.stdout)
     back = read_run(tmp_path / "demo-abc")
     numbers = [r.round for r in back.rounds]
     assert numbers == list(range(len(numbers))) and len(numbers) >= reported + 1
-    assert open_run(tmp_path, "demo", "abc").note is not None
+    assert open_run(tmp_path, "demo", "abc").begun
+    with open_run(tmp_path, "demo", "abc").claim() as again:
+        assert (
+            again.note
+            == f"took over the lock of pid {process.pid} on {socket.gethostname()}, which is gone"
+        )
+    assert open_run(tmp_path, "demo", "abc").claim().note is None
 
 
 def test_half_a_last_line_is_left_out_at_every_cut(tmp_path):
@@ -212,7 +220,7 @@ def test_a_link_out_of_the_runs_folder_is_refused(tmp_path):
 def test_a_runs_folder_that_cannot_be_made_names_the_key(tmp_path):
     (tmp_path / "runs").write_text("a file")
     with pytest.raises(ConfigError, match=r"paths\.runs: .*cannot be made"):
-        open_run(tmp_path / "runs", "demo", "abc").create()
+        open_run(tmp_path / "runs", "demo", "abc").claim()
 
 
 def test_a_failed_write_leaves_the_old_file_and_no_rubbish(tmp_path, monkeypatch):
@@ -231,14 +239,13 @@ def test_a_failed_write_leaves_the_old_file_and_no_rubbish(tmp_path, monkeypatch
 def test_communication_rows(tmp_path):
     run = written(tmp_path, finish=False)
     rows = [{"round": 1, "client": 0, "direction": "uplink", "kind": "adapter", "bytes": 147_456}]
-    run.append_communication(rows)
-    run.append_communication([])
-    run.append_communication(rows)
+    for more in (rows, [], rows):
+        run.append(round_lines(record(1, 0.5), more))
     assert read_communication(run.path) == [{"schema_version": 1, **rows[0]}] * 2
 
 
 def test_adapter_keeps_views_and_says_what_it_is(tmp_path):
-    run = open_run(tmp_path, "demo", "abc").create()
+    run = open_run(tmp_path, "demo", "abc").claim()
     stack = torch.arange(24.0).reshape(2, 12)
     tensors = {"q.lora_b": stack[1, :8].view(4, 2), "q.lora_a": stack[1, 8:].view(2, 2).T}
     run.write_adapter(tensors, rank=2, alpha=4.0, base_model="some/model", extra={"method": "lora"})

@@ -234,6 +234,21 @@ def test_two_jobs_of_one_process_do_not_mix(tmp_path):
     assert [read_back(folder)[0]["exit"][0].exit_code for folder in folders] == [1, 1]
 
 
+def test_resumed_sittings_drop_and_double_nothing(tmp_path):
+    """Every sitting logs all rounds again; stopped ten times, each round is in one file once."""
+    for last in range(11):
+        tracker = open_tracker(tracking())
+        tracker.start(facts(tmp_path))
+        for number in range(last + 1):
+            tracker.log(RoundRecord(number, {"eval/accuracy": number / 10}))
+        tracker.finish(None, exit_code=143)
+    rounds = []
+    for file in tmp_path.glob("wandb/offline-run-*/run-*.wandb"):
+        found = {"history": [e.history for e in entries(file) if e.HasField("history")]}
+        rounds += [row["round"] for row in history(found)]
+    assert sorted(rounds) == list(range(11))
+
+
 def test_a_hanging_init_costs_the_run_nothing_but_the_limit(tmp_path, monkeypatch):
     import wandb
 

@@ -74,10 +74,12 @@ class Tracker(Protocol):
         """Begin; called once, after the run folder exists."""
 
     def log(self, record: RoundRecord) -> None:
-        """Mirror one round."""
+        """Mirror one round; one that was mirrored in an earlier sitting is left out."""
 
-    def finish(self, summary: Mapping[str, Any] | None, exit_code: int = 0) -> None:
-        """End, within a time limit; ``summary`` is None when the run failed."""
+    def finish(
+        self, summary: Mapping[str, Any] | None, exit_code: int = 0, seconds: float | None = None
+    ) -> None:
+        """End within ``seconds`` (its own limit if None); no ``summary`` when the run failed."""
 
     @property
     def url(self) -> str | None:

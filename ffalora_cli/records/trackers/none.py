@@ -25,7 +25,9 @@ class NoTracker:
     def log(self, record: RoundRecord) -> None:
         """Nothing to mirror."""
 
-    def finish(self, summary: Mapping[str, Any] | None, exit_code: int = 0) -> None:
+    def finish(
+        self, summary: Mapping[str, Any] | None, exit_code: int = 0, seconds: float | None = None
+    ) -> None:
         """Nothing to end."""
 
 

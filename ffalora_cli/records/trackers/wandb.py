@@ -2,6 +2,10 @@
 
 All calls happen on one daemon thread, in order. So neither a slow import, a dead server nor a hang
 inside wandb delays a round; the first failure leaves one note and turns the mirror off.
+
+``tracker.json`` in the run folder is the cursor: the last round that W&B took. A resumed run (or
+``ffalora sync``) logs every round again and those up to the cursor are left out. Online, W&B's own
+summary counts instead, since what a killed process had queued never arrived.
 """
 
 from __future__ import annotations
@@ -10,9 +14,11 @@ import os
 import queue
 import threading
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ffalora_cli.config.schema import TrackingConfig
+from ffalora_cli.records.files import read_json, to_json, write_whole
 from ffalora_cli.records.trackers.base import RunFacts
 from ffalora_cli.types import RoundRecord
 
@@ -21,6 +27,7 @@ if TYPE_CHECKING:
 
 INIT_SECONDS = 30.0
 FINISH_SECONDS = 60.0
+CURSOR = "tracker.json"
 
 
 class WandbTracker:
@@ -31,6 +38,7 @@ class WandbTracker:
         self._facts: RunFacts | None = None
         self._run: wandb.Run | None = None
         self._folder = ""  # of the W&B files, inside the run folder
+        self._cursor = -1  # last round that W&B took
         self._jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._notes: list[str] = []
         self._thread = threading.Thread(target=self._work, name="wandb-mirror", daemon=True)
@@ -57,19 +65,22 @@ class WandbTracker:
         if self._facts is None or self._dead.is_set():
             return
         point = {"round": record.round, **self._facts.released(record.metrics)}
-        self._jobs.put(lambda: self._started.log(point))
+        self._jobs.put(lambda: self._log(point))
 
-    def finish(self, summary: Mapping[str, Any] | None, exit_code: int = 0) -> None:
+    def finish(
+        self, summary: Mapping[str, Any] | None, exit_code: int = 0, seconds: float | None = None
+    ) -> None:
         """Send the summary and wait until W&B has everything, ``FINISH_SECONDS`` at most."""
         if self._facts is None:
             return
+        limit = FINISH_SECONDS if seconds is None else seconds
         values = _summary_values(summary or {}, self._facts)
         self._jobs.put(lambda: self._started.summary.update(values))
         self._jobs.put(lambda: self._started.finish(exit_code=exit_code))
         self._jobs.put(None)
-        self._thread.join(FINISH_SECONDS)
+        self._thread.join(limit)
         if self._thread.is_alive():
-            self._give_up(f"not finished after {FINISH_SECONDS:g} s")
+            self._give_up(f"not finished after {limit:g} s")
         elif self._run is not None and self._run.offline and not self._dead.is_set():
             self._notes.append(f"W&B was offline; upload with: wandb sync {self._folder}")
 
@@ -77,6 +88,26 @@ class WandbTracker:
     def _started(self) -> wandb.Run:
         assert self._run is not None  # the first job made it, or the worker has ended
         return self._run
+
+    def _log(self, point: Mapping[str, Any]) -> None:
+        if point["round"] <= self._cursor:
+            return
+        self._started.log(dict(point))
+        self._cursor = point["round"]
+        write_whole(self._cursor_file, to_json({"round": self._cursor}))
+
+    @property
+    def _cursor_file(self) -> Path:
+        assert self._facts is not None
+        return self._facts.folder / CURSOR
+
+    def _find_cursor(self, run: wandb.Run) -> int:
+        """The last round W&B has of this run; -1 for none."""
+        if not run.offline:
+            return int(run.summary.get("round", -1)) if run.resumed else -1
+        if not self._cursor_file.exists():
+            return -1
+        return int(read_json(self._cursor_file)["round"])
 
     def _work(self) -> None:
         while (job := self._jobs.get()) is not None:
@@ -127,6 +158,7 @@ class WandbTracker:
         run.define_metric("round", hidden=True)
         run.define_metric("*", step_metric="round")
         self._folder = run.settings.sync_dir
+        self._cursor = self._find_cursor(run)
         self._run = run
 
 

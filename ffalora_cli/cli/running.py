@@ -1,0 +1,109 @@
+"""One job in front of a person: its display, and every way it can end as one line."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+
+from ffalora_cli.cli.display import Display, open_display
+from ffalora_cli.cli.exits import DONE, FAILED
+from ffalora_cli.cli.jobs import Job
+from ffalora_cli.cli.units import score
+from ffalora_cli.config.errors import ConfigError, RunFailed
+from ffalora_cli.stopping import StopFlag, Stopped
+
+
+def play(
+    job: Job,
+    quiet: bool,
+    command: Sequence[str],
+    stop: StopFlag,
+    again: bool = False,
+    folder: Path | None = None,
+    fork_of: Path | None = None,
+) -> tuple[int, str]:
+    """Run one job, or go on with it.
+
+    Args:
+        job: checked.
+        quiet: print only the last lines.
+        command: as typed, for the manifest.
+        stop: requested by signals.
+        again: start over in a new folder.
+        folder: of the run to go on with.
+        fork_of: of the run to fork.
+
+    Returns:
+        The exit code, and the outcome in a few words.
+
+    Raises:
+        ConfigError: nothing was lost, and usually nothing written.
+        Stopped: with the line for the user as its second argument.
+    """
+    from ffalora_cli import experiment
+
+    with open_display(job, quiet) as display:
+        try:
+            summary = experiment.run(
+                job.config,
+                job.resolved,
+                job.signature,
+                display,
+                again=again,
+                command=command,
+                stop=stop,
+                folder=folder,
+                fork_of=fork_of,
+            )
+        except ConfigError:
+            raise
+        except Stopped as stopped:
+            stopped.args = (*stopped.args, _stopped(display))
+            raise
+        except RunFailed as error:
+            display.close()
+            kept = display.facts.get("run_dir")
+            where = f"; records in {kept}" if kept else ""
+            print(f"ffalora: run failed: {error}{where}", file=sys.stderr)
+            return FAILED, f"failed: {error}"
+        except Exception as error:
+            display.close()
+            print(f"ffalora: {_failure(error, job, display)}", file=sys.stderr)
+            return FAILED, f"failed: {type(error).__name__}"
+    headline = str(summary["headline"]).removeprefix("eval/")
+    return DONE, f"{headline} {score(headline, summary['value'])}  {summary['run_dir']}"
+
+
+def _stopped(display: Display) -> str:
+    """What is on disk, and the command that goes on."""
+    if not display.facts:
+        return "nothing was trained yet"
+    done = "no round was" if display.done is None else f"rounds to {display.done} are"
+    return f"{done} on disk; go on with: {_resume(display)}"
+
+
+def _resume(display: Display) -> str:
+    return f"ffalora resume {shlex.quote(str(display.facts['run_dir']))}"
+
+
+def _failure(error: Exception, job: Job, display: Display) -> str:
+    """One line; the traceback is kept in a file beside the records, where it is our affair."""
+    if os.environ.get("FFALORA_TRACEBACK") == "1":
+        traceback.print_exception(error)
+    first = (str(error).strip().splitlines() or [""])[0]
+    what = f"run failed: {type(error).__name__}: {first[:120]}"
+    run_dir = display.facts.get("run_dir")
+    if isinstance(error, OSError) and error.errno:  # a full disk, a folder gone: no bug of ours
+        return f"{what}; {_stopped(display)}"
+    runs = Path(job.config.paths.runs).expanduser()
+    file = Path(run_dir, "traceback.txt") if run_dir else runs / f"traceback-{job.signature}.txt"
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("".join(traceback.format_exception(error)), encoding="utf-8")
+    except OSError:
+        return f"{what}; FFALORA_TRACEBACK=1 shows where"
+    return f"{what}; traceback in {file}"

@@ -1,0 +1,122 @@
+"""What a run folder says before its first round, and what each further sitting adds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from ffalora_cli.experiment.rounds import privacy_statement
+from ffalora_cli.records.manifest import build_manifest, environment
+from ffalora_cli.records.run_directory import RunDirectory
+
+if TYPE_CHECKING:
+    from ffalora_cli.experiment.parts import Parts
+    from ffalora_cli.experiment.session import Session
+
+
+def write_head(
+    parts: Parts,
+    directory: RunDirectory,
+    resolved: Mapping[str, Any],
+    signature: str,
+    command: Sequence[str],
+    extra: Mapping[str, Any],
+) -> None:
+    """Config, planned privacy and manifest, on disk before the first round.
+
+    The manifest comes last: a folder without one never began.
+
+    Args:
+        parts: built.
+        directory: claimed.
+        resolved: the plain config.
+        signature: identity of the run.
+        command: as typed.
+        extra: further facts of the manifest (``identity``, ``forked_from``).
+    """
+    config, network = parts.config, parts.simulation.network
+    statement = privacy_statement(parts)
+    directory.write_config(resolved)
+    if statement is not None:
+        directory.write_privacy(statement)
+    directory.write_manifest(
+        build_manifest(
+            id=directory.id,
+            signature=signature,
+            command=command,
+            device=str(network.device),
+            threads=_threads(),
+            seeds={
+                "run": config.seed,
+                "partition": config.partition.seed,
+                "adapter": config.adapter.seed,
+                "head": config.head.seed,
+            },
+            data_fingerprints={"train": parts.data.train.fingerprint}
+            | {name: rows.fingerprint for name, rows in parts.data.evals.items()},
+            model_fingerprint=network.fingerprint,
+            extra={**_shared(parts), "data": parts.data.facts, **extra},
+        )
+    )
+
+
+def add_sitting(
+    parts: Parts, directory: RunDirectory, manifest: Mapping[str, Any], command: Sequence[str]
+) -> list[str]:
+    """Note in the manifest that the run went on, and with what.
+
+    Returns:
+        Lines for the user about what may change the bits: another device, chunking or commit.
+    """
+    sitting = {
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        "after_round": parts.simulation.state.round,
+        "command": list(command),
+        "device": str(parts.simulation.network.device),
+        "threads": _threads(),
+        "max_tokens": parts.max_tokens,
+        "git": environment()["git"],
+    }
+    earlier = manifest.get("sittings") or []
+    directory.write_manifest({**manifest, "sittings": [*earlier, sitting]})
+    before = earlier[-1] if earlier else manifest
+    return [
+        f"{key} was {before.get(key)} and is {sitting[key]}: results may differ by rounding"
+        for key in ("device", "max_tokens", "git")
+        if before.get(key) != sitting[key]
+    ]
+
+
+def facts(session: Session, signature: str) -> dict[str, Any]:
+    """What observers are told before the first round of a sitting; ``done`` is the last on disk."""
+    parts, config = session.parts, session.parts.config
+    return {
+        **_shared(parts),
+        "run_dir": str(session.directory.path),
+        "done": session.records[-1].round if session.records else None,
+        "signature": signature,
+        "task": config.task.name,
+        "model": config.model.name,
+        "method": config.method.name,
+        "clients": config.federation.num_clients,
+        "device": str(parts.simulation.network.device),
+        "privacy": privacy_statement(parts),
+        "rounds": config.federation.rounds,
+    }
+
+
+def _shared(parts: Parts) -> dict[str, Any]:
+    sizes = parts.simulation.clients.sizes
+    return {
+        "client_sizes": sizes.tolist() if len(sizes) <= 100 else None,
+        "trainable_parameters": sum(spec.size for spec in parts.simulation.trainable(1)),
+        "frozen_parameters": parts.simulation.network.frozen_parameters,
+        "max_tokens": parts.max_tokens,
+    }
+
+
+def _threads() -> int:
+    import torch
+
+    return torch.get_num_threads()

@@ -1,0 +1,198 @@
+"""What every upload must satisfy before the server uses it.
+
+Checked on the unpacked payload of a whole group at once: a client that breaks a rule is left out,
+named and charged like the others; nothing it sent reaches a sum. How much an upload counts is not
+part of it: the weight is the server's own number of the client's rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from ffalora_cli.federation.norms import NormLimit
+from ffalora_cli.federation.payload import (
+    WIRE_DTYPES,
+    Packed,
+    PayloadError,
+    WireDtype,
+    pack,
+    unpack,
+)
+from ffalora_cli.types import Dense, PayloadItem, Stack, Tag, Tensors, TensorSpec
+
+Corrupt = Callable[[int, int, bytes], bytes]
+"""(round, client, payload as sent) to what arrives: a simulated adversary or a broken line."""
+
+LATE = "late"  # not a rejection: a straggler's upload is not looked at
+
+REASONS: Mapping[str, str] = {
+    "unreadable": "its bytes are no payload",
+    "names": "tensors are missing, unknown or of another kind",
+    "order": "tensors come in another order",
+    "shape": "a tensor has another shape",
+    "dtype": "a tensor has another dtype",
+    "round": "it belongs to another round",
+    "client": "it names another client",
+    "nonfinite": "it holds NaN or infinity",
+    "norm": "its update is far longer than the others'",
+}
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What an upload of one round holds."""
+
+    round: int
+    specs: Sequence[TensorSpec]  # everything that travels, in this order
+    wire_dtype: WireDtype
+
+    def pack(self, clients: np.ndarray, trained: Stack, covered: Sequence[str] | None) -> Packed:
+        """The uploads of ``clients`` from their tensors ``[clients, ...]``.
+
+        Args:
+            clients: ids.
+            trained: by name.
+            covered: names the privacy plan clips and noises; None without privacy.
+
+        Raises:
+            RuntimeError: a tensor would travel that is not covered (rule A8).
+        """
+        uncovered = [s.name for s in self.specs if covered is not None and s.name not in covered]
+        if uncovered:
+            raise RuntimeError(f"upload of {uncovered} is not covered by the privacy plan")
+        tag = Tag(np.full(len(clients), self.round), clients)
+        items = [Dense(spec.name, spec.kind, trained[spec.name]) for spec in self.specs]
+        return pack([tag, *items], self.wire_dtype)
+
+    def fault(self, items: Sequence[PayloadItem]) -> str:
+        """Reason code of the first structural rule that ``items`` break; empty for none."""
+        dense = [item for item in items[1:] if isinstance(item, Dense)]
+        known = [(spec.name, spec.kind) for spec in self.specs]
+        found = [(item.name, item.kind) for item in dense]
+        tagged = bool(items) and isinstance(items[0], Tag)
+        if not tagged or len(dense) < len(items) - 1 or sorted(found) != sorted(known):
+            return "names"
+        if found != known:
+            return "order"
+        for item, spec in zip(dense, self.specs, strict=True):
+            if tuple(item.values.shape[1:]) != spec.shape:
+                return "shape"
+            if item.values.dtype != WIRE_DTYPES[self.wire_dtype]:
+                return "dtype"
+        return ""
+
+
+@dataclass(frozen=True)
+class Receipt:
+    """What the server keeps of a group's uploads."""
+
+    uploads: Stack  # float32 [accepted, ...]
+    accepted: np.ndarray  # bool [clients]
+    norms: np.ndarray  # float64 [accepted], as the norm limit compares them
+    rejected: tuple[Mapping[str, Any], ...]  # {"client": id, "reason": code}
+
+
+def receive(
+    packed: Packed,
+    clients: np.ndarray,
+    manifest: Manifest,
+    before: Tensors,
+    limit: NormLimit | None,
+    late: np.ndarray,
+    corrupt: Corrupt | None = None,
+) -> Receipt:
+    """Unpack a group's uploads and keep those that satisfy the contract.
+
+    Args:
+        packed: uploads of the group, tag first.
+        clients: their ids ``[clients]``, as the server knows them from the connection.
+        manifest: of the round.
+        before: the tensors the clients started from, by name.
+        limit: on the norm of ``upload - before``; None where a clip follows anyway.
+        late: uploads that came after the round, bool ``[clients]``.
+        corrupt: changes single payloads on their way.
+    """
+    tag, uploads, reasons = _arrivals(packed, clients, manifest, corrupt)
+    _mark(reasons, tag.round != manifest.round, "round")
+    _mark(reasons, tag.client != clients, "client")
+    norms = update_norms(uploads, before)
+    _mark(reasons, ~np.isfinite(norms), "nonfinite")
+    reasons[late] = LATE
+    if limit is not None:
+        norms = norms / limit.slack[clients]
+        good = reasons == ""
+        far = np.zeros(len(clients), dtype=bool)
+        far[good] = limit.exceeded(norms[good])
+        _mark(reasons, far, "norm")
+    accepted = reasons == ""
+    if not accepted.all():
+        rows = torch.from_numpy(accepted)
+        uploads = {name: values[rows] for name, values in uploads.items()}
+    bad = np.flatnonzero(~accepted & (reasons != LATE))
+    rejected = tuple({"client": int(clients[i]), "reason": str(reasons[i])} for i in bad)
+    return Receipt(uploads, accepted, norms[accepted], rejected)
+
+
+def update_norms(uploads: Stack, before: Tensors) -> np.ndarray:
+    """Length of each client's whole update, float64 ``[clients]``; not finite where a value is not.
+
+    Sums are float64: no finite float32 upload overflows them.
+    """
+    squares = [
+        torch.linalg.vector_norm(
+            (values - before[name].to(values)).flatten(1), dim=1, dtype=torch.float64
+        ).square()
+        for name, values in uploads.items()
+    ]
+    return torch.stack(squares).sum(0).sqrt().cpu().numpy()
+
+
+def _mark(reasons: np.ndarray, where: np.ndarray, reason: str) -> None:
+    """Give ``reason`` to uploads that break a rule and have none yet, in place."""
+    reasons[where & (reasons == "")] = reason
+
+
+def _arrivals(
+    packed: Packed, clients: np.ndarray, manifest: Manifest, corrupt: Corrupt | None
+) -> tuple[Tag, Stack, np.ndarray]:
+    """Tags, uploads ``[clients, ...]`` and reason codes; payloads are read singly only if changed.
+
+    Rows of payloads without the right structure keep what was sent: their reason leaves them out.
+    """
+    tag, *dense = unpack(packed)
+    if fault := manifest.fault([tag, *dense]):
+        raise RuntimeError(f"the round's own uploads break their contract ({fault})")
+    assert isinstance(tag, Tag)
+    uploads = {item.name: item.values.float() for item in dense if isinstance(item, Dense)}
+    reasons = np.full(len(clients), "", dtype="<U10")
+    if corrupt is None:
+        return tag, uploads, reasons
+    tag = Tag(tag.round.copy(), tag.client.copy())
+    uploads = {name: values.clone() for name, values in uploads.items()}
+    for row, client in enumerate(clients.tolist()):
+        sent = packed.client_bytes(row)
+        arrived = corrupt(manifest.round, client, sent)
+        if arrived != sent:
+            reasons[row] = _take(arrived, manifest, row, tag, uploads)
+    return tag, uploads, reasons
+
+
+def _take(arrived: bytes, manifest: Manifest, row: int, tag: Tag, uploads: Stack) -> str:
+    """Put one payload's values into ``row`` of the group, in place, or give a reason code."""
+    try:
+        items = unpack(arrived)
+    except PayloadError:
+        return "unreadable"
+    if fault := manifest.fault(items):
+        return fault
+    for item in items:
+        if isinstance(item, Tag):
+            tag.round[row], tag.client[row] = item.round[0], item.client[0]
+        elif isinstance(item, Dense):
+            uploads[item.name][row] = item.values[0].float()
+    return ""
