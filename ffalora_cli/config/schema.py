@@ -124,6 +124,7 @@ class PrivacyConfig:
     clip_count_noise: float | None = None  # null = expected batch / 20
     client_noise: Literal["central", "local"] = "central"
     sampling: Literal["poisson", "fixed", "shuffled"] = "poisson"  # of the rows of a batch
+    budget_guard: Literal["stop", "refuse"] = "stop"  # when the target affords fewer rounds
     trials: int = 1  # runs of a random-stopping search (its mean); 1 = no tuning
     trial_distribution: Literal["geometric", "poisson"] = "geometric"
 

@@ -10,6 +10,7 @@ Left out, because the same numbers come out either way:
   does not rename runs that never used it;
 - ``privacy.trials``, ``privacy.trial_distribution``: they change what the statement says about a
   search over runs, not the run;
+- ``privacy.budget_guard``: it decides whether a run starts, not what comes out of it;
 - ``task.license``.
 
 ``federation.eval_every`` and ``eval_clients`` stay in although they do not change the model: they
@@ -35,6 +36,7 @@ _IGNORED = frozenset(
         "model.local_lr",
         "model.max_grad_norm",
         "model.head_scale",
+        "privacy.budget_guard",
         "privacy.trials",
         "privacy.trial_distribution",
         "task.license",

@@ -83,38 +83,47 @@ def _between_knots(
     return found
 
 
-def check_someone_affords(
+def check_affordable(
     privacy: PrivacyConfig,
     delta: float,
     mechanisms: Floats,
-    rounds: Floats,
+    affordable: Floats,
+    rounds: int,
     steps: int,
     interval: float,
 ) -> None:
     """Refuse a noise with which no client can take part in even one round.
 
+    With ``budget_guard=refuse``: with which not every client can take part in all rounds.
+
     Args:
         privacy: with target and noise multiplier.
         delta: of the plan.
         mechanisms: columns noise multiplier, rate ``[mechanisms, 2]``.
-        rounds: affordable ones ``[mechanisms]``.
+        affordable: rounds within the target ``[mechanisms]``.
+        rounds: wanted.
         steps: of one round.
         interval: grid width of PLD.
     """
-    target = privacy.epsilon_target
-    if target is None or bool((rounds > 0).any()):
+    target, refuse = privacy.epsilon_target, privacy.budget_guard == "refuse"
+    if target is None or bool((affordable >= rounds).all() if refuse else (affordable > 0).any()):
         return
+    rates = mechanisms[:, 1]
     needed = noise_multiplier(
         privacy.accountant,
         target,
         delta,
-        float(mechanisms[:, 1].min()),
-        steps,
+        float(rates.max() if refuse else rates.min()),
+        steps * (rounds if refuse else 1),
         interval,
         privacy.sampling,
     )
+    least = int(affordable.min())
+    count = f"{least} of {rounds} rounds" if refuse and least else "one round"
+    afford = "affords only" if refuse and least else "does not afford"
+    stop = ", or privacy.budget_guard=stop" if refuse and least else ""
     raise ConfigError(
-        f"privacy.noise_multiplier={privacy.noise_multiplier:g} does not afford one round within "
+        f"privacy.noise_multiplier={privacy.noise_multiplier:g} {afford} {count} within "
         f"privacy.epsilon_target={target:g}; set at least {math.ceil(needed * 1e4) / 1e4:g}, or "
-        "privacy.noise_multiplier=null"
+        f"privacy.noise_multiplier=null{stop}"
     )

@@ -21,7 +21,7 @@ from ffalora_cli.privacy.adaptive_clip import count_noise_of, gradient_noise
 from ffalora_cli.privacy.calibrate import epsilon_of, stored_epsilon
 from ffalora_cli.privacy.clipping import ClipKind
 from ffalora_cli.privacy.curves import Curves, make_curves
-from ffalora_cli.privacy.noise import check_someone_affords, noise_of_clients
+from ffalora_cli.privacy.noise import check_affordable, noise_of_clients
 from ffalora_cli.privacy.rules import (
     check_client_unit,
     check_privacy,
@@ -171,7 +171,7 @@ def make_plan(
     mechanisms, row = np.unique(np.stack([noise, accounted], axis=1), axis=0, return_inverse=True)
     row = row.reshape(-1)
     ends = _ends(privacy, delta, mechanisms, rounds, per_round, interval)
-    check_someone_affords(privacy, delta, mechanisms, ends[:, 0], per_round, interval)
+    check_affordable(privacy, delta, mechanisms, ends[:, 0], rounds, per_round, interval)
     curves = make_curves(
         privacy.accountant,
         privacy.sampling,

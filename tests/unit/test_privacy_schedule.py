@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from dp_accounting.pld import privacy_loss_distribution
@@ -9,6 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from privacy_cases import federation, privacy
 
+from ffalora_cli.config.errors import ConfigError
 from ffalora_cli.privacy.accountants import epsilon
 from ffalora_cli.privacy.budget import solve
 from ffalora_cli.privacy.composition import trajectory
@@ -159,3 +162,28 @@ def test_the_claim_of_a_shared_row_is_the_sum():
     assert plan.epsilon_of_shared_rows == plan.epsilon_planned[0] + plan.epsilon_planned[2]
     assert plan.claim(plan.epsilon_planned) == plan.epsilon_of_shared_rows
     assert any("add up" in line for line in plan.warnings)
+
+
+def test_a_guard_that_refuses_names_what_is_affordable_and_the_noise_that_would_do():
+    """The noise it names is enough, and a thousandth less is not."""
+    both = privacy(noise_multiplier=2.0, epsilon_target=2.0, budget_guard="refuse")
+    settings = {"local_batch_size": 20, "rounds": 300}
+    with pytest.raises(ConfigError, match=r"affords only \d+ of 300 rounds") as caught:
+        make_plan(both, [400, 4_000], federation(**settings), ["a"])
+    line = str(caught.value)
+    least = int(line.split("affords only ")[1].split()[0])
+    assert (
+        least
+        == make_plan(
+            replace(both, budget_guard="stop"), [400, 4_000], federation(**settings), ["a"]
+        ).planned_rounds.min()
+    )
+    enough = float(line.split("at least ")[1].split(",")[0])
+    plan = make_plan(
+        replace(both, noise_multiplier=enough), [400, 4_000], federation(**settings), ["a"]
+    )
+    assert (plan.planned_rounds == 300).all() and spent(plan, plan.planned_steps).max() <= 2.0
+    with pytest.raises(ConfigError, match="affords only"):
+        make_plan(
+            replace(both, noise_multiplier=enough - 2e-3), [400], federation(**settings), ["a"]
+        )
