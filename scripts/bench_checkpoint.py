@@ -1,8 +1,8 @@
 """What a checkpoint costs: ``python scripts/bench_checkpoint.py`` prints its share of a k3 round.
 
-One real run, private, 3 clients x 4 steps x 32 rows (packaged MiniLM and texts, cut to 13 tokens: the
-mean of SST-2), timed round by round: training, then ``Session.commit`` (checkpoint, records, ledger
-rows, every fsync). Nothing else should be running.
+One real run, private, 3 clients x 4 steps x 32 rows (packaged MiniLM and texts, cut to 13 tokens:
+the mean of SST-2), timed round by round: training, then ``Session.commit`` (checkpoint, records,
+ledger rows, every fsync). Nothing else should be running.
 """
 
 from __future__ import annotations
