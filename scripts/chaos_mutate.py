@@ -17,15 +17,18 @@ STRANGE: tuple[Any, ...] = (
 
 TOKENS = (
     b"\0", b"\n", b"{", b"}", b"[", b"]", b":", b",", b'"', b"null", b"NaN", b"1e999", b"-", b"&a ",
-    b"*a", b"!!python/object/apply:os.system ['touch sentinel']", b"<<: *a", b"\xff\xfe", b"\xed\xa0\x80",
-    b"9" * 5000, b"[" * 3000, b"{a: " * 500, b"${", b"${oc.env:HOME}", b"_target_", b"../", b"\x80\x04\x95",
+    b"*a", b"!!python/object/apply:os.system ['touch sentinel']", b"<<: *a", b"\xff\xfe",
+    b"\xed\xa0\x80",
+    b"9" * 5000, b"[" * 3000, b"{a: " * 500, b"${", b"${oc.env:HOME}", b"_target_", b"../",
+    b"\x80\x04\x95",
 )  # fmt: skip
 
 WORDS = (
-    "=", ",", "[", "]", "{", "}", "(", ")", "'", '"', "\\", "${", "}", ":", "~", "+", "++", "@", ".",
-    "..", "null", "nan", "inf", "-inf", "1e400", "9" * 5000, "true", "range(", "range(0,1e15)",
+    "=", ",", "[", "]", "{", "}", "(", ")", "'", '"', "\\", "${", "}", ":", "~", "+", "++", "@",
+    ".", "..", "null", "nan", "inf", "-inf", "1e400", "9" * 5000, "true", "range(", "range(0,1e15)",
     "choice(1,2)", "glob(*)", "sort(", "shuffle(range(10000000000))", "int(", "float(x)", "str(",
-    "tag(a,", "interval(0,1)", "extend_list(1)", "_target_", "_partial_", "oc.env:HOME}", "oc.decode:", "oc.select:",
+    "tag(a,", "interval(0,1)", "extend_list(1)", "_target_", "_partial_",
+    "oc.env:HOME}", "oc.decode:", "oc.select:",
     "oc.dict.keys:", "\0", "\n", "\t", "\x1b[31m", "é", "\u202e", "\U0001f600", "\udcff", "[" * 400,
     "{a:" * 200, "hydra.run.dir", "hydra:", "now:%Y", "/", " ", "", "#", "%", "0x10", "1_000", "- ",
 )  # fmt: skip

@@ -14,7 +14,9 @@ _RUNS_CODE = (
     "socket.connect", "ctypes.dlopen",
 )  # fmt: skip
 _WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
-_CHANGES = ("os.remove", "os.rename", "os.mkdir", "os.rmdir", "os.truncate", "os.symlink", "shutil.rmtree")  # fmt: skip
+_CHANGES = (
+    "os.remove", "os.rename", "os.mkdir", "os.rmdir", "os.truncate", "os.symlink", "shutil.rmtree",
+)  # fmt: skip
 
 
 class HangError(BaseException):

@@ -100,8 +100,8 @@ def _labels(task: TaskConfig, values: Sequence[Any], origin: str, split: str) ->
             close = nearest(str(value), task.classes) if isinstance(value, str) else None
             hint = f" (nearest class is {close!r})" if close else ""
             raise ConfigError(
-                f"{origin}, row {values.index(value)}: {task.label_column}={brief(value)} is not one of "
-                f"the {len(task.classes)} classes of task {task.name}, numbered 0 to "
+                f"{origin}, row {values.index(value)}: {task.label_column}={brief(value)} is not one "
+                f"of the {len(task.classes)} classes of task {task.name}, numbered 0 to "
                 f"{len(task.classes) - 1}{hint}; correct the row or task.classes"
             )
     labels = np.fromiter((index[value] for value in values), np.int64, len(values))

@@ -65,7 +65,7 @@ def load_tokenizer(config: ModelConfig) -> PreTrainedTokenizerBase:
     path, revision = resolve_source(config.source), config.revision or "main"
     with _readable_errors(config):
         local = _is_local(path, revision)
-        # Left open, ``trust_remote_code`` asks on the terminal whether to run what the folder holds.
+        # Left open, ``trust_remote_code`` asks on the terminal whether to run the folder's code.
         return AutoTokenizer.from_pretrained(
             path, revision=revision, local_files_only=local, trust_remote_code=False
         )

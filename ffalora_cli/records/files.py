@@ -17,7 +17,6 @@ from typing import Any
 
 from ffalora_cli.config.errors import ConfigError
 
-
 LARGEST = 2**31  # bytes of a record file that is read at all
 
 

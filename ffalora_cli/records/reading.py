@@ -21,7 +21,6 @@ from ffalora_cli.records.run_directory import (
 )
 from ffalora_cli.types import RoundRecord
 
-
 _LARGEST_CONFIG, _DEEPEST = 2**20, 32  # bytes, nested sections
 _OPENING = ("[", "{", "<block mapping start>", "<block sequence start>")
 
