@@ -8,7 +8,7 @@ import os
 import pickle
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from chaos_watch import Watch
@@ -24,13 +24,11 @@ class Scene:
         root: of everything; ``outside`` in it must stay as it is.
         settings: overrides of the run that was begun.
         watch: over ``root``.
-        survived: cases in which the run goes on by itself, as it should.
     """
 
     root: Path
     settings: list[str]
     watch: Watch
-    survived: set[str] = field(default_factory=set)
 
     @property
     def run(self) -> Path:
@@ -157,7 +155,7 @@ def _pipe(name: str, verb: str = "show") -> Callable[[Scene], list[str]]:
 
 
 def _pickle(name: str, verb: str = "show") -> Callable[[Scene], list[str]]:
-    return lambda scene: _file(name, scene.payload(), verb)(scene)
+    return lambda scene: _file(name, scene.payload() + b"\n", verb)(scene)
 
 
 def _run_link(scene: Scene) -> list[str]:
@@ -167,8 +165,8 @@ def _run_link(scene: Scene) -> list[str]:
     return scene.resume()
 
 
-def _state(change: Callable[[bytes], bytes], go_on: bool = True) -> Callable[[Scene], list[str]]:
-    """Every checkpoint's tensors changed, with hashes that hold; the run must start over."""
+def _state(change: Callable[[bytes], bytes]) -> Callable[[Scene], list[str]]:
+    """Every checkpoint's tensors changed, with hashes that hold; the run starts over."""
 
     def plant(scene: Scene) -> list[str]:
         for folder in (scene.run / "ckpt").glob("round-*"):
@@ -178,7 +176,6 @@ def _state(change: Callable[[bytes], bytes], go_on: bool = True) -> Callable[[Sc
             content["files"][state.name] = hashlib.sha256(state.read_bytes()).hexdigest()
             body = json.dumps(content).encode() + b"\n"
             manifest.write_bytes(body + f'"{hashlib.sha256(body).hexdigest()}"\n'.encode())
-        scene.survived.update(n for n, p in PLANTED.items() if p is plant)
         return scene.resume()
 
     return plant

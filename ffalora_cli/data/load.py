@@ -99,9 +99,10 @@ def _labels(task: TaskConfig, values: Sequence[Any], origin: str, split: str) ->
         if label is None:
             close = nearest(str(value), task.classes) if isinstance(value, str) else None
             hint = f" (nearest class is {close!r})" if close else ""
+            where = f"{origin}, row {values.index(value)}"
             raise ConfigError(
-                f"{origin}, row {values.index(value)}: {task.label_column}={brief(value)} is not one "
-                f"of the {len(task.classes)} classes of task {task.name}, numbered 0 to "
+                f"{where}: {task.label_column}={brief(value)} is not one of "
+                f"the {len(task.classes)} classes of task {task.name}, numbered 0 to "
                 f"{len(task.classes) - 1}{hint}; correct the row or task.classes"
             )
     labels = np.fromiter((index[value] for value in values), np.int64, len(values))
