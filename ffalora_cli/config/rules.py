@@ -64,6 +64,8 @@ def is_path(text: str) -> bool:
 
 
 def _top(config: Config) -> None:
+    _inside("task.name", config.task.name)  # the run's name is made of both
+    _inside("model.name", config.model.name)
     if not NAME.fullmatch(config.name) or set(config.name) == {"."}:
         raise ConfigError(
             f"name={brief(config.name)} cannot name a folder; use 1 to 80 letters, digits, . _ -"
@@ -115,8 +117,6 @@ def _package(key: str, text: str) -> None:
 
 def _task(config: Config) -> None:
     task = config.task
-    _inside("task.name", task.name)
-    _inside("model.name", config.model.name)
     for split, stem in task.splits.items():
         _inside(f"task.splits.{brief(split)[1:-1]}", stem)
     if task.package is not None:

@@ -1,4 +1,4 @@
-"""Damaged input for every reader: a value or its documented error, in time, nothing else touched."""
+"""Damaged input for every reader: a value or its documented error, in time, nothing touched."""
 
 from __future__ import annotations
 
