@@ -5,6 +5,10 @@
     diskfull      no space after some bytes                    (about 0.5 s each)
     determinism   side by side, threads, orders, resumes       (about 3 s each, at most 54)
     kills         SIGKILL the real process                     (two process starts each)
+    fuzz          damaged input for every reader               (about 0.05 s each)
+    hostile       planted links, forged files, remote code     (about 0.5 s each, all of them)
+    malformed     wrong configs in the real process            (about 1 s each)
+    secrets       keys in the environment, searched everywhere (three runs, all of them)
     signals       SIGTERM and SIGINT the real process          (two process starts each)
 
 Everything is small and random but real: packaged texts, a two-layer BERT, the whole of ``run``.
@@ -17,6 +21,8 @@ import os
 import time
 
 import chaos_breaks
+import chaos_fuzz
+import chaos_hostile
 import chaos_process
 
 KINDS = {
@@ -24,6 +30,10 @@ KINDS = {
     "corruption": chaos_breaks.corruption,
     "diskfull": chaos_breaks.diskfull,
     "determinism": chaos_breaks.determinism,
+    "fuzz": chaos_fuzz.fuzz,
+    "hostile": chaos_hostile.hostile,
+    "malformed": chaos_hostile.malformed,
+    "secrets": chaos_hostile.secrets,
     "kills": chaos_process.kills,
     "signals": chaos_process.signals,
 }

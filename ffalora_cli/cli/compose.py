@@ -15,6 +15,7 @@ from typing import Any
 
 from hydra import compose, initialize_config_module
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import (
@@ -30,6 +31,7 @@ from ffalora_cli.cli.overrides import expand
 from ffalora_cli.config.build import check_value, nearest_key
 from ffalora_cli.config.errors import ConfigError, brief
 
+_OF_HYDRA = ("_target_", "_partial_", "_args_", "_recursive_", "_convert_")  # of its instantiate
 ENVIRONMENT = ("FFALORA_DATA", "HOME", "TMPDIR", "USER")  # what ${oc.env:NAME} may read
 
 
@@ -90,14 +92,24 @@ def _compose(chosen: tuple[str, ...]) -> DictConfig:
 def _with_settings(base: DictConfig, settings: Sequence[str]) -> DictConfig:
     """Values set as Hydra sets ``++key=value``; keys were checked against the schema before."""
     config = copy.deepcopy(base)
-    for override in OverridesParser.create().parse_overrides(list(settings)):
+    for override in _parsed(settings):
         key = override.key_or_group
         check_value(key, override.value())
         try:
             OmegaConf.update(config, key, override.value(), merge=True, force_add=True)
-        except OmegaConfBaseException as error:
+        except (OmegaConfBaseException, RecursionError) as error:
             raise ConfigError(f"{key}: {_reason(error)}") from error
     return config
+
+
+def _parsed(settings: Sequence[str]) -> list[Override]:
+    """Overrides read a second time, after sweeps became values: as text they may not read alike."""
+    try:
+        return OverridesParser.create().parse_overrides(list(settings))
+    except (HydraException, RecursionError) as error:
+        raise ConfigError(
+            f"{brief(' '.join(settings), 80)} cannot be read; quote special characters twice"
+        ) from error
 
 
 def _resolve(composed: DictConfig) -> dict[str, Any]:
@@ -145,8 +157,8 @@ def _refuse_targets(node: Any, path: str) -> None:
         return
     for name, child in node.items() if isinstance(node, Mapping) else enumerate(node):
         key = f"{path}.{name}" if path else str(name)
-        if name == "_target_":
-            raise ConfigError(f"{key}: configs never import code; remove _target_")
+        if name in _OF_HYDRA:
+            raise ConfigError(f"{brief(key, 60)[1:-1]}: configs never import code; remove {name}")
         _refuse_targets(child, key)
 
 

@@ -13,7 +13,8 @@ from collections.abc import Sequence
 
 from ffalora_cli import __version__
 from ffalora_cli.cli.exits import BAD_USAGE, DONE, FAILED, INTERRUPTED, TERMINATED
-from ffalora_cli.config.errors import ConfigError, brief, nearest
+from ffalora_cli.config.errors import ConfigError, brief, nearest, one_line
+from ffalora_cli.config.secrets import redact
 from ffalora_cli.stopping import Stopped
 
 VERBS = {
@@ -70,7 +71,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _dispatch(arguments)
     except ConfigError as error:
         _traceback_if_wanted()
-        print(f"ffalora: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"ffalora: {redact(one_line(str(error)))}", file=sys.stderr)
         return BAD_USAGE
     except Stopped as stopped:
         print(": ".join(["ffalora", "stopped", *map(str, stopped.args[1:])]), file=sys.stderr)
@@ -84,8 +85,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return FAILED
     except Exception as error:
         _traceback_if_wanted()
-        what = " ".join(f"{type(error).__name__}: {error}".split())
-        print(f"ffalora: {what[:150]}; FFALORA_TRACEBACK=1 shows where", file=sys.stderr)
+        what = redact(one_line(f"{type(error).__name__}: {error}"))[:150]
+        print(f"ffalora: {what}; FFALORA_TRACEBACK=1 shows where", file=sys.stderr)
         return FAILED
 
 
@@ -112,7 +113,7 @@ def _traceback_if_wanted() -> None:
     if os.environ.get("FFALORA_TRACEBACK") == "1":
         import traceback
 
-        traceback.print_exc()
+        print(redact(traceback.format_exc()), end="", file=sys.stderr)
 
 
 if __name__ == "__main__":

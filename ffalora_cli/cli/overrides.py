@@ -10,7 +10,7 @@ import itertools
 from collections.abc import Sequence
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override, Transformer
+from hydra.core.override_parser.types import Override, RangeSweep, Transformer
 from hydra.errors import HydraException
 
 from ffalora_cli.cli import catalogue
@@ -58,10 +58,11 @@ def _parse(text: str) -> Override:
         raise ConfigError(f"{brief(text, 60)} is not an override; write {example}")
     try:
         return OverridesParser.create().parse_override(text)
-    except HydraException as error:
+    except (HydraException, RecursionError) as error:
+        known = brief(key.lstrip("+~"), 30)[1:-1] or "key"
         raise ConfigError(
             f"{brief(text, 80)} cannot be read; quote special characters twice, "
-            f"as in {key.lstrip('+~') or 'key'}=\"'a, b'\""
+            f"as in {known}=\"'a, b'\""
         ) from error
 
 
@@ -108,11 +109,25 @@ def _values(override: Override) -> list[str]:
     elif _is_glob(override):
         raise ConfigError(f"{key}: glob picks options of a group; use choice(a, b) for a key")
     else:
-        values = [str(v) for v in override.sweep_iterator(transformer=Transformer.str)]
+        values = _swept(override)
     if group:
         for value in values:
             _check_option(key, value)
     return values
+
+
+def _swept(override: Override) -> list[str]:
+    """The values of a list or range; one that has too many is not written out first."""
+    key, value = override.key_or_group, override.value()
+    if isinstance(value, RangeSweep) and value.start is not None and value.stop is not None:
+        if value.step == 0:
+            raise ConfigError(f"{key}: a range in steps of 0 never ends; use range(start, stop)")
+        if abs(value.stop - value.start) / abs(value.step) > _MAX_JOBS:
+            raise ConfigError(f"{key}: the range has more than {_MAX_JOBS} values; sweep less")
+    try:
+        return [str(v) for v in override.sweep_iterator(transformer=Transformer.str)]
+    except (HydraException, TypeError, ValueError, OverflowError) as error:
+        raise ConfigError(f"{key}: this sweep has no values; write {key}=a,b") from error
 
 
 def _is_glob(override: Override) -> bool:

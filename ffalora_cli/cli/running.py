@@ -13,7 +13,9 @@ from ffalora_cli.cli.display import Display, open_display
 from ffalora_cli.cli.exits import DONE, FAILED
 from ffalora_cli.cli.jobs import Job
 from ffalora_cli.cli.units import score
-from ffalora_cli.config.errors import ConfigError, RunFailed
+from ffalora_cli.config.errors import ConfigError, RunFailed, one_line
+from ffalora_cli.config.secrets import redact
+from ffalora_cli.records.files import write_whole
 from ffalora_cli.stopping import StopFlag, Stopped
 
 
@@ -68,7 +70,7 @@ def play(
             display.close()
             kept = display.facts.get("run_dir")
             where = f"; records in {kept}" if kept else ""
-            print(f"ffalora: run failed: {error}{where}", file=sys.stderr)
+            print(f"ffalora: run failed: {redact(one_line(str(error)))}{where}", file=sys.stderr)
             return FAILED, f"failed: {error}"
         except Exception as error:
             display.close()
@@ -93,9 +95,9 @@ def _resume(display: Display) -> str:
 def _failure(error: Exception, job: Job, display: Display) -> str:
     """One line; the traceback is kept in a file beside the records, where it is our affair."""
     if os.environ.get("FFALORA_TRACEBACK") == "1":
-        traceback.print_exception(error)
+        print(redact("".join(traceback.format_exception(error))), end="", file=sys.stderr)
     first = (str(error).strip().splitlines() or [""])[0]
-    what = f"run failed: {type(error).__name__}: {first[:120]}"
+    what = redact(one_line(f"run failed: {type(error).__name__}: {first}"))[:160]
     run_dir = display.facts.get("run_dir")
     if isinstance(error, OSError) and error.errno:  # a full disk, a folder gone: no bug of ours
         return f"{what}; {_stopped(display)}"
@@ -103,7 +105,8 @@ def _failure(error: Exception, job: Job, display: Display) -> str:
     file = Path(run_dir, "traceback.txt") if run_dir else runs / f"traceback-{job.signature}.txt"
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text("".join(traceback.format_exception(error)), encoding="utf-8")
+        text = redact("".join(traceback.format_exception(error)))
+        write_whole(file, text.encode(errors="backslashreplace"))  # never through a link
     except OSError:
         return f"{what}; FFALORA_TRACEBACK=1 shows where"
     return f"{what}; traceback in {file}"

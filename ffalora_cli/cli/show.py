@@ -12,6 +12,7 @@ from ffalora_cli.cli.arguments import Parser
 from ffalora_cli.cli.exits import DONE
 from ffalora_cli.cli.privacy_words import print_statement
 from ffalora_cli.config.build import build
+from ffalora_cli.config.errors import ConfigError, brief
 from ffalora_cli.config.schema import Config
 
 if TYPE_CHECKING:
@@ -32,15 +33,26 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--privacy", action="store_true", help="the privacy statement alone")
     options = parser.read(arguments)
     records = read_run(find_run(options.runs, options.run))
-    if options.privacy:
-        print_statement(records.privacy, options.json)
-        return DONE
-    if options.json:
-        print(json.dumps(_plain(records), indent=2))
-        return DONE
-    for line in _lines(records):
-        print(line)
+    try:
+        _show(records, options.privacy, options.json)
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
+        if isinstance(error, ConfigError):
+            raise
+        raise ConfigError(
+            f"{records.path}: its records do not say what records say "
+            f"({type(error).__name__}: {brief(str(error))}); restore them or run it again"
+        ) from error
     return DONE
+
+
+def _show(records: RunRecords, privacy: bool, as_json: bool) -> None:
+    if privacy:
+        print_statement(records.privacy, as_json)
+    elif as_json:
+        print(json.dumps(_plain(records), indent=2))
+    else:
+        for line in _lines(records):
+            print("".join(letter if letter.isprintable() else "?" for letter in line))
 
 
 def _lines(records: RunRecords) -> list[str]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 import types
 from collections.abc import Iterator, Mapping
 from functools import cache
@@ -163,7 +164,7 @@ def _value(expected: Any, value: Any, key: str) -> Any:
         return {str(k): _value(arguments[1], v, f"{key}.{k}") for k, v in value.items()}
     if dataclasses.is_dataclass(expected):
         return _section(expected, value, key)  # type: ignore[arg-type]
-    return value if expected is Any else _scalar(expected, value, key)
+    return _anything(value, key) if expected is Any else _scalar(expected, value, key)
 
 
 def _scalar(expected: type, value: Any, key: str) -> Any:
@@ -172,9 +173,20 @@ def _scalar(expected: type, value: Any, key: str) -> Any:
         return float(value)
     if type(value) is not expected:
         raise _mistyped(key, value, _SPOKEN[expected])
+    if isinstance(value, str) and _UNPRINTABLE.search(value):
+        raise _mistyped(key, value, "text without control characters")
     if isinstance(value, float) and not math.isfinite(value):
         raise _mistyped(key, value, "a finite number")
     return value
+
+
+def _anything(value: Any, key: str) -> Any:
+    """A value of no stated type: scalars as above, whatever they are nested in."""
+    if isinstance(value, Mapping):
+        return {str(k): _anything(v, f"{key}.{k}") for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_anything(item, f"{key}[{i}]") for i, item in enumerate(value)]
+    return value if type(value) not in _SPOKEN else _scalar(type(value), value, key)
 
 
 def _section_expected(schema: Any, value: Any, key: str) -> ConfigError:
@@ -188,6 +200,7 @@ def _mistyped(key: str, value: Any, wanted: str) -> ConfigError:
     return ConfigError(f"{key or 'the configuration'} is {got}; it should be {wanted}")
 
 
+_UNPRINTABLE = re.compile("[\x00-\x1f\x7f\ud800-\udfff]")  # no file, record or line holds them
 _SPOKEN = {
     str: "text",
     bool: "true or false",

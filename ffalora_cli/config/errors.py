@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+_ENDLESS = 1000  # characters of a line; only an input made to be long gets there
 _LISTED = 90  # characters of choices shown, so that an error stays one readable line
 
 
@@ -36,6 +37,13 @@ def brief(value: object, limit: int = 40) -> str:
         return text
     half = (limit - 3) // 2
     return f"{text[:half]}...{text[-half:]}"
+
+
+def one_line(text: str) -> str:
+    """The text on one line, without what could steer a terminal, cut where it is endless."""
+    words = " ".join(text.split())
+    shown = "".join(letter if letter.isprintable() else "?" for letter in words)
+    return shown if len(shown) <= _ENDLESS else f"{shown[: _ENDLESS // 2]} ... {shown[-200:]}"
 
 
 def choose(key: str, word: object, choices: Iterable[str]) -> ConfigError:

@@ -58,7 +58,14 @@ def check(
         )
 
 
+def is_path(text: str) -> bool:
+    """Whether any file system could have a path of this length and with these characters."""
+    return "\0" not in text and len(text) <= 3000 and all(len(p) <= 255 for p in text.split("/"))
+
+
 def _top(config: Config) -> None:
+    _inside("task.name", config.task.name)  # the run's name is made of both
+    _inside("model.name", config.model.name)
     if not NAME.fullmatch(config.name) or set(config.name) == {"."}:
         raise ConfigError(
             f"name={brief(config.name)} cannot name a folder; use 1 to 80 letters, digits, . _ -"
@@ -70,6 +77,14 @@ def _top(config: Config) -> None:
         ("partition.seed", config.partition.seed),
     ):
         require(key, seed, seed >= 0, "0 or more")
+    for key, text in (
+        ("paths.data", config.paths.data),
+        ("paths.runs", config.paths.runs),
+        ("paths.cache", config.paths.cache),
+        ("model.source", config.model.source),
+    ):
+        if text is not None and not is_path(text):
+            raise ConfigError(f"{key}={brief(text)} is too long for a path; give a shorter one")
     data = config.paths.data
     if data is not None and not Path(data).expanduser().is_dir():
         raise ConfigError(
@@ -83,8 +98,31 @@ def _top(config: Config) -> None:
         raise ConfigError("paths.runs is empty; give a folder, as in paths.runs=runs")
 
 
+def _inside(key: str, text: str) -> None:
+    """Refuse what is joined to a folder and would lead out of it."""
+    if not NAME.fullmatch(text) or set(text) == {"."}:
+        raise ConfigError(
+            f"{key}={brief(text)} cannot name a folder or file; use 1 to 80 letters, digits, . _ -"
+        )
+
+
+def _package(key: str, text: str) -> None:
+    """Refuse what is no top package and a folder in it: looking for ``a.b`` would import ``a``."""
+    module, _, folder = text.partition("/")
+    if not module.isidentifier() or ".." in folder.split("/"):
+        raise ConfigError(
+            f"{key}={brief(text)} should be an installed package and a folder in it, as in bbc/rows"
+        )
+
+
 def _task(config: Config) -> None:
     task = config.task
+    for split, stem in task.splits.items():
+        _inside(f"task.splits.{brief(split)[1:-1]}", stem)
+    if task.package is not None:
+        _package("task.package", task.package)
+    if config.model.source.startswith("package:"):
+        _package("model.source", config.model.source.removeprefix("package:"))
     require("task.classes", list(task.classes), len(task.classes) >= 2, "two classes or more")
     require(
         "task.text_columns", list(task.text_columns), 1 <= len(task.text_columns) <= 2, "1 or 2"

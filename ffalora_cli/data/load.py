@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ffalora_cli.config.errors import ConfigError, nearest
+from ffalora_cli.config.errors import ConfigError, brief, nearest
 from ffalora_cli.config.schema import TaskConfig
 from ffalora_cli.data.source import Source, Table, locate
 
@@ -56,7 +56,9 @@ def read_rows(task: TaskConfig, source: Source, split: str) -> Rows:
     labels = _labels(task, table[task.label_column], source.origin, split)
     if not len(labels):
         raise ConfigError(f"{source.origin} has no rows; give the split at least one")
-    clients = None if task.client_column is None else _clients(table[task.client_column])
+    clients = None
+    if task.client_column is not None:
+        clients = _clients(table[task.client_column], f"{source.origin}: {task.client_column}")
     hashes = _hash_texts(texts)
     digest = hashlib.blake2b(hashes.tobytes() + labels.tobytes(), digest_size=16)
     if clients is not None:
@@ -70,7 +72,18 @@ def _texts(table: Table, name: str, origin: str) -> list[str]:
         if not isinstance(value, str):
             kind = type(value).__name__
             raise ConfigError(f"{origin}, row {row}: {name} is {kind}, not text; correct the row")
+        if not _encodable(value):
+            raise ConfigError(f"{origin}, row {row}: {name} is not Unicode text; correct the row")
     return values
+
+
+def _encodable(text: str) -> bool:
+    """Whether it is text that UTF-8 has words for; JSON can name halves of a character."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _labels(task: TaskConfig, values: Sequence[Any], origin: str, split: str) -> np.ndarray:
@@ -86,8 +99,9 @@ def _labels(task: TaskConfig, values: Sequence[Any], origin: str, split: str) ->
         if label is None:
             close = nearest(str(value), task.classes) if isinstance(value, str) else None
             hint = f" (nearest class is {close!r})" if close else ""
+            where = f"{origin}, row {values.index(value)}"
             raise ConfigError(
-                f"{origin}, row {values.index(value)}: {task.label_column}={value!r} is not one of "
+                f"{where}: {task.label_column}={brief(value)} is not one of "
                 f"the {len(task.classes)} classes of task {task.name}, numbered 0 to "
                 f"{len(task.classes) - 1}{hint}; correct the row or task.classes"
             )
@@ -105,7 +119,8 @@ def _class_index(task: TaskConfig, value: Any) -> int | None:
     if isinstance(value, str):
         if value in task.classes:
             return task.classes.index(value)
-        if not value.strip().removeprefix("-").isdecimal():
+        digits = value.strip()
+        if not digits.removeprefix("-").isdecimal() or len(digits) > 20:
             return None
         number = int(value)
     elif isinstance(value, float) and not value.is_integer():
@@ -115,7 +130,11 @@ def _class_index(task: TaskConfig, value: Any) -> int | None:
     return number if WITHHELD <= number < len(task.classes) else None
 
 
-def _clients(values: Sequence[Any]) -> np.ndarray:
+def _clients(values: Sequence[Any], where: str) -> np.ndarray:
+    kinds = {type(value) for value in values}
+    if len(kinds) > 1 or kinds - {str, int, float, bool}:
+        found = ", ".join(sorted(kind.__name__ for kind in kinds))
+        raise ConfigError(f"{where} holds {found}; give every row one kind of name or number")
     _, codes = np.unique(np.asarray(values), return_inverse=True)
     return codes.astype(np.int64)
 

@@ -23,7 +23,9 @@ def read_parquet(path: Path, columns: Sequence[str]) -> Table:
     try:
         require(columns, pyarrow.parquet.read_schema(path).names, str(path))
         return dict(pyarrow.parquet.read_table(path, columns=list(columns)).to_pydict())
-    except pyarrow.ArrowInvalid as error:
+    except (pyarrow.ArrowException, OSError, ValueError, KeyError) as error:
+        if isinstance(error, ConfigError):
+            raise
         raise ConfigError(
             f"{path} is not a Parquet file that can be read; copy it again"
         ) from error
@@ -37,7 +39,7 @@ def read_jsonl(path: Path, columns: Sequence[str]) -> Table:
             for number, line in enumerate(stream, start=1):
                 try:
                     yield dict(json.loads(line))
-                except (TypeError, ValueError) as error:
+                except (TypeError, ValueError, RecursionError) as error:
                     raise ConfigError(
                         f"{path}, line {number}: not a JSON object; correct it"
                     ) from error
@@ -76,7 +78,8 @@ def require(columns: Sequence[str], present: Collection[str], where: str) -> Non
     for name in columns:
         if name not in present:
             close = nearest(name, present)
-            hint = f"nearest is {close!r}" if close else f"it has {listed(sorted(present))}"
+            names = sorted(map(str, present))
+            hint = f"nearest is {close!r}" if close else f"it has {listed(names)}"
             raise ConfigError(
                 f"{where} has no column {name!r} ({hint}); rename it, or set task.text_columns / "
                 "task.label_column / task.client_column"

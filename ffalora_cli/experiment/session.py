@@ -78,8 +78,14 @@ class Session:
         self.directory.append(checkpoint.lines)
         self.records = list(read_run(self.directory.path).rounds)
         rows = read_communication(self.directory.path)
-        restore(self.parts.simulation, checkpoint.tensors, checkpoint.facts, rows)
-        self._seconds = float(checkpoint.facts.get("seconds", 0.0))
+        try:
+            restore(self.parts.simulation, checkpoint.tensors, checkpoint.facts, rows)
+            self._seconds = float(checkpoint.facts.get("seconds", 0.0))
+        except (LookupError, TypeError, AttributeError, ArithmeticError, RuntimeError) as error:
+            raise ConfigError(
+                f"checkpoint of round {checkpoint.round}: its state is none of this run "
+                f"({type(error).__name__}); remove it from {self.directory.path}/ckpt, or --again"
+            ) from error
 
     def commit(self, record: RoundRecord) -> None:
         """Write a finished round: checkpoint first, then its lines.
@@ -118,6 +124,9 @@ class Session:
         """The newest checkpoint of this run whose lines are still there."""
         while (checkpoint := self.checkpoints.newest()) is not None:
             journals = self.directory.journals
+            if {*checkpoint.marks} != {*journals, LEDGER} or {*checkpoint.lines} != {*journals}:
+                self.checkpoints.discard(checkpoint.round, "it names other files")
+                continue
             changed = [n for n, j in journals.items() if not j.holds(checkpoint.marks[n])]
             if checkpoint.identity != self.stamp:
                 self.checkpoints.discard(checkpoint.round, "it belongs to another run")

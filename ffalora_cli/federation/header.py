@@ -49,6 +49,8 @@ class Entry:
             raise PayloadError(f"payload item {self.name!r} has an unknown type, kind or shape")
         if (self.dtype == "uint64") != (self.type in ("seed", "tag")):
             raise PayloadError(f"payload item {self.name!r} of type {self.type} is {self.dtype}")
+        if self.type.endswith("merge") and self.dtype != "float32":
+            raise PayloadError(f"payload item {self.name!r}: merges travel in float32")
         if not all(type(extent) is int and 1 <= extent < 2**31 for extent in self.shape):
             raise PayloadError(f"payload item {self.name!r} has an extent outside 1 … 2^31 - 1")
 

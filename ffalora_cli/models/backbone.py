@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from ffalora_cli import keys
-from ffalora_cli.config.errors import ConfigError
+from ffalora_cli.config.errors import ConfigError, brief
 from ffalora_cli.config.schema import HeadConfig, ModelConfig
 from ffalora_cli.models.fingerprint import fingerprint_tensors
 
@@ -65,7 +65,10 @@ def load_tokenizer(config: ModelConfig) -> PreTrainedTokenizerBase:
     path, revision = resolve_source(config.source), config.revision or "main"
     with _readable_errors(config):
         local = _is_local(path, revision)
-        return AutoTokenizer.from_pretrained(path, revision=revision, local_files_only=local)
+        # Left open, ``trust_remote_code`` asks on the terminal whether to run the folder's code.
+        return AutoTokenizer.from_pretrained(
+            path, revision=revision, local_files_only=local, trust_remote_code=False
+        )
 
 
 def load_backbone(config: ModelConfig, head: HeadConfig, num_labels: int) -> Backbone:
@@ -90,7 +93,11 @@ def load_backbone(config: ModelConfig, head: HeadConfig, num_labels: int) -> Bac
         local = _is_local(path, revision, not config.random_weights)
         if config.random_weights:
             settings = AutoConfig.from_pretrained(
-                path, revision=revision, num_labels=num_labels, local_files_only=local
+                path,
+                revision=revision,
+                num_labels=num_labels,
+                local_files_only=local,
+                trust_remote_code=False,
             )
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(keys.torch_seed(keys.derive(head.seed, "random_weights")))
@@ -105,6 +112,7 @@ def load_backbone(config: ModelConfig, head: HeadConfig, num_labels: int) -> Bac
                 output_loading_info=True,
                 ignore_mismatched_sizes=True,
                 trust_remote_code=False,
+                use_safetensors=True,  # a pickle is never opened
                 local_files_only=local,
             )
             missing = set(info["missing_keys"]) | {key for key, *_ in info["mismatched_keys"]}
@@ -131,7 +139,7 @@ def _is_local(path: str, revision: str, needs_weights: bool = True) -> bool:
 
     if Path(path).is_dir():
         return True
-    weights = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin")
+    weights = ("model.safetensors", "model.safetensors.index.json")
     files = [
         isinstance(try_to_load_from_cache(path, name, revision=revision), str)
         for name in ("config.json", *weights)
@@ -144,6 +152,10 @@ def _is_local(path: str, revision: str, needs_weights: bool = True) -> bool:
         except Exception as error:  # a dozen libraries' exceptions, all meaning "not to be had"
             raise OSError(type(error).__name__) from error
     return False
+
+
+def _is_folder(source: str) -> bool:
+    return Path(resolve_source(source)).is_dir()
 
 
 def head_modules(model: nn.Module) -> dict[str, nn.Linear]:
@@ -186,16 +198,16 @@ def _readable_errors(config: ModelConfig) -> Iterator[None]:
     """Re-word what transformers and the hub raise into one line with a remedy."""
     try:
         yield
-    except (OSError, ValueError) as error:
+    except Exception as error:  # a damaged folder can raise anything its libraries know
         if isinstance(error, ConfigError):
             raise
         reason = " ".join(str(error).split())[:90]
-        offline = os.environ.get("HF_HUB_OFFLINE") == "1"
+        offline = os.environ.get("HF_HUB_OFFLINE") == "1" and not _is_folder(config.source)
         where = (
             "not in the local cache (HF_HUB_OFFLINE=1)" if offline else f"not loadable ({reason})"
         )
         raise ConfigError(
-            f"model.source={config.source!r}: {where}; use model=minilm (no download) "
+            f"model.source={brief(config.source, 60)}: {where}; use model=minilm (no download) "
             "or model.source=FOLDER"
         ) from error
 

@@ -137,7 +137,7 @@ class PrivacyLedger:
         for number, line in enumerate(lines, start=1):
             try:
                 self._read(json.loads(line), number)
-            except (ValueError, KeyError, TypeError, IndexError) as error:
+            except (LookupError, TypeError, ValueError, ArithmeticError, RecursionError) as error:
                 raise ConfigError(
                     f"{path}: line {number} is damaged or of another plan; what was spent is "
                     "unknown: restore the file or start a new run"
@@ -159,7 +159,8 @@ class PrivacyLedger:
     def _append(self, row: dict[str, object]) -> None:
         assert self._path is not None
         line = json.dumps(row, separators=(",", ":")).encode() + b"\n"
-        handle = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW
+        handle = os.open(self._path, flags, 0o644)
         try:
             if os.write(handle, line) != len(line):
                 raise OSError(errno.ENOSPC, "no space for a privacy charge", str(self._path))

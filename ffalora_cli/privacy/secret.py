@@ -78,7 +78,7 @@ def _read(path: Path) -> Key:
 
 
 def _write(path: Path, content: bytes, flags: int) -> None:
-    handle = os.open(path, os.O_WRONLY | flags, 0o600)
+    handle = os.open(path, os.O_WRONLY | os.O_NOFOLLOW | flags, 0o600)
     with os.fdopen(handle, "wb") as stream:
         stream.write(content)
         stream.flush()

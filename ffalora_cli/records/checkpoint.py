@@ -18,6 +18,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ffalora_cli.config.errors import ConfigError
 from ffalora_cli.records.files import read_regular, sync_folder, to_json, write_new
 from ffalora_cli.records.journal import Mark
 from ffalora_cli.records.tensors import to_safetensors
@@ -29,6 +30,7 @@ FOLDER, STATE, MANIFEST = "ckpt", "state.safetensors", "manifest.jsonl"
 FORMAT = 1
 KEPT = 2  # newest ones
 _LARGEST = 2**36  # bytes of a file that is read at all
+_MALFORMED = (ValueError, KeyError, TypeError, AttributeError, OverflowError)
 _HASH_LINE = 67  # quotes, 64 digits, newline
 _ROUND, _TEMPORARY, _DAMAGED = "round-", "tmp-", "damaged-"
 
@@ -100,9 +102,12 @@ class CheckpointFolder:
         """The newest checkpoint that verifies; damaged ones are renamed aside and noted."""
         root, found = self.run / FOLDER, None
         self._scores.clear()
+        _refuse_link(root)
         if not root.is_dir():
             return None
         for folder in sorted(root.glob(f"{_TEMPORARY}*")):
+            if folder.is_symlink():
+                folder.unlink()
             shutil.rmtree(folder, ignore_errors=True)  # never finished, or no longer wanted
         for folder in sorted(root.glob(f"{_ROUND}*"), reverse=True):
             try:
@@ -129,6 +134,7 @@ class CheckpointFolder:
 
     def _root(self) -> Path:
         root = self.run / FOLDER
+        _refuse_link(root)
         if not root.is_dir():
             root.mkdir()
             sync_folder(self.run)
@@ -182,19 +188,34 @@ def read_checkpoint(folder: Path) -> Checkpoint:
             tensors=load(files[STATE]),
             facts=dict(content["facts"]),
             identity=dict(content["identity"]),
-            marks={name: Mark(**mark) for name, mark in content["marks"].items()},
+            marks={name: _mark(mark) for name, mark in content["marks"].items()},
             lines={name: text.encode() for name, text in content["lines"].items()},
             score=None if content["score"] is None else float(content["score"]),
         )
     except OSError as error:
         raise DamagedCheckpointError(f"{error.strerror}") from None
-    except (ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
+    except MemoryError:
+        raise DamagedCheckpointError("larger than this machine's memory") from None
+    except (*_MALFORMED, SafetensorError) as error:
         text = str(error) if isinstance(error, ValueError) else "not a checkpoint"
         raise DamagedCheckpointError(text) from None
 
 
+def _refuse_link(root: Path) -> None:
+    """What is removed and renamed in it must be the run's own."""
+    if root.is_symlink():
+        raise ConfigError(f"{root}: is a link to another folder; remove it, or use --again")
+
+
 def _name(round: int) -> str:
     return f"{_ROUND}{round:06d}"
+
+
+def _mark(fact: Mapping[str, Any]) -> Mark:
+    mark = Mark(**fact)
+    if type(mark.bytes) is not int or mark.bytes < 0:
+        raise ValueError("a file's length is no length")
+    return mark
 
 
 def _manifest(checkpoint: Checkpoint, files: Mapping[str, bytes]) -> bytes:

@@ -17,6 +17,8 @@ from typing import Any
 
 from ffalora_cli.config.errors import ConfigError
 
+LARGEST = 2**31  # bytes of a record file that is read at all
+
 
 def plain(value: Any) -> Any:
     """Reduce a value to what JSON and YAML know, losing nothing but non-finite numbers.
@@ -79,7 +81,16 @@ def write_new(path: Path, content: bytes) -> None:
 
 def append(path: Path, lines: bytes) -> None:
     """Append whole lines and wait until they are on disk."""
-    _write(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644), lines)
+    _write(open_own(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND), lines)
+
+
+def open_own(path: Path, flags: int, mode: int = 0o644) -> int:
+    """Open a file for writing where it lies: a link would lead out of the run folder.
+
+    Raises:
+        OSError: ``ELOOP`` for a link; whatever else is in the way.
+    """
+    return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK, mode)
 
 
 def _write(handle: int, content: bytes) -> None:
@@ -124,7 +135,7 @@ def read_json(path: Path) -> dict[str, Any]:
         ConfigError: when the file is missing or is not a JSON object.
     """
     try:
-        value = json.loads(path.read_bytes())
+        value = json.loads(read_regular(path, LARGEST), parse_constant=_no_constant)
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror}); is this a run?") from None
     except (ValueError, RecursionError):
@@ -145,16 +156,26 @@ def read_json_lines(path: Path) -> tuple[list[dict[str, Any]], bool]:
     Raises:
         ConfigError: when a line other than the last is damaged.
     """
-    if not path.exists():
+    try:
+        content = read_regular(path, LARGEST)
+    except FileNotFoundError:
         return [], False
-    *complete, tail = path.read_bytes().split(b"\n")  # tail is empty when nothing was cut
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror}); is this a run?") from None
+    except ValueError as error:
+        raise ConfigError(f"{path}: {error}; run the experiment again") from None
+    *complete, tail = content.split(b"\n")  # tail is empty when nothing was cut
     rows = []
     for number, line in enumerate(complete, start=1):
         try:
-            row = json.loads(line)
+            row = json.loads(line, parse_constant=_no_constant)
         except (ValueError, RecursionError):
             row = None
         if not isinstance(row, dict):
             raise ConfigError(f"{path}: line {number} is damaged; run the experiment again")
         rows.append(row)
     return rows, bool(tail)
+
+
+def _no_constant(word: str) -> None:
+    raise ValueError(f"{word} is not JSON")

@@ -11,7 +11,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from ffalora_cli.records.files import append
+from ffalora_cli.records.files import append, open_own
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,11 @@ class Journal:
     def rewind(self, mark: Mark) -> None:
         """Cut the file back to a mark it ``holds``."""
         if self.path.exists():
-            os.truncate(self.path, mark.bytes)
+            handle = open_own(self.path, os.O_WRONLY)  # never through a link
+            try:
+                os.truncate(handle, mark.bytes)
+            finally:
+                os.close(handle)
         self._hash, self._bytes = hashlib.sha256(), 0
         self.catch_up()
 

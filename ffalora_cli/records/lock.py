@@ -60,8 +60,8 @@ def check_unlocked(folder: Path) -> None:
         ConfigError: naming the process.
     """
     lock = folder / _LOCK
-    if not lock.is_file():
-        return
+    if lock.is_symlink() or not lock.is_file():
+        return  # refused when it is claimed
     with lock.open("rb") as stream:
         if not _try(stream.fileno()):
             raise _busy(folder, _owner(stream.read(4096)))

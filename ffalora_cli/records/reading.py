@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ffalora_cli.config.errors import ConfigError, nearest
-from ffalora_cli.records.files import read_json, read_json_lines
+from ffalora_cli.config.errors import ConfigError, brief, nearest
+from ffalora_cli.config.rules import is_path
+from ffalora_cli.records.files import read_json, read_json_lines, read_regular
 from ffalora_cli.records.run_directory import (
     COMMUNICATION,
     CONFIG,
@@ -19,6 +20,9 @@ from ffalora_cli.records.run_directory import (
     SUMMARY,
 )
 from ffalora_cli.types import RoundRecord
+
+_LARGEST_CONFIG, _DEEPEST = 2**20, 32  # bytes, nested sections
+_OPENING = ("[", "{", "<block mapping start>", "<block sequence start>")
 
 
 @dataclass(frozen=True)
@@ -75,7 +79,7 @@ def read_communication(path: str | Path) -> list[dict[str, Any]]:
 def find_runs(runs: str | Path) -> list[Path]:
     """Folders of all runs below ``runs``, by name."""
     root = Path(runs).expanduser()
-    if not root.is_dir():
+    if not is_path(str(root)) or not root.is_dir():
         return []
     return sorted(folder for folder in root.iterdir() if (folder / MANIFEST).is_file())
 
@@ -86,7 +90,7 @@ def find_run(runs: str | Path, run: str) -> Path:
     Raises:
         ConfigError: when none or several match; names the nearest.
     """
-    if (Path(run) / MANIFEST).is_file():
+    if is_path(run) and (Path(run) / MANIFEST).is_file():
         return Path(run)
     names = {folder.name: folder for folder in find_runs(runs)}
     if run in names:
@@ -97,8 +101,8 @@ def find_run(runs: str | Path, run: str) -> Path:
     if matches:
         raise ConfigError(f"run {run!r} is ambiguous: {', '.join(matches[:4])}; type more of it")
     hint = nearest(run, names)
-    remedy = f"did you mean {hint!r}?" if hint else f"look into {Path(runs)} (paths.runs)"
-    raise ConfigError(f"run {run!r} was not found; {remedy}")
+    remedy = f"did you mean {hint!r}?" if hint else f"look into {brief(str(runs))} (paths.runs)"
+    raise ConfigError(f"run {brief(run, 100)} was not found; {remedy}")
 
 
 def _versioned(file: Path, content: dict[str, Any]) -> dict[str, Any]:
@@ -115,10 +119,16 @@ def _round(file: Path, line: dict[str, Any]) -> RoundRecord:
     _versioned(file, line)
     try:
         metrics = {key: _number(value) for key, value in line["metrics"].items()}
-        clients, rejected = (tuple(line.get(key, ())) for key in ("clients", "rejected"))
+        clients, rejected = (_objects(line.get(key, ())) for key in ("clients", "rejected"))
         return RoundRecord(int(line["round"]), metrics, clients, rejected)
-    except (KeyError, TypeError, ValueError, AttributeError):
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError):
         raise ConfigError(f"{file}: not a round record; run the experiment again") from None
+
+
+def _objects(values: Any) -> tuple[dict[str, Any], ...]:
+    if not all(isinstance(value, dict) for value in values):
+        raise ValueError("not objects")
+    return tuple(values)
 
 
 def _number(value: Any) -> float:
@@ -128,6 +138,18 @@ def _number(value: Any) -> float:
     if isinstance(value, int | float) and not isinstance(value, bool):
         return value
     raise ValueError("not a number")
+
+
+def _check_yaml(text: str) -> None:
+    """Refuse references, which unfold without end, and a depth that only a forger needs."""
+    import yaml
+
+    depth = 0
+    for token in yaml.scan(text):  # lazily: a nest is left before it costs anything
+        opens, closes = token.id in _OPENING, token.id in ("]", "}", "<block end>")
+        depth += opens - closes
+        if depth > _DEEPEST or isinstance(token, yaml.AliasToken):
+            raise ValueError("no config of ours")
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -140,10 +162,12 @@ def read_config(folder: Path) -> dict[str, Any]:
 
     file = folder / CONFIG
     try:
-        config = yaml.safe_load(file.read_text(encoding="utf-8"))
+        text = read_regular(file, _LARGEST_CONFIG).decode()
+        _check_yaml(text)
+        config = yaml.safe_load(text)
     except OSError as error:
         raise ConfigError(f"{file}: cannot be read ({error.strerror}); is this a run?") from None
-    except (yaml.YAMLError, UnicodeDecodeError):
+    except (yaml.YAMLError, ValueError, TypeError, RecursionError):
         raise ConfigError(f"{file}: damaged, not YAML; run the experiment again") from None
     if not isinstance(config, dict):
         raise ConfigError(f"{file}: damaged, not a mapping; run the experiment again")

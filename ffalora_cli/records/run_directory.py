@@ -103,6 +103,8 @@ def open_folder(path: Path) -> RunDirectory:
     Raises:
         ConfigError: when another process is writing it.
     """
+    if path.is_symlink():
+        raise ConfigError(f"{path}: is a link to another folder; name the folder itself")
     if (path / SUMMARY).exists():
         return RunDirectory(path, finished=True)
     check_unlocked(path)
@@ -157,8 +159,21 @@ class RunDirectory:
             for unfinished in self.path.glob(f".{name}.*"):
                 unfinished.unlink()  # by a crash in ``write_whole``
         for journal in self.journals.values():
+            self._refuse_link(journal.path)
             journal.catch_up()
+        self._refuse_link(self.path / LEDGER)
+        self._refuse_link(self.path / "wandb")  # of a tracker; nothing of ours leads outside
         return self
+
+    def _refuse_link(self, path: Path) -> None:
+        """A planted link, or anything but a file or folder, would lead what is written elsewhere.
+
+        Raises:
+            ConfigError: names it. The folder is released.
+        """
+        if path.is_symlink() or not (path.is_file() or path.is_dir() or not path.exists()):
+            self.close()
+            raise ConfigError(f"{path}: is a link or a device, not a file of a run; remove it")
 
     def __enter__(self) -> RunDirectory:
         return self

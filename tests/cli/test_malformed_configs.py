@@ -159,6 +159,62 @@ CASES = {
     "-m task=glob(x*)": ("task", "matches none"),
     "-m seed=interval(0,1)": ("seed", "range"),
     "-m seed=range(200) federation.rounds=range(1,200)": ("-m", "sweep less"),
+    "method=ffa-lora": ("method", "'ffa_lora'"),
+    "partition=seveer": ("partition", "'severe'"),
+    "federation=": ("federation", "default"),
+    "task=''": ("task", "bbc_news"),
+    "modle=minilm": ("modle", "'model'"),
+    "trackng=wandb": ("trackng", "'tracking'"),
+    "enginee=stacked": ("enginee", "'engine'"),
+    "privcy=none": ("privcy", "'privacy'"),
+    "adapter.rnk=8": ("adapter.rnk", "'adapter.rank'"),
+    "head.mod=trained": ("head.mod", "'head.mode'"),
+    "engine.divice=cpu": ("engine.divice", "'engine.device'"),
+    "tracking.projct=a": ("tracking.projct", "'tracking.project'"),
+    "paths.run=a": ("paths.run", "'paths.runs'"),
+    "partition.dirichlet=1": ("partition.dirichlet", "'partition.dirichlet_alpha'"),
+    "privacy.epsilon=3": ("privacy.epsilon", "'privacy.epsilon_target'"),
+    "task.max_len=9": ("task.max_len", "'task.max_length'"),
+    "model.sorce=a": ("model.sorce", "'model.source'"),
+    "adapter.rank=": ("adapter.rank", "whole number"),
+    "adapter.rank=eight": ("adapter.rank", "whole number"),
+    "adapter.alpha=inf": ("adapter.alpha", "finite"),
+    "adapter.seed=-1": ("adapter.seed", "0 or more"),
+    "adapter=8": ("adapter", "section"),
+    "partition.seed=1.5": ("partition.seed", "whole number"),
+    "partition.min_client_size=0": ("partition.min_client_size", "1 or more"),
+    "partition.max_tries=0": ("partition.max_tries", "1 or more"),
+    "privacy.noise=secret": ("privacy.noise", "'secure'"),
+    "privacy.clip=flatt": ("privacy.clip", "'flat'"),
+    "privacy.clip_quantile=1": ("privacy.clip_quantile", "between"),
+    "privacy.clip_lr=0": ("privacy.clip_lr", "above 0"),
+    "privacy.client_noise=local": ("privacy.client_noise", "central"),
+    "federation.local_weight_decay=-1": ("federation.local_weight_decay", "0 or more"),
+    "federation.wire_dtype=float16": ("federation.wire_dtype", "'bfloat16'"),
+    "federation.downlink=cache": ("federation.downlink", "'cached'"),
+    "federation.server_optimizer.beta2=1": ("federation.server_optimizer.beta2", "below 1"),
+    "federation.server_optimizer.tau=0": ("federation.server_optimizer.tau", "above 0"),
+    "federation.eval_clients=1": ("federation.eval_clients", "true or false"),
+    "tracking.mode=onlin": ("tracking.mode", "'online'"),
+    "tracking.project=": ("tracking.project", "ffalora"),
+    "tracking.tags=[1]": ("tracking.tags[0]", "text"),
+    "task.name=../bbc": ("task.name", "letters"),
+    "task.name=büro": ("task.name", "quote"),
+    "name=日本": ("name", "quote"),
+    "sèed=1": ("sèed", "quote"),
+    "task.splits={train:../../x}": ("task.splits.train", "letters"),
+    "task.package=os.path": ("task.package", "installed package"),
+    "model.source=package:os.path/x": ("model.source", "installed package"),
+    "model.name=a/b": ("model.name", "letters"),
+    "method.options={_partial_:true}": ("method.options._partial_", "remove"),
+    "method.options={a:{b:nan}}": ("method.options.a.b", "finite"),
+    "tracking.project='a\x1b[31m'": ("tracking.project", "control"),
+    "task.text_columns=[]": ("task.text_columns", "1 or 2"),
+    "task.classes=[a]": ("task.classes", "two classes"),
+    "task.max_length=3": ("task.max_length", "4 or more"),
+    "task.eval_split=dev": ("task.eval_split", "holdout"),
+    "-m seed=range(1000000000000)": ("seed", "sweep less"),
+    "-m seed=range(0,10,0)": ("seed", "steps of 0"),
     "--quite": ("--quite", "--quiet"),
 }
 
@@ -175,6 +231,18 @@ def test_one_line_names_the_key_and_the_remedy(typed, tmp_path, monkeypatch, cap
     for words in CASES[typed]:
         assert words in line
     assert list(tmp_path.iterdir()) == []
+
+
+def test_there_are_many() -> None:
+    assert len(CASES) >= 180
+
+
+@pytest.mark.parametrize("length", [300, 5000])
+def test_a_path_too_long_for_a_file_system_is_one_line(length, capsys) -> None:
+    for typed in (["run", f"paths.data={'a' * length}"], ["show", "a" * length]):
+        assert main(typed) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert len(line) <= 200
 
 
 def test_an_environment_variable_never_reaches_the_line(monkeypatch, capsys) -> None:

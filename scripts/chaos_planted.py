@@ -1,0 +1,310 @@
+"""The hostile cases: what is typed, and what is planted before a harmless command is typed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import pickle
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from chaos_watch import Watch
+
+DEEP = b"[" * 100_000 + b"]" * 100_000
+
+
+@dataclass
+class Scene:
+    """Folders of one case.
+
+    Attributes:
+        root: of everything; ``outside`` in it must stay as it is.
+        settings: overrides of the run that was begun.
+        watch: over ``root``.
+    """
+
+    root: Path
+    settings: list[str]
+    watch: Watch
+
+    @property
+    def run(self) -> Path:
+        """A copy of the run that was begun."""
+        return self.root / "runs" / "run"
+
+    @property
+    def outside(self) -> Path:
+        """Where nothing may be written."""
+        return self.root / "outside"
+
+    @property
+    def sentinel(self) -> Path:
+        """Made by every planted piece of code."""
+        return self.root / "sentinel"
+
+    def fresh(self, victim: bytes) -> None:
+        """Everything as it was before the last case."""
+        for name in ("runs", "outside", "evil", "data"):
+            shutil.rmtree(self.root / name, ignore_errors=True)
+        self.sentinel.unlink(missing_ok=True)
+        shutil.copytree(self.root / "begun" / "run", self.run)
+        self.outside.mkdir()
+        (self.outside / "victim").write_bytes(victim)
+
+    def resume(self) -> list[str]:
+        """Go on with the run."""
+        return ["resume", str(self.run), "--quiet"]
+
+    def payload(self) -> bytes:
+        """A pickle that makes the sentinel when it is opened."""
+        path = self.sentinel
+
+        class Bomb:
+            def __reduce__(self) -> tuple[object, ...]:
+                return (os.system, (f"touch {path}",))
+
+        return pickle.dumps(Bomb())
+
+
+def _reference(text: str) -> list[str]:
+    return [f"tracking.project={text}"]
+
+
+TYPED: dict[str, list[str]] = {
+    "target in a section": ["+model._target_=os.system"],
+    "target in options": ["method.options={_target_: os.system}"],
+    "target in a list": ["method.options={a: [{_target_: os.system}]}"],
+    "target by decode": ["method.options=\"${oc.decode:'{_target_: os.system}'}\""],
+    "target by create": ['method.options="${oc.create:{_target_:os.system}}"'],
+    "partial": ["method.options={_partial_: true}"],
+    "args": ["method.options={_args_: [1]}"],
+    "recursive": ["method.options={_recursive_: false}"],
+    "convert": ["+task._convert_=all"],
+    "target in splits": ["task.splits={_target_: os.system}"],
+    "env key": _reference("${oc.env:WANDB_API_KEY}"),
+    "env path": _reference("${oc.env:PATH}"),
+    "env with default": _reference("${oc.env:SHELL,none}"),
+    "env nested": _reference("\"${oc.decode:'${oc.env:HOSTNAME}'}\""),
+    "unknown resolver": _reference("${eval:1+1}"),
+    "select of nothing": _reference('"${oc.select:no.such.key,${oc.env:LANG}}"'),
+    "hydra resolver": _reference("${hydra:runtime.cwd}"),
+    "self reference": _reference("${tracking.project}"),
+    "name dots": ["name=.."],
+    "name parent": ["name=../outside"],
+    "name absolute": ["name=/tmp/outside"],
+    "name NUL": ["name=a\0b"],
+    "name newline": ["name='a\nb'"],
+    "name escape": ["name='a\x1b[31m'"],
+    "name empty": ["name=''"],
+    "name long": [f"name={'a' * 5000}"],
+    "name surrogate": ["name='a\udcff'"],
+    "task name leaves": ["task.name=../outside"],
+    "split leaves": ["task.splits={train: ../../outside/victim}"],
+    "split absolute": ["task.splits={train: /etc/passwd}"],
+    "model name leaves": ["model.name=../x"],
+    "package imports": ["task.package=os.path"],
+    "package leaves": ["task.package=bbc/../../.."],
+    "model package imports": ["model.source=package:os.path/x"],
+    "runs NUL": ["paths.runs=a\0b"],
+    "runs long": [f"paths.runs={'a' * 5000}"],
+    "data long": [f"paths.data=/{'a' * 300}"],
+    "runs device": ["paths.runs=/dev/null"],
+    "source NUL": ["model.source=/a\0b"],
+    "project control": ["tracking.project='a\x1b]0;x\x07'"],
+    "deep list": ["method.options={a: " + "[" * 400 + "]" * 400 + "}"],
+    "endless range": ["-m", "seed=range(1000000000000)"],
+    "endless step": ["-m", "seed=range(0,10,0)"],
+    "endless shuffle": ["-m", "seed=shuffle(range(100000000000))"],
+    "huge number": [f"federation.rounds={'9' * 5000}"],
+    "huge float": ["federation.local_lr=1e999"],
+    "searchpath": ["hydra.searchpath=[file:///tmp]"],
+    "option leaves": ["task=../../evil"],
+}
+
+
+def _link(name: str, folder: bool = False) -> Callable[[Scene], list[str]]:
+    def plant(scene: Scene) -> list[str]:
+        place = scene.run / name
+        if place.is_dir():
+            shutil.rmtree(place)
+        place.unlink(missing_ok=True)
+        place.symlink_to(scene.outside if folder else scene.outside / "victim")
+        return scene.resume()
+
+    return plant
+
+
+def _file(name: str, content: bytes, verb: str = "show") -> Callable[[Scene], list[str]]:
+    def plant(scene: Scene) -> list[str]:
+        (scene.run / name).write_bytes(content)
+        return [verb, str(scene.run)]
+
+    return plant
+
+
+def _pipe(name: str, verb: str = "show") -> Callable[[Scene], list[str]]:
+    def plant(scene: Scene) -> list[str]:
+        (scene.run / name).unlink()
+        os.mkfifo(scene.run / name)
+        return [verb, str(scene.run)]
+
+    return plant
+
+
+def _pickle(name: str, verb: str = "show") -> Callable[[Scene], list[str]]:
+    return lambda scene: _file(name, scene.payload() + b"\n", verb)(scene)
+
+
+def _run_link(scene: Scene) -> list[str]:
+    shutil.copytree(scene.run, scene.outside / "run")
+    shutil.rmtree(scene.run)
+    scene.run.symlink_to(scene.outside / "run")
+    return scene.resume()
+
+
+def _state(change: Callable[[bytes], bytes]) -> Callable[[Scene], list[str]]:
+    """Every checkpoint's tensors changed, with hashes that hold; the run starts over."""
+
+    def plant(scene: Scene) -> list[str]:
+        for folder in (scene.run / "ckpt").glob("round-*"):
+            state, manifest = folder / "state.safetensors", folder / "manifest.jsonl"
+            state.write_bytes(change(state.read_bytes()))
+            content = json.loads(manifest.read_bytes().splitlines()[0])
+            content["files"][state.name] = hashlib.sha256(state.read_bytes()).hexdigest()
+            body = json.dumps(content).encode() + b"\n"
+            manifest.write_bytes(body + f'"{hashlib.sha256(body).hexdigest()}"\n'.encode())
+        return scene.resume()
+
+    return plant
+
+
+def _header(text: bytes, size: int | None = None) -> Callable[[bytes], bytes]:
+    claimed = len(text) if size is None else size
+    return lambda data: claimed.to_bytes(8, "little") + text + b"\0" * 64
+
+
+def _entry(begin: int, end: int, shape: str = "[4]") -> bytes:
+    return f'"x":{{"dtype":"F32","shape":{shape},"data_offsets":[{begin},{end}]}}'.encode()
+
+
+def _model(change: Callable[[Scene, Path], None]) -> Callable[[Scene], list[str]]:
+    def plant(scene: Scene) -> list[str]:
+        folder = scene.root / "evil"
+        shutil.copytree(scene.root / "model", folder)
+        change(scene, folder)
+        settings = [s for s in scene.settings if not s.startswith("model.source")]
+        return ["run", *settings, f"model.source={folder}", "--quiet"]
+
+    return plant
+
+
+def _only_pickle(scene: Scene, folder: Path) -> None:
+    (folder / "model.safetensors").unlink()
+    (folder / "pytorch_model.bin").write_bytes(scene.payload())
+
+
+def _as_safetensors(scene: Scene, folder: Path) -> None:
+    (folder / "model.safetensors").write_bytes(scene.payload())
+
+
+def _remote_code(*names: str) -> Callable[[Scene, Path], None]:
+    def change(scene: Scene, folder: Path) -> None:
+        (folder / "evil.py").write_text(f"open({str(scene.sentinel)!r}, 'w').close()\n")
+        for name in names:
+            content = json.loads((folder / name).read_text())
+            content["auto_map"] = {
+                "AutoConfig": "evil.Config",
+                "AutoModelForSequenceClassification": "evil.Model",
+                "AutoTokenizer": ["evil.Tokenizer", "evil.Tokenizer"],
+            }
+            content["model_type"] = "evil"
+            (folder / name).write_text(json.dumps(content))
+
+    return change
+
+
+def _written(name: str, content: bytes) -> Callable[[Scene, Path], None]:
+    return lambda scene, folder: (folder / name).write_bytes(content) and None
+
+
+def _rows(suffix: str, content: bytes | None) -> Callable[[Scene], list[str]]:
+    """Rows of ``rotten_tomatoes``; None is the pickle."""
+
+    def plant(scene: Scene) -> list[str]:
+        folder = scene.root / "data" / "rotten_tomatoes"
+        folder.mkdir(parents=True)
+        for split in ("train", "validation", "test"):
+            data = scene.payload() if content is None else content
+            (folder / f"{split}.{suffix}").write_bytes(data)
+        settings = [*scene.settings, "task=rotten_tomatoes", "task.max_length=8"]
+        return ["run", *settings, f"paths.data={folder.parent}", "--quiet"]
+
+    return plant
+
+
+_BOMB = b"".join(
+    b"a%d: &a%d [%s]\n" % (i, i, b",".join([b"*a%d" % (i - 1) if i else b"x"] * 9))
+    for i in range(9)
+)
+
+PLANTED: dict[str, Callable[[Scene], list[str]]] = {
+    "link: rounds": _link("rounds.jsonl"),
+    "link: communication": _link("communication.jsonl"),
+    "link: privacy ledger": _link("privacy_ledger.jsonl"),
+    "link: lock": _link(".lock"),
+    "link: checkpoints": _link("ckpt", folder=True),
+    "link: tracker folder": _link("wandb", folder=True),
+    "link: manifest": _link("manifest.json"),
+    "link: config": _link("config.yaml"),
+    "link: summary": _link("summary.json"),
+    "link: run folder": _run_link,
+    "pipe: manifest": _pipe("manifest.json", "resume"),
+    "pipe: rounds": _pipe("rounds.jsonl"),
+    "pipe: rounds on resume": _pipe("rounds.jsonl", "resume"),
+    "pipe: config": _pipe("config.yaml", "resume"),
+    "pipe: privacy": _pipe("privacy.json"),
+    "pickle: manifest": _pickle("manifest.json"),
+    "pickle: config": _pickle("config.yaml"),
+    "pickle: rounds": _pickle("rounds.jsonl"),
+    "pickle: ledger": _pickle("privacy_ledger.jsonl", "resume"),
+    "deep manifest": _file("manifest.json", DEEP),
+    "deep rounds": _file("rounds.jsonl", DEEP + b"\n"),
+    "deep config": _file("config.yaml", DEEP),
+    "deep ledger": _file("privacy_ledger.jsonl", DEEP + b"\n", "resume"),
+    "NaN manifest": _file("manifest.json", b'{"schema_version": NaN}'),
+    "huge integer": _file("manifest.json", b'{"schema_version": ' + b"9" * 10_000 + b"}"),
+    "huge float": _file("rounds.jsonl", b'{"schema_version":1,"round":1e999,"metrics":{}}\n'),
+    "not UTF-8": _file("config.yaml", b"name: \xff\xfe\n"),
+    "laughs": _file("config.yaml", _BOMB),
+    "self anchor": _file("config.yaml", b"&a [*a]\n"),
+    "python tag": _file("config.yaml", b"name: !!python/object/apply:os.system [ls]\n"),
+    "state: pickle": lambda scene: _state(lambda _: scene.payload())(scene),
+    "state: header 2**60": _state(_header(b"{}", 2**60)),
+    "state: huge tensor": _state(_header(b"{" + _entry(0, 2**62, "[4611686018427387904]") + b"}")),
+    "state: overlap": _state(
+        _header(b"{" + _entry(0, 16) + b"," + _entry(8, 24).replace(b'"x"', b'"y"') + b"}")
+    ),
+    "state: twice": _state(_header(b"{" + _entry(0, 16) + b"," + _entry(0, 16) + b"}")),
+    "state: deep": _state(_header(DEEP)),
+    "state: empty": _state(lambda _: b""),
+    "model: pickle only": _model(_only_pickle),
+    "model: pickle as safetensors": _model(_as_safetensors),
+    "model: remote code": _model(_remote_code("config.json")),
+    "model: remote tokenizer": _model(_remote_code("config.json", "tokenizer_config.json")),
+    "model: deep config": _model(_written("config.json", DEEP)),
+    "model: config is a list": _model(_written("config.json", b"[1]")),
+    "model: header 2**60": _model(_written("model.safetensors", (2**60).to_bytes(8, "little"))),
+    "model: tokenizer": _model(_written("tokenizer.json", b'{"version": 9}')),
+    "rows: pickle": _rows("parquet", None),
+    "rows: pickle as lines": _rows("jsonl", None),
+    "rows: deep": _rows("jsonl", DEEP + b"\n"),
+    "rows: half a character": _rows("jsonl", b'{"text": "\\ud800", "label": 0}\n'),
+    "rows: huge label": _rows("jsonl", b'{"text": "a", "label": "' + b"9" * 6000 + b'"}\n'),
+    "rows: mapping as text": _rows("jsonl", b'{"text": {"_target_": "os.system"}, "label": 0}\n'),
+    "rows: mixed keys": _rows("jsonl", b'[[1, 2], ["a", 3]]\n'),
+    "rows: NUL": _rows("csv", b"text,label\n\0\0,\0\n"),
+    "rows: extra cells": _rows("csv", b"txt,label\na,0,1,2,3\n"),
+}

@@ -1,0 +1,80 @@
+"""Planted secrets: keys in the environment of real runs, then a search through all they left.
+
+Three runs: one mirrored to W&B offline; one that fails inside, with the key in the error's text;
+and one that was typed with a key in an override, which must be refused.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from chaos_workload import Row, overrides, tiny_model
+
+PLANTED = {
+    "WANDB_API_KEY": "f00d" * 10,
+    "HF_TOKEN": "hf_PlantedTokenOfNobody0123456789",
+    "AWS_SECRET_ACCESS_KEY": "PlantedSecret/AWS+0123456789abcdef",
+    "DATABASE_PASSWORD": "PlantedPassword0123",
+}
+_FAILS = """
+import sys, os
+from ffalora_cli.experiment.session import Session
+def commit(self, record):
+    token = os.environ["HF_TOKEN"]
+    raise RuntimeError(f"no answer for {token} and {os.environ['WANDB_API_KEY']}")
+Session.commit = commit
+from ffalora_cli.cli.main import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def secrets(count: int = 0, seed: int = 0) -> Row:
+    """Each secret is looked for in what each of three runs left, wrote and said."""
+    del count, seed
+    row = Row("planted secrets", "found 0 times in all artefacts and output")
+    with tempfile.TemporaryDirectory(prefix="ffalora-secrets-") as name:
+        root = Path(name)
+        settings = [*overrides(tiny_model(root / "model"), "private", rounds=1), "--quiet"]
+        for kind, code in (("tracked", 0), ("failing", 1), ("typed", 2)):
+            folder = root / kind
+            folder.mkdir()
+            got, said = play(kind, folder, settings)
+            row.count(None if got == code else f"{kind}: exit code {got}: {said[-300:]!r}")
+            places = [(str(f), f.read_bytes()) for f in folder.rglob("*") if f.is_file()]
+            row.notes.append(f"{kind}: {len(places)} files")
+            for place, content in [*places, *decoded(folder), ("output", said)]:
+                found = [key for key, secret in PLANTED.items() if secret.encode() in content]
+                row.count(f"{kind}: {found} in {place}" if found else None)
+    return row
+
+
+def play(kind: str, folder: Path, settings: list[str]) -> tuple[int, bytes]:
+    """One run in a process of its own, everything it can write below ``folder``; code, output."""
+    environment = {**os.environ, **PLANTED, "HOME": str(folder), "FFALORA_TRACEBACK": "1"}
+    environment |= {"FFALORA_CACHE": str(folder / "cache"), "WANDB_MODE": "offline"}
+    environment |= {"TMPDIR": str(folder), "XDG_CACHE_HOME": str(folder / "cache")}
+    start = ["-c", _FAILS] if kind == "failing" else ["-m", "ffalora_cli.cli.main"]
+    more = [f"paths.runs={folder}/runs", "tracking=wandb"]
+    if kind == "typed":
+        more.append(f"tracking.project={PLANTED['WANDB_API_KEY']}")
+    command = [sys.executable, *start, "run", *settings, *more]
+    done = subprocess.run(command, capture_output=True, env=environment, cwd=folder, timeout=300)
+    return done.returncode, done.stdout + done.stderr
+
+
+def decoded(folder: Path) -> list[tuple[str, bytes]]:
+    """The records of W&B's binary files, which are cut into blocks on disk."""
+    from wandb.sdk.internal.datastore import DataStore
+
+    found = []
+    for file in folder.rglob("*.wandb"):
+        store, whole = DataStore(), b""
+        store.open_for_scan(str(file))
+        while (record := store.scan_data()) is not None:
+            whole += record
+        found.append((f"{file.name}, decoded", whole))
+    return found

@@ -1,0 +1,44 @@
+"""Damaged input for every reader: a value or its documented error, in time, nothing touched."""
+
+from __future__ import annotations
+
+import random
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
+
+import chaos_fuzz
+from chaos_watch import outcome
+
+COUNT = {"yaml": 60, "records": 60}  # a tenth of a second each
+
+
+@pytest.fixture(scope="module")
+def sandbox():
+    with chaos_fuzz.sandbox() as made:
+        yield made
+
+
+@pytest.mark.parametrize(
+    "reader", ["overrides", "yaml", "payload", "checkpoint", "records", "rows"]
+)
+def test_a_reader_reads_or_refuses(reader, sandbox) -> None:
+    cases, watch = sandbox
+    case, allowed = cases[reader]
+    for number in range(COUNT.get(reader, 300)):
+        said = outcome(case(random.Random(f"test {number}")), watch, allowed)
+        assert said in ("read", "refused"), (number, said)
+
+
+def test_another_exception_and_a_hang_are_seen(sandbox) -> None:
+    _, watch = sandbox
+
+    def spin() -> None:
+        while True:
+            pass
+
+    assert outcome(lambda: {}["x"], watch, (ValueError,)).startswith("KeyError")
+    assert outcome(spin, watch, (Exception,)).startswith("HangError")

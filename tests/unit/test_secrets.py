@@ -1,0 +1,84 @@
+"""Keys of the environment are in no record, line or traceback; nothing in the package unpickles."""
+
+from __future__ import annotations
+
+import ast
+import sys
+from pathlib import Path
+
+import pytest
+
+import ffalora_cli
+from ffalora_cli.cli.main import main
+from ffalora_cli.config.errors import ConfigError
+from ffalora_cli.config.secrets import redact, refuse_secrets
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
+
+PACKAGE = Path(ffalora_cli.__file__).parent
+FORBIDDEN = {"pickle", "cPickle", "dill", "joblib", "shelve", "marshal", "cloudpickle"}
+
+
+def test_values_are_replaced_longest_first(monkeypatch):
+    monkeypatch.setenv("MY_TOKEN", "abcdefgh")
+    monkeypatch.setenv("MY_PASSWORD", "abcdefgh-longer")
+    monkeypatch.setenv("SHORT_KEY", "abc")
+    monkeypatch.setenv("HARMLESS", "not hidden")
+    assert redact("x abcdefgh-longer abcdefgh abc not hidden") == (
+        "x <MY_PASSWORD> <MY_TOKEN> abc not hidden"
+    )
+
+
+@pytest.mark.parametrize("place", [{"a": {"b": ["x", "-abcdefgh-"]}}, {"a": {"abcdefgh": 1}}])
+def test_a_config_that_holds_one_is_refused_without_saying_it(place, monkeypatch):
+    monkeypatch.setenv("MY_TOKEN", "abcdefgh")
+    with pytest.raises(ConfigError, match="MY_TOKEN") as caught:
+        refuse_secrets(place)
+    assert "abcdefgh" not in str(caught.value)
+
+
+def test_typed_into_an_override_it_reaches_neither_disk_nor_screen(monkeypatch, tmp_path, capsys):
+    monkeypatch.setenv("WANDB_API_KEY", "f00df00df00d")
+    monkeypatch.chdir(tmp_path)
+    for key in ("tracking.project", "tracking.entity", "no.such.key", "federation.rounds"):
+        assert main(["run", f"{key}=f00df00df00d"]) == 2
+        assert "f00df00d" not in "".join(capsys.readouterr())
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_planted_secrets_are_found_nowhere():
+    import chaos_secrets
+
+    row = chaos_secrets.secrets()
+    assert row.good == row.tried > 30, row.failures
+
+
+@pytest.mark.parametrize("file", sorted(PACKAGE.rglob("*.py")), ids=lambda f: f.name)
+def test_nothing_unpickles_evaluates_or_shells_out(file):
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            assert FORBIDDEN.isdisjoint(alias.name.split(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert (node.module or "").split(".")[0] not in FORBIDDEN
+        elif isinstance(node, ast.Call):
+            called = ast.unparse(node.func)
+            assert called not in ("eval", "exec", "torch.load", "os.system", "yaml.load"), called
+            assert "unsafe_load" not in called and "full_load" not in called
+            for keyword in node.keywords:
+                value = ast.unparse(keyword.value)
+                assert (keyword.arg, value) not in {
+                    ("trust_remote_code", "True"), ("shell", "True"), ("allow_pickle", "True"),
+                    ("weights_only", "False"),
+                }  # fmt: skip
+
+
+def test_transformers_is_new_enough():
+    """Before 5.3 a field of a model's config ran remote code whatever was said (CVE-2026-4372)."""
+    import tomllib
+
+    file = Path(__file__).resolve().parents[2] / "pyproject.toml"
+    wanted = tomllib.loads(file.read_text())["project"]["dependencies"]
+    (line,) = [text for text in wanted if text.startswith("transformers")]
+    least = line.removeprefix("transformers>=")
+    assert tuple(map(int, least.split("."))) >= (5, 3)
