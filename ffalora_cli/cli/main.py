@@ -22,6 +22,8 @@ VERBS = {
     "sync": "replay a run's records into a tracker",
     "ls": "list tasks, models, methods, partitions, experiments, ...",
     "show": "print what a run did, and how its numbers came about",
+    "plot": "draw runs: accuracy against rounds, bytes, epsilon, seconds",
+    "report": "one page about runs: tables, pictures, privacy, commands",
     "budget": "plan privacy: epsilon, noise multiplier, steps: two give the third",
     "partition": "print and draw which client gets which labels",
     "audit": "test the privacy mechanism of a run as it is implemented",

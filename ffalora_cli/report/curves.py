@@ -1,0 +1,121 @@
+"""Curves with their spread over seeds: a metric against rounds, bytes, epsilon or seconds."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from ffalora_cli.report.grouping import Group
+from ffalora_cli.report.series import X_AXES, Curve, curves, epsilon_terms
+from ffalora_cli.report.style import WIDTH, Picture, byte_unit, legend_below, pen, share_axis
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+_MARKERS = 12  # markers on a line; more would hide it
+_HEIGHT = 2.1  # inches of the axes; every line of the legend adds to it
+
+
+def draw(groups: Sequence[Group], x: str, y: str) -> Picture:
+    """Draw one line a group. To be called under ``style.styled``.
+
+    Args:
+        groups: of ``grouping.group_runs``.
+        x: one of ``series.X_AXES``.
+        y: a metric of the round records.
+
+    Raises:
+        ConfigError: when no run has the two quantities, or epsilons are of different kinds.
+    """
+    from matplotlib.figure import Figure
+
+    lines = curves(groups, x, y)
+    rows = -(-len(lines) // max(1, 3 - max(len(line.label) for line in lines) // 12))
+    figure = Figure(figsize=(WIDTH, _HEIGHT + 0.16 * rows), layout="constrained")
+    axis = figure.subplots()
+    scale, unit = (1.0, "")
+    if x.endswith("bytes"):
+        scale, unit = byte_unit(max((float(line.x.max(initial=0)) for line in lines), default=0))
+    for index, line in enumerate(lines):
+        _line(axis, line, index, scale, held=x != "round")
+    share_axis(axis, y)
+    axis.set_xlabel(f"{X_AXES[x]}{f', {unit}' if unit else ''}")
+    if x == "epsilon":
+        terms = epsilon_terms([run for group in groups for run in group.runs])
+        axis.set_xlabel(_wrapped(f"epsilon ({terms or 'terms in the run'})"))
+    if x == "round":
+        axis.xaxis.get_major_locator().set_params(integer=True)
+    axis.margins(x=0.02)
+    if len(lines) > 1 or lines[0].label:
+        handles, labels = axis.get_legend_handles_labels()
+        legend_below(figure, handles, labels)
+    return Picture(figure, words(lines, x, y), _rows(lines, x, y), _notes(lines, groups, x))
+
+
+def words(lines: Sequence[Curve], x: str, y: str) -> str:
+    """What the picture shows, for its caption and for those who cannot see it."""
+    counts = sorted({line.runs for line in lines})
+    spread = "one run a line"
+    if counts[-1] > 1:
+        several = f"{counts[0]} to {counts[-1]}" if len(counts) > 1 else f"{counts[0]}"
+        spread = f"mean of {several} runs a line, band: one sample standard deviation each way"
+    held = "" if x == "round" else "; between evaluations the last value is held"
+    ends = ", ".join(
+        f"{line.label or 'run'} {line.mean[-1]:.3g}" for line in lines if len(line.mean)
+    )
+    return f"{y} against {X_AXES[x]}; {spread}{held}. At the end: {ends}."
+
+
+def _line(axis: Axes, line: Curve, index: int, scale: float, held: bool) -> None:
+    look = pen(index)
+    axis.plot(
+        line.x / scale,
+        line.mean,
+        color=look.colour,
+        linestyle=look.dash,
+        marker=look.marker,
+        markevery=max(1, math.ceil(len(line.x) / _MARKERS)),
+        drawstyle="steps-post" if held else "default",
+        label=line.label or None,
+    )
+    if line.runs > 1:
+        axis.fill_between(
+            line.x / scale,
+            line.mean - line.sd,
+            line.mean + line.sd,
+            step="post" if held else None,
+            color=look.colour,
+            alpha=0.18,
+            linewidth=0,
+        )
+
+
+def _rows(lines: Sequence[Curve], x: str, y: str) -> list[dict[str, Any]]:
+    """Every point of the picture, bytes as bytes."""
+    return [
+        {
+            "group": line.label,
+            x: float(at),
+            y: float(mean),
+            "sd": "" if math.isnan(sd) else float(sd),
+            "runs": line.runs,
+        }
+        for line in lines
+        for at, mean, sd in zip(line.x, line.mean, line.sd, strict=True)
+    ]
+
+
+def _notes(lines: Sequence[Curve], groups: Sequence[Group], x: str) -> tuple[str, ...]:
+    drawn = {line.label for line in lines}
+    absent = [group.label for group in groups if group.label not in drawn]
+    notes = [note for line in lines for note in line.notes]
+    if absent:
+        notes.append(f"not drawn, without {x}: {'; '.join(label or 'a run' for label in absent)}")
+    return tuple(notes)
+
+
+def _wrapped(text: str) -> str:
+    import textwrap
+
+    return textwrap.fill(text, 56)
