@@ -59,15 +59,60 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _picture(options: argparse.Namespace, runs: Sequence[RunRecords]) -> Picture:
-    from ffalora_cli.report import curves
+    from ffalora_cli.report import clients_figure, curves, pareto
     from ffalora_cli.report.grouping import group_runs
 
     if options.kind == "partition":
         return _partition(runs)
     by = [key for key in (options.by or "").split(",") if key]
-    groups = group_runs(runs, by, options.over)
+    untold = "privacy" if options.kind == "pareto" else "-"  # epsilon has its own place there
+    groups = group_runs(runs, by, options.over, untold)
+    if options.kind == "clients":
+        return clients_figure.draw(groups, options.y or "accuracy_own_labels")
     metric = options.y or headline(runs)
+    if options.kind == "pareto":
+        return pareto.draw(groups, options.x or "uplink_bytes", metric)
     return curves.draw(groups, options.x or "round", metric)
+
+
+def _partition(runs: Sequence[RunRecords]) -> Picture:
+    """Who has which labels in one run, made again from its configuration.
+
+    Raises:
+        ConfigError: several runs of different partitions, or data that is no longer the same.
+    """
+    from ffalora_cli.config.build import build
+    from ffalora_cli.experiment import client_table
+    from ffalora_cli.report.partition_figure import compose
+    from ffalora_cli.report.style import WIDTH, Picture
+
+    run = runs[0]
+    sizes = {tuple(other.manifest.get("client_sizes") or ()) for other in runs}
+    if len(sizes) > 1:
+        raise ConfigError(f"--kind partition: {len(runs)} runs have {len(sizes)}; name one run")
+    config = build(run.config)
+    table, classes, rows = client_table(config)
+    recorded = run.manifest.get("client_sizes")
+    if recorded and list(recorded) != rows.tolist():
+        raise ConfigError(
+            f"{run.path.name}: its clients had {recorded[:3]}... rows, the data here gives "
+            f"{rows.tolist()[:3]}...; use the data it was trained on (paths.data)"
+        )
+    numbers = [
+        {"client": client, "rows": int(rows[client])}
+        | {name: int(n) for name, n in zip(classes, counts, strict=True)}
+        for client, counts in enumerate(table)
+    ]
+    scheme = config.partition.label_mix or config.partition.name
+    words = f"rows of each label at each client: {config.task.name}, {scheme}, seed "
+    note = "label counts are no part of a privacy guarantee"
+    private = config.privacy.unit != "none"
+    return Picture(
+        compose(table, classes, WIDTH),
+        f"{words}{config.partition.seed}",
+        numbers,
+        (note,) if private else (),
+    )
 
 
 def headline(runs: Sequence[RunRecords]) -> str:

@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 from ffalora_cli.report.grouping import Group
 from ffalora_cli.report.series import X_AXES, Curve, curves, epsilon_terms
-from ffalora_cli.report.style import WIDTH, Picture, byte_unit, legend_below, pen, share_axis
+from ffalora_cli.report.style import (
+    Picture,
+    byte_unit,
+    column_figure,
+    legend_below,
+    pen,
+    share_axis,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -28,12 +35,8 @@ def draw(groups: Sequence[Group], x: str, y: str) -> Picture:
     Raises:
         ConfigError: when no run has the two quantities, or epsilons are of different kinds.
     """
-    from matplotlib.figure import Figure
-
     lines = curves(groups, x, y)
-    rows = -(-len(lines) // max(1, 3 - max(len(line.label) for line in lines) // 12))
-    figure = Figure(figsize=(WIDTH, _HEIGHT + 0.16 * rows), layout="constrained")
-    axis = figure.subplots()
+    figure, axis = column_figure(_HEIGHT, [line.label for line in lines])
     scale, unit = (1.0, "")
     if x.endswith("bytes"):
         scale, unit = byte_unit(max((float(line.x.max(initial=0)) for line in lines), default=0))

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import compress
 from typing import Any
 
 from ffalora_cli.config.errors import ConfigError
@@ -25,7 +26,7 @@ class Group:
 
 
 def group_runs(
-    runs: Sequence[RunRecords], by: Sequence[str] = (), over: str = "seed"
+    runs: Sequence[RunRecords], by: Sequence[str] = (), over: str = "seed", untold: str = "-"
 ) -> list[Group]:
     """Split runs into groups.
 
@@ -34,6 +35,7 @@ def group_runs(
         by: keys whose values make the groups, as selectors spell them; none: the fewest keys that
             tell apart all runs that differ in more than ``over``.
         over: key averaged over; keys that end in it (``partition.seed``) follow it.
+        untold: keys that begin so make groups and are left out of the labels.
 
     Returns:
         Groups in the order of their first run.
@@ -48,7 +50,11 @@ def group_runs(
     cells: dict[tuple[str, ...], list[RunRecords]] = {}
     for run in runs:
         cells.setdefault(tuple(_spelled(run, key) for key in keys), []).append(run)
-    return [_group(_label(keys, cell), members, over) for cell, members in cells.items()]
+    told = [not key.startswith(untold) for key in keys]
+    return [
+        _group(_label(compress(keys, told), compress(cell, told)), members, over)
+        for cell, members in cells.items()
+    ]
 
 
 def differences(runs: Sequence[RunRecords], over: str = "seed") -> dict[str, list[str]]:
@@ -96,7 +102,7 @@ def _group(label: str, runs: Sequence[RunRecords], over: str) -> Group:
     return Group(label, tuple(kept.values()), tuple(notes))
 
 
-def _label(keys: Sequence[str], values: Sequence[str]) -> str:
+def _label(keys: Iterable[str], values: Iterable[str]) -> str:
     """Names stand for themselves, numbers with their key: ``lora, local_lr 2.5``."""
     parts = []
     for key, value in zip(keys, values, strict=True):

@@ -2,8 +2,8 @@
 
 Rounds are compared with rounds: a mean stands only where every run of the group was scored. Along
 bytes, epsilon and seconds a run has, between two evaluations, the model that was last scored: its
-value is held, never interpolated, and the mean of held values is taken where all runs have begun
-and none has ended.
+value is held, never interpolated. A finished run keeps its last value (that is the model one has);
+the mean of held values ends where the first unfinished run does.
 """
 
 from __future__ import annotations
@@ -58,15 +58,16 @@ def curve(group: Group, x: str, y: str) -> Curve | None:
     missing = len(lines) - len(there)
     if missing:
         notes.append(f"{group.label or 'runs'}: {missing} of {len(lines)} runs have no {x} or {y}")
-    grid = _common_rounds(there) if x == "round" else _common_range(there)
+    stopped = [run.path.name for run in group.runs if not run.finished]
+    grid = _common_rounds(there) if x == "round" else _common_range(there, stopped)
     ends = [line[0][-1] for line in there.values()]
-    if len(grid) and max(ends) > grid[-1] and x == "round":
-        notes.append(
-            f"{group.label or 'runs'}: the mean ends at round {grid[-1]:g}, where the shortest of "
-            f"{len(there)} runs does"
-        )
     if not len(grid):
         notes.append(f"{group.label or 'runs'}: nothing in common along {x}")
+    elif max(ends) > grid[-1]:
+        notes.append(
+            f"{group.label or 'runs'}: the mean ends at {x} {grid[-1]:g}, where the shortest of "
+            f"{len(there)} runs does"
+        )
     table = np.array([_held(line, grid) for line in there.values()])  # [runs, points]
     spread = table.std(axis=0, ddof=1) if len(table) > 1 else np.full(len(grid), np.nan)
     return Curve(group.label, grid, table.mean(axis=0), spread, len(table), tuple(notes))
@@ -157,11 +158,16 @@ def _common_rounds(lines: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> np.nda
     return np.array(sorted(set.intersection(*sets)), np.float64)
 
 
-def _common_range(lines: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
-    """Every place at which some run was scored, from the last beginning to the first end."""
+def _common_range(
+    lines: Mapping[str, tuple[np.ndarray, np.ndarray]], stopped: Sequence[str]
+) -> np.ndarray:
+    """Every place at which some run was scored: from the last beginning to the end.
+
+    A finished run goes on with its last value; one that stopped ends the range.
+    """
     grid = np.unique(np.concatenate([line[0] for line in lines.values()]))
     first = max(line[0][0] for line in lines.values())
-    last = min(line[0][-1] for line in lines.values())
+    last = min((lines[name][0][-1] for name in stopped if name in lines), default=math.inf)
     return grid[(grid >= first) & (grid <= last)]
 
 

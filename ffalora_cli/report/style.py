@@ -96,19 +96,32 @@ def styled(ink: str = "#000000") -> Iterator[None]:
         yield
 
 
+def column_figure(height: float, labels: Sequence[str]) -> tuple[Figure, Axes]:
+    """A figure of column width whose legend has room below axes of ``height`` inches."""
+    from matplotlib.figure import Figure
+
+    lines = -(-len(labels) // _columns(labels)) if labels else 0
+    figure = Figure(figsize=(WIDTH, height + 0.16 * lines), layout="constrained")
+    return figure, figure.subplots()
+
+
 def legend_below(figure: Figure, handles: Sequence[Artist], labels: Sequence[str]) -> None:
     """A legend under the axes, where it covers nothing, in as many columns as fit."""
-    longest = max(map(len, labels), default=0)
-    fits = int(figure.get_figwidth() * 72 // (LETTERS * (0.52 * longest + 4)))
     figure.legend(
         handles,
         labels,
         loc="outside lower center",
-        ncols=max(1, min(fits, len(labels))),
+        ncols=_columns(labels),
         frameon=False,
         columnspacing=1.2,
         handlelength=2.6,
     )
+
+
+def _columns(labels: Sequence[str]) -> int:
+    longest = max(map(len, labels))
+    fits = int(WIDTH * 72 // (LETTERS * (0.52 * longest + 4)))
+    return max(1, min(fits, len(labels)))
 
 
 def share_axis(axis: Axes, metric: str) -> None:
@@ -191,7 +204,5 @@ def inline_svg(picture: Picture, name: str) -> str:
 def _rendered(figure: Figure, suffix: str, background: str) -> bytes:
     content = io.BytesIO()
     metadata = {DATE_KEY[suffix]: None}
-    figure.savefig(
-        content, format=suffix[1:], dpi=300, facecolor=background, metadata=metadata
-    )
+    figure.savefig(content, format=suffix[1:], dpi=300, facecolor=background, metadata=metadata)
     return content.getvalue()
