@@ -22,6 +22,7 @@ VERBS = {
     "sync": "replay a run's records into a tracker",
     "ls": "list tasks, models, methods, partitions, experiments, ...",
     "show": "print what a run did, and how its numbers came about",
+    "compare": "put runs side by side, with spread over seeds",
     "budget": "plan privacy: epsilon, noise multiplier, steps: two give the third",
     "partition": "print and draw which client gets which labels",
     "audit": "test the privacy mechanism of a run as it is implemented",
