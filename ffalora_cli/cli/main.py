@@ -22,6 +22,7 @@ VERBS = {
     "sync": "replay a run's records into a tracker",
     "ls": "list tasks, models, methods, partitions, experiments, ...",
     "show": "print what a run did, and how its numbers came about",
+    "compare": "put runs side by side, with spread over seeds",
     "plot": "draw runs: accuracy against rounds, bytes, epsilon, seconds",
     "report": "one page about runs: tables, pictures, privacy, commands",
     "budget": "plan privacy: epsilon, noise multiplier, steps: two give the third",

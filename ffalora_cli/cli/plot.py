@@ -66,13 +66,13 @@ def _picture(options: argparse.Namespace, runs: Sequence[RunRecords]) -> Picture
         return _partition(runs)
     by = [key for key in (options.by or "").split(",") if key]
     untold = "privacy" if options.kind == "pareto" else "-"  # epsilon has its own place there
-    groups = group_runs(runs, by, options.over, untold)
+    grouping = group_runs(runs, by, options.over, untold)
     if options.kind == "clients":
-        return clients_figure.draw(groups, options.y or "accuracy_own_labels")
-    metric = options.y or headline(runs)
+        return clients_figure.draw(grouping, options.y or "accuracy_own_labels")
+    metric = options.y or common_headline(runs)
     if options.kind == "pareto":
-        return pareto.draw(groups, options.x or "uplink_bytes", metric)
-    return curves.draw(groups, options.x or "round", metric)
+        return pareto.draw(grouping, options.x or "uplink_bytes", metric)
+    return curves.draw(grouping, options.x or "round", metric)
 
 
 def _partition(runs: Sequence[RunRecords]) -> Picture:
@@ -115,13 +115,15 @@ def _partition(runs: Sequence[RunRecords]) -> Picture:
     )
 
 
-def headline(runs: Sequence[RunRecords]) -> str:
+def common_headline(runs: Sequence[RunRecords]) -> str:
     """The metric by which the runs are judged: their task's first.
 
     Raises:
         ConfigError: when tasks differ in it.
     """
-    names = {f"eval/{run.config['task']['metrics'][0]}": run.path.name for run in runs}
+    from ffalora_cli.report.moments import headline
+
+    names = sorted({headline(run) for run in runs})
     if len(names) > 1:
-        raise ConfigError(f"--y: tasks are judged by {', '.join(names)}; choose one")
-    return next(iter(names))
+        raise ConfigError(f"--y: these runs are judged by {', '.join(names)}; choose one")
+    return names[0]

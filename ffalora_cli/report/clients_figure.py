@@ -9,7 +9,7 @@ import numpy as np
 
 from ffalora_cli.config.errors import ConfigError
 from ffalora_cli.records.reading import RunRecords
-from ffalora_cli.report.grouping import Group
+from ffalora_cli.report.grouping import Grouping
 from ffalora_cli.report.style import WIDTH, Picture, pen
 
 MEASURES = {
@@ -19,11 +19,11 @@ MEASURES = {
 _SPREAD = 0.28  # of a row's height: dots are spread over it so that they do not hide one another
 
 
-def draw(groups: Sequence[Group], measure: str) -> Picture:
+def draw(grouping: Grouping, measure: str) -> Picture:
     """Draw the last recorded scores of every client. To be called under ``style.styled``.
 
     Args:
-        groups: of ``grouping.group_runs``.
+        grouping: of ``grouping.group_runs``.
         measure: one of ``MEASURES``.
 
     Raises:
@@ -35,7 +35,7 @@ def draw(groups: Sequence[Group], measure: str) -> Picture:
         raise ConfigError(f"--y {measure}: clients have {' and '.join(MEASURES)}")
     found = {
         group.label: [(run, *pair) for run in group.runs for pair in scores(run, measure)]
-        for group in groups
+        for group in grouping.groups
     }
     found = {label: dots for label, dots in found.items() if dots}
     if not found:
@@ -68,7 +68,7 @@ def draw(groups: Sequence[Group], measure: str) -> Picture:
     words = f"{MEASURES[measure]}, one dot a client of a run, the bar is their mean; " + "; ".join(
         _summary(label, [value for *_, value in dots]) for label, dots in found.items()
     )
-    return Picture(figure, words, rows, _notes(groups, found, measure))
+    return Picture(figure, words, rows, _notes(grouping, found, measure))
 
 
 def scores(run: RunRecords, measure: str) -> list[tuple[int, float]]:
@@ -89,12 +89,12 @@ def _summary(label: str, values: Sequence[float]) -> str:
     )
 
 
-def _notes(groups: Sequence[Group], found: dict[str, Any], measure: str) -> tuple[str, ...]:
-    notes = [note for group in groups for note in group.notes]
-    absent = [group.label or "a run" for group in groups if group.label not in found]
+def _notes(grouping: Grouping, found: dict[str, Any], measure: str) -> tuple[str, ...]:
+    notes = [*grouping.notes]
+    absent = [group.label or "a run" for group in grouping.groups if group.label not in found]
     if absent:
         notes.append(f"not drawn, without scores of clients: {'; '.join(absent)}")
-    units = {run.config["privacy"]["unit"] for group in groups for run in group.runs}
+    units = {run.config["privacy"]["unit"] for run in grouping.runs}
     if "client" in units or (measure == "accuracy_own_labels" and units != {"none"}):
         notes.append(
             "private runs among them: these scores are no part of the guarantee, keep the picture"

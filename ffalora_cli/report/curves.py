@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from ffalora_cli.report.grouping import Group
+from ffalora_cli.report.grouping import Grouping
 from ffalora_cli.report.series import X_AXES, Curve, curves, epsilon_terms
 from ffalora_cli.report.style import (
     Picture,
@@ -24,18 +25,18 @@ _MARKERS = 12  # markers on a line; more would hide it
 _HEIGHT = 2.1  # inches of the axes; every line of the legend adds to it
 
 
-def draw(groups: Sequence[Group], x: str, y: str) -> Picture:
+def draw(grouping: Grouping, x: str, y: str) -> Picture:
     """Draw one line a group. To be called under ``style.styled``.
 
     Args:
-        groups: of ``grouping.group_runs``.
+        grouping: of ``grouping.group_runs``.
         x: one of ``series.X_AXES``.
         y: a metric of the round records.
 
     Raises:
         ConfigError: when no run has the two quantities, or epsilons are of different kinds.
     """
-    lines = curves(groups, x, y)
+    lines = curves(grouping, x, y)
     figure, axis = column_figure(_HEIGHT, [line.label for line in lines])
     scale, unit = (1.0, "")
     if x.endswith("bytes"):
@@ -45,7 +46,7 @@ def draw(groups: Sequence[Group], x: str, y: str) -> Picture:
     share_axis(axis, y)
     axis.set_xlabel(f"{X_AXES[x]}{f', {unit}' if unit else ''}")
     if x == "epsilon":
-        terms = epsilon_terms([run for group in groups for run in group.runs])
+        terms = epsilon_terms(grouping.runs)
         axis.set_xlabel(_wrapped(f"epsilon ({terms or 'terms in the run'})"))
     if x == "round":
         axis.xaxis.get_major_locator().set_params(integer=True)
@@ -53,7 +54,7 @@ def draw(groups: Sequence[Group], x: str, y: str) -> Picture:
     if len(lines) > 1 or lines[0].label:
         handles, labels = axis.get_legend_handles_labels()
         legend_below(figure, handles, labels)
-    return Picture(figure, words(lines, x, y), _rows(lines, x, y), _notes(lines, groups, x))
+    return Picture(figure, words(lines, x, y), _rows(lines, x, y), _notes(lines, grouping, x))
 
 
 def words(lines: Sequence[Curve], x: str, y: str) -> str:
@@ -100,25 +101,25 @@ def _rows(lines: Sequence[Curve], x: str, y: str) -> list[dict[str, Any]]:
         {
             "group": line.label,
             x: float(at),
-            y: float(mean),
-            "sd": "" if math.isnan(sd) else float(sd),
-            "runs": line.runs,
+            y: sample.mean,
+            "sd": sample.sd,
+            "low_95": sample.interval[0] if sample.interval else None,
+            "high_95": sample.interval[1] if sample.interval else None,
+            "runs": sample.count,
         }
         for line in lines
-        for at, mean, sd in zip(line.x, line.mean, line.sd, strict=True)
+        for at, sample in zip(line.x, line.samples, strict=True)
     ]
 
 
-def _notes(lines: Sequence[Curve], groups: Sequence[Group], x: str) -> tuple[str, ...]:
+def _notes(lines: Sequence[Curve], grouping: Grouping, x: str) -> tuple[str, ...]:
     drawn = {line.label for line in lines}
-    absent = [group.label for group in groups if group.label not in drawn]
-    notes = [note for line in lines for note in line.notes]
+    absent = [group.label for group in grouping.groups if group.label not in drawn]
+    notes = [*grouping.notes, *(note for line in lines for note in line.notes)]
     if absent:
         notes.append(f"not drawn, without {x}: {'; '.join(label or 'a run' for label in absent)}")
     return tuple(notes)
 
 
 def _wrapped(text: str) -> str:
-    import textwrap
-
     return textwrap.fill(text, 56)

@@ -1,137 +1,101 @@
-"""Runs side by side: which belong to one line of a picture, and what tells the lines apart."""
+"""Runs that make one line of a picture: which belong together, and what the line is called."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import compress
-from typing import Any
 
 from ffalora_cli.config.errors import ConfigError
-from ffalora_cli.config.signature import relevant
 from ffalora_cli.records.reading import RunRecords
-from ffalora_cli.report.selection import spelled, values_of
-
-FIRST = ("method.name", "task.name", "model.name", "privacy.unit", "privacy.epsilon_target")
-"""Keys asked first whether they tell runs apart: others often follow from them."""
+from ffalora_cli.report.comparison import once
+from ffalora_cli.report.selection import values_of
+from ffalora_cli.report.settings import column_of, determines, differing, setting, title
 
 
 @dataclass(frozen=True)
 class Group:
-    """Runs that differ in the key averaged over and in nothing else that was asked for."""
+    """Runs that agree in the keys that make groups."""
 
-    label: str  # the values that tell it from the others
+    label: str  # the values that tell it from the others; empty for a single group
     runs: tuple[RunRecords, ...]
-    notes: tuple[str, ...] = ()  # what a reader of the mean should know
+
+
+@dataclass(frozen=True)
+class Grouping:
+    """All groups, and what a reader of their means should know."""
+
+    groups: tuple[Group, ...]
+    notes: tuple[str, ...]
+
+    @property
+    def runs(self) -> tuple[RunRecords, ...]:
+        """Every run that counts."""
+        return tuple(run for group in self.groups for run in group.runs)
 
 
 def group_runs(
     runs: Sequence[RunRecords], by: Sequence[str] = (), over: str = "seed", untold: str = "-"
-) -> list[Group]:
-    """Split runs into groups.
+) -> Grouping:
+    """Split runs into groups, finished or not.
 
     Args:
-        runs: at least one.
-        by: keys whose values make the groups, as selectors spell them; none: the fewest keys that
-            tell apart all runs that differ in more than ``over``.
-        over: key averaged over; keys that end in it (``partition.seed``) follow it.
+        runs: to draw.
+        by: keys that make groups, as ``compare --by`` takes them; none: those that differ.
+        over: key averaged over.
         untold: keys that begin so make groups and are left out of the labels.
 
     Returns:
-        Groups in the order of their first run.
+        Groups in the order of their first run. One run that is there twice counts once.
 
     Raises:
         ConfigError: for a key that does not exist, or no runs.
     """
     if not runs:
         raise ConfigError("no run to draw; name a run's folder or the folder of your runs")
-    values_of(runs[0], over)  # an unknown key is refused before anything is read
-    keys = list(by) or telling_keys(runs, over)
+    kept, repeated = once(sorted(runs, key=lambda run: (not run.finished, -len(run.rounds))))
+    kept.sort(key=runs.index)
+    found, _ = differing(kept, over)
+    keys = tuple(column_of(_unit(key)) for key in by) or tuple(found)
+    for key in (*keys, over):
+        values_of(kept[0], key)
     cells: dict[tuple[str, ...], list[RunRecords]] = {}
-    for run in runs:
-        cells.setdefault(tuple(_spelled(run, key) for key in keys), []).append(run)
-    told = [not key.startswith(untold) for key in keys]
-    return [
-        _group(_label(compress(keys, told), compress(cell, told)), members, over)
-        for cell, members in cells.items()
+    for run in kept:
+        cells.setdefault(tuple(setting(run, key) for key in keys), []).append(run)
+    told = _telling(keys, list(cells), untold)
+    groups = [
+        Group(", ".join(_words(keys[i], cell[i], own[0]) for i in told), (*own,))
+        for cell, own in cells.items()
     ]
+    mixed = [key for key in found if key not in keys and not determines(kept, keys, key)]
+    notes = [f"averaged although they differ: {', '.join(mixed)}"] if mixed else []
+    if repeated:
+        notes.append(f"the same run again, counted once: {repeated[0].path.name}")
+    return Grouping(tuple(groups), tuple(notes))
 
 
-def differences(runs: Sequence[RunRecords], over: str = "seed") -> dict[str, list[str]]:
-    """Keys that can change results and differ between runs, with one value a run.
-
-    Args:
-        runs: to compare.
-        over: key left out, with all keys that end in it.
-    """
-    flat = [dict(_flat(relevant(run.config), "")) for run in runs]
-    keys = {key: None for one in flat for key in one}  # in the order of the configuration
-    table = {key: [one.get(key, "-") for one in flat] for key in keys if not _follows(key, over)}
-    return {key: values for key, values in table.items() if len(set(values)) > 1}
+def _unit(key: str) -> str:
+    """``privacy`` as the key that also a run without a statement yet has."""
+    return "privacy.unit" if key == "privacy" else key
 
 
-def telling_keys(runs: Sequence[RunRecords], over: str) -> list[str]:
-    """The fewest keys, asked in a fixed order, that separate all runs that differ at all."""
-    table = differences(runs, over)
-    cells: list[tuple[str, ...]] = [()] * len(runs)
-    chosen = []
-    for key in sorted(table, key=lambda key: FIRST.index(key) if key in FIRST else len(FIRST)):
-        finer = [(*cell, value) for cell, value in zip(cells, table[key], strict=True)]
-        if len(set(finer)) > len(set(cells)):
-            cells = finer
-            chosen.append(key)
-    return chosen
+def _telling(keys: Sequence[str], cells: Sequence[tuple[str, ...]], untold: str) -> list[int]:
+    """Places of the fewest keys, taken in order, that tell all groups apart."""
+    seen: list[tuple[str, ...]] = [()] * len(cells)
+    places = []
+    for place, key in enumerate(keys):
+        finer = [(*before, cell[place]) for before, cell in zip(seen, cells, strict=True)]
+        if len(set(finer)) > len(set(seen)) and not key.startswith(untold):
+            seen = finer
+            places.append(place)
+    return places
 
 
-def _group(label: str, runs: Sequence[RunRecords], over: str) -> Group:
-    """The group with each run once, and notes about what its mean hides."""
-    notes = []
-    others = differences(runs, over)
-    if others:
-        shown = ", ".join(list(others)[:3])
-        notes.append(f"{label or 'these runs'}: averaged although {shown} differ as well")
-        return Group(label, tuple(runs), tuple(notes))
-    kept: dict[str, RunRecords] = {}
-    for run in runs:
-        value = _spelled(run, over)
-        there = kept.get(value)
-        if there is not None:
-            notes.append(f"{label or 'these runs'}: {over} {value} was run twice and counts once")
-        if there is None or len(run.rounds) > len(there.rounds):
-            kept[value] = run
-    return Group(label, tuple(kept.values()), tuple(notes))
-
-
-def _label(keys: Iterable[str], values: Iterable[str]) -> str:
-    """Names stand for themselves, numbers with their key: ``lora, local_lr 2.5``."""
-    parts = []
-    for key, value in zip(keys, values, strict=True):
-        last = key.rsplit(".", 1)[-1]
-        if key.startswith("privacy") and value == "none":
-            parts.append("not private")
-        elif last in ("unit", "privacy"):
-            parts.append(f"private per {value}")
-        elif last == "name" or "." not in key:
-            parts.append(value)
-        elif last == "epsilon_target":
-            if value not in ("-", "null"):
-                parts.append(f"epsilon {value} a client")
-        else:
-            parts.append(f"{last.replace('_', ' ')} {value}")
-    return ", ".join(parts)
-
-
-def _spelled(run: RunRecords, key: str) -> str:
-    return "/".join(spelled(value) for value in values_of(run, key)) or "-"
-
-
-def _flat(section: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, str]]:
-    for name, value in section.items():
-        if isinstance(value, Mapping) and value:
-            yield from _flat(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", spelled(value)
-
-
-def _follows(key: str, over: str) -> bool:
-    return key == over or key.rsplit(".", 1)[-1] == over
+def _words(key: str, value: str, run: RunRecords) -> str:
+    """Names stand for themselves, other values with their key: ``lora, rank 8``."""
+    if key.startswith("privacy.") and run.config["privacy"]["unit"] == "none":
+        return "not private"
+    if key == "privacy.unit":
+        return f"private per {value}"
+    if key == "privacy.epsilon_target":
+        return f"epsilon {value} a client"
+    return value if "." not in key else f"{title(key).replace('_', ' ')} {value}"

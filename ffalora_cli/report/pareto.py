@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ffalora_cli.config.errors import ConfigError
-from ffalora_cli.report.grouping import Group
+from ffalora_cli.report.grouping import Group, Grouping
 from ffalora_cli.report.series import (
     EPSILON,
     X_AXES,
@@ -18,6 +18,7 @@ from ffalora_cli.report.series import (
     epsilon_terms,
     points,
 )
+from ffalora_cli.report.statistics import Sample, summarize
 from ffalora_cli.report.style import (
     Picture,
     byte_unit,
@@ -37,22 +38,20 @@ _APART = 7.0  # points between markers of equal bytes, which would hide one anot
 
 @dataclass(frozen=True)
 class Point:
-    """The end of the finished runs of a group, averaged."""
+    """The end of the finished runs of a group at one epsilon."""
 
     label: str
     bytes: float
     epsilon: float  # infinite without privacy
-    mean: float
-    sd: float  # NaN for one run
-    runs: int
+    sample: Sample  # of the runs' last values
     best: bool = False  # no other point is as good in all three and better in one
 
 
-def draw(groups: Sequence[Group], x: str, y: str) -> Picture:
-    """Draw the points; a line joins those of one epsilon that no other of it beats.
+def draw(grouping: Grouping, x: str, y: str) -> Picture:
+    """Draw one point a group and epsilon. To be called under ``style.styled``.
 
     Args:
-        groups: of ``grouping.group_runs``; only finished runs are taken.
+        grouping: of ``grouping.group_runs``; only finished runs are taken.
         x: ``uplink_bytes`` or ``total_bytes``.
         y: a metric of the round records, higher is better.
 
@@ -61,10 +60,10 @@ def draw(groups: Sequence[Group], x: str, y: str) -> Picture:
     """
     if not x.endswith("bytes"):
         raise ConfigError(f"--x {x}: the Pareto picture has bytes below; uplink_bytes, total_bytes")
-    runs = [run for group in groups for run in group.runs]
+    runs = grouping.runs
     check_metric(runs, y)
     terms = epsilon_terms(runs)
-    found = mark_best([point for group in groups for point in _points(group, x, y)])
+    found = mark_best([point for group in grouping.groups for point in _points(group, x, y)])
     if not found:
         raise ConfigError(f"--kind pareto: none of {len(runs)} runs is finished; wait for one")
     labels = list(dict.fromkeys(point.label for point in found))
@@ -72,15 +71,6 @@ def draw(groups: Sequence[Group], x: str, y: str) -> Picture:
     handles, named = _legend(labels, levels)
     figure, axis = column_figure(_HEIGHT, named)
     scale, unit = byte_unit(max(point.bytes for point in found))
-    for level in levels:
-        front = front_of([point for point in found if point.epsilon == level])
-        axis.plot(
-            [point.bytes / scale for point in front],
-            [point.mean for point in front],
-            color=pen(levels.index(level)).colour,
-            linewidth=0.8,
-            alpha=0.7,
-        )
     for point in found:
         beside = [other for other in found if other.bytes == point.bytes]
         shift = _APART * (beside.index(point) - (len(beside) - 1) / 2)
@@ -90,16 +80,17 @@ def draw(groups: Sequence[Group], x: str, y: str) -> Picture:
     low, high = (edge(point.bytes for point in found) for edge in (min, max))
     if low > 0 and high > 20 * low:
         axis.set_xscale("log")
-    axis.margins(0.08)
+    axis.margins(x=0.14, y=0.08)
     axis.autoscale_view()
     legend_below(figure, handles, named)
     left_out = sum(not run.finished for run in runs)
-    notes = [note for group in groups for note in group.notes]
+    notes = [*grouping.notes]
     notes += [f"left out: {left_out} unfinished of {len(runs)} runs"] if left_out else []
     words = (
-        f"{y} at the end against {X_AXES[x]}, one colour an epsilon ({terms or 'not private'}); "
-        "points of equal bytes stand side by side; filled: no other point is as good in accuracy, bytes and epsilon and better in one; bars: "
-        "one sample standard deviation each way"
+        f"{y} at the end against {X_AXES[x]}, one colour an epsilon "
+        f"({terms or 'not private'}); "
+        "points of equal bytes stand side by side; filled: no other point is as good in accuracy, "
+        "bytes and epsilon and better in one; bars: one sample standard deviation each way"
     )
     return Picture(figure, words, [_row(point, x, y) for point in found], tuple(notes))
 
@@ -108,25 +99,17 @@ def mark_best(found: Sequence[Point]) -> list[Point]:
     """The points with ``best`` filled in: accuracy up, bytes and epsilon down."""
     marked = []
     for point in found:
+        own = _aims(point)
         beaten = any(
-            other.mean >= point.mean
-            and other.bytes <= point.bytes
-            and other.epsilon <= point.epsilon
-            and (other.mean, -other.bytes, -other.epsilon)
-            != (point.mean, -point.bytes, -point.epsilon)
+            _aims(other) != own and all(o >= p for o, p in zip(_aims(other), own, strict=True))
             for other in found
         )
         marked.append(replace(point, best=not beaten))
     return marked
 
 
-def front_of(found: Sequence[Point]) -> list[Point]:
-    """Points of one epsilon that none of them beats in accuracy and bytes, fewest bytes first."""
-    front: list[Point] = []
-    for point in sorted(found, key=lambda point: (point.bytes, -point.mean)):
-        if not front or point.mean > front[-1].mean:
-            front.append(point)
-    return front
+def _aims(point: Point) -> tuple[float, float, float]:
+    return point.sample.mean, -point.bytes, -point.epsilon
 
 
 def _mark(axis: Axes, point: Point, scale: float, shift: float, level: int, group: int) -> None:
@@ -137,8 +120,8 @@ def _mark(axis: Axes, point: Point, scale: float, shift: float, level: int, grou
     move = ScaledTranslation(shift / 72, 0, axis.figure.dpi_scale_trans)
     axis.errorbar(
         point.bytes / scale,
-        point.mean,
-        yerr=None if math.isnan(point.sd) else point.sd,
+        point.sample.mean,
+        yerr=point.sample.sd,
         fmt=pen(group).marker,
         color=colour,
         markerfacecolor=colour if point.best else "none",
@@ -147,9 +130,9 @@ def _mark(axis: Axes, point: Point, scale: float, shift: float, level: int, grou
         capsize=2,
         transform=axis.transData + move,
     )
-    reach = 0.0 if math.isnan(point.sd) else point.sd
+    reach = point.sample.sd or 0.0
     at = point.bytes / scale  # a moved marker does not widen the axes by itself
-    axis.update_datalim([(at, point.mean - reach), (at, point.mean + reach)])
+    axis.update_datalim([(at, point.sample.mean - reach), (at, point.sample.mean + reach)])
 
 
 def _points(group: Group, x: str, y: str) -> list[Point]:
@@ -168,9 +151,7 @@ def _points(group: Group, x: str, y: str) -> list[Point]:
             group.label,
             float(np.mean([end[0] for end in pairs])),
             epsilon,
-            float(np.mean([end[1] for end in pairs])),
-            float(np.std([end[1] for end in pairs], ddof=1)) if len(pairs) > 1 else math.nan,
-            len(pairs),
+            summarize([end[1] for end in pairs]),
         )
         for epsilon, pairs in ends.items()
     ]
@@ -198,9 +179,9 @@ def _row(point: Point, x: str, y: str) -> dict[str, Any]:
     return {
         "group": point.label,
         x: point.bytes,
-        "epsilon": "" if math.isinf(point.epsilon) else point.epsilon,
-        y: point.mean,
-        "sd": "" if math.isnan(point.sd) else point.sd,
-        "runs": point.runs,
+        "epsilon": None if math.isinf(point.epsilon) else point.epsilon,
+        y: point.sample.mean,
+        "sd": point.sample.sd,
+        "runs": point.sample.count,
         "best": int(point.best),
     }

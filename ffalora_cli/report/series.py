@@ -16,7 +16,9 @@ import numpy as np
 
 from ffalora_cli.config.errors import ConfigError, listed, nearest
 from ffalora_cli.records.reading import RunRecords
-from ffalora_cli.report.grouping import Group
+from ffalora_cli.report.grouping import Group, Grouping
+from ffalora_cli.report.notes import claim
+from ffalora_cli.report.statistics import Sample, summarize
 
 UP, DOWN = "comm/uplink_bytes_total", "comm/downlink_bytes_total"
 EPSILON, SECONDS = "privacy/epsilon_spent", "time/round_seconds"
@@ -32,14 +34,23 @@ X_AXES = {
 
 @dataclass(frozen=True)
 class Curve:
-    """Mean over the runs of a group; arrays ``[points]``."""
+    """What the runs of a group have in common along an axis."""
 
     label: str
-    x: np.ndarray
-    mean: np.ndarray
-    sd: np.ndarray  # sample standard deviation over runs; NaN for a single run
+    x: np.ndarray  # float64 [points]
+    samples: tuple[Sample, ...]  # one a point, of the runs
     runs: int
     notes: tuple[str, ...] = ()
+
+    @property
+    def mean(self) -> np.ndarray:
+        """Of the runs, float64 [points]."""
+        return np.array([sample.mean for sample in self.samples])
+
+    @property
+    def sd(self) -> np.ndarray:
+        """Sample standard deviation over the runs, float64 [points]; 0 for a single run."""
+        return np.array([sample.sd or 0.0 for sample in self.samples])
 
 
 def curve(group: Group, x: str, y: str) -> Curve | None:
@@ -52,7 +63,7 @@ def curve(group: Group, x: str, y: str) -> Curve | None:
     """
     lines = {run.path.name: points(run, x, y) for run in group.runs}
     there = {name: line for name, line in lines.items() if len(line[0])}
-    notes = list(group.notes)
+    notes = []
     if not there:
         return None
     missing = len(lines) - len(there)
@@ -69,21 +80,21 @@ def curve(group: Group, x: str, y: str) -> Curve | None:
             f"{len(there)} runs does"
         )
     table = np.array([_held(line, grid) for line in there.values()])  # [runs, points]
-    spread = table.std(axis=0, ddof=1) if len(table) > 1 else np.full(len(grid), np.nan)
-    return Curve(group.label, grid, table.mean(axis=0), spread, len(table), tuple(notes))
+    samples = tuple(summarize(column) for column in table.T)
+    return Curve(group.label, grid, samples, len(table), tuple(notes))
 
 
-def curves(groups: Sequence[Group], x: str, y: str) -> list[Curve]:
+def curves(grouping: Grouping, x: str, y: str) -> list[Curve]:
     """One curve a group that has the two quantities.
 
     Raises:
         ConfigError: when no run has them, or their epsilons are of different kinds.
     """
-    runs = [run for group in groups for run in group.runs]
+    runs = grouping.runs
     check_metric(runs, y)
     if x == "epsilon":
         epsilon_terms(runs)
-    found = [line for group in groups if (line := curve(group, x, y)) is not None]
+    found = [line for group in grouping.groups if (line := curve(group, x, y)) is not None]
     if not found:
         raise ConfigError(f"--x {x}: none of {len(runs)} runs has it beside {y}; try --x round")
     return found
@@ -126,10 +137,8 @@ def epsilon_terms(runs: Sequence[RunRecords]) -> str:
     """
     kinds: dict[str, str] = {}
     for run in runs:
-        sentence = str((run.privacy or {}).get("sentence", ""))
-        start = sentence.find("unit ")
-        if start >= 0:
-            kinds.setdefault(sentence[start:].rstrip(")"), run.path.name)
+        if run.privacy is not None:
+            kinds.setdefault(claim(run), run.path.name)
     if len(kinds) > 1:
         (one, first), (two, second) = list(kinds.items())[:2]
         raise ConfigError(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import io
 import re
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 WIDTH = 3.4  # inches: a column of the usual two-column page
 LETTERS = 8.0  # points; the smallest are 7
+_LABEL = 44  # letters of a legend that fit the column beside their line
 INK = "#010203"  # the text colour of a picture that takes its page's own: see ``inline_svg``
 
 
@@ -100,18 +102,22 @@ def column_figure(height: float, labels: Sequence[str]) -> tuple[Figure, Axes]:
     """A figure of column width whose legend has room below axes of ``height`` inches."""
     from matplotlib.figure import Figure
 
-    lines = -(-len(labels) // _columns(labels)) if labels else 0
+    folded = [_folded(label) for label in labels]
+    lines = max(1, max(label.count("\n") + 1 for label in folded)) * -(
+        -len(labels) // _columns(folded)
+    )
     figure = Figure(figsize=(WIDTH, height + 0.16 * lines), layout="constrained")
     return figure, figure.subplots()
 
 
 def legend_below(figure: Figure, handles: Sequence[Artist], labels: Sequence[str]) -> None:
     """A legend under the axes, where it covers nothing, in as many columns as fit."""
+    folded = [_folded(label) for label in labels]
     figure.legend(
         handles,
-        labels,
+        folded,
         loc="outside lower center",
-        ncols=_columns(labels),
+        ncols=_columns(folded),
         frameon=False,
         columnspacing=1.2,
         handlelength=2.6,
@@ -119,9 +125,14 @@ def legend_below(figure: Figure, handles: Sequence[Artist], labels: Sequence[str
 
 
 def _columns(labels: Sequence[str]) -> int:
-    longest = max(map(len, labels))
+    longest = max(len(line) for label in labels for line in label.splitlines() or [""])
     fits = int(WIDTH * 72 // (LETTERS * (0.52 * longest + 4)))
     return max(1, min(fits, len(labels)))
+
+
+def _folded(label: str) -> str:
+    """A label that fits the column."""
+    return textwrap.fill(label, _LABEL)
 
 
 def share_axis(axis: Axes, metric: str) -> None:
@@ -198,6 +209,8 @@ def inline_svg(picture: Picture, name: str) -> str:
     text = re.sub(ids, lambda hit: hit[0] if hit[1] in used else "", text)
     text = re.sub(r'(<svg[^>]*?) width="[^"]*" height="[^"]*"', r"\1", text, count=1)
     text = re.sub(r'(<svg[^>]*?)( height="[^"]*"| width="[^"]*")', r"\1", text, count=2)
+    for place, look in enumerate(PENS):  # the page has each in a shade that its background bears
+        text = text.replace(look.colour.lower(), f"var(--pen{place})")
     return text.replace(INK, "currentColor")
 
 
