@@ -41,8 +41,8 @@ def draw(grouping: Grouping, x: str, y: str) -> Picture:
     scale, unit = (1.0, "")
     if x.endswith("bytes"):
         scale, unit = byte_unit(max((float(line.x.max(initial=0)) for line in lines), default=0))
-    for index, line in enumerate(lines):
-        _line(axis, line, index, scale, held=x != "round")
+    for line in lines:
+        _line(axis, line, scale, held=x != "round")
     share_axis(axis, y)
     axis.set_xlabel(f"{X_AXES[x]}{f', {unit}' if unit else ''}")
     if x == "epsilon":
@@ -65,14 +65,11 @@ def words(lines: Sequence[Curve], x: str, y: str) -> str:
         several = f"{counts[0]} to {counts[-1]}" if len(counts) > 1 else f"{counts[0]}"
         spread = f"mean of {several} runs a line, band: one sample standard deviation each way"
     held = "" if x == "round" else "; between evaluations the last value is held"
-    ends = ", ".join(
-        f"{line.label or 'run'} {line.mean[-1]:.3g}" for line in lines if len(line.mean)
-    )
-    return f"{y} against {X_AXES[x]}; {spread}{held}. At the end: {ends}."
+    return f"{y} against {X_AXES[x]}; {spread}{held}"
 
 
-def _line(axis: Axes, line: Curve, index: int, scale: float, held: bool) -> None:
-    look = pen(index)
+def _line(axis: Axes, line: Curve, scale: float, held: bool) -> None:
+    look = pen(line.place)
     axis.plot(
         line.x / scale,
         line.mean,
@@ -122,4 +119,4 @@ def _notes(lines: Sequence[Curve], grouping: Grouping, x: str) -> tuple[str, ...
 
 
 def _wrapped(text: str) -> str:
-    return textwrap.fill(text, 56)
+    return textwrap.fill(text, 48)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -41,6 +41,7 @@ class Curve:
     samples: tuple[Sample, ...]  # one a point, of the runs
     runs: int
     notes: tuple[str, ...] = ()
+    place: int = 0  # of its group among all: a line keeps its pen where others are not drawn
 
     @property
     def mean(self) -> np.ndarray:
@@ -94,7 +95,11 @@ def curves(grouping: Grouping, x: str, y: str) -> list[Curve]:
     check_metric(runs, y)
     if x == "epsilon":
         epsilon_terms(runs)
-    found = [line for group in grouping.groups if (line := curve(group, x, y)) is not None]
+    found = [
+        replace(line, place=place)
+        for place, group in enumerate(grouping.groups)
+        if (line := curve(group, x, y)) is not None
+    ]
     if not found:
         raise ConfigError(f"--x {x}: none of {len(runs)} runs has it beside {y}; try --x round")
     return found
