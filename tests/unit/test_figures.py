@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from ffalora_cli.config.errors import ConfigError
 from ffalora_cli.report import clients_figure, curves, pareto
@@ -133,16 +134,18 @@ def test_letters_are_readable_and_the_legend_covers_nothing(tmp_path, seeds, x):
     more = [made_run(tmp_path, [*words, "method=lora"], FIRST) for words in ranks]
     with styled():
         figure = curves.draw(group_runs([*seeds, *more]), x, "eval/accuracy").figure
-        figure.canvas.draw()
-    renderer = figure.canvas.get_renderer()
+        canvas = FigureCanvasAgg(figure)
+        canvas.draw()
+    renderer = canvas.get_renderer()
     (axis,), (legend,) = figure.axes, figure.legends
     box = legend.get_window_extent(renderer)
     assert not box.overlaps(axis.get_tightbbox(renderer))
     whole = figure.bbox
     assert figure.get_figwidth() <= 3.5
-    texts = [axis.xaxis.label, axis.yaxis.label, *axis.get_xticklabels(), *legend.get_texts()]
-    for text in texts:
+    lasting = [axis.xaxis.label, axis.yaxis.label, *legend.get_texts()]
+    for text in [*lasting, *axis.get_xticklabels(), *axis.get_yticklabels()]:
         assert text.get_fontsize() >= 7
+    for text in lasting:
         ends = text.get_window_extent(renderer)
         assert ends.x0 >= -1 and ends.x1 <= whole.x1 + 1, text.get_text()
 
