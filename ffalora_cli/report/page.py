@@ -116,10 +116,11 @@ def _figures(
     costs = group_runs(runs, question.by, question.over, untold="privacy")
     units = {str(run.config["privacy"]["unit"]) for run in runs}
     makers: list[Callable[[], Picture]] = [lambda: curves.draw(grouping, "round", metric)]
-    notes = []
+    notes = [*grouping.notes]
     if all(may_leave("comm/uplink_bytes", unit) for unit in units):
         makers.append(lambda: curves.draw(grouping, "uplink_bytes", metric))
-        makers.append(lambda: pareto.draw(costs, "total_bytes", metric))
+        if len(costs.groups) > 1:
+            makers.append(lambda: pareto.draw(costs, "total_bytes", metric))
     else:
         notes.append("no picture of bytes: they follow from who took part in a private run")
     if units != {"none"}:
@@ -135,7 +136,8 @@ def _figures(
                 notes.append(f"not drawn: {reason}")
                 continue
             svg = inline_svg(picture, f"figure{number}")
-            figures.append(Figure(svg, picture.words, picture.notes))
+            own = [note for note in picture.notes if note not in notes]
+            figures.append(Figure(svg, picture.words, own))
     return figures, notes
 
 

@@ -188,8 +188,9 @@ def test_in_a_browser(runs, tmp_path):
                 for left, right, height in drawn:
                     assert 0 <= left < right <= width and height > 150
                 letters = tab.evaluate(
+                    "const scale = m => Math.hypot(m.a, m.b);"  # of turned letters, too
                     "Math.min(...[...document.querySelectorAll('figure svg text')].map(t => "
-                    "parseFloat(getComputedStyle(t).fontSize) * t.getScreenCTM().a))"
+                    "parseFloat(getComputedStyle(t).fontSize) * scale(t.getScreenCTM())))"
                 )
                 assert letters >= 9  # pixels
                 inks = tab.evaluate(
