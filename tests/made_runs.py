@@ -78,9 +78,10 @@ def made_run(
         directory.write_config(job.resolved)
         for record in records:
             directory.append(round_lines(record))
-        if finished and private:
-            unit = job.config.privacy.unit
-            directory.write_privacy(privacy or statement(unit=unit))
+        if private:
+            said = dict(privacy or statement(unit=job.config.privacy.unit))
+            planned = "" if finished else "planned "
+            directory.write_privacy(said | {"sentence": planned + said["sentence"]})
         if finished:
             directory.write_summary(summarize(records, metric, 12.0))
     return read_run(directory.path)

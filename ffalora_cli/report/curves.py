@@ -119,4 +119,4 @@ def _notes(lines: Sequence[Curve], grouping: Grouping, x: str) -> tuple[str, ...
 
 
 def _wrapped(text: str) -> str:
-    return textwrap.fill(text, 48)
+    return textwrap.fill(text.replace("delta ", "delta\u00a0"), 48)

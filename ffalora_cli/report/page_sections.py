@@ -59,7 +59,7 @@ def run_section(run: RunRecords) -> RunSection:
     if run.privacy is not None:
         claim = str(run.privacy["sentence"])
     elif private:
-        claim = "private, but its statement is written when it ends: nothing is claimed yet"
+        claim = "private, but it stopped before its statement was written: nothing is claimed"
     command = [str(word) for word in run.manifest.get("command") or ()]
     known = "its command was not recorded; its config.yaml has every key"
     return RunSection(

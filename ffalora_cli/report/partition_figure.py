@@ -129,7 +129,7 @@ def _heat_map(figure: Figure, table: np.ndarray, class_names: Sequence[str]) -> 
     banding = f"client (averaged in {BANDS} bands)" if len(table) > BANDS else "client"
     map_axis.set(xlabel="label, in class order", ylabel=banding)
     if len(class_names) <= 20:
-        slanted = len(class_names) > 6
+        slanted = len(class_names) > 6 or sum(map(len, class_names)) > 9 * figure.get_figwidth()
         map_axis.set_xticks(
             range(len(class_names)),
             class_names,
@@ -139,7 +139,10 @@ def _heat_map(figure: Figure, table: np.ndarray, class_names: Sequence[str]) -> 
     centres = (edges[:-1] + edges[1:] - 1) / 2
     per_client = sizes / np.diff(edges)
     size_axis.barh(centres, per_client, height=np.diff(edges), color=COLOURS[0], linewidth=0)
-    size_axis.set(xlabel="rows a client", xlim=(0, max(per_client.max() * 1.05, 1)))
+    narrow = figure.get_figwidth() < COLUMN
+    size_axis.set(
+        xlabel="rows" if narrow else "rows a client", xlim=(0, max(per_client.max() * 1.05, 1))
+    )
     _plain(size_axis)
     figure.colorbar(image, ax=map_axis, location="left", label="share of the client's rows, %")
 

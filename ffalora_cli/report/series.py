@@ -17,7 +17,6 @@ import numpy as np
 from ffalora_cli.config.errors import ConfigError, listed, nearest
 from ffalora_cli.records.reading import RunRecords
 from ffalora_cli.report.grouping import Group, Grouping
-from ffalora_cli.report.notes import claim
 from ffalora_cli.report.statistics import Sample, summarize
 
 UP, DOWN = "comm/uplink_bytes_total", "comm/downlink_bytes_total"
@@ -135,15 +134,17 @@ def check_metric(runs: Sequence[RunRecords], y: str) -> None:
 def epsilon_terms(runs: Sequence[RunRecords]) -> str:
     """Unit, relation, delta, sampling and accountant of the epsilons; empty without any.
 
-    A run that has not ended has no statement yet: it counts as of the kind of the others.
+    A run whose statement does not say counts as of the kind of the others.
 
     Raises:
         ConfigError: when they differ, as numbers of different kinds have no common axis.
     """
     kinds: dict[str, str] = {}
     for run in runs:
-        if run.privacy is not None:
-            kinds.setdefault(claim(run), run.path.name)
+        sentence = str((run.privacy or {}).get("sentence", ""))  # ends in what its epsilon means
+        start = sentence.find("unit ")
+        if start >= 0:
+            kinds.setdefault(sentence[start:].rstrip(")"), run.path.name)
     if len(kinds) > 1:
         (one, first), (two, second) = list(kinds.items())[:2]
         raise ConfigError(

@@ -69,7 +69,7 @@ def test_it_says_what_the_records_say(runs):
         "a warning",
         "ffalora run method=lora privacy=none",
         "stopped after round 1 of",
-        "nothing is claimed yet",
+        "planned epsilon 10.00",
         "federation.local_lr",
         "75.00",  # mean of 0.7 and 0.8, in percent
         "9.000",  # MB of adapters
