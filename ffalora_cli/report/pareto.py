@@ -11,6 +11,7 @@ import numpy as np
 
 from ffalora_cli.config.errors import ConfigError
 from ffalora_cli.report.grouping import Group, Grouping
+from ffalora_cli.report.moments import higher_is_better
 from ffalora_cli.report.series import (
     EPSILON,
     X_AXES,
@@ -34,6 +35,10 @@ if TYPE_CHECKING:
 
 _HEIGHT = 2.1
 _APART = 7.0  # points between markers of equal bytes, which would hide one another
+_CAPTION = (
+    "points of equal bytes stand side by side; filled: no other point is as good in score, bytes "
+    "and epsilon and better in one; bars: one sample standard deviation each way"
+)
 
 
 @dataclass(frozen=True)
@@ -53,7 +58,7 @@ def draw(grouping: Grouping, x: str, y: str) -> Picture:
     Args:
         grouping: of ``grouping.group_runs``; only finished runs are taken.
         x: ``uplink_bytes`` or ``total_bytes``.
-        y: a metric of the round records, higher is better.
+        y: a metric of the round records.
 
     Raises:
         ConfigError: another axis, no finished run, or epsilons of different kinds.
@@ -63,7 +68,8 @@ def draw(grouping: Grouping, x: str, y: str) -> Picture:
     runs = grouping.runs
     check_metric(runs, y)
     terms = epsilon_terms(runs)
-    found = mark_best([point for group in grouping.groups for point in _points(group, x, y)])
+    ends = [point for group in grouping.groups for point in _points(group, x, y)]
+    found = mark_best(ends, higher_is_better(y))
     if not found:
         raise ConfigError(f"--kind pareto: none of {len(runs)} runs is finished; wait for one")
     labels = list(dict.fromkeys(point.label for point in found))
@@ -75,6 +81,37 @@ def draw(grouping: Grouping, x: str, y: str) -> Picture:
         beside = [other for other in found if other.bytes == point.bytes]
         shift = _APART * (beside.index(point) - (len(beside) - 1) / 2)
         _mark(axis, point, scale, shift, levels.index(point.epsilon), labels.index(point.label))
+    _axes(axis, found, x, y, unit)
+    legend_below(figure, handles, named)
+    left_out = sum(not run.finished for run in runs)
+    notes = [*grouping.notes]
+    notes += [f"left out: {left_out} unfinished of {len(runs)} runs"] if left_out else []
+    words = (
+        f"{y} at the end against {X_AXES[x]}, one colour an epsilon ({terms or 'not private'}); "
+        f"{_CAPTION}"
+    )
+    return Picture(figure, words, [_row(point, x, y) for point in found], tuple(notes))
+
+
+def mark_best(found: Sequence[Point], higher: bool = True) -> list[Point]:
+    """The points with ``best`` filled in: score up (or down), bytes and epsilon down."""
+    aims = [_aims(point, 1.0 if higher else -1.0) for point in found]
+    marked = []
+    for point, own in zip(found, aims, strict=True):
+        beaten = any(
+            other != own and all(o >= p for o, p in zip(other, own, strict=True)) for other in aims
+        )
+        marked.append(replace(point, best=not beaten))
+    return marked
+
+
+def _aims(point: Point, sign: float) -> tuple[float, float, float]:
+    """What is better the larger it is."""
+    return sign * point.sample.mean, -point.bytes, -point.epsilon
+
+
+def _axes(axis: Axes, found: Sequence[Point], x: str, y: str, unit: str) -> None:
+    """Units, and a scale that shows bytes of different sizes."""
     share_axis(axis, y)
     axis.set_xlabel(f"{X_AXES[x]}, {unit}")
     low, high = (edge(point.bytes for point in found) for edge in (min, max))
@@ -82,34 +119,6 @@ def draw(grouping: Grouping, x: str, y: str) -> Picture:
         axis.set_xscale("log")
     axis.margins(x=0.14, y=0.08)
     axis.autoscale_view()
-    legend_below(figure, handles, named)
-    left_out = sum(not run.finished for run in runs)
-    notes = [*grouping.notes]
-    notes += [f"left out: {left_out} unfinished of {len(runs)} runs"] if left_out else []
-    words = (
-        f"{y} at the end against {X_AXES[x]}, one colour an epsilon "
-        f"({terms or 'not private'}); "
-        "points of equal bytes stand side by side; filled: no other point is as good in accuracy, "
-        "bytes and epsilon and better in one; bars: one sample standard deviation each way"
-    )
-    return Picture(figure, words, [_row(point, x, y) for point in found], tuple(notes))
-
-
-def mark_best(found: Sequence[Point]) -> list[Point]:
-    """The points with ``best`` filled in: accuracy up, bytes and epsilon down."""
-    marked = []
-    for point in found:
-        own = _aims(point)
-        beaten = any(
-            _aims(other) != own and all(o >= p for o, p in zip(_aims(other), own, strict=True))
-            for other in found
-        )
-        marked.append(replace(point, best=not beaten))
-    return marked
-
-
-def _aims(point: Point) -> tuple[float, float, float]:
-    return point.sample.mean, -point.bytes, -point.epsilon
 
 
 def _mark(axis: Axes, point: Point, scale: float, shift: float, level: int, group: int) -> None:

@@ -126,6 +126,7 @@ def _heat_map(figure: Figure, table: np.ndarray, class_names: Sequence[str]) -> 
     image = map_axis.imshow(
         shares, aspect="auto", interpolation="nearest", cmap="cividis", vmin=0, extent=extent
     )
+    map_axis.grid(False)
     banding = f"client (averaged in {BANDS} bands)" if len(table) > BANDS else "client"
     map_axis.set(xlabel="label, in class order", ylabel=banding)
     if len(class_names) <= 20:

@@ -6,6 +6,7 @@ import csv
 import io
 import math
 import statistics
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -186,6 +187,8 @@ def test_filled_points_are_those_nothing_dominates(triples):
     for own, point in zip(aims, mark_best(made), strict=True):
         better = ((aims >= own).all(axis=1) & (aims > own).any(axis=1)).any()
         assert point.best is (not better)
+    losses = [replace(point, sample=summarize([-point.sample.mean])) for point in made]
+    assert [p.best for p in mark_best(losses, False)] == [p.best for p in mark_best(made)]
 
 
 def test_pareto_has_a_point_for_each_epsilon_and_leaves_out_the_unfinished(tmp_path, seeds):
