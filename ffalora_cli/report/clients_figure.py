@@ -1,0 +1,102 @@
+"""How every client fares: one row a group of runs, one dot a client."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from ffalora_cli.config.errors import ConfigError
+from ffalora_cli.records.reading import RunRecords
+from ffalora_cli.report.grouping import Grouping
+from ffalora_cli.report.style import WIDTH, Picture, pen
+
+MEASURES = {
+    "accuracy_own_labels": "accuracy on the client's own mix of labels",
+    "accuracy": "accuracy of the client's model on the common split",
+}
+_SPREAD = 0.28  # of a row's height: dots are spread over it so that they do not hide one another
+
+
+def draw(grouping: Grouping, measure: str) -> Picture:
+    """Draw the last recorded scores of every client. To be called under ``style.styled``.
+
+    Args:
+        grouping: of ``grouping.group_runs``.
+        measure: one of ``MEASURES``.
+
+    Raises:
+        ConfigError: another measure, or no run that scored its clients.
+    """
+    from matplotlib.figure import Figure
+
+    if measure not in MEASURES:
+        raise ConfigError(f"--y {measure}: clients have {' and '.join(MEASURES)}")
+    found = {
+        group.label: [(run, *pair) for run in group.runs for pair in scores(run, measure)]
+        for group in grouping.groups
+    }
+    found = {label: dots for label, dots in found.items() if dots}
+    if not found:
+        raise ConfigError(
+            "--kind clients: no run scored its clients one by one; run with "
+            "federation.eval_clients=true"
+        )
+    longest = max(map(len, found))
+    figure = Figure(figsize=(WIDTH, 0.85 + 0.36 * len(found)), layout="constrained")
+    axis = figure.subplots()
+    for row, dots in enumerate(found.values()):
+        values = np.sort([value for _, _, value in dots])
+        look = pen(row)
+        # The golden ratio spreads any number of sorted dots evenly, the same way every time.
+        offsets = (np.arange(len(values)) * 0.618) % 1 - 0.5
+        axis.plot(values, row + 2 * _SPREAD * offsets, look.marker, color=look.colour, alpha=0.75)
+        axis.plot([values.mean()] * 2, [row - 0.38, row + 0.38], color=look.colour, linewidth=2)
+    axis.set_yticks(range(len(found)), [label or "all runs" for label in found])
+    if longest > 24:
+        axis.tick_params(axis="y", labelsize=7)
+    axis.set_ylim(len(found) - 0.45, -0.55)
+    axis.grid(axis="y", visible=False)
+    axis.xaxis.set_major_formatter(lambda value, _: f"{100 * value:g}")
+    axis.set_xlabel(f"{MEASURES[measure]}, %")
+    rows = [
+        {"group": label, "run": run.path.name, "client": client, measure: value}
+        for label, dots in found.items()
+        for run, client, value in dots
+    ]
+    words = f"{MEASURES[measure]}, one dot a client of a run, the bar is their mean; " + "; ".join(
+        _summary(label, [value for *_, value in dots]) for label, dots in found.items()
+    )
+    return Picture(figure, words, rows, _notes(grouping, found, measure))
+
+
+def scores(run: RunRecords, measure: str) -> list[tuple[int, float]]:
+    """(client, score) of each client in the last round that scored it."""
+    last: dict[int, float] = {}
+    for record in run.rounds:
+        for line in record.clients:
+            value: Any = line.get(measure)
+            if value is not None:
+                last[int(line["client"])] = float(value)
+    return sorted(last.items())
+
+
+def _summary(label: str, values: Sequence[float]) -> str:
+    return (
+        f"{label or 'all runs'}: {len(values)} dots, mean {100 * np.mean(values):.1f} %, lowest "
+        f"{100 * min(values):.1f} %"
+    )
+
+
+def _notes(grouping: Grouping, found: dict[str, Any], measure: str) -> tuple[str, ...]:
+    notes = [*grouping.notes]
+    absent = [group.label or "a run" for group in grouping.groups if group.label not in found]
+    if absent:
+        notes.append(f"not drawn, without scores of clients: {'; '.join(absent)}")
+    units = {run.config["privacy"]["unit"] for run in grouping.runs}
+    if "client" in units or (measure == "accuracy_own_labels" and units != {"none"}):
+        notes.append(
+            "private runs among them: these scores are no part of the guarantee, keep the picture"
+        )
+    return tuple(notes)

@@ -1,0 +1,101 @@
+"""Runs that make one line of a picture: which belong together, and what the line is called."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ffalora_cli.config.errors import ConfigError
+from ffalora_cli.records.reading import RunRecords
+from ffalora_cli.report.comparison import once
+from ffalora_cli.report.selection import values_of
+from ffalora_cli.report.settings import column_of, determines, differing, setting, title
+
+
+@dataclass(frozen=True)
+class Group:
+    """Runs that agree in the keys that make groups."""
+
+    label: str  # the values that tell it from the others; empty for a single group
+    runs: tuple[RunRecords, ...]
+
+
+@dataclass(frozen=True)
+class Grouping:
+    """All groups, and what a reader of their means should know."""
+
+    groups: tuple[Group, ...]
+    notes: tuple[str, ...]
+
+    @property
+    def runs(self) -> tuple[RunRecords, ...]:
+        """Every run that counts."""
+        return tuple(run for group in self.groups for run in group.runs)
+
+
+def group_runs(
+    runs: Sequence[RunRecords], by: Sequence[str] = (), over: str = "seed", untold: str = "-"
+) -> Grouping:
+    """Split runs into groups, finished or not.
+
+    Args:
+        runs: to draw.
+        by: keys that make groups, as ``compare --by`` takes them; none: those that differ.
+        over: key averaged over.
+        untold: keys that begin so make groups and are left out of the labels.
+
+    Returns:
+        Groups in the order of their first run. One run that is there twice counts once.
+
+    Raises:
+        ConfigError: for a key that does not exist, or no runs.
+    """
+    if not runs:
+        raise ConfigError("no run to draw; name a run's folder or the folder of your runs")
+    kept, repeated = once(sorted(runs, key=lambda run: (not run.finished, -len(run.rounds))))
+    kept.sort(key=runs.index)
+    found, _ = differing(kept, over)
+    keys = tuple(column_of(_unit(key)) for key in by) or tuple(found)
+    for key in (*keys, over):
+        values_of(kept[0], key)
+    cells: dict[tuple[str, ...], list[RunRecords]] = {}
+    for run in kept:
+        cells.setdefault(tuple(setting(run, key) for key in keys), []).append(run)
+    told = _telling(keys, list(cells), untold)
+    groups = [
+        Group(", ".join(_words(keys[i], cell[i], own[0]) for i in told), (*own,))
+        for cell, own in cells.items()
+    ]
+    mixed = [key for key in found if key not in keys and not determines(kept, keys, key)]
+    notes = [f"averaged although they differ: {', '.join(mixed)}"] if mixed else []
+    if repeated:
+        notes.append(f"the same run again, counted once: {repeated[0].path.name}")
+    return Grouping(tuple(groups), tuple(notes))
+
+
+def _unit(key: str) -> str:
+    """``privacy`` as the key that also a run without a statement yet has."""
+    return "privacy.unit" if key == "privacy" else key
+
+
+def _telling(keys: Sequence[str], cells: Sequence[tuple[str, ...]], untold: str) -> list[int]:
+    """Places of the fewest keys, taken in order, that tell all groups apart."""
+    seen: list[tuple[str, ...]] = [()] * len(cells)
+    places = []
+    for place, key in enumerate(keys):
+        finer = [(*before, cell[place]) for before, cell in zip(seen, cells, strict=True)]
+        if len(set(finer)) > len(set(seen)) and not key.startswith(untold):
+            seen = finer
+            places.append(place)
+    return places
+
+
+def _words(key: str, value: str, run: RunRecords) -> str:
+    """Names stand for themselves, other values with their key: ``lora, rank 8``."""
+    if key.startswith("privacy.") and run.config["privacy"]["unit"] == "none":
+        return "not private"
+    if key == "privacy.unit":
+        return f"private per {value}"
+    if key == "privacy.epsilon_target":
+        return f"epsilon {value} a client"
+    return value if "." not in key else f"{title(key).replace('_', ' ')} {value}"

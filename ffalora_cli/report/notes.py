@@ -1,0 +1,172 @@
+"""What a comparison has to say under its table, one sentence each."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ffalora_cli.config.errors import listed
+from ffalora_cli.records.reading import RunRecords
+from ffalora_cli.report.comparability import (
+    MEANINGLESS,
+    WORTH_SAYING,
+    changed_weights,
+    differences,
+)
+from ffalora_cli.report.comparison import Comparison
+from ffalora_cli.report.moments import headline
+from ffalora_cli.report.selection import spelled, value_at
+from ffalora_cli.report.settings import said_of, title
+
+BEST, TIED = "*", "~"
+_NAMED = 3  # runs named in a sentence
+
+
+def notes(comparison: Comparison) -> list[str]:
+    """Everything a reader needs to judge the numbers."""
+    return [
+        *_spread(comparison),
+        *_differences(comparison),
+        *_moment(comparison),
+        *_privacy(comparison),
+        *_settings(comparison),
+        *_left_out(comparison),
+    ]
+
+
+def baseline_name(comparison: Comparison) -> str:
+    """What differences are taken to: the settings in which the baselines agree, as one word."""
+    bases = {row.baseline for row in comparison.rows if row.baseline is not None}
+    if len(bases) == 1:
+        return "/".join(next(iter(bases)))
+    if not bases:
+        return ""
+    shared = [words[0] for column in zip(*bases, strict=True) if len(set(words := column)) == 1]
+    return "/".join(shared) or "baseline"
+
+
+def _spread(comparison: Comparison) -> list[str]:
+    over = title(comparison.question.over)
+    counts = {cell.sample.count for row in comparison.rows for cell in row.cells}
+    found = []
+    if max(counts) > 1:
+        found.append(
+            f"±: half-width of the 95 % interval of the mean over {over} (Student's t); "
+            f"sd: between runs; n: runs"
+        )
+    if 1 in counts:
+        found.append("n = 1: a single run has no spread and no interval")
+    if any(cell.standing for row in comparison.rows for cell in row.cells):
+        task = " of its task" if any(k.split(".")[0] == "task" for k in comparison.columns) else ""
+        tied = any(cell.standing == "tied" for row in comparison.rows for cell in row.cells)
+        also = f"; {TIED}: within its interval, so not told apart from it" if tied else ""
+        found.append(f"{BEST}: best mean{task}{also}")
+    return found
+
+
+def _differences(comparison: Comparison) -> list[str]:
+    pairs: list[str] = []
+    unpaired = without = 0
+    for row in comparison.rows:
+        for cell in row.cells[:1]:
+            if cell.against is not None:
+                pairs += [str(key[0]) for key in cell.against.pairs]  # type: ignore[index]
+                unpaired += cell.against.unpaired
+                without += not cell.against.pairs
+    if not pairs and not without:
+        return []
+    over = title(comparison.question.over)
+    names = sorted({pair.rsplit(" ", 1)[-1] for pair in pairs}, key=lambda n: (len(n), n))
+    held = f"same {over} ({listed(names)}), same rows at every client, same evaluation rows"
+    found = f"vs {baseline_name(comparison)}: mean of paired differences and its 95 % interval; "
+    found += f"a pair has the {held}" if pairs else f"no pair has the same {over} and client rows"
+    if unpaired and pairs:
+        found += f"; {unpaired} runs had no partner"
+    return [found]
+
+
+def _moment(comparison: Comparison) -> list[str]:
+    moment = comparison.question.moment
+    if moment.kind == "bytes":
+        return [f"at the last evaluation before clients had sent more than {moment.amount:,} bytes"]
+    if moment.kind == "round":
+        return [f"after round {moment.amount}"]
+    if moment.kind != "best-validation":
+        return []
+    judged = sorted({headline(run) for run in comparison.runs})
+    splits = sorted({_split(run) for run in comparison.runs})
+    return [
+        f"each run at its own best round by {listed(judged)}; that round was chosen on the rows "
+        f"that score it ({listed(splits)}), so scores are optimistic: no run here keeps a second "
+        "split for choosing"
+    ]
+
+
+def _split(run: RunRecords) -> str:
+    evals = (run.manifest.get("data") or {}).get("evals") or {}
+    return str(next(iter(evals), value_at(run.config, "task.eval_split")))
+
+
+def _privacy(comparison: Comparison) -> list[str]:
+    private = [run for run in comparison.runs if run.privacy is not None]
+    if not private:
+        return []
+    claims = sorted({claim(run) for run in private})
+    found = [f"epsilon: largest of the row's runs; {'; or '.join(claims)}"]
+    if len(private) > 1:
+        found.append(
+            "each epsilon is of one run alone: releasing several on the same rows adds up, and so "
+            "does choosing the best (privacy.trials)"
+        )
+    return found
+
+
+def claim(run: RunRecords) -> str:
+    """Unit, relation, delta, sampling and accountant of a private run, in words."""
+    said = run.privacy or {}
+    shared, spent = said.get("shared_rows") or {}, (said.get("epsilon_max") or {}).get("spent")
+    summed = shared.get("texts_on_several_clients") and shared.get("epsilon") == spent
+    delta = float(shared["delta"] if summed else said.get("delta") or "nan")
+    rows = f", a row on up to {shared['most_clients']} clients" if summed else ""
+    return (
+        f"unit {said.get('unit')}, {said.get('relation')}{rows}, delta {spelled(delta).replace('e-0', 'e-')}, "
+        f"{said.get('sampling')} sampling, {str(said.get('accountant')).upper()} accountant"
+    )
+
+
+def _settings(comparison: Comparison) -> list[str]:
+    runs = comparison.runs
+    hidden = [key for key in comparison.following if not key.startswith(("task.", "model."))]
+    hidden = [key for key in hidden if key != "method.trained_factors"]
+    found = [f"goes with them: {said_of(runs, comparison.columns, key)}" for key in hidden[:6]]
+    if comparison.mixed:
+        found.append(
+            f"rows mix runs that differ in {listed(comparison.mixed)}: add them to --by, or select"
+        )
+    for aspect, values in differences(runs, (*MEANINGLESS, *WORTH_SAYING)).items():
+        if aspect in MEANINGLESS and not comparison.question.anyway:
+            continue  # of different tasks, which --by lays side by side
+        found.append(
+            f"{aspect.name} differ ({listed(values)}): {aspect.why}".replace(" are on", "")
+        )
+    for source in changed_weights(runs):
+        found.append(f"{source} had different frozen weights in different runs")
+    return found
+
+
+def _left_out(comparison: Comparison) -> list[str]:
+    found = []
+    for runs, what in (
+        (comparison.unfinished, "not finished, left out of all means"),
+        (comparison.repeated, "repeated (same signature, same noise), counted once"),
+        (comparison.without, "without a value at this moment, left out"),
+    ):
+        if runs:
+            found.append(
+                f"{len(runs)} {'run' if len(runs) == 1 else 'runs'} {what}: {_names(runs)}"
+            )
+    return found
+
+
+def _names(runs: Sequence[RunRecords]) -> str:
+    names = ", ".join(run.path.name for run in runs[:_NAMED])
+    return names if len(runs) <= _NAMED else f"{names}, and {len(runs) - _NAMED} more"

@@ -1,0 +1,147 @@
+"""One self-contained HTML page about some runs: made from their records, read without a network."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+import ffalora_cli
+from ffalora_cli.config.errors import ConfigError
+from ffalora_cli.records.metric_tags import may_leave
+from ffalora_cli.records.reading import RunRecords
+from ffalora_cli.report import clients_figure, curves, pareto
+from ffalora_cli.report.comparison import Question, compare
+from ffalora_cli.report.formats import grid
+from ffalora_cli.report.grouping import group_runs
+from ffalora_cli.report.page_sections import (
+    RunSection,
+    Table,
+    byte_table,
+    difference_table,
+    results,
+    run_section,
+)
+from ffalora_cli.report.page_template import STYLE, TEMPLATE
+from ffalora_cli.report.style import INK, inline_svg, styled
+
+if TYPE_CHECKING:
+    from ffalora_cli.report.style import Picture
+
+UNFINISHED = Table("results", ["none of these runs is finished"], (), words=1)
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A picture of the page."""
+
+    svg: str
+    words: str
+    notes: Sequence[str]
+
+
+@dataclass(frozen=True)
+class Page:
+    """What the template fills in; all of it is escaped but ``Figure.svg``."""
+
+    title: str
+    about: str
+    results: Table
+    result_notes: Sequence[str]
+    figures: Sequence[Figure]
+    figure_notes: Sequence[str]
+    runs: Sequence[RunSection]
+    differences: Table
+    bytes: Table
+    byte_notes: Sequence[str]
+    foot: str
+
+
+def page(runs: Sequence[RunRecords], question: Question) -> str:
+    """The page as HTML.
+
+    What was computed in a private run without noise is left out: a page is made to be shared.
+
+    Args:
+        runs: to report on, finished or not.
+        question: how ``compare`` should put them side by side; its first metric is drawn.
+
+    Raises:
+        ConfigError: where ``compare`` refuses, or the metric may not leave a private run.
+    """
+    from jinja2 import Environment, StrictUndefined
+
+    table, notes, metric = _results(runs, question)
+    for run in runs:
+        if not may_leave(metric, run.config["privacy"]["unit"]):
+            raise ConfigError(
+                f"--metric {metric}: of the private run {run.path.name} it may not leave the "
+                "folder; choose another, as in --metric eval/accuracy"
+            )
+    figures, absent = _figures(runs, question, metric)
+    bytes_, byte_notes = byte_table(runs)
+    now = datetime.now(UTC)
+    filled = Page(
+        title=_title(runs),
+        about=f"{len(runs)} runs, {sum(run.finished for run in runs)} of them finished",
+        results=table,
+        result_notes=notes,
+        figures=figures,
+        figure_notes=absent,
+        runs=[run_section(run) for run in runs],
+        differences=difference_table(runs),
+        bytes=bytes_,
+        byte_notes=byte_notes,
+        foot=f"Made by ffalora {ffalora_cli.__version__} on {now:%Y-%m-%d %H:%M} UTC.",
+    )
+    environment = Environment(autoescape=True, undefined=StrictUndefined)
+    return environment.from_string(TEMPLATE).render(page=filled, style=STYLE)
+
+
+def _results(runs: Sequence[RunRecords], question: Question) -> tuple[Table, Sequence[str], str]:
+    """The table of ``compare``, its notes, and the metric that is drawn."""
+    if not any(run.finished for run in runs):
+        return UNFINISHED, (), (question.metrics or ("eval/accuracy",))[0]
+    comparison = compare(runs, question)
+    table = grid(comparison)
+    return results(table, comparison.runs), table.notes, comparison.metrics[0]
+
+
+def _figures(
+    runs: Sequence[RunRecords], question: Question, metric: str
+) -> tuple[list[Figure], list[str]]:
+    """Every picture that these runs have the numbers for, and why the others are not there."""
+    grouping = group_runs(runs, question.by, question.over)
+    costs = group_runs(runs, question.by, question.over, untold="privacy")
+    units = {str(run.config["privacy"]["unit"]) for run in runs}
+    makers: list[Callable[[], Picture]] = [lambda: curves.draw(grouping, "round", metric)]
+    notes = [*grouping.notes]
+    if all(may_leave("comm/uplink_bytes", unit) for unit in units):
+        makers.append(lambda: curves.draw(grouping, "uplink_bytes", metric))
+        if len(costs.groups) > 1:
+            makers.append(lambda: pareto.draw(costs, "total_bytes", metric))
+    else:
+        notes.append("no picture of bytes: they follow from who took part in a private run")
+    if units != {"none"}:
+        makers.append(lambda: curves.draw(grouping, "epsilon", metric))
+    else:
+        makers.append(lambda: clients_figure.draw(grouping, "accuracy_own_labels"))
+    figures = []
+    with styled(INK):
+        for number, make in enumerate(makers):
+            try:
+                picture = make()
+            except ConfigError as reason:  # one picture less, not one page less
+                notes.append(f"not drawn: {reason}")
+                continue
+            svg = inline_svg(picture, f"figure{number}")
+            own = [note for note in picture.notes if note not in notes]
+            figures.append(Figure(svg, picture.words, own))
+    return figures, notes
+
+
+def _title(runs: Sequence[RunRecords]) -> str:
+    methods = sorted({str(run.config["method"]["name"]) for run in runs})
+    tasks = sorted({str(run.config["task"]["name"]) for run in runs})
+    return f"{', '.join(methods)} on {', '.join(tasks)}"

@@ -1,0 +1,107 @@
+"""Which settings tell runs apart, and what they are called at the head of a column."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from ffalora_cli.config.signature import relevant
+from ffalora_cli.records.reading import RunRecords
+from ffalora_cli.report.selection import GROUP_KEYS, spelled, value_at, values_of
+
+_SEEDS = ("partition.seed", "adapter.seed", "head.seed")  # follow ``seed`` unless set
+_FIRST = (
+    "task", "model", "method", "partition", "privacy.epsilon_target", "privacy.unit",
+    "partition.dirichlet_alpha",
+)  # fmt: skip
+"""Keys that name a choice, in the order they become columns."""
+
+_FOLLOWERS = ("task.", "model.", "method.", "partition.", "privacy.", "head.")
+_FOLLOWING_KEYS = ("federation.local_lr",)
+"""Where a choice of a group brings values along: shown apart when the columns determine them."""
+
+
+def setting(run: RunRecords, key: str) -> str:
+    """What a run has under a ``--by`` key, as it is typed; a group's key is its name."""
+    if key == "privacy" and run.privacy is None:
+        return "none"
+    values = values_of(run, key)
+    if key == "tag":
+        return ",".join(map(str, values)) or "-"
+    return spelled(values[0]) if values else "-"
+
+
+def column_of(key: str) -> str:
+    """A key as a column: ``method`` for ``method.name``, ``partition`` for both of its names."""
+    names = {dotted: group for group, dotted in GROUP_KEYS.items() if group != "privacy"}
+    names |= {"partition.name": "partition", "partition.label_mix": "partition"}
+    return names.get(key, key)
+
+
+def title(key: str) -> str:
+    """The last word of a key, which is what people call it: ``epsilon_target``, ``rank``."""
+    return key.rsplit(".", 1)[-1]
+
+
+def differing(runs: Sequence[RunRecords], over: str) -> tuple[list[str], list[str]]:
+    """Keys whose values differ between runs.
+
+    Args:
+        runs: to be compared.
+        over: the key that is averaged over; seeds that follow it are left out with it.
+
+    Returns:
+        (keys that make columns, keys whose values those columns determine). The learning rate that
+        a model recommends for a method is of the second kind; anything set by hand of the first.
+    """
+    leaves = [dict(_leaves(relevant(run.config), "")) for run in runs]
+    ignored = {over}
+    if over == "seed":
+        ignored |= {
+            key
+            for key in _SEEDS
+            if all(value_at(run.config, key) == value_at(run.config, "seed") for run in runs)
+        }
+    names = sorted({key for flat in leaves for key in flat} - ignored)
+    changed = [key for key in names if len({spelled(flat.get(key)) for flat in leaves}) > 1]
+    keys = list(dict.fromkeys(column_of(key) for key in changed))
+    keys.sort(key=lambda key: (_FIRST.index(key) if key in _FIRST else len(_FIRST), key))
+    columns: list[str] = []
+    following: list[str] = []
+    for key in keys:
+        follows = key.startswith(_FOLLOWERS) or key in _FOLLOWING_KEYS
+        determined = follows and columns and determines(runs, columns, key)
+        (following if determined else columns).append(key)
+    return columns, following
+
+
+def said_of(runs: Sequence[RunRecords], columns: Sequence[str], key: str) -> str:
+    """``federation.local_lr: 0.5 (ffa_lora), 0.05 (lora)``: the values of a determined key."""
+    for column in columns:  # the first column that determines it alone says it shortest
+        if determines(runs, [column], key):
+            columns = [column]
+            break
+    having: dict[str, list[str]] = {}
+    for run in runs:
+        row = "/".join(setting(run, column) for column in columns)
+        if row not in having.setdefault(setting(run, key), []):
+            having[setting(run, key)].append(row)
+    return f"{key}: " + ", ".join(f"{v} ({' '.join(rows)})" for v, rows in having.items())
+
+
+def determines(runs: Sequence[RunRecords], columns: Sequence[str], key: str) -> bool:
+    """Whether runs that agree in the columns agree in the key."""
+    seen: dict[tuple[str, ...], str] = {}
+    for run in runs:
+        row = tuple(setting(run, column) for column in columns)
+        if seen.setdefault(row, setting(run, key)) != setting(run, key):
+            return False
+    return True
+
+
+def _leaves(section: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
+    for name, value in section.items():
+        if isinstance(value, Mapping) and value:
+            yield from _leaves(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value

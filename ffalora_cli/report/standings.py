@@ -1,0 +1,118 @@
+"""Rows held against each other: paired differences to a baseline, and the best of a column."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from ffalora_cli.config.errors import ConfigError, listed
+from ffalora_cli.report import statistics
+from ffalora_cli.report.comparability import pairing
+from ffalora_cli.report.moments import higher_is_better, value_of
+from ffalora_cli.report.settings import setting
+
+if TYPE_CHECKING:
+    from ffalora_cli.report.comparison import Question, Row
+
+
+def block(columns: Sequence[str], settings: Sequence[str]) -> tuple[str, ...]:
+    """What rows share that may be held against each other: all that a row says of its task."""
+    pairs = zip(columns, settings, strict=False)
+    return tuple(value for key, value in pairs if key.split(".")[0] == "task")
+
+
+def against_baseline(
+    rows: Sequence[Row],
+    columns: Sequence[str],
+    metrics: Sequence[str],
+    question: Question,
+    mixed: Sequence[str],
+) -> list[Row]:
+    """Rows with their paired differences to the row that the baseline's settings lead to.
+
+    Args:
+        rows: of one comparison.
+        columns: keys of their settings.
+        metrics: of their cells.
+        question: what was asked.
+        mixed: keys that differ within rows; runs of a pair agree in them.
+
+    Raises:
+        ConfigError: for a baseline that no row is.
+    """
+    changes = dict(question.baseline) or _default(rows, columns)
+    unknown = [key for key in changes if key not in columns]
+    if unknown:
+        raise ConfigError(f"--baseline {unknown[0]}=: rows are made by {listed(columns)}; name one")
+    named = {row.settings: row for row in rows}
+    if question.baseline and not any(_target(row, columns, changes) in named for row in rows):
+        raise ConfigError(
+            f"--baseline {','.join(f'{k}={v}' for k, v in changes.items())} is none of the rows: "
+            f"{listed('/'.join(row.settings) for row in rows)}"
+        )
+    found = []
+    for row in rows:
+        base = named.get(_target(row, columns, changes))
+        if base is None:
+            found.append(row)
+        elif base is row:
+            found.append(replace(row, baseline=row.settings))
+        else:
+            cells = [
+                replace(cell, against=_paired(row, base, metric, question, mixed))
+                for cell, metric in zip(row.cells, metrics, strict=True)
+            ]
+            found.append(replace(row, cells=tuple(cells), baseline=base.settings))
+    return found
+
+
+def ranked(rows: Sequence[Row], columns: Sequence[str], metrics: Sequence[str]) -> list[Row]:
+    """Rows with the best of each task and metric marked, and those not left behind."""
+    cells = [list(row.cells) for row in rows]
+    blocks: dict[tuple[str, ...], list[int]] = {}
+    for index, row in enumerate(rows):
+        blocks.setdefault(block(columns, row.settings), []).append(index)
+    for members in blocks.values():
+        if len(members) < 2:
+            continue
+        for place, metric in enumerate(metrics):
+            samples = [cells[index][place].sample for index in members]
+            first, near = statistics.best(samples, higher_is_better(metric))
+            for position, index in enumerate(members):
+                standing = "best" if position == first else "tied" if position in near else ""
+                cells[index][place] = replace(cells[index][place], standing=standing)
+    return [replace(row, cells=tuple(own)) for row, own in zip(rows, cells, strict=True)]
+
+
+def _default(rows: Sequence[Row], columns: Sequence[str]) -> Mapping[str, str]:
+    """Plain LoRA where methods differ and it is there, else the first row of each task."""
+    if "method" in columns:
+        place = columns.index("method")
+        if any(row.settings[place] == "lora" for row in rows):
+            return {"method": "lora"}
+    return {
+        key: value
+        for key, value in zip(columns, rows[0].settings, strict=True)
+        if key.split(".")[0] != "task"
+    }
+
+
+def _target(row: Row, columns: Sequence[str], changes: Mapping[str, str]) -> tuple[str, ...]:
+    return tuple(changes.get(k, v) for k, v in zip(columns, row.settings, strict=True))
+
+
+def _paired(
+    row: Row, base: Row, metric: str, question: Question, mixed: Sequence[str]
+) -> statistics.Paired:
+    """Differences of runs that share the key averaged over, their clients' rows, and the rest."""
+    sides = []
+    for side in (row, base):
+        values = {}
+        for run in side.runs:
+            value = value_of(run, question.moment, metric)
+            if value is not None:
+                rest = tuple(setting(run, key) for key in mixed)
+                values[(*pairing(run, question.over), *rest)] = value
+        sides.append(values)
+    return statistics.paired(*sides)

@@ -1,0 +1,121 @@
+"""Spread over seeds: mean, standard deviation, Student's interval, paired differences."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+LEVEL = 0.95
+
+
+@dataclass(frozen=True)
+class Sample:
+    """What several runs of one configuration say about a number.
+
+    Attributes:
+        count: of runs.
+        mean: of their values; NaN without any.
+        sd: with ``count - 1`` in the denominator; None for fewer than two.
+        half_width: of the 95 % interval of the mean by Student's t; None for fewer than two.
+    """
+
+    count: int
+    mean: float
+    sd: float | None
+    half_width: float | None
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """Both ends of the interval, or None where one run cannot give any."""
+        if self.half_width is None:
+            return None
+        return self.mean - self.half_width, self.mean + self.half_width
+
+
+@dataclass(frozen=True)
+class Paired:
+    """Differences between two configurations over the pairs that both have.
+
+    Attributes:
+        differences: their mean, spread and interval (one difference a pair).
+        pairs: what was held equal in each pair, sorted as text.
+        unpaired: values of either side that had no partner.
+    """
+
+    differences: Sample
+    pairs: tuple[Hashable, ...]
+    unpaired: int
+
+    @property
+    def clear(self) -> bool:
+        """Whether the interval leaves out zero."""
+        ends = self.differences.interval
+        return ends is not None and (ends[0] > 0 or ends[1] < 0)
+
+
+def summarize(values: Sequence[float]) -> Sample:
+    """Mean, spread and 95 % interval ``t_(0.975, n-1) sd / sqrt(n)`` of independent values.
+
+    Args:
+        values: finite.
+
+    Raises:
+        ValueError: for a value that is not finite.
+    """
+    array = np.asarray(values, dtype=np.float64)
+    if not np.isfinite(array).all():
+        raise ValueError("a value is not finite")
+    count = len(array)
+    if count == 0:
+        return Sample(0, math.nan, None, None)
+    mean = float(array.mean())
+    if count == 1:
+        return Sample(1, mean, None, None)
+    sd = float(array.std(ddof=1))
+    return Sample(count, mean, sd, _student(count - 1) * sd / math.sqrt(count))
+
+
+def paired(ours: Mapping[Hashable, float], theirs: Mapping[Hashable, float]) -> Paired:
+    """Ours minus theirs over common keys; the interval is that of the differences.
+
+    Runs with one seed share clients, start and batches, so their difference varies less than
+    either of them: the paired interval is the one to judge by.
+
+    Args:
+        ours: value by what is held equal within a pair (seed and split).
+        theirs: the same of the baseline.
+    """
+    common = sorted(ours.keys() & theirs.keys(), key=str)
+    differences = summarize([ours[key] - theirs[key] for key in common])
+    return Paired(differences, tuple(common), len(ours) + len(theirs) - 2 * len(common))
+
+
+def best(samples: Sequence[Sample], higher: bool) -> tuple[int | None, frozenset[int]]:
+    """The best mean, and which others it does not leave behind.
+
+    Args:
+        samples: one a row; rows without a value take no part.
+        higher: whether more is better.
+
+    Returns:
+        (row of the best mean, rows whose mean lies within the best one's interval). A tie of equal
+        means goes to the first; where the best is a single run only equal means count as ties.
+    """
+    rows = [row for row, sample in enumerate(samples) if sample.count]
+    if not rows:
+        return None, frozenset()
+    sign = 1.0 if higher else -1.0
+    first = max(rows, key=lambda row: (sign * samples[row].mean, -row))
+    top, width = samples[first].mean, samples[first].half_width or 0.0
+    near = {row for row in rows if row != first and abs(samples[row].mean - top) <= width}
+    return first, frozenset(near)
+
+
+def _student(freedom: int) -> float:
+    """The 97.5 % point of Student's t."""
+    from scipy.special import stdtrit
+
+    return float(stdtrit(freedom, 0.5 + LEVEL / 2))
