@@ -116,10 +116,8 @@ def _runs(options: argparse.Namespace) -> list[RunRecords]:
         raise choose("--from", options.source, ("wandb",))
     if not options.runs_named or "/" not in options.runs_named[0]:
         raise ConfigError("--from wandb: say which project, as in --from wandb ENTITY/PROJECT")
-    try:
-        from ffalora_cli.report.wandb_runs import fetch
-    except ImportError as error:
-        raise ConfigError("--from wandb: needs the wandb package; pip install wandb") from error
+    from ffalora_cli.report.wandb_runs import fetch
+
     return list(fetch(options.runs_named[0], options.runs_named[1:]))
 
 

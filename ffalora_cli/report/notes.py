@@ -127,8 +127,9 @@ def claim(run: RunRecords) -> str:
     summed = shared.get("texts_on_several_clients") and shared.get("epsilon") == spent
     delta = float(shared["delta"] if summed else said.get("delta") or "nan")
     rows = f", a row on up to {shared['most_clients']} clients" if summed else ""
+    short = spelled(delta).replace("e-0", "e-")
     return (
-        f"unit {said.get('unit')}, {said.get('relation')}{rows}, delta {spelled(delta).replace('e-0', 'e-')}, "
+        f"unit {said.get('unit')}, {said.get('relation')}{rows}, delta {short}, "
         f"{said.get('sampling')} sampling, {str(said.get('accountant')).upper()} accountant"
     )
 
