@@ -55,11 +55,14 @@ def _spread(comparison: Comparison) -> list[str]:
         )
     if 1 in counts:
         found.append("n = 1: a single run has no spread and no interval")
-    if any(cell.standing for row in comparison.rows for cell in row.cells):
+    cells = [cell for row in comparison.rows for cell in row.cells]
+    if any(cell.standing for cell in cells):
         task = " of its task" if any(k.split(".")[0] == "task" for k in comparison.columns) else ""
-        tied = any(cell.standing == "tied" for row in comparison.rows for cell in row.cells)
+        tied = any(cell.standing == "tied" for cell in cells)
         also = f"; {TIED}: within its interval, so not told apart from it" if tied else ""
         found.append(f"{BEST}: best mean{task}{also}")
+    if any(cell.standing == "best" and cell.sample.count == 1 for cell in cells):
+        found.append(f"a {BEST} of a single run is not told apart from any other row")
     return found
 
 
