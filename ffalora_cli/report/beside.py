@@ -30,7 +30,7 @@ def table_named(name: str) -> Table:
     for table in TABLES:
         if table.experiment == name:
             return table
-    raise choose("--published", name, [table.experiment for table in TABLES])
+    raise choose("--published: experiment", name, [table.experiment for table in TABLES])
 
 
 def our_numbers(runs: Sequence[RunRecords], table: Table, question: Question) -> list[Number]:

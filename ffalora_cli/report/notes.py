@@ -10,6 +10,7 @@ from ffalora_cli.report.comparability import (
     MEANINGLESS,
     WORTH_SAYING,
     changed_weights,
+    client_rows,
     differences,
 )
 from ffalora_cli.report.comparison import Comparison
@@ -82,6 +83,8 @@ def _differences(comparison: Comparison) -> list[str]:
     held = f"same {over} ({listed(names)}), same rows at every client, same evaluation rows"
     found = f"vs {baseline_name(comparison)}: mean of paired differences and its 95 % interval; "
     found += f"a pair has the {held}" if pairs else f"no pair has the same {over} and client rows"
+    if pairs and any(client_rows(run) is None for run in comparison.runs):
+        found += " (the rows of some runs by their settings alone: no fingerprint was recorded)"
     if unpaired and pairs:
         found += f"; {unpaired} runs had no partner"
     return [found]

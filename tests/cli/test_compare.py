@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 
 import pytest
 
@@ -23,13 +24,21 @@ def real(tmp_path_factory):
     return root
 
 
-@pytest.fixture
-def written(tmp_path, monkeypatch):
-    """Runs with chosen numbers, in ``runs`` of the working folder."""
-    monkeypatch.chdir(tmp_path)
+@pytest.fixture(scope="module")
+def four(tmp_path_factory):
+    """Runs with chosen numbers."""
+    folder = tmp_path_factory.mktemp("four")
     for method, finals in (("lora", (0.5, 0.54)), ("ffa_lora", (0.6, 0.61))):
         for seed, final in enumerate(finals):
-            write_run(tmp_path / "runs", [f"method={method}", f"seed={seed}"], [0.2, final])
+            write_run(folder, [f"method={method}", f"seed={seed}"], [0.2, final])
+    return folder
+
+
+@pytest.fixture
+def written(four, tmp_path, monkeypatch):
+    """The same in ``runs`` of the working folder."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(four, tmp_path / "runs")
     return tmp_path
 
 
@@ -92,7 +101,7 @@ def test_published_without_a_run_of_ours(written, capsys) -> None:
     assert main(["compare", "experiment=heterogeneity", "--published"]) == 0
     text = capsys.readouterr().out
     assert "paper, heterogeneity table S" in text and "not run" in text
-    assert main(["compare", "--published", "rank", "--runs", "nowhere"]) == 0
+    assert main(["compare", "--published", "experiment=rank", "--runs", "nowhere"]) == 0
     assert "its values were not found" in capsys.readouterr().out
 
 
@@ -108,9 +117,11 @@ def test_published_without_a_run_of_ours(written, capsys) -> None:
         (["--baseline", "method=fedsvd"], "none of the rows"),
         (["--baseline", "lora"], "write --baseline method=lora"),
         (["--published"], "say which table"),
-        (["--published", "tabel1"], "did you mean 'table1'?"),
+        (["--published", "experiment=tabel1"], "did you mean 'table1'?"),
         (["--from", "wand"], "did you mean 'wandb'?"),
         (["--from", "wandb"], "ENTITY/PROJECT"),
+        (["--from", "wandb", "me/mine", "runs/x"], "chosen by key=value"),
+        (["--from", "wandb", "me/mine", "experiment=table1"], "local runs alone"),
         (["--publishd"], "did you mean --published?"),
         (["method=lorra"], "did you mean 'lora'?"),
         (["--runs", "nowhere"], "holds no runs"),

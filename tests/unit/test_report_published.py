@@ -17,6 +17,7 @@ from ffalora_cli.report.comparison import Question
 from ffalora_cli.report.moments import parse
 from ffalora_cli.report.published import MARKS, TABLES
 from ffalora_cli.report.selection import select_runs
+from tests.grids import one_job
 from tests.report_runs import write_run
 
 
@@ -79,7 +80,7 @@ def test_the_protocol_of_an_experiment_is_the_papers() -> None:
     from ffalora_cli.report.selection import spelled, value_at
 
     for table in TABLES:
-        config = plan([f"experiment={table.experiment}"])[0].resolved
+        config = plan(one_job(table.experiment))[0].resolved
         names = {"model": "model.name", "partition": "partition.label_mix"}
         for key, wanted in table.protocol.items():
             assert spelled(value_at(config, names.get(key, key))) == wanted, key
@@ -89,10 +90,12 @@ def test_the_protocol_of_an_experiment_is_the_papers() -> None:
 def runs(tmp_path_factory):
     """Two seeds of FFA-LoRA at epsilon 6 on SST-2, MiniLM; one run of LoRA with RoBERTa."""
     folder = tmp_path_factory.mktemp("runs")
-    base = ["experiment=table1", "federation=short", "task=sst2"]
+    base = ["experiment=table1", "federation=short", "task=sst2", "privacy.epsilon_target=6"]
     for seed, final in ((0, 0.80), (1, 0.82)):
-        write_run(folder, [*base, "model=minilm", f"seed={seed}"], [0.5, 0.9, final])
-    write_run(folder, [*base, "method=lora"], [0.5, 0.7])
+        write_run(
+            folder, [*base, "method=ffa_lora", "model=minilm", f"seed={seed}"], [0.5, 0.9, final]
+        )
+    write_run(folder, [*base, "method=lora", "seed=0"], [0.5, 0.7])
     write_run(folder, [*base, "method=lora", "seed=1"], [0.5], finished=False)
     return folder
 
