@@ -13,6 +13,8 @@ from ffalora_cli.records.summary import summarize
 from ffalora_cli.types import RoundRecord
 
 STATEMENT = {
+    "sentence": "epsilon 6.00 (largest of 3 clients; unit example, add/remove one, delta 1e-5, "
+    "Poisson sampling, PLD accountant)",
     "unit": "example",
     "relation": "add/remove one",
     "sampling": "poisson",

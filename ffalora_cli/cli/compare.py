@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from ffalora_cli.report.formats import Grid
 
 FORMATS = ("table", "md", "csv", "json", "latex")
-_PIPED = 160  # columns where there is no terminal
+_PIPED = 1000  # columns where there is no terminal: nothing is folded
 _EXAMPLES = """\
 RUNS are folders, globs, beginnings of names or signatures, and conditions: experiment=NAME,
 tag=NAME, method=NAME, any key=value. Places add up, conditions narrow. None: all finished runs.
@@ -150,9 +150,9 @@ def _published(runs: list[RunRecords], question: Question, options: argparse.Nam
     if options.format == "csv":
         print(beside.as_csv(table, ours))
     elif options.format == "json":
-        print(beside.as_json(table, ours, runs))
+        print(beside.as_json(table, ours, runs, question))
     else:
-        _print(beside.beside(table, ours, runs), options.format)
+        _print(beside.beside(table, ours, runs, question), options.format)
 
 
 def _print(grid: Grid, format: str) -> None:

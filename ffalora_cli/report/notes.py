@@ -15,7 +15,7 @@ from ffalora_cli.report.comparability import (
 )
 from ffalora_cli.report.comparison import Comparison
 from ffalora_cli.report.moments import headline
-from ffalora_cli.report.selection import spelled, value_at
+from ffalora_cli.report.selection import value_at
 from ffalora_cli.report.settings import said_of, title
 
 BEST, TIED = "*", "~"
@@ -127,17 +127,11 @@ def _privacy(comparison: Comparison) -> list[str]:
 
 
 def claim(run: RunRecords) -> str:
-    """Unit, relation, delta, sampling and accountant of a private run, in words."""
-    said = run.privacy or {}
-    shared, spent = said.get("shared_rows") or {}, (said.get("epsilon_max") or {}).get("spent")
-    summed = shared.get("texts_on_several_clients") and shared.get("epsilon") == spent
-    delta = float(shared["delta"] if summed else said.get("delta") or "nan")
-    rows = f", a row on up to {shared['most_clients']} clients" if summed else ""
-    short = spelled(delta).replace("e-0", "e-")
-    return (
-        f"unit {said.get('unit')}, {said.get('relation')}{rows}, delta {short}, "
-        f"{said.get('sampling')} sampling, {str(said.get('accountant')).upper()} accountant"
-    )
+    """Unit, relation, delta, sampling and accountant, as the run's own sentence has them."""
+    sentence = str((run.privacy or {}).get("sentence"))
+    parts = sentence.partition("(")[2].rstrip(")").split("; ")
+    kept = [part for part in parts if part.startswith(("a row", "unit"))]
+    return "; ".join(kept) or sentence
 
 
 def _settings(comparison: Comparison) -> list[str]:

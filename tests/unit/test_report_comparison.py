@@ -218,16 +218,20 @@ def test_runs_judged_by_different_metrics_need_one_named(runs) -> None:
     assert len(table(runs, metrics=("accuracy",)).rows) == 3
 
 
-def test_epsilon_is_that_of_the_summed_rows_and_names_their_delta(tmp_path) -> None:
-    shared = {
-        "shared_rows": {
-            "texts_on_several_clients": 3, "most_clients": 2, "epsilon": 6.0, "delta": 2e-5,
-        },
-        "epsilon_max": {"spent": 6.0},
-    }  # fmt: skip
-    write_run(tmp_path, ["seed=0"], [0.1, 0.5], statement=shared)
+def test_epsilon_comes_with_the_assumptions_of_each_runs_sentence(tmp_path) -> None:
+    write_run(tmp_path, ["seed=0"], [0.1, 0.5])
+    shared = (
+        "epsilon 6.00 (a row on up to 2 clients, their epsilons added; 3.00 is the largest of 3 "
+        "clients; unit example, add/remove one, delta 2e-5, Poisson sampling, PLD accountant)"
+    )
+    write_run(tmp_path, ["seed=1"], [0.1, 0.5], statement={"sentence": shared})
     text = " ".join(notes(table(tmp_path)))
-    assert "unit example, add/remove one, a row on up to 2 clients, delta 2e-5" in text
+    for words in (
+        "epsilon: largest of the row's runs; a row on up to 2 clients, their epsilons added; unit",
+        "delta 2e-5, Poisson sampling, PLD accountant; or unit example, add/remove one, delta 1e-5",
+    ):
+        assert words in text
+    assert "3.00" not in text
 
 
 @pytest.mark.parametrize("text", ["best", "round=x", "bytes=lots", "round", "bytes=3XB"])

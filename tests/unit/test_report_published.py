@@ -108,7 +108,7 @@ def test_ours_beside_theirs_and_never_in_one_mean(runs) -> None:
         ("ffa_lora", "ours, model minilm", 81.0, 2),
         ("lora", "ours, model roberta_large", 70.0, 1),
     }
-    grid = beside(table, ours, selected)
+    grid = beside(table, ours, selected, Question())
     start = next(i for i, row in enumerate(grid.rows) if row[:2] == ("sst2", "6"))
     minilm, roberta, paper, fedsvd = grid.rows[start : start + 4]
     assert minilm[2:5] == ("ours, model minilm", "not run", "81.00 ± 12.71 (2)")
@@ -119,16 +119,19 @@ def test_ours_beside_theirs_and_never_in_one_mean(runs) -> None:
     assert "protocol: federation.rounds is 100 here, 1000 in the paper" in text
     assert "protocol: model is minilm, roberta_large here, roberta_large in the paper" in text
     assert "protocol: head.mode" not in text
-    best = our_numbers(selected, table, Question(moment=parse("best-validation")))
+    question = Question(moment=parse("best-validation"))
+    best = our_numbers(selected, table, question)
     assert max(n.value for n in best) == 90.0
+    assert "optimistic" in " ".join(beside(table, best, selected, question).notes)
+    assert "optimistic" not in text
 
 
 def test_nothing_run_is_an_answer() -> None:
     for table in TABLES:
-        grid = beside(table, [], [])
+        grid = beside(table, [], [], Question())
         assert any(f"ffalora sweep experiment={table.experiment}" in n for n in grid.notes)
         assert all("ours" not in row[2] or set(row[3:]) == {"not run"} for row in grid.rows)
-    assert len(beside(table_named("heterogeneity"), [], []).rows) == 30
+    assert len(beside(table_named("heterogeneity"), [], [], Question()).rows) == 30
 
 
 def test_csv_and_json_keep_ours_apart(runs) -> None:
@@ -138,7 +141,7 @@ def test_csv_and_json_keep_ours_apart(runs) -> None:
     rows = list(csv.DictReader(io.StringIO(as_csv(table, ours))))
     assert len(rows) == len(ours) + len(table.numbers)
     assert [row["mark"] for row in rows[: len(ours)]] == [""] * len(ours)
-    content = json.loads(as_json(table, ours, selected))
+    content = json.loads(as_json(table, ours, selected, Question()))
     assert len(content["published"]) == len(table.numbers)
     assert {n["source"] for n in content["ours"]} == {n.source for n in ours}
 

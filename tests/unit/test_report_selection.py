@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from ffalora_cli.config.errors import ConfigError
-from ffalora_cli.report.selection import select_runs, spelled
+from ffalora_cli.report.selection import filters, select_runs, spelled
 from tests.report_runs import write_run
 
 
@@ -103,3 +103,17 @@ def test_values_are_spelled_as_they_are_typed() -> None:
     assert [spelled(v) for v in values] == [
         "null", "true", "6", "1e-05", "0.30000000000000004", "[a,b]", "{k:1}",
     ]  # fmt: skip
+
+
+def test_conditions_as_filters_for_logged_runs() -> None:
+    words = ["method=lora,ffa_lora", "partition=severe", "seed=0", "tag=a,b"]
+    assert filters(words) == {
+        "method.name": ["lora", "ffa_lora"],
+        "partition.label_mix": ["severe"],
+        "seed": ["0"],
+        "tags": {"$in": ["a", "b"]},
+    }
+    assert filters(["tag=a", "partition=iid"]) == {"tags": "a", "partition.name": ["iid"]}
+    for wrong in ("runs/x", "experiment=table1", "sed=0"):
+        with pytest.raises(ConfigError):
+            filters([wrong])
