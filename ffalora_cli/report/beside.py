@@ -91,7 +91,7 @@ def beside(
                 cells = [_cell(here, source, method) for method in methods]
                 rows.append((name, shown, f"{source} {mark}".strip(), *cells))
                 name = shown = ""
-    head = ("task", title(table.axis), "source", *methods)
+    head = ("task", title(table.axis).replace("_", " "), "source", *methods)
     return Grid(head, tuple(rows), 3, tuple(_notes(table, ours, runs, question)))
 
 
@@ -146,7 +146,7 @@ def _cell(here: Sequence[Number], source: str, method: str) -> str:
         if (number.source, number.method) == (source, method):
             text = f"{number.value:.2f}"
             text += f" ± {number.spread:.2f}" if number.spread is not None else ""
-            return f"{text} ({number.count})" if number.count is not None else text
+            return text if number.mark else f"{text} ({number.count})"
     if source.startswith("ours"):
         return _NOT_RUN
     known = source == "paper" and method in ("lora", "ffa_lora")
@@ -164,11 +164,11 @@ def _notes(
     table: Table, ours: Sequence[Number], runs: Sequence[RunRecords], question: Question
 ) -> list[str]:
     """Provenance, and where our protocol is not the paper's."""
-    found = ["accuracy, % ± half-width of the 95 % interval of the mean (runs)"]
+    found = ["accuracy, % ± half-width of the 95 % interval of the mean (runs of ours)"]
     used = {number.mark for number in table.numbers}
     if used:
         found.append("; ".join(f"{mark}: {MARKS[mark]}" for mark in MARKS if mark in used))
-    found.append(f"{table.experiment}: {table.found}")
+    found.append(table.found)
     if ours and question.moment.kind != "final":
         found.append(f"ours: at {question.moment}")
     if ours and question.moment.kind == "best-validation":
