@@ -16,7 +16,7 @@ from ffalora_cli.report.comparability import (
 from ffalora_cli.report.comparison import Comparison
 from ffalora_cli.report.moments import headline
 from ffalora_cli.report.selection import value_at
-from ffalora_cli.report.settings import said_of, title
+from ffalora_cli.report.settings import said_of, setting, title
 
 BEST, TIED = "*", "~"
 _NAMED = 3  # runs named in a sentence
@@ -136,8 +136,7 @@ def claim(run: RunRecords) -> str:
 
 def _settings(comparison: Comparison) -> list[str]:
     runs = comparison.runs
-    hidden = [key for key in comparison.following if not key.startswith(("task.", "model."))]
-    hidden = [key for key in hidden if key != "method.trained_factors"]
+    hidden = [key for key in comparison.following if _worth_saying(key, runs)]
     found = [f"goes with them: {said_of(runs, comparison.columns, key)}" for key in hidden[:6]]
     if comparison.mixed:
         found.append(
@@ -152,6 +151,12 @@ def _settings(comparison: Comparison) -> list[str]:
     for source in changed_weights(runs):
         found.append(f"{source} had different frozen weights in different runs")
     return found
+
+
+def _worth_saying(key: str, runs: Sequence[RunRecords]) -> bool:
+    """Whether a determined key says more than the columns: not what a name or its lack implies."""
+    values = {setting(run, key) for run in runs} - {"null", "none"}
+    return not key.startswith(("task.", "model.", "method.")) and len(values) > 1
 
 
 def _left_out(comparison: Comparison) -> list[str]:
