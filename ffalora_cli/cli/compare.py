@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from ffalora_cli.report.formats import Grid
 
 FORMATS = ("table", "md", "csv", "json", "latex")
-_PIPED = 160  # columns where there is no terminal
+_PIPED = 1000  # columns where there is no terminal: nothing is folded
 _EXAMPLES = """\
 RUNS are folders, globs, beginnings of names or signatures, and conditions: experiment=NAME,
 tag=NAME, method=NAME, any key=value. Places add up, conditions narrow. None: all finished runs.
@@ -43,7 +43,7 @@ def main(arguments: Sequence[str]) -> int:
         raise choose("--format", options.format, FORMATS)
     runs = _runs(options)
     question = _question(options)
-    if options.published is not None:
+    if options.published:
         _published(runs, question, options)
         return DONE
     comparison = compare(runs, question)
@@ -70,7 +70,7 @@ def _parser() -> Parser:
     parser.add_argument("--runs", default="runs", help="folder of all runs (default: runs)")
     parser.add_argument("--anyway", action="store_true", help="compare other tasks or rows, too")
     parser.add_argument(
-        "--published", nargs="?", const="", metavar="TABLE", help="beside the paper's numbers"
+        "--published", action="store_true", help="of experiment=NAME: beside the paper's numbers"
     )
     parser.add_argument(
         "--from", dest="source", metavar="SOURCE", help="wandb: the first of RUNS is ENTITY/PROJECT"
@@ -106,21 +106,20 @@ def _words(text: str) -> tuple[str, ...]:
 
 def _runs(options: argparse.Namespace) -> list[RunRecords]:
     """The runs that were named; logged ones where a tracker is asked."""
-    from ffalora_cli.report.selection import select_runs
+    from ffalora_cli.report.selection import filters, select_runs
 
     if options.source is None:
-        if options.published is None:
+        if not options.published:
             return select_runs(options.runs, options.runs_named)
         return _runs_of_table(options)
     if options.source != "wandb":
         raise choose("--from", options.source, ("wandb",))
     if not options.runs_named or "/" not in options.runs_named[0]:
         raise ConfigError("--from wandb: say which project, as in --from wandb ENTITY/PROJECT")
-    try:
-        from ffalora_cli.report.wandb_runs import fetch
-    except ImportError as error:
-        raise ConfigError("--from wandb: needs the wandb package; pip install wandb") from error
-    return list(fetch(options.runs_named[0], options.runs_named[1:]))
+    asked = filters(options.runs_named[1:])
+    from ffalora_cli.report.wandb_runs import fetch
+
+    return fetch(options.runs_named[0], asked)
 
 
 def _runs_of_table(options: argparse.Namespace) -> list[RunRecords]:
@@ -140,20 +139,20 @@ def _runs_of_table(options: argparse.Namespace) -> list[RunRecords]:
 
 
 def _published(runs: list[RunRecords], question: Question, options: argparse.Namespace) -> None:
-    """Our runs beside the paper's table, which ``--published`` or ``experiment=`` names."""
+    """Our runs beside the paper's table, which ``experiment=`` names."""
     from ffalora_cli.report import beside
 
     named = [t.removeprefix("experiment=") for t in options.runs_named if t[:11] == "experiment="]
-    if not options.published and len(named) != 1:
+    if len(named) != 1:
         raise ConfigError("--published: say which table, as in experiment=table1 --published")
-    table = beside.table_named(options.published or named[0])
+    table = beside.table_named(named[0])
     ours = beside.our_numbers(runs, table, question)
     if options.format == "csv":
         print(beside.as_csv(table, ours))
     elif options.format == "json":
-        print(beside.as_json(table, ours, runs))
+        print(beside.as_json(table, ours, runs, question))
     else:
-        _print(beside.beside(table, ours, runs), options.format)
+        _print(beside.beside(table, ours, runs, question), options.format)
 
 
 def _print(grid: Grid, format: str) -> None:

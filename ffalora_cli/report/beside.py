@@ -30,7 +30,7 @@ def table_named(name: str) -> Table:
     for table in TABLES:
         if table.experiment == name:
             return table
-    raise choose("--published", name, [table.experiment for table in TABLES])
+    raise choose("--published: experiment", name, [table.experiment for table in TABLES])
 
 
 def our_numbers(runs: Sequence[RunRecords], table: Table, question: Question) -> list[Number]:
@@ -73,7 +73,9 @@ def our_numbers(runs: Sequence[RunRecords], table: Table, question: Question) ->
     return numbers
 
 
-def beside(table: Table, ours: Sequence[Number], runs: Sequence[RunRecords]) -> Grid:
+def beside(
+    table: Table, ours: Sequence[Number], runs: Sequence[RunRecords], question: Question
+) -> Grid:
     """The paper's table with a line for every source, and what differs in protocol."""
     numbers = [*ours, *table.numbers]
     tasks = {number.task for number in numbers}
@@ -89,8 +91,8 @@ def beside(table: Table, ours: Sequence[Number], runs: Sequence[RunRecords]) -> 
                 cells = [_cell(here, source, method) for method in methods]
                 rows.append((name, shown, f"{source} {mark}".strip(), *cells))
                 name = shown = ""
-    head = ("task", title(table.axis), "source", *methods)
-    return Grid(head, tuple(rows), 3, tuple(_notes(table, ours, runs)))
+    head = ("task", title(table.axis).replace("_", " "), "source", *methods)
+    return Grid(head, tuple(rows), 3, tuple(_notes(table, ours, runs, question)))
 
 
 def as_csv(table: Table, ours: Sequence[Number]) -> str:
@@ -103,7 +105,9 @@ def as_csv(table: Table, ours: Sequence[Number]) -> str:
     return stream.getvalue().rstrip("\n")
 
 
-def as_json(table: Table, ours: Sequence[Number], runs: Sequence[RunRecords]) -> str:
+def as_json(
+    table: Table, ours: Sequence[Number], runs: Sequence[RunRecords], question: Question
+) -> str:
     """Ours and published apart, strict JSON."""
     content = {
         "schema_version": SCHEMA_VERSION,
@@ -111,7 +115,7 @@ def as_json(table: Table, ours: Sequence[Number], runs: Sequence[RunRecords]) ->
         "axis": table.axis,
         "ours": [asdict(number) for number in ours],
         "published": [asdict(number) for number in table.numbers],
-        "notes": _notes(table, ours, runs),
+        "notes": _notes(table, ours, runs, question),
     }
     return json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
 
@@ -142,7 +146,7 @@ def _cell(here: Sequence[Number], source: str, method: str) -> str:
         if (number.source, number.method) == (source, method):
             text = f"{number.value:.2f}"
             text += f" ± {number.spread:.2f}" if number.spread is not None else ""
-            return f"{text} ({number.count})" if number.count is not None else text
+            return text if number.mark else f"{text} ({number.count})"
     if source.startswith("ours"):
         return _NOT_RUN
     known = source == "paper" and method in ("lora", "ffa_lora")
@@ -156,13 +160,19 @@ def _task_title(task: str, metric: str) -> str:
     )
 
 
-def _notes(table: Table, ours: Sequence[Number], runs: Sequence[RunRecords]) -> list[str]:
+def _notes(
+    table: Table, ours: Sequence[Number], runs: Sequence[RunRecords], question: Question
+) -> list[str]:
     """Provenance, and where our protocol is not the paper's."""
-    found = ["accuracy, % ± half-width of the 95 % interval of the mean (runs)"]
+    found = ["accuracy, % ± half-width of the 95 % interval of the mean (runs of ours)"]
     used = {number.mark for number in table.numbers}
     if used:
         found.append("; ".join(f"{mark}: {MARKS[mark]}" for mark in MARKS if mark in used))
-    found.append(f"{table.experiment}: {table.found}")
+    found.append(table.found)
+    if ours and question.moment.kind != "final":
+        found.append(f"ours: at {question.moment}")
+    if ours and question.moment.kind == "best-validation":
+        found.append("that round was chosen on the rows that score it, so ours are optimistic")
     finished = [run for run in runs if run.finished]
     for key, paper in table.protocol.items():
         own = sorted({setting(run, key) for run in finished} - {"null"})

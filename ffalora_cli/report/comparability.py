@@ -124,12 +124,23 @@ def changed_weights(runs: Sequence[RunRecords]) -> list[str]:
 def pairing(run: RunRecords, over: str) -> tuple[str, ...]:
     """What two runs must share to be a pair: the key averaged over, and who has which rows.
 
-    The first is text for the reader; the rest are fingerprints of clients and evaluation rows.
+    The first is text for the reader; the rest are fingerprints of clients and rows. Where those of
+    clients were not recorded (a private run's do not leave its machine), the settings that decide
+    them stand in.
     """
-    identity = (run.manifest.get("identity") or {}).get("data") or {}
+    clients = client_rows(run)
+    if clients is None:
+        keys = ("partition", "federation.num_clients", "task.holdout_seed", "task.holdout_fraction")
+        clients = " ".join(spelled(value_at(run.config, key)) for key in keys)
     return (
         f"{over} {spelled(value_at(run.config, over))}",
-        str(identity.get("clients")),
+        clients,
         str(_train_rows(run)),
         str(_evaluation_rows(run)),
     )
+
+
+def client_rows(run: RunRecords) -> str | None:
+    """Fingerprint of which client has which rows; None where it was not recorded."""
+    found = ((run.manifest.get("identity") or {}).get("data") or {}).get("clients")
+    return None if found is None else str(found)

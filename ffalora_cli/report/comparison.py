@@ -115,7 +115,10 @@ def compare(runs: Sequence[RunRecords], question: Question) -> Comparison:
         _refuse(finished, columns, question.by)
     counted = [run for run in finished if value_of(run, question.moment, metrics[0]) is not None]
     if not counted:
-        raise ConfigError(f"--at {question.moment}: no run was evaluated then; try --at final")
+        evaluated = sorted({number for run in finished for number in run.series(headline(run))[0]})
+        raise ConfigError(
+            f"--at {question.moment}: no run was evaluated then; rounds are {listed(evaluated)}"
+        )
     groups: dict[tuple[str, ...], list[RunRecords]] = {}
     for run in counted:
         groups.setdefault(tuple(setting(run, key) for key in columns), []).append(run)

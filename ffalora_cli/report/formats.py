@@ -189,12 +189,12 @@ def _worded(text: str) -> str:
 
 
 def _plain(metric: str, value: float | None, sign: str = "") -> str:
-    """A value as people write it: percents with two decimals, the rest with four digits."""
+    """A value as people write it: percents with two decimals, large ones with none."""
     if value is None or math.isnan(value):
         return "-"
     if is_percent(metric):
         return f"{100 * value:{sign}.2f}"
-    return f"{value:{sign}.4g}" if abs(value) < 1e4 else f"{value:{sign},.0f}"
+    return f"{value:{sign}.4f}" if abs(value) < 1e3 else f"{value:{sign},.0f}"
 
 
 def _score(metric: str, cell: Cell) -> str:

@@ -10,12 +10,13 @@ from ffalora_cli.report.comparability import (
     MEANINGLESS,
     WORTH_SAYING,
     changed_weights,
+    client_rows,
     differences,
 )
 from ffalora_cli.report.comparison import Comparison
 from ffalora_cli.report.moments import headline
-from ffalora_cli.report.selection import spelled, value_at
-from ffalora_cli.report.settings import said_of, title
+from ffalora_cli.report.selection import value_at
+from ffalora_cli.report.settings import said_of, setting, title
 
 BEST, TIED = "*", "~"
 _NAMED = 3  # runs named in a sentence
@@ -55,11 +56,14 @@ def _spread(comparison: Comparison) -> list[str]:
         )
     if 1 in counts:
         found.append("n = 1: a single run has no spread and no interval")
-    if any(cell.standing for row in comparison.rows for cell in row.cells):
+    cells = [cell for row in comparison.rows for cell in row.cells]
+    if any(cell.standing for cell in cells):
         task = " of its task" if any(k.split(".")[0] == "task" for k in comparison.columns) else ""
-        tied = any(cell.standing == "tied" for row in comparison.rows for cell in row.cells)
+        tied = any(cell.standing == "tied" for cell in cells)
         also = f"; {TIED}: within its interval, so not told apart from it" if tied else ""
         found.append(f"{BEST}: best mean{task}{also}")
+    if any(cell.standing == "best" and cell.sample.count == 1 for cell in cells):
+        found.append(f"a {BEST} of a single run is not told apart from any other row")
     return found
 
 
@@ -79,6 +83,8 @@ def _differences(comparison: Comparison) -> list[str]:
     held = f"same {over} ({listed(names)}), same rows at every client, same evaluation rows"
     found = f"vs {baseline_name(comparison)}: mean of paired differences and its 95 % interval; "
     found += f"a pair has the {held}" if pairs else f"no pair has the same {over} and client rows"
+    if pairs and any(client_rows(run) is None for run in comparison.runs):
+        found += " (the rows of some runs by their settings alone: no fingerprint was recorded)"
     if unpaired and pairs:
         found += f"; {unpaired} runs had no partner"
     return [found]
@@ -121,22 +127,16 @@ def _privacy(comparison: Comparison) -> list[str]:
 
 
 def claim(run: RunRecords) -> str:
-    """Unit, relation, delta, sampling and accountant of a private run, in words."""
-    said = run.privacy or {}
-    shared, spent = said.get("shared_rows") or {}, (said.get("epsilon_max") or {}).get("spent")
-    summed = shared.get("texts_on_several_clients") and shared.get("epsilon") == spent
-    delta = float(shared["delta"] if summed else said.get("delta") or "nan")
-    rows = f", a row on up to {shared['most_clients']} clients" if summed else ""
-    return (
-        f"unit {said.get('unit')}, {said.get('relation')}{rows}, delta {spelled(delta).replace('e-0', 'e-')}, "
-        f"{said.get('sampling')} sampling, {str(said.get('accountant')).upper()} accountant"
-    )
+    """Unit, relation, delta, sampling and accountant, as the run's own sentence has them."""
+    sentence = str((run.privacy or {}).get("sentence"))
+    parts = sentence.partition("(")[2].rstrip(")").split("; ")
+    kept = [part for part in parts if part.startswith(("a row", "unit"))]
+    return "; ".join(kept) or sentence
 
 
 def _settings(comparison: Comparison) -> list[str]:
     runs = comparison.runs
-    hidden = [key for key in comparison.following if not key.startswith(("task.", "model."))]
-    hidden = [key for key in hidden if key != "method.trained_factors"]
+    hidden = [key for key in comparison.following if _worth_saying(key, runs)]
     found = [f"goes with them: {said_of(runs, comparison.columns, key)}" for key in hidden[:6]]
     if comparison.mixed:
         found.append(
@@ -151,6 +151,12 @@ def _settings(comparison: Comparison) -> list[str]:
     for source in changed_weights(runs):
         found.append(f"{source} had different frozen weights in different runs")
     return found
+
+
+def _worth_saying(key: str, runs: Sequence[RunRecords]) -> bool:
+    """Whether a determined key says more than the columns: not what a name or its lack implies."""
+    values = {setting(run, key) for run in runs} - {"null", "none"}
+    return not key.startswith(("task.", "model.", "method.")) and len(values) > 1
 
 
 def _left_out(comparison: Comparison) -> list[str]:

@@ -62,6 +62,32 @@ def select_runs(runs_root: str | Path, selectors: Sequence[str] = ()) -> list[Ru
     return finished
 
 
+def filters(selectors: Sequence[str]) -> dict[str, Any]:
+    """Conditions as a mapping, for runs that are not in folders: dotted key -> allowed values.
+
+    Raises:
+        ConfigError: for a place, an unknown key, and what only folders know.
+    """
+    found: dict[str, Any] = {}
+    for text in selectors:
+        key, equals, value = text.partition("=")
+        if not equals:
+            raise ConfigError(f"{brief(text)} is a place; logged runs are chosen by key=value")
+        if key in _RECORDED:
+            raise ConfigError(f"{key}= is known of local runs alone; use tag=NAME or settings")
+        values = value.strip("[]").split(",")
+        if key == "tag":
+            found["tags"] = value if len(values) == 1 else {"$in": values}
+            continue
+        if key == "partition":
+            key = "partition.label_mix" if value in ("severe", "mild") else "partition.name"
+        dotted = GROUP_KEYS.get(key, key)
+        if not is_known(dotted):
+            raise unknown_key(key)
+        found[dotted] = values
+    return found
+
+
 def values_of(run: RunRecords, key: str) -> list[Any]:
     """What a run has under a selector's key; several for tags and for a partition's two names.
 

@@ -86,7 +86,8 @@ def said_of(runs: Sequence[RunRecords], columns: Sequence[str], key: str) -> str
         row = "/".join(setting(run, column) for column in columns)
         if row not in having.setdefault(setting(run, key), []):
             having[setting(run, key)].append(row)
-    return f"{key}: " + ", ".join(f"{v} ({' '.join(rows)})" for v, rows in having.items())
+    said = ", ".join(f"{value} ({' '.join(rows)})" for value, rows in having.items())
+    return f"{key}: {said.replace('null', 'none')}"
 
 
 def determines(runs: Sequence[RunRecords], columns: Sequence[str], key: str) -> bool:

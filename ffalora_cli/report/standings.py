@@ -74,10 +74,10 @@ def ranked(rows: Sequence[Row], columns: Sequence[str], metrics: Sequence[str]) 
     for index, row in enumerate(rows):
         blocks.setdefault(block(columns, row.settings), []).append(index)
     for members in blocks.values():
-        if len(members) < 2:
-            continue
         for place, metric in enumerate(metrics):
             samples = [cells[index][place].sample for index in members]
+            if sum(sample.count > 0 for sample in samples) < 2:
+                continue
             first, near = statistics.best(samples, higher_is_better(metric))
             for position, index in enumerate(members):
                 standing = "best" if position == first else "tied" if position in near else ""

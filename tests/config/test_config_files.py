@@ -11,6 +11,7 @@ import pytest
 from ffalora_cli.cli import catalogue
 from ffalora_cli.cli.compose import compose_jobs
 from ffalora_cli.cli.jobs import plan
+from tests.grids import one_job
 
 ROOT = Path(ffalora_cli.configs.__file__).parent
 FILES = sorted(ROOT.rglob("*.yaml"))
@@ -25,8 +26,8 @@ def source(model: str) -> list[str]:
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
 def test_every_experiment_as_it_is_and_with_another_model(experiment) -> None:
-    plan([f"experiment={experiment}"])
-    (job,) = plan([f"experiment={experiment}", "model=minilm"])
+    plan(one_job(experiment))
+    (job,) = plan([*one_job(experiment), "model=minilm"])
     config = job.config
     one = config.model.local_lr[config.federation.local_optimizer].one_factor
     assert config.federation.local_lr == one  # follows the model, not the experiment

@@ -14,6 +14,7 @@ from ffalora_cli import experiment
 from ffalora_cli.cli import catalogue
 from ffalora_cli.cli.jobs import plan
 from ffalora_cli.records.reading import read_run
+from tests.grids import one_job
 from tests.tiny import save_tiny_bert
 
 DATA = os.environ.get("FFALORA_DATA")
@@ -57,7 +58,7 @@ def test_every_experiment_runs_a_round(name, tiny_folder, tmp_path):
         pytest.skip("FFALORA_DATA is not set")
     data = [] if name == "quickstart" else [f"paths.data={DATA}"]
     summary, seen = run(
-        f"experiment={name}",
+        *one_job(name),
         "model=auto",
         f"model.source={tiny_folder}",
         "debug=tiny",
@@ -68,7 +69,7 @@ def test_every_experiment_runs_a_round(name, tiny_folder, tmp_path):
     folder = Path(summary["run_dir"])
     for file in ("manifest.json", "config.yaml", "rounds.jsonl", "summary.json"):
         assert (folder / file).is_file()
-    private = plan([f"experiment={name}"])[0].config.privacy.unit != "none"
+    private = plan(one_job(name))[0].config.privacy.unit != "none"
     assert private or not name.endswith("_dp")
     assert (folder / "privacy.json").is_file() == private
     assert ("privacy/epsilon_spent" in summary["final"]) == private
