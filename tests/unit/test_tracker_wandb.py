@@ -4,7 +4,6 @@ And what happens when it fails: a note, no exception, no waiting beyond the limi
 """
 
 import json
-import struct
 import subprocess
 import sys
 import threading
@@ -16,8 +15,9 @@ import pytest
 
 from ffalora_cli.config.errors import ConfigError
 from ffalora_cli.config.schema import TrackingConfig
-from ffalora_cli.records.trackers import wandb as mirror
+from ffalora_cli.records.trackers import worker
 from ffalora_cli.records.trackers.base import RunFacts, names, open_tracker
+from ffalora_cli.records.wandb_file import entries
 from ffalora_cli.types import RoundRecord
 
 CONFIG = {
@@ -71,27 +71,6 @@ def isolated(tmp_path, monkeypatch):
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.delenv("WANDB_RUN_GROUP", raising=False)
     monkeypatch.setenv("NETRC", str(tmp_path / "no-netrc"))
-
-
-def entries(path):
-    """Records of a .wandb file: LevelDB's log format after a file header of 7 bytes."""
-    from wandb.proto import wandb_internal_pb2
-
-    content, at, parts = path.read_bytes(), 7, b""
-    while at + 7 <= len(content):
-        if 32768 - at % 32768 < 7:  # a block's tail too short for a header is padding
-            at += 32768 - at % 32768
-            continue
-        _, length, kind = struct.unpack("<IHB", content[at : at + 7])
-        if at + 7 + length > len(content):
-            return  # being written
-        parts += content[at + 7 : at + 7 + length]
-        at += 7 + length
-        if kind in (1, 4):  # full, last; 2 and 3 are first and middle
-            entry = wandb_internal_pb2.Record()
-            entry.ParseFromString(parts)
-            parts = b""
-            yield entry
 
 
 def key_of(item):
@@ -254,7 +233,7 @@ def test_a_hanging_init_costs_the_run_nothing_but_the_limit(tmp_path, monkeypatc
 
     forever = threading.Event()
     monkeypatch.setattr(wandb, "init", lambda **_: forever.wait())
-    monkeypatch.setattr(mirror, "FINISH_SECONDS", 0.3)
+    monkeypatch.setattr(worker, "FINISH_SECONDS", 0.3)
     tracker = open_tracker(tracking())
     start = time.monotonic()
     tracker.start(facts(tmp_path))
@@ -281,7 +260,8 @@ def test_an_absent_package_leaves_one_note(tmp_path, monkeypatch):
 DEAD_SERVER = """
 import sys, time
 from pathlib import Path
-from tests.unit.test_tracker_wandb import facts, mirror, mirrored, open_tracker, tracking
+from ffalora_cli.records.trackers import wandb as mirror
+from tests.unit.test_tracker_wandb import facts, mirrored, open_tracker, tracking
 mirror.INIT_SECONDS = 2.0
 tracker = open_tracker(tracking(mode="online"))
 mirrored(tracker, facts(Path(sys.argv[1])))
@@ -317,7 +297,7 @@ def test_a_dead_server_or_no_account_ends_with_a_note(tmp_path, monkeypatch, key
 
 
 def test_trackers_are_the_files_of_the_folder():
-    assert names() == ["none", "wandb"]
+    assert names() == ["none", "tensorboard", "trackio", "wandb"]
     with pytest.raises(ConfigError, match=r"tracking\.name='wandbb'.*did you mean 'wandb'"):
         open_tracker(tracking(name="wandbb"))
 
