@@ -79,7 +79,7 @@ def refuse(**_): raise OSError("disk full")
 SQLiteStorage.bulk_log = staticmethod(refuse)
 """
     said = play(3, before=broken)
-    assert said.startswith("Trackio mirror off: its store ends with round -1 instead of 3")
+    assert said.startswith("Trackio mirror off: its store ends with round None instead of 3")
     assert said.count("\n") == 1
     assert play(3) == LOOK  # and the next sitting sends them all
     assert [step for _, step, _ in rows(tmp_path)[0]] == [0, 1, 2, 3]

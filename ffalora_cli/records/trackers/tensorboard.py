@@ -18,9 +18,10 @@ from ffalora_cli.records.trackers.base import RunFacts
 if TYPE_CHECKING:
     from tensorboard.compat.proto.event_pb2 import Event
     from tensorboard.compat.proto.summary_pb2 import Summary
+    from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 FOLDER = "tensorboard"
-SECTIONS = ("seed", "method.name", "task.name", "model.name", "partition.name", "adapter.rank",
+SETTINGS = ("seed", "method.name", "task.name", "model.name", "partition.name", "adapter.rank",
             "adapter.alpha", "head.mode", "privacy.unit", "privacy.epsilon_target",
             "privacy.max_grad_norm", "federation.num_clients", "federation.rounds",
             "federation.local_steps", "federation.local_batch_size", "federation.local_lr",
@@ -36,7 +37,6 @@ class TensorBoardTracker(worker.BackgroundTracker):
     _file: BinaryIO
 
     def _open(self, facts: RunFacts) -> int:
-        from tensorboard.plugins.hparams.summary import session_start_pb
         from tensorboard.summary.writer.record_writer import RecordWriter
 
         folder = facts.folder / FOLDER
@@ -47,8 +47,7 @@ class TensorBoardTracker(worker.BackgroundTracker):
         self._file = (folder / f"events.out.tfevents.{len(earlier):06d}").open("xb")
         self._records = RecordWriter(self._file)
         self._add(file_version="brain.Event:2")
-        group = self._config.group or facts.group
-        self._add(summary=session_start_pb(hparams=_columns(facts.config), group_name=group))
+        self._add(summary=_session_start(facts.config, self._config.group or facts.group))
         return last
 
     def _write(self, number: int, metrics: Mapping[str, Any]) -> None:
@@ -58,11 +57,7 @@ class TensorBoardTracker(worker.BackgroundTracker):
         self._add(step=number, summary=Summary(value=points))
 
     def _close(self, values: Mapping[str, Any], exit_code: int) -> None:
-        from tensorboard.plugins.hparams.api_pb2 import Status
-        from tensorboard.plugins.hparams.summary import session_end_pb
-
-        status = Status.STATUS_SUCCESS if exit_code == 0 else Status.STATUS_FAILURE
-        self._add(summary=session_end_pb(status))
+        self._add(summary=_session_end(exit_code))
         self._file.close()
 
     def _add(self, step: int = -1, **what: Summary | str) -> None:
@@ -81,16 +76,41 @@ def events(file: Path) -> Iterator[Event]:
     yield from EventFileLoader(str(file)).Load()
 
 
-def _columns(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings by their dotted keys, those that are there."""
-    found = {}
-    for key in SECTIONS:
+def _session_start(config: Mapping[str, Any], group: str) -> Summary:
+    """The settings that are there, as HParams."""
+    from tensorboard.plugins.hparams.metadata import SESSION_START_INFO_TAG
+    from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData, SessionStartInfo
+
+    start = SessionStartInfo(group_name=group)
+    for key in SETTINGS:
         value: Any = config
         for part in key.split("."):
             value = value.get(part) if isinstance(value, Mapping) else None
-        if isinstance(value, str | int | float):
-            found[key] = value
-    return found
+        if isinstance(value, str):
+            start.hparams[key].string_value = value
+        elif value is not None:
+            start.hparams[key].number_value = value
+    return _hparams(SESSION_START_INFO_TAG, HParamsPluginData(session_start_info=start))
+
+
+def _session_end(exit_code: int) -> Summary:
+    from tensorboard.plugins.hparams.api_pb2 import Status
+    from tensorboard.plugins.hparams.metadata import SESSION_END_INFO_TAG
+    from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
+
+    status = Status.Value("STATUS_FAILURE" if exit_code else "STATUS_SUCCESS")
+    data = HParamsPluginData()
+    data.session_end_info.status = status
+    return _hparams(SESSION_END_INFO_TAG, data)
+
+
+def _hparams(tag: str, data: HParamsPluginData) -> Summary:
+    """As TensorBoard's own ``hparams.summary``, which needs TensorFlow."""
+    from tensorboard.compat.proto.summary_pb2 import Summary
+    from tensorboard.plugins.hparams.metadata import NULL_TENSOR, create_summary_metadata
+
+    about = create_summary_metadata(data)
+    return Summary(value=[Summary.Value(tag=tag, metadata=about, tensor=NULL_TENSOR)])
 
 
 TRACKER = TensorBoardTracker

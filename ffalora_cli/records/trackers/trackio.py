@@ -56,7 +56,7 @@ class TrackioTracker(worker.BackgroundTracker):
         if self._run.url is None:
             run = self._run
             last = SQLiteStorage.get_max_step_for_run(run.project, run.name, run.id)
-            if (last if last is not None else -1) < self._last:
+            if last != self._last and self._last >= 0:
                 raise RuntimeError(f"its store ends with round {last} instead of {self._last}")
 
     def _last_word(self) -> str | None:
