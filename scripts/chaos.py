@@ -6,6 +6,7 @@
     determinism   side by side, threads, orders, resumes       (about 3 s each, at most 54)
     kills         SIGKILL the real process                     (two process starts each)
     signals       SIGTERM and SIGINT the real process          (two process starts each)
+    trackers      absent, hanging, failing, killed trackers    (about 4 s each)
 
 Everything is small and random but real: packaged texts, a two-layer BERT, the whole of ``run``.
 """
@@ -18,6 +19,7 @@ import time
 
 import chaos_breaks
 import chaos_process
+import chaos_trackers
 
 KINDS = {
     "crashpoints": chaos_breaks.crashpoints,
@@ -26,6 +28,7 @@ KINDS = {
     "determinism": chaos_breaks.determinism,
     "kills": chaos_process.kills,
     "signals": chaos_process.signals,
+    "trackers": chaos_trackers.trackers,
 }
 
 

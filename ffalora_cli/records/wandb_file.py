@@ -38,11 +38,11 @@ def entries(file: Path) -> Iterator[Any]:
             parts = b""
 
 
-def rounds_in(file: Path, project: str) -> list[int]:
-    """Rounds in an offline file, none where it is meant for another project."""
-    rounds = []
+def rounds_in(file: Path, target: str) -> list[int]:
+    """Rounds in an offline file, none where it is not meant for ``ENTITY/PROJECT``."""
+    rounds: list[int] = []
     for entry in entries(file):
-        if entry.HasField("run") and entry.run.project != project:
+        if entry.HasField("run") and f"{entry.run.entity}/{entry.run.project}" != target:
             return []
         for item in entry.history.item:
             if "round" in (item.key, *item.nested_key):

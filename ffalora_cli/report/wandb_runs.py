@@ -1,7 +1,7 @@
 """Runs read back from W&B, as if they had been read from their folders.
 
-What a folder has beyond the rounds travels in W&B's config (``records/provenance.py``). Metrics that
-a private run kept at home are not there, and neither are ledger and clients.
+What a folder has beyond the rounds travels in W&B's config (``records/provenance.py``). Metrics
+that a private run kept at home are not there, and neither are ledger and clients.
 """
 
 from __future__ import annotations
@@ -136,7 +136,9 @@ def _privacy(
     """The planned statement with what was spent by the last round."""
     if claim is None:
         return None
-    spent = [r.metrics["privacy/epsilon_spent"] for r in rounds if "privacy/epsilon_spent" in r.metrics]
+    spent = [
+        r.metrics["privacy/epsilon_spent"] for r in rounds if "privacy/epsilon_spent" in r.metrics
+    ]
     planned = (claim.get("epsilon_max") or {}).get("planned")
     return {**claim, "epsilon_max": {"planned": planned, "spent": spent[-1] if spent else None}}
 

@@ -48,7 +48,7 @@ class WandbTracker(worker.BackgroundTracker):
         self.url = self._run.url
         if not self._run.offline:
             return int(self._run.summary.get("round", -1)) if self._run.resumed else -1
-        stored = [number for file in earlier for number in rounds_in(file, self._config.project)]
+        stored = [number for file in earlier for number in rounds_in(file, self._target)]
         return max(stored, default=self._cursors().get(self._target, -1))
 
     def _begin(self, facts: RunFacts, mode: Any) -> wandb.Run:
