@@ -24,8 +24,12 @@ from chaos_breaks import calls, fresh, unbroken
 from chaos_workload import Row, Workload, kill_at, result, rounds_on_disk, workloads
 
 NAMES = ("wandb", "tensorboard", "trackio")
-FAULTS = ("none", "absent", "killed") + tuple(
-    f"{how} {where}" for how in ("hanging", "failing") for where in ("_open", "_write", "_close")
+_CALLS = ("_open", "_write", "_close")
+FAULTS = (
+    "none",
+    "absent",
+    "killed",
+    *(f"{how} {at}" for at in _CALLS for how in ("hanging", "failing")),
 )
 _FINISH_SECONDS = 1.0  # that a hanging tracker may hold up the end of a trial
 _TIMES = "tracker_seconds.json"
@@ -74,8 +78,9 @@ def _say_times(row: Row, times: list[dict[str, float]]) -> None:
 def _tracked(load: Workload, name: str) -> Workload:
     tracking = replace(load.job.config.tracking, name=name, mode="offline")
     resolved = {**load.job.resolved, "tracking": {**load.job.resolved["tracking"], "name": name}}
-    config = replace(load.job.config, tracking=tracking)
-    return replace(load, job=replace(load.job, config=config, resolved=resolved))
+    job = replace(load.job, config=replace(load.job.config, tracking=tracking), resolved=resolved)
+    parts = replace(load.parts, config=replace(load.parts.config, tracking=tracking))
+    return replace(load, job=job, parts=parts)
 
 
 def _trial(load: Workload, folder: Path, name: str, fault: str, at: int, wanted: str) -> str | None:

@@ -70,7 +70,22 @@ class Server(ThreadingHTTPServer):
         if "query RunFullHistory(" in query:
             (run,) = [r for r in self.runs if r["name"] == variables["name"]]
             return {"project": {"run": {"history": run["history"][: variables["samples"]]}}}
+        if "query ProjectInternalId(" in query:
+            return {"project": {"id": "UHJv", "internalId": "7"}}
+        if "query GetProjects(" in query:
+            project = {"id": "UHJv", "name": "demo", "entityName": "me", "user": None}
+            project |= {"createdAt": "2026-11-24T00:00:00", "isBenchmark": False}
+            info = {"endCursor": None, "hasNextPage": False}
+            return {"models": {"edges": [{"node": project, "cursor": "1"}], "pageInfo": info}}
+        if "mutation upsertView(" in query:
+            return {"upsertView": {"view": self._view(variables), "inserted": True}}
         return {"viewer": VIEWER}
+
+    def _view(self, variables: dict) -> dict:
+        kept = ("name", "displayName", "description", "type", "spec")
+        project = {"id": "UHJv", "name": variables["projectName"], "entityName": "me"}
+        shown = {key: variables[key] for key in kept}
+        return {"id": "Vmlldzo3", **shown, "project": project, "updatedAt": "2026-11-24T00:00:00"}
 
     def _page(self, at: int) -> dict:
         hidden = ("history",)
