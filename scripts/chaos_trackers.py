@@ -32,7 +32,9 @@ FAULTS = (
     *(f"{how} {at}" for at in _CALLS for how in ("hanging", "failing")),
 )
 _FINISH_SECONDS = 1.0  # that a hanging tracker may hold up the end of a trial
-_TIMES = "tracker_seconds.json"
+_TIMES, _METHODS = "tracker_seconds.json", ("start", "log", "finish")
+_ROUNDS = 5
+_RECORDS = _ROUNDS + 1  # evaluation before training has one, too
 
 
 def trackers(count: int, seed: int = 0) -> Row:
@@ -42,7 +44,7 @@ def trackers(count: int, seed: int = 0) -> Row:
         "no round lost, no point dropped or doubled, < 1 % of time",
     )
     generator = random.Random(seed)
-    with workloads(["private"], rounds=5) as (built, root):
+    with workloads(["private"], rounds=_ROUNDS) as (built, root):
         load = built["private"]
         wanted = unbroken(load, root)
         total = calls(load, root)
@@ -63,15 +65,16 @@ def trackers(count: int, seed: int = 0) -> Row:
 
 
 def _say_times(row: Row, times: list[dict[str, float]]) -> None:
+    """Medians over the trials: what the run waits for at the start, in a round and at the end."""
     if not times:
         return
-    shares = [100 * t["calls"] / t["total"] for t in times]
+    shares = [100 * (t["start"] + t["log"]) / t["total"] for t in times]
+    start, log, finish = (statistics.median(t[key] for t in times) for key in _METHODS)
     row.notes.append(
-        f"of the run's time in tracker calls: median {statistics.median(shares):.2f} %, "
-        f"most {max(shares):.2f} %, in runs of {statistics.median(t['total'] for t in times):.1f} s"
-    )
-    row.notes.append(
-        f"wait at the end: median {statistics.median(t['finish'] for t in times):.1f} s"
+        f"{statistics.median(shares):.2f} % of runs of "
+        f"{statistics.median(t['total'] for t in times):.1f} s in tracker calls (most "
+        f"{max(shares):.2f} %): {1e3 * start:.1f} ms to start, {1e6 * log / _RECORDS:.0f} "
+        f"microseconds a round; {finish:.1f} s at the end"
     )
 
 
@@ -154,16 +157,12 @@ def _time(folder: Path) -> None:
             original(*args, **more)
             spent[name] += time.perf_counter() - start
             if name == "finish":
-                times = {
-                    "calls": spent["start"] + spent["log"],
-                    "finish": spent["finish"],
-                    "total": start - began,
-                }
+                times = {**spent, "total": start - began}
                 (folder / _TIMES).write_text(json.dumps(times))
 
         return call
 
-    for name in ("start", "log", "finish"):
+    for name in _METHODS:
         setattr(BackgroundTracker, name, timed(name))
 
 
