@@ -11,6 +11,7 @@ import yaml
 from ffalora_cli.cli import catalogue
 from ffalora_cli.cli.main import main
 from ffalora_cli.records.reading import read_run
+from ffalora_cli.records.trackers import wandb as mirror
 from ffalora_cli.records.trackers.base import RunFacts, open_tracker
 from ffalora_cli.records.wandb_file import entries
 from tests.tiny import save_tiny_bert
@@ -85,8 +86,11 @@ def test_after_a_failed_mirror_the_rest_arrives(run, monkeypatch) -> None:
 
 
 @pytest.mark.parametrize("cursor", [None, {"rounds": {"/ffalora": 3}}])
-def test_what_is_in_the_files_counts_and_not_a_cursor_that_is_behind_or_ahead(run, cursor) -> None:
+def test_what_is_in_the_files_counts_and_not_a_cursor_that_is_behind_or_ahead(
+    run, cursor, monkeypatch
+) -> None:
     """Killed between sending a round and noting it; or noted, and the machine lost power."""
+    monkeypatch.setattr(mirror, "SETTLE_SECONDS", 0.3)
     tracker = open_tracker(tracking("wandb", project="ffalora"))
     records = read_run(run)
     tracker.start(RunFacts.of(run, "demo", records.config))

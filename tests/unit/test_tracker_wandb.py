@@ -4,6 +4,7 @@ And what happens when it fails: a note, no exception, no waiting beyond the limi
 """
 
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -143,6 +144,34 @@ def test_private_metrics_and_client_details_stay_at_home(tmp_path):
     for private in (b"train/loss", b"samples_per_", b"padding", b"24526", b"/home/someone"):
         assert private not in content
     assert "train/loss" not in summary_of(found)
+
+
+def test_nothing_of_the_machine_is_in_the_file(tmp_path):
+    _, found, file = run_offline(tmp_path, tracking(), facts(tmp_path))
+    assert "environment" not in found and "stats" not in found  # host, paths, command; load
+    assert found["run"][0].host == "" and not found["run"][0].git.remote_url
+    content = file.read_bytes()
+    for path in (str(tmp_path), os.getcwd(), sys.executable, sys.argv[0]):
+        assert path.encode() not in content
+
+
+def test_wandb_itself_reads_the_same_from_the_file(tmp_path):
+    _, found, file = run_offline(tmp_path, tracking(), facts(tmp_path))
+    command = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(file)]
+    said = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert said.returncode == 0, said.stderr
+    lines = [json.loads(line) for line in said.stdout.splitlines()]
+    rows = [line["history"]["item"] for line in lines if line["type"] == "history"]
+    assert [{k: v for k, v in row.items() if not k.startswith("_")} for row in rows] == history(
+        found
+    )
+    assert [row["_step"] for row in rows] == [r.round for r in RECORDS]  # a round is a step
+    (config,) = [line["run"]["config"]["update"] for line in lines if line["type"] == "run"][:1]
+    assert config["privacy"]["epsilon_target"] == 6 and "paths" not in config
+    summary = {}
+    for line in lines:
+        summary |= line["summary"]["update"] if line["type"] == "summary" else {}
+    assert summary["best/value"] == 0.8 and summary["round"] == 3
 
 
 def test_without_privacy_everything_is_mirrored(tmp_path):

@@ -27,7 +27,8 @@ class OnlineRun:
     def define_metric(self, *names, **more):
         self.defined.append((names, more))
 
-    def log(self, data, step):
+    def log(self, data, step, commit):
+        assert commit  # else a row waits for the next, and a kill loses it
         self.logged.append((step, data))
 
     def finish(self, exit_code):

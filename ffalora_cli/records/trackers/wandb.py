@@ -1,15 +1,16 @@
 """Weights & Biases: one W&B run a run, with the same id; a round is a step.
 
-What W&B has decides what is sent again. Offline, that are its own files in the run folder: rounds
-in them count, whatever was killed when. Where they are gone (synced and cleaned up), the cursor
-``tracker.json`` counts, which has the last round sent to each project. Online, W&B's summary of the
-run counts, since what a killed process had queued never arrived.
+What W&B has decides what is sent again. Offline, that is what its own files in the run folder hold,
+whatever was killed when. Where they are gone (uploaded and cleaned up), the cursor ``tracker.json``
+counts, which has the last round sent to each project. Online, W&B's summary of the run counts,
+since what a killed process had queued never arrived.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     import wandb
 
 INIT_SECONDS = 30.0
+SETTLE_SECONDS = 5.0  # that W&B's process of an earlier sitting may take to write its file
 CURSOR = "tracker.json"
 
 
@@ -48,8 +50,18 @@ class WandbTracker(worker.BackgroundTracker):
         self.url = self._run.url
         if not self._run.offline:
             return int(self._run.summary.get("round", -1)) if self._run.resumed else -1
-        stored = [number for file in earlier for number in rounds_in(file, self._target)]
-        return max(stored, default=self._cursors().get(self._target, -1))
+        return self._stored(earlier)
+
+    def _stored(self, files: Sequence[Path]) -> int:
+        """The last round in offline files; they may still be written by a process of W&B's."""
+        cursor = self._cursors().get(self._target, -1)
+        deadline = time.monotonic() + SETTLE_SECONDS
+        while True:
+            rounds = [number for file in files for number in rounds_in(file, self._target)]
+            last = max(rounds, default=cursor if not files else -1)
+            if last >= cursor or time.monotonic() > deadline:
+                return last if rounds else cursor
+            time.sleep(0.1)
 
     def _begin(self, facts: RunFacts, mode: Any) -> wandb.Run:
         import wandb
@@ -69,6 +81,10 @@ class WandbTracker(worker.BackgroundTracker):
             settings=wandb.Settings(
                 silent=True,
                 console="off",  # the display shows private metrics, and is none of W&B's business
+                x_disable_meta=True,  # host, user, paths and the command line
+                disable_git=True,
+                host="",
+                x_disable_stats=facts.private,  # load and memory follow the rows drawn
                 init_timeout=INIT_SECONDS,
                 finish_timeout=worker.FINISH_SECONDS,  # also bounds wandb's own wait at exit
                 finish_timeout_raises=True,
@@ -76,7 +92,7 @@ class WandbTracker(worker.BackgroundTracker):
         )
 
     def _write(self, number: int, metrics: Mapping[str, Any]) -> None:
-        self._run.log({"round": number, **metrics}, step=number)
+        self._run.log({"round": number, **metrics}, step=number, commit=True)
         rounds = {**self._cursors(), self._target: number}
         write_whole(self._folder / CURSOR, to_json({"rounds": rounds}))
 
