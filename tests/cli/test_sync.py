@@ -85,23 +85,25 @@ def test_after_a_failed_mirror_the_rest_arrives(run, monkeypatch) -> None:
     assert arrived(run) == local(run)
 
 
-@pytest.mark.parametrize("cursor", [None, {"rounds": {"/ffalora": 3}}])
-def test_what_is_in_the_files_counts_and_not_a_cursor_that_is_behind_or_ahead(
-    run, cursor, monkeypatch
+@pytest.mark.parametrize("noted", [None, 3])
+@pytest.mark.parametrize("rows", [0, 2])
+def test_what_is_in_the_files_counts_and_not_a_note_that_is_behind_or_ahead(
+    run, noted, rows, monkeypatch
 ) -> None:
     """Killed between sending a round and noting it; or noted, and the machine lost power."""
     monkeypatch.setattr(mirror, "SETTLE_SECONDS", 0.3)
     tracker = open_tracker(tracking("wandb", project="ffalora"))
     records = read_run(run)
     tracker.start(RunFacts.of(run, "demo", records.config))
-    for record in records.rounds[:2]:
+    for record in records.rounds[:rows]:
         tracker.log(record)
     tracker.finish(None, exit_code=1)
-    assert len(arrived(run)) == 2
-    file = run / "tracker.json"
-    file.unlink()
-    if cursor is not None:
-        file.write_text(json.dumps(cursor))
+    assert len(arrived(run)) == rows
+    note = run / "tracker.json"
+    note.unlink(missing_ok=True)
+    if noted is not None:
+        (file,) = run.glob("wandb/offline-run-*")
+        note.write_text(json.dumps({"rounds": {"/ffalora": {file.name: noted}}}))
     assert main(["sync", str(run)]) == 0
     assert arrived(run) == local(run)
 

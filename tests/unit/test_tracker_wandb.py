@@ -244,12 +244,15 @@ def test_two_jobs_of_one_process_do_not_mix(tmp_path):
 
 def test_resumed_sittings_drop_and_double_nothing(tmp_path):
     """Every sitting logs all rounds again; stopped ten times, each round is in one file once."""
+    import wandb
+
     for last in range(11):
         tracker = open_tracker(tracking())
         tracker.start(facts(tmp_path))
         for number in range(last + 1):
             tracker.log(RoundRecord(number, {"eval/accuracy": number / 10}))
         tracker.finish(None, exit_code=143)
+    wandb.teardown()  # as at the end of a process: everything is written
     rounds = []
     for file in tmp_path.glob("wandb/offline-run-*/run-*.wandb"):
         found = {"history": [e.history for e in entries(file) if e.HasField("history")]}

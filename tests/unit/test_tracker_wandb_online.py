@@ -77,7 +77,7 @@ def test_what_the_server_has_is_left_out(online, resumed, summary, sent) -> None
 def test_a_cursor_of_other_sittings_does_not_count_online(online, tmp_path) -> None:
     """What a killed process had queued is in the cursor, and never arrived."""
     begin, _ = online
-    (tmp_path / "tracker.json").write_text('{"rounds": {"/demo-project": 4}}')
+    (tmp_path / "tracker.json").write_text('{"rounds": {"/demo-project": {"gone": 4}}}')
     run = OnlineRun(True, {"round": 1})
     begin(run)
     assert [step for step, _ in run.logged] == [2, 3, 4, 5]

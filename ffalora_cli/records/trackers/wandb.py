@@ -1,9 +1,9 @@
 """Weights & Biases: one W&B run a run, with the same id; a round is a step.
 
 What W&B has decides what is sent again. Offline, that is what its own files in the run folder hold,
-whatever was killed when. Where they are gone (uploaded and cleaned up), the cursor ``tracker.json``
-counts, which has the last round sent to each project. Online, W&B's summary of the run counts,
-since what a killed process had queued never arrived.
+whatever was killed when. For those that are gone (uploaded and cleaned up), the note in
+``tracker.json`` counts. Online, W&B's summary of the run counts, since what a killed process had
+queued never arrived.
 """
 
 from __future__ import annotations
@@ -53,14 +53,16 @@ class WandbTracker(worker.BackgroundTracker):
         return self._stored(earlier)
 
     def _stored(self, files: Sequence[Path]) -> int:
-        """The last round in offline files; they may still be written by a process of W&B's."""
-        cursor = self._cursors().get(self._target, -1)
+        """The last round in offline files; a process of W&B's may still be writing them."""
+        noted = self._noted().get(self._target, {})
+        here = {file.parent.name: file for file in files}
+        gone = [number for folder, number in noted.items() if folder not in here]
         deadline = time.monotonic() + SETTLE_SECONDS
         while True:
-            rounds = [number for file in files for number in rounds_in(file, self._target)]
-            last = max(rounds, default=cursor if not files else -1)
-            if last >= cursor or time.monotonic() > deadline:
-                return last if rounds else cursor
+            last = {f: max(rounds_in(file, self._target), default=-1) for f, file in here.items()}
+            behind = any(last.get(folder, number) < number for folder, number in noted.items())
+            if not behind or time.monotonic() > deadline:
+                return max([*last.values(), *gone], default=-1)
             time.sleep(0.1)
 
     def _begin(self, facts: RunFacts, mode: Any) -> wandb.Run:
@@ -93,8 +95,10 @@ class WandbTracker(worker.BackgroundTracker):
 
     def _write(self, number: int, metrics: Mapping[str, Any]) -> None:
         self._run.log({"round": number, **metrics}, step=number, commit=True)
-        rounds = {**self._cursors(), self._target: number}
-        write_whole(self._folder / CURSOR, to_json({"rounds": rounds}))
+        if self._run.offline:
+            noted = self._noted()
+            noted.setdefault(self._target, {})[Path(self._run.settings.sync_dir).name] = number
+            write_whole(self._folder / CURSOR, to_json({"rounds": noted}))
 
     def _close(self, values: Mapping[str, Any], exit_code: int) -> None:
         self._run.summary.update(dict(values))
@@ -115,9 +119,10 @@ class WandbTracker(worker.BackgroundTracker):
     def _target(self) -> str:
         return f"{self._config.entity or ''}/{self._config.project}"
 
-    def _cursors(self) -> dict[str, int]:
+    def _noted(self) -> dict[str, dict[str, int]]:
+        """The last round sent, by project and offline folder."""
         file = self._folder / CURSOR
-        return dict(read_json(file).get("rounds", {})) if file.exists() else {}
+        return dict(read_json(file)["rounds"]) if file.exists() else {}
 
 
 TRACKER = WandbTracker
