@@ -19,7 +19,7 @@ _WHOLE, _LAST = 1, 4
 
 def entries(file: Path) -> Iterator[Any]:
     """The records of a file, a cut last one left out."""
-    from wandb.proto import wandb_internal_pb2
+    from wandb.proto import wandb_internal_pb2 as proto
 
     content, at, parts = file.read_bytes(), _HEADER, b""
     while at + _HEADER <= len(content):
@@ -34,7 +34,7 @@ def entries(file: Path) -> Iterator[Any]:
         parts += content[at : at + length]
         at += length
         if kind in (_WHOLE, _LAST):
-            yield wandb_internal_pb2.Record.FromString(parts)
+            yield proto.Record.FromString(parts)  # type: ignore[attr-defined]
             parts = b""
 
 
