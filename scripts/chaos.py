@@ -10,6 +10,7 @@
     malformed     wrong configs in the real process            (about 1 s each)
     secrets       keys in the environment, searched everywhere (three runs, all of them)
     signals       SIGTERM and SIGINT the real process          (two process starts each)
+    trackers      absent, hanging, failing, killed trackers    (about 4 s each)
 
 Everything is small and random but real: packaged texts, a two-layer BERT, the whole of ``run``.
 """
@@ -24,6 +25,7 @@ import chaos_breaks
 import chaos_fuzz
 import chaos_hostile
 import chaos_process
+import chaos_trackers
 
 KINDS = {
     "crashpoints": chaos_breaks.crashpoints,
@@ -36,6 +38,7 @@ KINDS = {
     "secrets": chaos_hostile.secrets,
     "kills": chaos_process.kills,
     "signals": chaos_process.signals,
+    "trackers": chaos_trackers.trackers,
 }
 
 

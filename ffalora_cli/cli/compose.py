@@ -34,6 +34,8 @@ from ffalora_cli.config.errors import ConfigError, brief
 _OF_HYDRA = ("_target_", "_partial_", "_args_", "_recursive_", "_convert_")  # of its instantiate
 ENVIRONMENT = ("FFALORA_DATA", "HOME", "TMPDIR", "USER")  # what ${oc.env:NAME} may read
 
+_BY_NAME = "tracking"  # the group whose options differ in their name alone
+
 
 def compose_jobs(overrides: Sequence[str], sweep: bool) -> list[tuple[list[str], dict[str, Any]]]:
     """Compose every job of a command line before any of them runs.
@@ -59,7 +61,7 @@ def compose_jobs(overrides: Sequence[str], sweep: bool) -> list[tuple[list[str],
 
 
 def change(plain: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
-    """A resolved configuration with some keys set; groups cannot be chosen again.
+    """A resolved configuration with some keys set; of the groups, only a tracker can be chosen.
 
     Args:
         plain: resolved, as a run folder has it.
@@ -68,10 +70,12 @@ def change(plain: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]
     Raises:
         ConfigError: anything wrong with an override, in one line.
     """
-    (settings,) = expand(overrides, sweep=False)
-    for text in settings:
-        group = text.split("=", 1)[0]
-        if group in groups():
+    (expanded,) = expand(overrides, sweep=False)
+    settings = []
+    for text in expanded:
+        group, _, option = text.partition("=")
+        settings.append(f"{group}.name={option}" if group == _BY_NAME else text)
+        if group in groups() and group != _BY_NAME:
             raise ConfigError(
                 f"{group}: a recorded run has keys, no groups; set {group}.name=... or another key"
             )

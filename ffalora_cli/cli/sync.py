@@ -36,7 +36,7 @@ def main(arguments: Sequence[str]) -> int:
         tracking = dataclasses.replace(tracking, name="wandb")
     tracker = open_tracker(tracking)
     records = read_run(folder)
-    tracker.start(RunFacts(folder.name, job.config.name, folder, job.resolved))
+    tracker.start(RunFacts.of(folder, job.config.name, job.resolved))
     for record in records.rounds:
         tracker.log(record)
     tracker.finish(records.summary)

@@ -185,7 +185,7 @@ class EngineConfig:
 class TrackingConfig:
     """The mirror of the local records."""
 
-    name: Literal["none", "wandb"]
+    name: Literal["none", "wandb", "trackio", "tensorboard"]
     project: str
     entity: str | None
     mode: Literal["online", "offline"]

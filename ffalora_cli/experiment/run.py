@@ -156,7 +156,7 @@ def _play(
 
     directory, config = session.directory, session.parts.config
     tracker = open_tracker(config.tracking)
-    tracker.start(RunFacts(directory.id, config.name, directory.path, resolved))
+    tracker.start(RunFacts.of(directory.path, config.name, resolved))
     for record in session.records:
         tracker.log(record)  # it leaves out what it has already
     try:

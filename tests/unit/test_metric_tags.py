@@ -12,7 +12,7 @@ from ffalora_cli import experiment
 from ffalora_cli.cli.jobs import plan
 from ffalora_cli.records.metric_tags import TAGS, may_leave, tag
 from ffalora_cli.records.trackers.base import RunFacts
-from ffalora_cli.records.trackers.wandb import _summary_values
+from ffalora_cli.records.trackers.worker import summary_values
 from tests.tiny import save_tiny_bert
 
 
@@ -100,5 +100,5 @@ def test_a_private_headline_does_not_leave_under_another_name():
     summary = {"headline": "eval/personalized_accuracy", "value": 0.9, "best": {"value": 0.9}}
     (job,) = plan(["privacy=client", "federation.weights=uniform"])
     facts = RunFacts("id", "name", Path("."), job.resolved)
-    assert _summary_values(summary, facts) == {"headline": "eval/personalized_accuracy"}
-    assert _summary_values(summary | {"headline": "eval/accuracy"}, facts)["best/value"] == 0.9
+    assert summary_values(summary, facts) == {"headline": "eval/personalized_accuracy"}
+    assert summary_values(summary | {"headline": "eval/accuracy"}, facts)["best/value"] == 0.9

@@ -4,7 +4,7 @@ And what happens when it fails: a note, no exception, no waiting beyond the limi
 """
 
 import json
-import struct
+import os
 import subprocess
 import sys
 import threading
@@ -16,8 +16,9 @@ import pytest
 
 from ffalora_cli.config.errors import ConfigError
 from ffalora_cli.config.schema import TrackingConfig
-from ffalora_cli.records.trackers import wandb as mirror
+from ffalora_cli.records.trackers import worker
 from ffalora_cli.records.trackers.base import RunFacts, names, open_tracker
+from ffalora_cli.records.wandb_file import entries
 from ffalora_cli.types import RoundRecord
 
 CONFIG = {
@@ -71,27 +72,6 @@ def isolated(tmp_path, monkeypatch):
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.delenv("WANDB_RUN_GROUP", raising=False)
     monkeypatch.setenv("NETRC", str(tmp_path / "no-netrc"))
-
-
-def entries(path):
-    """Records of a .wandb file: LevelDB's log format after a file header of 7 bytes."""
-    from wandb.proto import wandb_internal_pb2
-
-    content, at, parts = path.read_bytes(), 7, b""
-    while at + 7 <= len(content):
-        if 32768 - at % 32768 < 7:  # a block's tail too short for a header is padding
-            at += 32768 - at % 32768
-            continue
-        _, length, kind = struct.unpack("<IHB", content[at : at + 7])
-        if at + 7 + length > len(content):
-            return  # being written
-        parts += content[at + 7 : at + 7 + length]
-        at += 7 + length
-        if kind in (1, 4):  # full, last; 2 and 3 are first and middle
-            entry = wandb_internal_pb2.Record()
-            entry.ParseFromString(parts)
-            parts = b""
-            yield entry
 
 
 def key_of(item):
@@ -166,6 +146,34 @@ def test_private_metrics_and_client_details_stay_at_home(tmp_path):
     assert "train/loss" not in summary_of(found)
 
 
+def test_nothing_of_the_machine_is_in_the_file(tmp_path):
+    _, found, file = run_offline(tmp_path, tracking(), facts(tmp_path))
+    assert "environment" not in found and "stats" not in found  # host, paths, command; load
+    assert found["run"][0].host == "" and not found["run"][0].git.remote_url
+    content = file.read_bytes()
+    for path in (str(tmp_path), os.getcwd(), sys.executable, sys.argv[0]):
+        assert path.encode() not in content
+
+
+def test_wandb_itself_reads_the_same_from_the_file(tmp_path):
+    _, found, file = run_offline(tmp_path, tracking(), facts(tmp_path))
+    command = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(file)]
+    said = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert said.returncode == 0, said.stderr
+    lines = [json.loads(line) for line in said.stdout.splitlines()]
+    rows = [line["history"]["item"] for line in lines if line["type"] == "history"]
+    assert [{k: v for k, v in row.items() if not k.startswith("_")} for row in rows] == history(
+        found
+    )
+    assert [row["_step"] for row in rows] == [r.round for r in RECORDS]  # a round is a step
+    (config,) = [line["run"]["config"]["update"] for line in lines if line["type"] == "run"][:1]
+    assert config["privacy"]["epsilon_target"] == 6 and "paths" not in config
+    summary = {}
+    for line in lines:
+        summary |= line["summary"]["update"] if line["type"] == "summary" else {}
+    assert summary["best/value"] == 0.8 and summary["round"] == 3
+
+
 def test_without_privacy_everything_is_mirrored(tmp_path):
     none = facts(tmp_path, unit="none", epsilon_target=None)
     _, found, _ = run_offline(tmp_path, tracking(group="my-group"), none)
@@ -236,12 +244,15 @@ def test_two_jobs_of_one_process_do_not_mix(tmp_path):
 
 def test_resumed_sittings_drop_and_double_nothing(tmp_path):
     """Every sitting logs all rounds again; stopped ten times, each round is in one file once."""
+    import wandb
+
     for last in range(11):
         tracker = open_tracker(tracking())
         tracker.start(facts(tmp_path))
         for number in range(last + 1):
             tracker.log(RoundRecord(number, {"eval/accuracy": number / 10}))
         tracker.finish(None, exit_code=143)
+    wandb.teardown()  # as at the end of a process: everything is written
     rounds = []
     for file in tmp_path.glob("wandb/offline-run-*/run-*.wandb"):
         found = {"history": [e.history for e in entries(file) if e.HasField("history")]}
@@ -254,7 +265,7 @@ def test_a_hanging_init_costs_the_run_nothing_but_the_limit(tmp_path, monkeypatc
 
     forever = threading.Event()
     monkeypatch.setattr(wandb, "init", lambda **_: forever.wait())
-    monkeypatch.setattr(mirror, "FINISH_SECONDS", 0.3)
+    monkeypatch.setattr(worker, "FINISH_SECONDS", 0.3)
     tracker = open_tracker(tracking())
     start = time.monotonic()
     tracker.start(facts(tmp_path))
@@ -281,7 +292,8 @@ def test_an_absent_package_leaves_one_note(tmp_path, monkeypatch):
 DEAD_SERVER = """
 import sys, time
 from pathlib import Path
-from tests.unit.test_tracker_wandb import facts, mirror, mirrored, open_tracker, tracking
+from ffalora_cli.records.trackers import wandb as mirror
+from tests.unit.test_tracker_wandb import facts, mirrored, open_tracker, tracking
 mirror.INIT_SECONDS = 2.0
 tracker = open_tracker(tracking(mode="online"))
 mirrored(tracker, facts(Path(sys.argv[1])))
@@ -317,7 +329,7 @@ def test_a_dead_server_or_no_account_ends_with_a_note(tmp_path, monkeypatch, key
 
 
 def test_trackers_are_the_files_of_the_folder():
-    assert names() == ["none", "wandb"]
+    assert names() == ["none", "tensorboard", "trackio", "wandb"]
     with pytest.raises(ConfigError, match=r"tracking\.name='wandbb'.*did you mean 'wandb'"):
         open_tracker(tracking(name="wandbb"))
 

@@ -13,14 +13,19 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
 from ffalora_cli.config.errors import choose
 from ffalora_cli.config.schema import TrackingConfig
+from ffalora_cli.records.files import read_json
 from ffalora_cli.records.metric_tags import may_leave
+from ffalora_cli.records.provenance import KEY, provenance, without_paths
+from ffalora_cli.records.run_directory import MANIFEST, PRIVACY
 from ffalora_cli.types import RoundRecord
+
+_SHARED = ("base", "worker")  # files here that are no tracker
 
 
 @dataclass(frozen=True)
@@ -31,6 +36,20 @@ class RunFacts:
     name: str
     folder: Path
     config: Mapping[str, Any]  # resolved, plain
+    origin: Mapping[str, Any] = field(default_factory=dict)  # see ``records/provenance.py``
+
+    @staticmethod
+    def of(folder: Path, name: str, config: Mapping[str, Any]) -> RunFacts:
+        """Facts of a run whose folder has its manifest and, if private, its statement."""
+        statement = read_json(folder / PRIVACY) if (folder / PRIVACY).exists() else None
+        private = config["privacy"]["unit"] != "none"
+        origin = provenance(read_json(folder / MANIFEST), statement, private)
+        return RunFacts(folder.name, name, folder, config, origin)
+
+    @property
+    def described(self) -> dict[str, Any]:
+        """The config as a tracker gets it, with the run's origin."""
+        return {**without_paths(self.config), KEY: dict(self.origin)}
 
     @property
     def private(self) -> bool:
@@ -93,7 +112,7 @@ class Tracker(Protocol):
 def names() -> list[str]:
     """Trackers at hand: the files of this folder."""
     folder = str(Path(__file__).parent)
-    return sorted(m.name for m in pkgutil.iter_modules([folder]) if m.name != "base")
+    return sorted(m.name for m in pkgutil.iter_modules([folder]) if m.name not in _SHARED)
 
 
 def open_tracker(config: TrackingConfig) -> Tracker:

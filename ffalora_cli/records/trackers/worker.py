@@ -1,0 +1,126 @@
+"""What all mirrors share: one daemon thread that makes every call, in order, until the first fails.
+
+So neither a slow import, a dead server nor a hang inside a tracker's package delays a round. A
+mirror says which rounds it has when it opens; a resumed run (or ``ffalora sync``) logs every round
+again and those are left out.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from ffalora_cli.config.schema import TrackingConfig
+from ffalora_cli.records.trackers.base import RunFacts
+from ffalora_cli.types import RoundRecord
+
+FINISH_SECONDS = 60.0
+
+
+class BackgroundTracker(ABC):
+    """A tracker whose four underscored methods may raise and take as long as they like."""
+
+    label: str  # as people call it
+    remedy: str  # for a package that is not there
+    url: str | None = None  # where to look, once known
+
+    def __init__(self, config: TrackingConfig) -> None:
+        self._config = config
+        self._facts: RunFacts | None = None
+        self._last = -1  # round that the mirror has
+        self._jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._notes: list[str] = []
+        self._thread = threading.Thread(target=self._work, name="mirror", daemon=True)
+        self._dead = threading.Event()
+
+    @abstractmethod
+    def _open(self, facts: RunFacts) -> int:
+        """Begin or go on with the run; the last round the mirror has, -1 for none."""
+
+    @abstractmethod
+    def _write(self, number: int, metrics: Mapping[str, Any]) -> None:
+        """Take one round."""
+
+    @abstractmethod
+    def _close(self, values: Mapping[str, Any], exit_code: int) -> None:
+        """Take the summary's scalars (none when the run did not end) and end."""
+
+    def _last_word(self) -> str | None:
+        """A line for the user when all went well, if there is something left to do."""
+        return None
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What did not work."""
+        return tuple(self._notes)
+
+    def start(self, facts: RunFacts) -> None:
+        """Begin in the background; rounds logged meanwhile are kept in order."""
+        self._facts = facts
+        self._thread.start()
+        self._jobs.put(lambda: self._opened(facts))
+
+    def log(self, record: RoundRecord) -> None:
+        """Mirror a round's released metrics."""
+        if self._facts is None or self._dead.is_set():
+            return
+        number, metrics = record.round, self._facts.released(record.metrics)
+        self._jobs.put(lambda: self._logged(number, metrics))
+
+    def finish(
+        self, summary: Mapping[str, Any] | None, exit_code: int = 0, seconds: float | None = None
+    ) -> None:
+        """Send the summary and wait until the mirror has everything, ``FINISH_SECONDS`` at most."""
+        if self._facts is None:
+            return
+        limit = FINISH_SECONDS if seconds is None else seconds
+        values = summary_values(summary or {}, self._facts)
+        self._jobs.put(lambda: self._close(values, exit_code))
+        self._jobs.put(None)
+        self._thread.join(limit)
+        if self._thread.is_alive():
+            self._give_up(f"not finished after {limit:g} s")
+        elif not self._dead.is_set() and (word := self._last_word()):
+            self._notes.append(word)
+
+    def _opened(self, facts: RunFacts) -> None:
+        self._last = self._open(facts)
+
+    def _logged(self, number: int, metrics: Mapping[str, Any]) -> None:
+        if number > self._last:
+            self._write(number, metrics)
+            self._last = number
+
+    def _work(self) -> None:
+        while (job := self._jobs.get()) is not None:
+            if self._dead.is_set():
+                return
+            try:
+                job()
+            except ImportError as error:
+                self._give_up(f"{error}; {self.remedy}")
+                return
+            except BaseException as error:  # wandb raises SystemExit and its own in some versions
+                self._give_up(str(error).strip() or type(error).__name__)
+                return
+
+    def _give_up(self, reason: str) -> None:
+        if not self._dead.is_set():
+            self._dead.set()
+            line = reason.splitlines()[0][:160]
+            self._notes.append(f"{self.label} mirror off: {line}; the local records are complete")
+
+
+def summary_values(summary: Mapping[str, Any], facts: RunFacts) -> dict[str, Any]:
+    """Scalars of the summary; last metrics under their own names, the best round as ``best/*``."""
+    values = {key: value for key, value in summary.items() if isinstance(value, str | int | float)}
+    values.update({f"best/{key}": value for key, value in (summary.get("best") or {}).items()})
+    headline = summary.get("headline")
+    if headline is not None and not facts.released({headline: None}):
+        values.pop("value", None)
+        values.pop("best/value", None)
+    values.update(summary.get("final") or {})
+    return facts.released(values)
