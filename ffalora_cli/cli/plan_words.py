@@ -9,7 +9,7 @@ from ffalora_cli.cli.units import count, human_bytes, human_seconds
 from ffalora_cli.cli.words import labelled, privacy_sentence, protocol
 from ffalora_cli.config.schema import Config
 
-_SECTIONS = ("adapter", "head", "merge", "index", "seed", "setup", "framing")
+_KINDS = ("adapter", "head", "merge", "index", "seed", "setup", "framing")
 
 
 def one(found: Mapping[str, Any], config: Config) -> list[str]:
@@ -117,16 +117,16 @@ def _accountants(privacy: Mapping[str, Any]) -> list[str]:
 
 
 def _bytes(sent: Mapping[str, Any]) -> list[str]:
-    """Both directions by kind, over all clients."""
-    ways = ("uplink", "downlink")
-    kinds = [k for k in _SECTIONS if any(k in sent[way]["by_kind"] for way in ways)]
-    columns = ("first_round", "median_round", "total")
-    head = f"{'bytes':<10}" + "".join(f"{c.replace('_', ' '):>14}" for c in columns)
-    lines = [head + "".join(f"{k:>10}" for k in kinds)]
-    for way in ways:
-        cells = "".join(f"{human_bytes(sent[way][c]):>14}" for c in columns)
-        by_kind = "".join(f"{human_bytes(sent[way]['by_kind'].get(k, 0)):>10}" for k in kinds)
-        lines.append(f"{way:<10}{cells}{by_kind}")
+    """Both directions over all clients: rounds, total, and the total by kind."""
+    ways = [sent["uplink"], sent["downlink"]]
+    lines = [f"{'bytes':<22}{'uplink':>12}{'downlink':>12}"]
+    for name in ("first_round", "median_round", "total"):
+        cells = "".join(f"{human_bytes(way[name]):>12}" for way in ways)
+        lines.append(f"  {name.replace('_', ' '):<20}{cells}")
+    for kind in _KINDS:
+        if any(kind in way["by_kind"] for way in ways):
+            cells = "".join(f"{human_bytes(way['by_kind'].get(kind, 0)):>12}" for way in ways)
+            lines.append(f"    {'of it ' + kind:<18}{cells}")
     mark = "exact" if sent["exact"] else "typical"
     return lines + labelled("", f"{mark}: {sent['how']}; set-up {human_bytes(sent['setup'])}")
 
