@@ -55,6 +55,7 @@ def play(
                 display,
                 again=again,
                 command=command,
+                overrides=job.overrides,
                 stop=stop,
                 folder=folder,
                 fork_of=fork_of,

@@ -30,6 +30,7 @@ def run(
     observer: Observer,
     again: bool = False,
     command: Sequence[str] = (),
+    overrides: Sequence[str] = (),
     stop: StopFlag | None = None,
     folder: Path | None = None,
     fork_of: Path | None = None,
@@ -43,6 +44,7 @@ def run(
         observer: is told what happens.
         again: start over in a folder of its own, whatever there is.
         command: the command line, for the manifest.
+        overrides: of this run alone, where the command is a sweep; for the manifest.
         stop: polled during training and evaluation.
         folder: of the run to go on with; found by name and signature where None.
         fork_of: folder of another run from whose last round this one starts.
@@ -73,7 +75,8 @@ def run(
     with directory.claim():
         if directory.finished:
             return _already_done(directory, observer)
-        session = _open_session(parts, directory, resolved, manifest, fork, signature, command)
+        said = {"command": command, "overrides": overrides}
+        session = _open_session(parts, directory, resolved, manifest, fork, signature, said)
         for note in (directory.note, *session.notes):
             if note:
                 observer.note(note)
@@ -99,7 +102,7 @@ def _open_session(
     manifest: Mapping[str, Any] | None,
     fork: forks.Fork | None,
     signature: str,
-    command: Sequence[str],
+    said: Mapping[str, Sequence[str]],
 ) -> Session:
     """A new run, a forked one, or one that goes on: folder and parts ready for the next round."""
     from ffalora_cli.privacy.ledger import PrivacyLedger
@@ -127,13 +130,17 @@ def _open_session(
             parts.plan.count_noise,
         )
     if manifest is None:
-        extra = {"identity": session.identity, "forked_from": fork.origin if fork else None}
-        head.write_head(parts, directory, resolved, signature, command, extra)
+        extra = {
+            "overrides": list(said["overrides"]),
+            "identity": session.identity,
+            "forked_from": fork.origin if fork else None,
+        }
+        head.write_head(parts, directory, resolved, signature, said["command"], extra)
     if fork is not None and not session.checkpoints.newest():
         forks.begin(session, fork)
     elif manifest is not None:
         session.resume()
-        session.notes += head.add_sitting(parts, directory, manifest, command)
+        session.notes += head.add_sitting(parts, directory, manifest, said["command"])
     return session
 
 

@@ -1,0 +1,181 @@
+"""Which runs are meant: folders, globs, beginnings of names or signatures, and settings.
+
+The words of a selection are either places (a folder, a glob, the beginning of a run's name or
+signature), of which a run matches any, or conditions (``key=value``), all of which it matches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from glob import glob
+from pathlib import Path
+from typing import Any
+
+from ffalora_cli.config.build import is_known, leaf_keys, unknown_key
+from ffalora_cli.config.errors import ConfigError, brief, listed, nearest
+from ffalora_cli.records.reading import RunRecords, find_runs, read_run
+from ffalora_cli.records.run_directory import MANIFEST
+
+GROUP_KEYS = {
+    "task": "task.name",
+    "model": "model.name",
+    "method": "method.name",
+    "privacy": "privacy.unit",
+    "engine": "engine.name",
+    "tracking": "tracking.name",
+}
+"""What choosing a group by name sets; ``partition`` has two, see ``values_of``."""
+
+_RECORDED = ("experiment", "federation", "debug")  # known from a run's overrides alone
+_SIGNATURE = 4  # digits of a signature that are enough to mean it
+
+
+def select_runs(runs_root: str | Path, selectors: Sequence[str] = ()) -> list[RunRecords]:
+    """The runs that a person named, finished or not, by folder name.
+
+    Args:
+        runs_root: folder of all runs (``paths.runs``).
+        selectors: a run's folder or a folder of runs, a glob over paths or names, the beginning of
+            a name or signature: any of them; and ``key=value`` conditions, all of them:
+            ``experiment=``, ``tag=``, a group (``method=lora``) or any key of the configuration,
+            with several allowed values between commas. None: all finished runs.
+
+    Raises:
+        ConfigError: when a selector is unknown or matches nothing; names the nearest.
+    """
+    conditions = [text for text in selectors if _is_condition(text)]
+    places = [text for text in selectors if text not in conditions]
+    folders = [path for text in places for path in _folders(Path(runs_root).expanduser(), text)]
+    if not places:
+        folders = find_runs(runs_root)
+        if not folders:
+            raise ConfigError(f"--runs {runs_root}: holds no runs; give the folder of your runs")
+    unique = {folder.resolve(): folder for folder in folders}
+    found = [read_run(folder) for folder in sorted(unique.values(), key=lambda f: (f.name, f))]
+    for text in conditions:
+        found = _matching(found, text)
+    if selectors:
+        return found
+    finished = [run for run in found if run.finished]
+    if not finished:
+        raise ConfigError(f"--runs {runs_root}: {len(found)} runs, none finished; wait for one")
+    return finished
+
+
+def values_of(run: RunRecords, key: str) -> list[Any]:
+    """What a run has under a selector's key; several for tags and for a partition's two names.
+
+    Raises:
+        ConfigError: for a key that does not exist.
+    """
+    if key == "tag":
+        return list(run.config.get("tracking", {}).get("tags") or ())
+    if key == "partition":
+        section = run.config.get("partition", {})
+        return [value for n in ("label_mix", "name") if (value := section.get(n)) is not None]
+    if key in _RECORDED:
+        return [value for name, value in _choices(run.manifest) if name == key]
+    dotted = GROUP_KEYS.get(key, key)
+    if not is_known(dotted):
+        hint = nearest(key, (*GROUP_KEYS, *_RECORDED, "partition", "tag"))
+        if hint and "." not in key and nearest(key, leaf_keys()) is None:
+            raise ConfigError(f"{brief(key)} is not a key of a run; did you mean {hint!r}?")
+        raise unknown_key(key)
+    return [value_at(run.config, dotted)]
+
+
+def value_at(config: Mapping[str, Any], key: str) -> Any:
+    """The value under a dotted key; None where an older run does not have it."""
+    value: Any = config
+    for part in key.split("."):
+        value = value.get(part) if isinstance(value, Mapping) else None
+    return value
+
+
+def spelled(value: Any) -> str:
+    """A value as it is typed in an override: ``null``, ``true``, ``6`` for 6.0, ``[a,b]``."""
+    if value is None or isinstance(value, bool):
+        return "null" if value is None else str(value).lower()
+    if isinstance(value, float):
+        return f"{value:g}" if float(f"{value:g}") == value else repr(value)
+    if isinstance(value, list | tuple):
+        return f"[{','.join(map(spelled, value))}]"
+    if isinstance(value, Mapping):
+        return "{" + ",".join(f"{name}:{spelled(item)}" for name, item in value.items()) + "}"
+    return str(value)
+
+
+def _is_condition(text: str) -> bool:
+    return "=" in text and not Path(text).exists()
+
+
+def _choices(manifest: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Overrides of one run: its own, or those of its command where that was no sweep."""
+    overrides = manifest.get("overrides")
+    if overrides is None:
+        command = [str(word) for word in manifest.get("command") or ()]
+        sweep = "-m" in command or "--multirun" in command
+        overrides = [word for word in command if not (sweep and "," in word)]
+    pairs = [str(word).partition("=") for word in overrides]
+    return [(name.lstrip("+"), value) for name, equals, value in pairs if equals]
+
+
+def _folders(root: Path, text: str) -> list[Path]:
+    """Folders of runs that a place means.
+
+    Raises:
+        ConfigError: when there is none.
+    """
+    path = Path(text).expanduser()
+    if any(letter in text for letter in "*?["):
+        hits = [Path(hit) for hit in (*glob(str(path)), *glob(str(root / text)))]
+    elif path.is_dir():
+        hits = [path] if (path / MANIFEST).is_file() else find_runs(path)
+    else:
+        hits = []
+    hits = [hit for hit in hits if (hit / MANIFEST).is_file()]
+    if hits:
+        return hits
+    names = {folder.name: folder for folder in find_runs(root)}
+    begun = [folder for name, folder in names.items() if text and name.startswith(text)]
+    if begun:
+        return [names[text]] if text in names else begun
+    if len(text) >= _SIGNATURE:
+        signed = [f for name, f in names.items() if _signature(name).startswith(text)]
+        if signed:
+            return signed
+    hint = nearest(text, names)
+    advice = f"did you mean {hint!r}?" if hint else f"--runs {root} has {len(names)} runs"
+    raise ConfigError(f"{brief(text, 80)} is no run, folder or beginning of a name; {advice}")
+
+
+def _signature(name: str) -> str:
+    """The signature in a folder's name ``<name>-<signature>[-<copy>]``."""
+    parts = name.split("-")
+    return parts[-2] if len(parts) > 2 and len(parts[-1]) < 12 else parts[-1]
+
+
+def _matching(runs: Iterable[RunRecords], text: str) -> list[RunRecords]:
+    """The runs that fulfil one condition.
+
+    Raises:
+        ConfigError: when none does; names the nearest value there is.
+    """
+    key, _, wanted = text.partition("=")
+    values = {value.strip() for value in wanted.strip("[]").split(",")}
+    having = [(run, {spelled(value) for value in values_of(run, key)}) for run in runs]
+    found = [run for run, own in having if own & (values | {_number(v) for v in values})]
+    if found:
+        return found
+    there = sorted(set().union(*(own for _, own in having)))
+    hint = nearest(wanted, there)
+    advice = f"did you mean {hint!r}?" if hint else f"there is {listed(there) or 'none at all'}"
+    raise ConfigError(f"{brief(text, 60)[1:-1]} matches none of {len(having)} runs; {advice}")
+
+
+def _number(text: str) -> str:
+    """``6.0`` and ``1e-5`` as ``spelled`` writes them."""
+    try:
+        return spelled(float(text))
+    except ValueError:
+        return text
