@@ -60,10 +60,12 @@ def words(line: str) -> list[str]:
     verb, last = before[0], before[-1]
     groups = catalogue.groups()
     if verb == "ls":
-        return list(groups)
+        return ["runs", *groups] if len(before) == 2 else []
     if verb not in _CONFIGURED:
         return []
     group, equals, _ = last.partition("=")
+    if verb == "explain" and len(before) == 2:
+        return [*groups, *(name for name in leaf_keys() if not name.endswith("*"))]
     if not equals:
         return [f"{name}=" for name in (*groups, *leaf_keys()) if not name.endswith("*")]
     return [f"{group}={option}" for option in catalogue.options(group)] if group in groups else []

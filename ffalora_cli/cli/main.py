@@ -23,7 +23,7 @@ VERBS = {
     "explain": "a configuration key: value, type, allowed values, who set it",
     "resume": "go on with a run that stopped, or fork it",
     "sync": "replay a run's records into a tracker",
-    "ls": "list tasks, models, methods, partitions, experiments, ...",
+    "ls": "list runs, tasks, models, methods, partitions, experiments, ...",
     "show": "print what a run did, and how its numbers came about",
     "budget": "plan privacy: epsilon, noise multiplier, steps: two give the third",
     "partition": "print and draw which client gets which labels",
