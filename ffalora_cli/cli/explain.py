@@ -15,7 +15,7 @@ from ffalora_cli.config.documentation import UNITS, in_identity, key_type
 from ffalora_cli.config.errors import ConfigError, brief
 
 SCHEMA = 1
-_WIDE = 36  # characters of a key in a list
+_WIDE = 39  # characters of a key in a list
 _EXAMPLES = """\
 examples:
   ffalora explain privacy.noise_multiplier
@@ -36,7 +36,7 @@ def main(arguments: Sequence[str]) -> int:
     if not is_known(key) and key not in catalogue.groups():
         raise unknown_key(key)
     inner = [k for k in leaf_keys() if k.startswith(f"{key}.") and not k.endswith("*")]
-    found = [explained(k, options.overrides) for k in inner or [key]]
+    found = explained(inner or [key], options.overrides)
     if options.format == "json":
         print(json.dumps({"schema": SCHEMA, "keys": found}, indent=2))
         return DONE
@@ -44,20 +44,31 @@ def main(arguments: Sequence[str]) -> int:
     return DONE
 
 
-def explained(key: str, overrides: Sequence[str]) -> dict[str, Any]:
-    """Everything about a key under some overrides, as JSON values.
+def explained(keys: Sequence[str], overrides: Sequence[str]) -> list[dict[str, Any]]:
+    """Everything about keys under some overrides, as JSON values.
 
     Raises:
         ConfigError: overrides that do not compose, a key this configuration does not have.
     """
     from ffalora_cli.cli.compose import choices_of, compose_jobs
+
+    for key in keys:
+        if key in ("experiment", "debug"):
+            raise ConfigError(f"{key} is a group that sets keys of others; see ffalora ls {key}s")
+    ((_, composed),) = compose_jobs(overrides, sweep=False)
+    plain, choices = to_plain(build(composed)), choices_of(overrides)
+    return [_explained(key, overrides, plain, choices) for key in keys]
+
+
+def _explained(
+    key: str,
+    overrides: Sequence[str],
+    plain: Mapping[str, Any],
+    choices: Mapping[str, str | None],
+) -> dict[str, Any]:
     from ffalora_cli.cli.provenance import documentation, who_set
 
-    if key in ("experiment", "debug"):
-        raise ConfigError(f"{key} is a group that sets keys of others; see ffalora ls {key}s")
-    ((_, composed),) = compose_jobs(overrides, sweep=False)
-    plain = to_plain(build(composed))
-    choices, kind = choices_of(overrides), key_type(key)
+    kind = key_type(key)
     place = who_set(key, choices)
     typed = next((t for t in reversed(overrides) if _sets(t, key)), None)
     return {
@@ -66,7 +77,7 @@ def explained(key: str, overrides: Sequence[str]) -> dict[str, Any]:
         "type": kind.words,
         "allowed": list(kind.allowed),
         "unit": UNITS.get(key),
-        "doc": documentation(key, choices) or kind.comment,
+        "doc": documentation(key, choices),
         "set_by": typed and "command line",
         "override": typed,
         "file": place.file if place else "ffalora_cli/config/schema.py",
@@ -109,7 +120,9 @@ def _one(found: Mapping[str, Any]) -> list[str]:
         lines += labelled("set by", f"command line ({found['override']}), instead of {where}")
     else:
         lines += labelled("set by", where)
-    part = "yes: another value is another run" if found["identity"] else "no: same run, same numbers"
+    part = (
+        "yes: another value is another run" if found["identity"] else "no: same run, same numbers"
+    )
     return lines + labelled("identity", part)
 
 

@@ -75,7 +75,9 @@ def _sum(total: Mapping[str, Any]) -> list[str]:
 def _clients(clients: Mapping[str, Any], config: Config) -> list[str]:
     rows, labels = clients["rows"], clients["labels_of_a_client"]
     sizes = f"{count(rows['min'])} to {count(rows['max'])} rows (median {count(rows['median'])})"
-    mixed = f"{labels['min']} to {labels['max']}" if labels["min"] < labels["max"] else labels["max"]
+    mixed = (
+        f"{labels['min']} to {labels['max']}" if labels["min"] < labels["max"] else labels["max"]
+    )
     evaluated = ", ".join(f"{count(n)} of {k}" for k, n in clients["evaluated_rows"].items())
     return labelled(
         "clients",

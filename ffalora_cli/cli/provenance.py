@@ -14,6 +14,7 @@ from importlib import resources
 import yaml
 
 from ffalora_cli.cli import catalogue
+from ffalora_cli.config.documentation import key_type
 
 TOP = "config.yaml"
 GLOBAL = ("experiment", "debug")  # options of these may set any key
@@ -71,10 +72,9 @@ def who_set(key: str, choices: Mapping[str, str | None]) -> Place | None:
 
 
 def documentation(key: str, choices: Mapping[str, str | None]) -> str:
-    """The comment at the line that sets a key, or the first one that any file of its group has."""
+    """The comment at the line that sets a key, else the schema's, else one of another option."""
     own = [found[key].doc for found in reversed(chain(choices)) if key in found]
-    group = key.split(".")[0]
-    others: list[str] = []
+    group, others = key.split(".")[0], [key_type(key).comment]
     if group in catalogue.groups():
         for option in catalogue.options(group):
             others += [p[key].doc for p in _option(group, option, f"{group}.") if key in p]
@@ -86,10 +86,16 @@ def _option(group: str, option: str | None, prefix: str) -> Iterator[dict[str, P
     if option is None:
         return
     file = f"{group}/{option}.yaml"
-    for entry in (yaml.safe_load(_read(file)) or {}).get("defaults", ()):
-        if isinstance(entry, str) and entry != "_self_":
-            yield from _option(group, entry, prefix)
+    for entry in _before(file):
+        yield from _option(group, entry, prefix)
     yield places(file, prefix)
+
+
+@cache
+def _before(file: str) -> tuple[str, ...]:
+    """Options of the same group that a file's own defaults list merges first."""
+    defaults = (yaml.safe_load(_read(file)) or {}).get("defaults", ())
+    return tuple(entry for entry in defaults if isinstance(entry, str) and entry != "_self_")
 
 
 @cache

@@ -24,8 +24,16 @@ from ffalora_cli.federation.server import apply_update, server_step
 from ffalora_cli.federation.simulation import Simulation
 from ffalora_cli.methods.base import AggregateContext
 from ffalora_cli.privacy.ledger import PrivacyLedger
-from ffalora_cli.types import Dense, DenseMerge, Kind, LowRankMerge, PayloadItem, RoundRecord
-from ffalora_cli.types import ServerState, Tensors
+from ffalora_cli.types import (
+    Dense,
+    DenseMerge,
+    Kind,
+    LowRankMerge,
+    PayloadItem,
+    RoundRecord,
+    ServerState,
+    Tensors,
+)
 
 
 @dataclass(frozen=True)
