@@ -1,7 +1,6 @@
 """Write ``docs/configuration.md`` from the schema and the comments of the YAML files.
 
-Run it after changing a key, an option or a comment: ``python scripts/make_configuration_reference.py``.
-A test compares the file with what this would write.
+Run it after changing a key, an option or a comment. A test compares the file with what this would write.
 """
 
 from __future__ import annotations
@@ -21,16 +20,16 @@ _TOP = "The run itself"
 _HEAD = """\
 # Configuration reference
 
-Written by `scripts/make_configuration_reference.py` from the schema (`ffalora_cli/config/schema.py`)
-and the comments in `configs/`; do not edit it here.
+Written by `scripts/make_configuration_reference.py` from the schema
+(`ffalora_cli/config/schema.py`) and the comments in `configs/`; do not edit it here.
 
 Every key is set on a command line as `key=value`, every group chosen as `group=name`; `-m` sweeps
-both. Later wins: the options of the groups, `configs/config.yaml`, `experiment`, `debug`, the command
-line. `ffalora explain KEY` says the same about one key, with the value it has under given overrides
-and the file and line that set it; `ffalora validate` checks a whole command line.
+both. Later wins: the options of the groups, `configs/config.yaml`, `experiment`, `debug`, the
+command line. `ffalora explain KEY` says the same about one key, with the value it has under given
+overrides and the file and line that set it; `ffalora validate` checks a whole command line.
 
-Defaults are those of `ffalora run` alone; `${...}` follows another key. Keys marked `*` are not part
-of a run's identity: they cannot change its results (`ffalora_cli/config/signature.py`).
+Defaults are those of `ffalora run` alone; `${...}` follows another key. Keys marked `*` are not
+part of a run's identity: they cannot change its results (`ffalora_cli/config/signature.py`).
 """
 
 

@@ -1,8 +1,8 @@
 """Ten seconds that tell whether this machine computes what it should: four checks, no data needed.
 
-Every check compares the machinery with something independent of it: the stacked engine with Opacus
-on one client at a time, a checkpoint with the tensors it was made from, noise with its distribution,
-accountants with published values.
+Every check compares the machinery with something independent of it: the stacked engine with
+Opacus on one client at a time, a checkpoint with the tensors it was made from, noise with its
+distribution, accountants with published values.
 """
 
 from __future__ import annotations

@@ -65,6 +65,7 @@ def measure(parts: Parts) -> Measurement:
     warm = len(rounds) > 1
     whole, steps = rounds[warm:], clock.seconds[-len(rounds[warm:]) :]
     step = statistics.median(steps)
+    times, start = ("step" if len(steps) == 1 else "steps"), "after one to warm up"
     spread = (max(steps) - min(steps)) / (2 * step) if len(steps) > 2 else UNREPEATED_ERROR
     return Measurement(
         step_seconds=step,
@@ -73,8 +74,8 @@ def measure(parts: Parts) -> Measurement:
         error=max(LEAST_ERROR, spread),
         peak_bytes=peak,
         steps=len(steps),
-        how=f"{len(steps)} step{'s' * (len(steps) > 1)} of the {parts.config.engine.name} engine on "
-        f"this run's rows, {'after one to warm up' if warm else 'a cold one'}, on {device}",
+        how=f"{len(steps)} {times} of the {parts.config.engine.name} engine on this run's rows, "
+        f"{start if warm else 'a cold one'}, on {device}",
     )
 
 

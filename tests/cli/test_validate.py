@@ -1,4 +1,4 @@
-"""``validate``: signatures as runs have them, what exists already, and every refusal as one line."""
+"""``validate``: signatures as runs have them, what exists, every refusal as one line."""
 
 from __future__ import annotations
 

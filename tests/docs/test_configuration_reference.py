@@ -11,7 +11,7 @@ from ffalora_cli.config.build import leaf_keys
 
 ROOT = Path(__file__).parents[2]
 sys.path.append(str(ROOT / "scripts"))
-from make_configuration_reference import FILE, reference
+from make_configuration_reference import FILE, reference  # noqa: E402
 
 
 def test_the_page_is_up_to_date():
