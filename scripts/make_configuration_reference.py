@@ -1,6 +1,6 @@
 """Write ``docs/configuration.md`` from the schema and the comments of the YAML files.
 
-Run it after changing a key, an option or a comment. A test compares the file with what this would write.
+Run it after changing a key, an option or a comment; a test compares the file with its output.
 """
 
 from __future__ import annotations

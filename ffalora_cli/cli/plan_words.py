@@ -156,7 +156,7 @@ def _time(time: Mapping[str, Any] | None, rounds: Mapping[str, int]) -> list[str
 def _range(time: Mapping[str, Any]) -> str:
     """``about 2:10 (1:51 to 2:30)``."""
     middle, error = time["seconds"], time["error"]
-    low, high = human_seconds(middle * (1 - error)), human_seconds(middle * (1 + error))
+    low, high = human_seconds(middle / (1 + error)), human_seconds(middle * (1 + error))
     return f"about {human_seconds(middle)} ({low} to {high})"
 
 

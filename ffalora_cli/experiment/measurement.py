@@ -31,7 +31,7 @@ class Measurement:
         step_seconds: one local step of the whole cohort, in the median.
         round_seconds: what a round takes besides its steps (sending, checking, combining).
         token_seconds: of an evaluated token.
-        error: share by which the seconds may be off, from their spread; at least 15 %.
+        error: they may be off by a factor of 1 + error, from their spread; at least 15 %.
         peak_bytes: most memory the process (on a GPU: the device) held while training.
         steps: local steps that were timed.
         how: one line for the reader.

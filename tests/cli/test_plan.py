@@ -86,6 +86,7 @@ def test_measuring_leaves_a_run_as_it_was(small, here, capsys):
     """The same bits with and without a plan before: caches are all that a plan may leave."""
     words = [*small, "method=fedex_lora", "paths.runs=a", "--quiet"]
     assert main(["run", *words]) == 0
+    capsys.readouterr()
     planned(capsys, *small, "method=fedex_lora")
     assert main(["run", *[w.replace("runs=a", "runs=b") for w in words]]) == 0
     one, two = (next(here.glob(f"{f}/*/adapter.safetensors")).read_bytes() for f in "ab")
@@ -132,7 +133,7 @@ def test_every_kind_has_its_row():
         (["privacy.epsilon_target=500"], "spends"),
         (["privacy.accountant=rdp", "privacy.epsilon_target=0.001"], "raise it to"),
         (["federation.num_clients=5000"], "5000"),
-        (["-m", "privacy.epsilon_target=6,500"], "job 2 of 2"),
+        (["-m", "privacy.epsilon_target=500,6"], "job 1 of 2"),
     ],
 )
 def test_impossible_budgets_and_splits_name_the_nearest(words, said, small, here, capsys):
