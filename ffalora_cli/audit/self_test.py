@@ -108,7 +108,7 @@ def _tiny_network(device: str) -> Network:
             num_attention_heads=4,
             intermediate_size=48,
             max_position_embeddings=40,
-            num_labels=3,
+            num_labels=3,  # type: ignore[call-arg]  # a keyword of its base class
             initializer_range=0.15,  # the usual 0.02 makes gradients too small to be clipped
         )
         model = BertForSequenceClassification(config).eval().requires_grad_(False).to(device)

@@ -57,8 +57,8 @@ def _all(runs: str, cache: str | None, thorough: bool) -> Iterator[Finding]:
         remedy = (
             "" if result.passed else "do not trust runs of this machine; report it with this line"
         )
-        state = "ok" if result.passed else "fail"
-        yield Finding(f"self-test {result.name}", state, result.said, remedy)
+        name = f"self-test {result.name}"
+        yield Finding(name, "ok" if result.passed else "fail", result.said, remedy)
 
 
 def _lines(finding: Finding) -> list[str]:

