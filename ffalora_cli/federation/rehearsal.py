@@ -32,6 +32,7 @@ from ffalora_cli.types import (
     PayloadItem,
     RoundRecord,
     ServerState,
+    ServerUpdate,
     Tensors,
 )
 
@@ -73,6 +74,7 @@ class _Rehearsal(Simulation):
         self.state = replace(self.state, tensors=shapes)
         self.participations = np.zeros(self.config.num_clients, dtype=np.int64)
         self._sizes: dict[tuple[object, ...], dict[Kind, int]] = {}
+        self._updates: dict[tuple[object, ...], ServerUpdate] = {}
         if self.plan is not None:
             self.privacy_ledger = PrivacyLedger(
                 self.plan.noise_multiplier, self.plan.accounted_rate
@@ -138,7 +140,14 @@ class _Rehearsal(Simulation):
         context = AggregateContext(round, self.network.sites, self.network.scale, self.options)
         weights = torch.full((arrived,), 1 / max(arrived, 1), dtype=torch.float64, device="meta")
         stepped, optimizer = server_step(self.config.server_optimizer, self.state, mean)
-        update = self.method.aggregate(self.state, stepped, uploads, weights, context)
+        # What a method changes follows from what was trained and how many answered; no method's
+        # phases are longer than two rounds (``tensors.covered_names`` rests on it, too).
+        key = (tuple(mean), arrived, min(round, 2 + round % 2))
+        if key not in self._updates:
+            self._updates[key] = self.method.aggregate(
+                self.state, stepped, uploads, weights, context
+            )
+        update = self._updates[key]
         self.state = apply_update(self.state, update, round, self.network.scale, optimizer)
 
 
