@@ -130,10 +130,10 @@ def test_every_kind_has_its_row():
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["privacy.epsilon_target=500"], "spends"),
+        (["privacy.accountant=rdp", "privacy.epsilon_target=5000"], "spends"),
         (["privacy.accountant=rdp", "privacy.epsilon_target=0.001"], "raise it to"),
         (["federation.num_clients=5000"], "5000"),
-        (["-m", "privacy.epsilon_target=500,6"], "job 1 of 2"),
+        (["-m", "privacy.accountant=rdp", "privacy.epsilon_target=5000,6"], "job 1 of 2"),
     ],
 )
 def test_impossible_budgets_and_splits_name_the_nearest(words, said, small, here, capsys):

@@ -33,6 +33,7 @@ CASES = {name: [f"method={name}", "privacy=none"] for name in registry.names()} 
         "privacy.clip_quantile=0.5",
         "privacy.epsilon_target=null",
         "privacy.noise_multiplier=2",
+        "privacy.clip_count_noise=10",
     ],
     "budget": ["privacy.noise_multiplier=0.8", "privacy.epsilon_target=2"],
     "client": [
