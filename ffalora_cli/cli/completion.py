@@ -32,7 +32,15 @@ _EXAMPLES = """\
 examples:
   eval "$(ffalora completion bash)"         in ~/.bashrc; zsh the same
   ffalora completion fish > ~/.config/fish/completions/ffalora.fish"""
-_CONFIGURED = ("run", "partition", "audit", "attack")  # verbs that take overrides
+_CONFIGURED = (
+    "run",
+    "plan",
+    "validate",
+    "explain",
+    "partition",
+    "audit",
+    "attack",
+)  # verbs that take overrides
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -60,10 +68,12 @@ def words(line: str) -> list[str]:
     verb, last = before[0], before[-1]
     groups = catalogue.groups()
     if verb == "ls":
-        return list(groups)
+        return ["runs", *groups] if len(before) == 2 else []
     if verb not in _CONFIGURED:
         return []
     group, equals, _ = last.partition("=")
+    if verb == "explain" and len(before) == 2:
+        return [*groups, *(name for name in leaf_keys() if not name.endswith("*"))]
     if not equals:
         return [f"{name}=" for name in (*groups, *leaf_keys()) if not name.endswith("*")]
     return [f"{group}={option}" for option in catalogue.options(group)] if group in groups else []

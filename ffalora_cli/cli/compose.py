@@ -83,6 +83,23 @@ def change(plain: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]
         return _resolve(_with_settings(OmegaConf.create(dict(plain)), settings))
 
 
+def choices_of(overrides: Sequence[str]) -> dict[str, str | None]:
+    """Group to chosen option, in the order they are merged, as the overrides and experiments say.
+
+    Raises:
+        ConfigError: anything wrong with an override.
+    """
+    (job,) = expand(overrides, sweep=False)
+    chosen = [text for text in job if text.split("=", 1)[0] in groups()]
+    try:
+        with initialize_config_module(PACKAGE, version_base="1.3"):
+            found = compose("config", overrides=chosen, return_hydra_config=True)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ConfigError(_reason(error)) from error
+    choices = found.hydra.runtime.choices
+    return {str(name): choices[name] for name in choices if name in groups()}
+
+
 @cache  # a sweep over seeds composes its groups once; 0.1 s each
 def _compose(chosen: tuple[str, ...]) -> DictConfig:
     """Hydra's part: the defaults list with these group choices; not to be changed in place."""

