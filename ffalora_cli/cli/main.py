@@ -24,6 +24,7 @@ VERBS = {
     "show": "print what a run did, and how its numbers came about",
     "budget": "plan privacy: epsilon, noise multiplier, steps: two give the third",
     "partition": "print and draw which client gets which labels",
+    "export": "write a run as a peft adapter or full model, checked, with its card",
     "audit": "test the privacy mechanism of a run as it is implemented",
     "attack": "recover tokens from one step, with and without privacy",
     "completion": "print a completion script for bash, zsh or fish",
