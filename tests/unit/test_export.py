@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from types import SimpleNamespace
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -131,7 +132,7 @@ def test_one_clients_model_takes_its_own_tensors():
 class Hub:
     """What ``HfApi`` is asked for."""
 
-    calls: list[tuple[str, dict]] = []
+    calls: ClassVar[list[tuple[str, dict]]] = []
 
     def create_repo(self, repository, **options):
         self.calls.append((repository, options))

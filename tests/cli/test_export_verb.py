@@ -100,7 +100,7 @@ def test_a_client_is_needed_where_something_is_its_own(run_of, tmp_path, capsys)
         ([run_of("fedsa_lora")], "head and lora_b stay with each client"),
         ([run_of("fedsa_lora"), "--client", "9"], "give --client 0 to 2"),
         ([run_of("ffa_lora"), "--client", "0"], "leave --client out"),
-        ([run_of("ffa_lora"), "--round", "7"], "rounds 2, 3 are"),
+        ([run_of("ffa_lora"), "--round", "7"], " are; choose one of them with --round"),
         ([run_of("ffa_lora"), "--round", "lst"], "last, best or a number"),
         ([run_of("ffa_lora"), "--push", "me"], "USER/REPO"),
     ):
@@ -169,7 +169,7 @@ def test_another_model_than_ours_is_not_kept(run_of, tmp_path, capsys, monkeypat
 
 
 def test_the_card_is_read_by_the_hub_and_tells_no_secret(run_of, folder, tmp_path):
-    run = run_of("ffa_lora", "privacy=example", "privacy.accountant=rdp", "partition=severe")
+    run = run_of("ffa_lora", "privacy=example", "privacy.accountant=rdp")
     to = tmp_path / "out"
     assert main(["export", run, "--to", str(to)]) == 0
     from huggingface_hub import ModelCard
@@ -194,7 +194,7 @@ def test_the_card_is_read_by_the_hub_and_tells_no_secret(run_of, folder, tmp_pat
 
 
 def test_publishing_noise_that_can_be_drawn_again_is_refused(run_of, tmp_path, capsys):
-    run = run_of("ffa_lora", "privacy=example", "privacy.accountant=rdp", "partition=severe")
+    run = run_of("ffa_lora", "privacy=example", "privacy.accountant=rdp")
     assert main(["export", run, "--to", str(tmp_path / "x"), "--push", "me/model"]) == 2
     assert "privacy.noise=secure" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
