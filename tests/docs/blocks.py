@@ -4,7 +4,8 @@ Every block is run. Conventions, all visible to who reads the source of a page:
 
 - ``bash``: every line is a command. ``RUN`` is a finished run, ``DATA`` a folder of tasks,
   ``MODEL`` a folder of weights, ``DIR`` a folder to write to. Runs are cut down: a tiny model,
-  ``debug=tiny``, few rounds; everything else is as it stands there.
+  ``debug=tiny``, few rounds, ``privacy=none`` unless the command speaks of privacy (calibration
+  takes longer than such a run); everything else is as it stands there.
 - ``python``: run after the block before it, in the same folder.
 - ``yaml`` and ``json`` are parsed; ``text``, ``mermaid`` and the like are not code.
 - ``<!-- test: file PATH -->`` before a block: its text is that file for the rest of the page.
@@ -97,4 +98,5 @@ def cut_down(words: list[str], data: Path, model: Path | None) -> list[str]:
     elif model is not None:
         kept.append("model=auto")
     kept += [] if "debug" in given else ["debug=tiny"]
+    kept += [] if any(key.startswith("privacy") for key in given) else ["privacy=none"]
     return kept + ([] if "paths.data" in given else [f"paths.data={data}"])
