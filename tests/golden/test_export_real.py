@@ -27,8 +27,7 @@ def test_plain_libraries_find_the_recorded_accuracy(tmp_path, capsys):
     from peft import PeftModel
     from transformers import AutoModelForSequenceClassification
 
-    overrides = ["experiment=quickstart", "privacy=none", "federation.rounds=2"]
-    overrides += ["task.max_length=32"]
+    overrides = ["experiment=quickstart", "federation.rounds=3", "task.max_length=32"]
     assert main(["run", "--quiet", *overrides, f"paths.runs={tmp_path}/runs"]) == 0
     (run,) = Path(tmp_path, "runs").iterdir()
     for name, merge in (("adapter", []), ("full", ["--merge"])):
