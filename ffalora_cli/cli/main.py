@@ -31,6 +31,7 @@ VERBS = {
     "report": "one page about runs: tables, pictures, privacy, commands",
     "budget": "plan privacy: epsilon, noise multiplier, steps: two give the third",
     "partition": "print and draw which client gets which labels",
+    "export": "write a run as a peft adapter or full model, checked, with its card",
     "audit": "test the privacy mechanism of a run as it is implemented",
     "attack": "recover tokens from one step, with and without privacy",
     "doctor": "check versions, devices, caches, and that the machinery works",

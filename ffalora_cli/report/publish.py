@@ -1,0 +1,54 @@
+"""An exported folder on the Hugging Face hub."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from ffalora_cli.config.errors import ConfigError, RunFailed
+
+
+def check_repository(name: str) -> None:
+    """Refuse what cannot be a repository's name, before anything is written.
+
+    Raises:
+        ConfigError: not ``USER/REPO``.
+    """
+    from huggingface_hub.utils import HFValidationError, validate_repo_id
+
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        name = ""
+    if name.count("/") != 1:
+        raise ConfigError("--push should be USER/REPO in the hub's letters (A-Z a-z 0-9 . _ -)")
+
+
+def push(folder: Path, repository: str) -> str:
+    """Upload a folder; a repository that is not there is made, private.
+
+    Args:
+        folder: of a finished export; stays as it is.
+        repository: ``USER/REPO``.
+
+    Returns:
+        Its address.
+
+    Raises:
+        RunFailed: not uploaded, why, and the command that does it later.
+    """
+    from huggingface_hub import HfApi, get_token
+
+    later = f"{folder} is complete; later: hf upload {repository} {folder}"
+    if os.environ.get("HF_HUB_OFFLINE") == "1":
+        raise RunFailed(f"not pushed, HF_HUB_OFFLINE=1; {later}")
+    if get_token() is None:
+        raise RunFailed(f"not pushed, no hub token (hf auth login); {later}")
+    try:
+        api = HfApi()
+        address = str(api.create_repo(repository, private=True, exist_ok=True))
+        api.upload_folder(repo_id=repository, folder_path=folder, commit_message="ffalora export")
+    except Exception as error:  # of several libraries, all meaning "not there"
+        reason = " ".join(str(error).split())[:90]
+        raise RunFailed(f"not pushed ({type(error).__name__}: {reason}); {later}") from error
+    return address
