@@ -91,7 +91,7 @@ class _Trials:
         for number, proposal in batch:
             typed = [f"{key}={value}" for key, value in proposal.items()]
             (checked,) = plan([*self._fixed, *typed])
-            job = self._record.job(number, checked, " ".join(typed))
+            job = self._record.job(number, checked, proposal)
             jobs.append(job)
         self._display.add(jobs)
         self.jobs += jobs

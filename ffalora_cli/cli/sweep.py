@@ -5,7 +5,6 @@ from __future__ import annotations
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from ffalora_cli.cli.arguments import OVERRIDES, Parser
 from ffalora_cli.cli.exits import DONE, PARTLY_DONE
@@ -26,7 +25,7 @@ examples:
   ffalora sweep method=lora,ffa_lora seed='range(5)'      10 runs, one after another
   ffalora sweep seed=0,1,2 hydra/launcher=joblib hydra.launcher.n_jobs=2
   ffalora sweep experiment=quickstart_methods --fail-fast
-  ffalora sweep hydra/sweeper=optuna hydra.sweeper.n_trials=20 'federation.local_lr=interval(0.05,2)'
+  ffalora sweep hydra/sweeper=optuna 'federation.local_lr=tag(log,interval(0.05,2))'
 
 Every job is checked before the first starts. What is done is not repeated: the same command again
 runs what is missing or failed. Launchers: basic, joblib, submitit_local, submitit_slurm, ray.
@@ -87,7 +86,8 @@ def _grid(
     checked = once_each(planned)
     axes = grid(checked)
     record = SweepRecord(checked[0].config.paths.runs, sweep_digest(checked))
-    jobs = [record.job(n, job, label(job, axes)) for n, job in enumerate(checked, start=1)]
+    varying = [{k: v for k, v in settings(job).items() if k in axes} for job in checked]
+    jobs = [record.job(n, checked[n - 1], v) for n, v in enumerate(varying, start=1)]
     record.write(
         {"kind": "grid", "command": command, "launcher": about.launcher, "grid": axes}, jobs
     )
@@ -102,11 +102,6 @@ def _grid(
         display.finished()
     stop_if_asked(stop, jobs, statuses, command)
     return exit_code(jobs, statuses, command)
-
-
-def label(job: Job, axes: Mapping[str, Any]) -> str:
-    """The overrides of a job that vary, as typed."""
-    return " ".join(f"{key}={value}" for key, value in settings(job).items() if key in axes)
 
 
 def stop_if_asked(

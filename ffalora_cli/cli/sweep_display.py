@@ -64,7 +64,7 @@ class SweepDisplay:
         from rich.console import Console
 
         console = Console(file=self.stream)
-        console.print(_table([self._cells(job) for job in self.jobs], console.width))
+        console.print(_table(self.jobs, [self._cells(job) for job in self.jobs]))
         for job in self.jobs:
             ended = self.statuses[job.number].ended
             if ended is not None and ended.error:
@@ -78,7 +78,7 @@ class SweepDisplay:
         return f"{self.total} jobs: {', '.join(parts)}"
 
     def _cells(self, job: SweepJob, progress: Progress | None = None) -> tuple[str, ...]:
-        """Number, label, state, round, metric and time of one job."""
+        """State, round, metric and time of one job."""
         status, config = self.statuses[job.number], job.checked.config
         metric, rounds, value, spent = headline(config), None, None, None
         if status.state in GOOD:
@@ -93,7 +93,7 @@ class SweepDisplay:
         shown = "" if value is None else score(metric.removeprefix("eval/"), value)
         seconds = "" if spent is None else human_seconds(spent)
         left = "left " if status.state == RUNNING and seconds else ""
-        return (str(job.number), job.label, status.state, reached, shown, left + seconds)
+        return (status.state, reached, shown, left + seconds)
 
     def _write(self, line: str) -> None:
         print(line, file=self.stream, flush=True)
@@ -109,9 +109,9 @@ class PlainSweepDisplay(SweepDisplay):
     def changed(self, job: SweepJob, status: Status) -> None:
         """Print where the job stands."""
         super().changed(job, status)
-        _, label, state, _, shown, spent = self._cells(job)
+        state, _, shown, spent = self._cells(job)
         error = status.ended.error if status.ended else None
-        words = [f"job {job.number}/{self.total}", label, state, shown, spent, error or ""]
+        words = [f"job {job.number}/{self.total}", job.label, state, shown, spent, error or ""]
         self._write("  ".join(word for word in words if word))
 
 
@@ -151,30 +151,43 @@ class LiveSweepDisplay(SweepDisplay):
         jobs, statuses = list(self.jobs), dict(self.statuses)
         running = [job for job in jobs if statuses[job.number].state == RUNNING]
         progress = {job.number: self.watcher.look(job) for job in running}
-        room = max(3, self._console.height - 5)
+        room = max(3, self._console.height - 6)
         urgent = sorted(jobs, key=lambda job: _ORDER.index(statuses[job.number].state))[:room]
         shown = sorted(urgent, key=lambda job: job.number)
         rows = [self._cells(job, progress.get(job.number)) for job in shown]
         hidden = f" ({len(jobs) - len(shown)} rows not shown)" if len(shown) < len(jobs) else ""
         elapsed = human_seconds(time.monotonic() - self._began)
         eta = human_seconds(total_remaining(jobs, statuses, progress))
-        foot = f"{self.counts()}{hidden}  elapsed {elapsed}  ETA {eta}"
-        return Group(_table(rows, self._console.width), Text(foot, no_wrap=True))
+        feet = (f"{self.counts()}{hidden}", f"elapsed {elapsed}  ETA {eta}")
+        return Group(_table(shown, rows), *(Text(foot, no_wrap=True) for foot in feet))
 
 
-def _table(rows: Sequence[tuple[str, ...]], width: int) -> Table:
-    """Rows under their headings; only the labels give way on a narrow screen."""
+def _table(jobs: Sequence[SweepJob], rows: Sequence[tuple[str, ...]]) -> Table:
+    """A row a job under its headings; what varies gives way on a narrow screen."""
     from rich.table import Table
     from rich.text import Text
 
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
-    table.add_column("job", justify="right", no_wrap=True)
-    table.add_column("settings", no_wrap=True, overflow="ellipsis", max_width=max(10, width - 52))
-    for title in ("state", "round", "score", "time"):
-        table.add_column(title, no_wrap=True, justify="left" if title == "state" else "right")
-    for row in rows:
-        table.add_row(*(Text(cell) for cell in row), style=_STYLES.get(row[2]))
+    table.add_column("job", justify="right", no_wrap=True, min_width=3)
+    keys = list(dict.fromkeys(key for job in jobs for key in job.varying))
+    for key in keys:
+        table.add_column(key, no_wrap=True, overflow="ellipsis")
+    table.add_column("state", no_wrap=True, min_width=7)
+    for title, width in (("round", 7), ("score", 6), ("time", 9)):
+        table.add_column(title, no_wrap=True, justify="right", min_width=width)
+    for job, row in zip(jobs, rows, strict=True):
+        varying = [_short(job.varying.get(key, "")) for key in keys]
+        cells = (Text(cell) for cell in (str(job.number), *varying, *row))
+        table.add_row(*cells, style=_STYLES.get(row[0]))
     return table
+
+
+def _short(value: str) -> str:
+    """A long number, as a search proposes it, with four digits."""
+    try:
+        return f"{float(value):.4g}" if len(value) > 8 else value
+    except ValueError:
+        return value
 
 
 def open_sweep_display(quiet: bool, folder: Path, total: int) -> SweepDisplay:

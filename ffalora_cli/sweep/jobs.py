@@ -51,9 +51,14 @@ class SweepJob:
 
     number: int  # from 1
     checked: Checked
-    label: str  # the overrides in which it differs from the others
+    varying: Mapping[str, str]  # the overrides in which it differs from the others, by short key
     path: Path  # its run folder
     command: Command
+
+    @property
+    def label(self) -> str:
+        """What varies, as one text."""
+        return " ".join(f"{key}={value}" for key, value in self.varying.items())
 
     @property
     def finished(self) -> bool:
@@ -125,3 +130,12 @@ def grid(checked: Sequence[Checked]) -> dict[str, list[str]]:
 def settings(job: Checked) -> Mapping[str, str]:
     """The overrides of a job by key."""
     return dict(text.split("=", 1) for text in job.overrides)  # type: ignore[misc]
+
+
+def short_keys(values: Mapping[str, str]) -> dict[str, str]:
+    """Settings by key without its section, where that is clear."""
+    short = [key.rsplit(".", 1)[-1] for key in values]
+    return {
+        name if short.count(name) == 1 else key: value
+        for name, (key, value) in zip(short, values.items(), strict=True)
+    }
