@@ -24,7 +24,7 @@ _EXAMPLES = """\
 examples:
   ffalora sweep method=lora,ffa_lora seed='range(5)'      10 runs, one after another
   ffalora sweep seed=0,1,2 hydra/launcher=joblib hydra.launcher.n_jobs=2
-  ffalora sweep experiment=quickstart_methods --fail-fast
+  ffalora sweep experiment=quickstart_grid --fail-fast
   ffalora sweep hydra/sweeper=optuna 'federation.local_lr=tag(log,interval(0.05,2))'
 
 Every job is checked before the first starts. What is done is not repeated: the same command again

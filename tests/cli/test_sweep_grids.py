@@ -13,7 +13,7 @@ GRIDS = [name for name in catalogue.options("experiment") if axes(name)]
 
 
 def test_the_quickstart_grid_is_what_its_file_says():
-    jobs = plan(["experiment=quickstart_methods"], sweep=True)
+    jobs = plan(["experiment=quickstart_grid"], sweep=True)
     made = [(job.config.method.name, job.config.seed) for job in jobs]
     assert made == [("lora", 0), ("lora", 1), ("ffa_lora", 0), ("ffa_lora", 1)]
     (alone,) = plan(["experiment=quickstart", "method=lora", "seed=1"])
@@ -22,7 +22,7 @@ def test_the_quickstart_grid_is_what_its_file_says():
 
 
 def test_what_is_typed_wins_over_the_axis_of_the_same_key():
-    typed = ["experiment=quickstart_methods", "seed=7", "adapter.rank=2,4"]
+    typed = ["experiment=quickstart_grid", "seed=7", "adapter.rank=2,4"]
     made = [
         (job.config.method.name, job.config.seed, job.config.adapter.rank)
         for job in plan(typed, sweep=True)
@@ -31,10 +31,10 @@ def test_what_is_typed_wins_over_the_axis_of_the_same_key():
 
 
 def test_one_job_of_a_grid_is_a_run_once_every_axis_has_a_value():
-    (job,) = plan(["experiment=quickstart_methods", "method=lora", "seed=1"])
+    (job,) = plan(["experiment=quickstart_grid", "method=lora", "seed=1"])
     assert job.config.seed == 1
     with pytest.raises(ConfigError, match="is a sweep over seed; run it with: ffalora sweep"):
-        plan(["experiment=quickstart_methods", "method=lora"])
+        plan(["experiment=quickstart_grid", "method=lora"])
 
 
 @pytest.mark.parametrize("name", GRIDS)

@@ -91,7 +91,7 @@ def test_a_run_that_another_process_writes_is_busy_not_failed(settings, tmp_path
         (["hydra/sweeper=optuna", "seed=1,2", "hydra.sweeper.n_trial=3"], "'n_trials'"),
         (["hydra/sweeper=optuna", "federation.rounds=int(interval(0,3))"], "federation.rounds=0"),
         (["federation.local_lr=interval(0.1,1)"], "hydra/sweeper=optuna"),
-        (["experiment=quickstart_methods,quickstart"], "one at a time"),
+        (["experiment=quickstart_grid,quickstart"], "one at a time"),
     ],
 )
 def test_nothing_is_started_or_written_unless_everything_is_right(
@@ -107,7 +107,7 @@ def test_nothing_is_started_or_written_unless_everything_is_right(
     ("typed", "complaint"),
     [
         (["hydra/launcher=joblib"], "write ffalora sweep ..., or add -m"),
-        (["experiment=quickstart_methods"], "ffalora sweep experiment=quickstart_methods"),
+        (["experiment=quickstart_grid"], "ffalora sweep experiment=quickstart_grid"),
         (["-m", "seed=0,1", "--again"], "name=NEW"),
     ],
 )
