@@ -32,15 +32,17 @@ _EXAMPLES = """\
 examples:
   eval "$(ffalora completion bash)"         in ~/.bashrc; zsh the same
   ffalora completion fish > ~/.config/fish/completions/ffalora.fish"""
+# Verbs that take overrides.
 _CONFIGURED = (
     "run",
+    "sweep",
     "plan",
     "validate",
     "explain",
     "partition",
     "audit",
     "attack",
-)  # verbs that take overrides
+)
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -19,22 +19,23 @@ from ffalora_cli.stopping import Stopped
 
 VERBS = {
     "run": "train one federation, or a sweep of them",
+    "sweep": "run a grid of federations, or search for the best",
+    "resume": "go on with a run that stopped, or fork it",
+    "sync": "replay a run's records into a tracker",
     "plan": "say what a run will cost and promise, before it runs",
     "validate": "check a configuration, and what of it was run already",
     "explain": "a configuration key: value, type, allowed values, who set it",
-    "resume": "go on with a run that stopped, or fork it",
-    "sync": "replay a run's records into a tracker",
+    "budget": "plan privacy: epsilon, noise multiplier, steps: two give the third",
+    "partition": "print and draw which client gets which labels",
+    "doctor": "check versions, devices, caches, and that the machinery works",
     "ls": "list runs, tasks, models, methods, partitions, experiments, ...",
     "show": "print what a run did, and how its numbers came about",
     "compare": "put runs side by side, with spread over seeds",
     "plot": "draw runs: accuracy against rounds, bytes, epsilon, seconds",
     "report": "one page about runs: tables, pictures, privacy, commands",
-    "budget": "plan privacy: epsilon, noise multiplier, steps: two give the third",
-    "partition": "print and draw which client gets which labels",
     "export": "write a run as a peft adapter or full model, checked, with its card",
     "audit": "test the privacy mechanism of a run as it is implemented",
     "attack": "recover tokens from one step, with and without privacy",
-    "doctor": "check versions, devices, caches, and that the machinery works",
     "completion": "print a completion script for bash, zsh or fish",
 }
 

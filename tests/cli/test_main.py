@@ -111,25 +111,23 @@ def test_interruption_and_late_config_errors(tmp_path, monkeypatch, capsys) -> N
 
 
 @pytest.mark.parametrize(("bad", "code"), [((), 0), ((1,), 3), ((0, 1, 2), 1)])
-def test_a_sweep_goes_on_after_a_failure_and_ends_with_a_line_a_job(
+def test_a_sweep_goes_on_after_a_failure_and_ends_with_a_table(
     bad, code, tmp_path, monkeypatch, capsys
 ) -> None:
     monkeypatch.chdir(tmp_path)
     seen: list[int] = []
 
-    def run(config, resolved, signature, observer, **options) -> dict:
-        seen.append(config.seed)
-        if config.seed in bad:
-            raise RuntimeError("broken")
-        return {"run_dir": f"runs/{signature}", "headline": "eval/accuracy", "value": 0.5}
+    def play(command, stop) -> Ended:  # the process of a job
+        seen.append(int(command.arguments[-1].removeprefix("seed=")))
+        return Ended(1, 1.0, "broken") if seen[-1] in bad else Ended(0, 1.0)
 
-    monkeypatch.setattr(ffalora_cli.experiment, "run", run)
+    monkeypatch.setattr("ffalora_cli.sweep.launchers.basic.play", play)
     assert main(["run", "--quiet", "seed=0,1,2", "-m"]) == code
     assert seen == [0, 1, 2]
-    last = capsys.readouterr().out.splitlines()[-3:]
-    for number, line in enumerate(last):
-        assert line.startswith(f"job {number + 1}/3  seed={number}")
-        assert ("failed: RuntimeError" if number in bad else "accuracy 50.0 %") in line
+    rows = capsys.readouterr().out.splitlines()[1:4]
+    for number, row in enumerate(rows):
+        state = "failed" if number in bad else "done"
+        assert row.split()[:3] == [str(number + 1), str(number), state]
 
 
 def test_sigterm_ends_with_143(tmp_path) -> None:
