@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
-import json
+from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from safetensors.torch import load_file
 
 from ffalora_cli.cli.jobs import plan
 from ffalora_cli.config.errors import ConfigError, RunFailed
-from ffalora_cli.data.batches import StepBatches
 from ffalora_cli.engine import build_engine, joint
 from ffalora_cli.engine.job import LocalOptimizer
+from ffalora_cli.engine.stacked import StackedEngine
 from ffalora_cli.experiment import run
 from ffalora_cli.experiment.together import Member, run_together
 from ffalora_cli.records.reading import read_communication, read_run
+from ffalora_cli.records.run_directory import open_run
 from ffalora_cli.stopping import StopFlag, Stopped
 from tests.tiny import TinyExamples, save_tiny_bert, tiny_network
 from tests.unit.test_engines import gap, job
@@ -91,13 +91,16 @@ def result(summary):
         for r in rounds
     ]
     tensors = {}
-    for file in sorted(__import__("pathlib").Path(folder).glob("**/*.safetensors")):
+    for file in sorted(Path(folder).glob("**/*.safetensors")):
         if "ckpt" not in file.parts:
             tensors |= {f"{file.name}/{n}": v for n, v in load_file(file).items()}
-    ledger = __import__("pathlib").Path(folder, "privacy_ledger.jsonl")
+    ledger = Path(folder, "privacy_ledger.jsonl")
     return {
         "rounds": metrics,
-        "clients": [r.clients for r in rounds],
+        "clients": [
+            [{k: np.nan if v is None else v for k, v in line.items()} for line in r.clients]
+            for r in rounds
+        ],
         "tensors": tensors,
         "bytes": list(read_communication(folder)),
         "charged": ledger.read_text() if ledger.exists() else "",
@@ -131,24 +134,179 @@ MIXES = {
         ["method=ffa_lora"],
         ["method=lora"],
         ["method=ffa_lora", "privacy=none", "seed=3"],
-        ["method=fedsa_lora", "federation.local_optimizer=adamw", "federation.local_lr=0.01"],
-        ["method=rolora", "privacy.clip=per_layer"],
+        [
+            "method=fedsa_lora",
+            "head.mode=frozen",
+            "federation.local_optimizer=adamw",
+            "federation.local_lr=0.01",
+        ],
+        ["method=rolora"],
     ],
     "schedules, merges and moving clips": [
         ["method=lora", "federation.rounds=2", "federation.local_steps=3", "privacy=none"],
         ["method=fedex_lora", "privacy=none"],
         ["method=lora", "privacy.clip=automatic"],
         ["method=lora", "privacy.clip_quantile=0.5", "privacy.clip_count_noise=1.0"],
-        ["method=lora", "federation.num_clients=5", "privacy=client"],
+        ["method=lora", "privacy=client", "federation.weights=uniform"],
     ],
 }
 
 
+PASSES = dict(
+    zip(
+        MIXES,
+        (
+            [4, 4, 4],
+            [1, 2, 2, 2, 2, 3, 3],  # what trains A and B, what trains B, and RoLoRA's A
+            [1, 1, 1, 1, 1, 4, 4],  # automatic clips and, once it merges, FedEx by themselves
+        ),
+        strict=True,
+    )
+)
+"""Jobs in each pass of the three rounds."""
+
+
+@pytest.fixture
+def passes(monkeypatch):
+    """How many jobs each real pass trains."""
+    sizes, real = [], StackedEngine.train_together
+
+    def counted(self, jobs):
+        sizes.append(len(jobs))
+        return real(self, jobs)
+
+    monkeypatch.setattr(StackedEngine, "train_together", counted)
+    return sizes
+
+
 @pytest.mark.parametrize("mix", MIXES)
-def test_a_group_ends_as_its_jobs_alone(mix, model, tmp_path):
+def test_a_group_ends_as_its_jobs_alone(mix, model, tmp_path, passes):
     apart = [planned(model, tmp_path / "apart", *o) for o in MIXES[mix]]
     grouped = [planned(model, tmp_path / "grouped", *o) for o in MIXES[mix]]
     outcomes = together(*grouped)
     assert [o.error for o in outcomes] == [None] * len(grouped)
+    assert sorted(passes) == PASSES[mix]
     for found, outcome in zip(apart, outcomes, strict=True):
         assert worst(result(outcome.summary), result(alone(found)[0])) < RTOL
+
+
+def settings(*overrides):
+    return ["method=ffa_lora", *overrides]
+
+
+def test_a_run_stopped_in_a_group_goes_on_alone_and_the_other_way_round(model, tmp_path):
+    mix = [settings("federation.local_lr=0.5"), settings("seed=2"), settings("privacy=none")]
+    whole = [planned(model, tmp_path / "whole", *o) for o in mix]
+    parts = [planned(model, tmp_path / "parts", *o) for o in mix]
+    stop = StopFlag()
+    with pytest.raises(Stopped):  # one begins alone and gets one round further than the group
+        alone(parts[0], stop=stop, after=1)
+    stop = StopFlag()
+    members = [member(parts[0]), member(parts[1], stop=stop, after=1), member(parts[2])]
+    outcomes = run_together(members, stop)
+    assert [type(o.error) for o in outcomes] == [Stopped] * 3
+    assert members[1].observer.rounds == [0, 1]
+    finished = [*together(*parts[:2]), alone(parts[2])[0]]
+    finished = [getattr(f, "summary", f) for f in finished]
+    for found, summary in zip(whole, finished, strict=True):
+        assert worst(result(summary), result(alone(found)[0])) < RTOL
+
+
+def test_a_stop_before_the_start_starts_nothing(model, tmp_path):
+    stop = StopFlag()
+    stop.defer()
+    stop.request(2)
+    members = [member(planned(model, tmp_path / "runs", *settings(f"seed={s}"))) for s in (1, 2)]
+    outcomes = run_together(members, stop)
+    assert [o.error.signal for o in outcomes] == [2, 2]
+    assert not (tmp_path / "runs").exists()
+
+
+def test_one_jobs_failure_does_not_end_the_others(model, tmp_path):
+    plain = settings("privacy=none")
+    good = planned(model, tmp_path / "runs", *plain)
+    wild = planned(model, tmp_path / "runs", *plain, "federation.local_lr=1e38")
+    taken = planned(model, tmp_path / "runs", *plain, "seed=9")
+    folder = open_run(tmp_path / "runs", taken.config.name, taken.signature)
+    with folder.claim():
+        outcomes = together(wild, good, taken)
+    assert isinstance(outcomes[0].error, RunFailed)
+    assert isinstance(outcomes[2].error, ConfigError)
+    wanted = result(alone(planned(model, tmp_path / "alone", *plain))[0])
+    assert worst(result(outcomes[1].summary), wanted) < RTOL
+
+
+def test_what_cannot_be_grouped_is_said_once_and_run_all_the_same(model, tmp_path, passes):
+    odd = {
+        "adapter.rank": ["adapter.rank=3"],
+        "adapter.dropout": ["adapter.dropout=0.1"],
+        "engine.name": ["engine=reference"],
+        "the same job": [],
+    }
+    jobs = [planned(model, tmp_path, *settings("federation.rounds=1", *o)) for o in odd.values()]
+    jobs += [
+        planned(model, tmp_path, *settings("federation.rounds=1", f"seed={s}")) for s in (0, 1)
+    ]
+    members = [member(found) for found in jobs]
+    outcomes = run_together(members)
+    assert [o.error for o in outcomes] == [None] * 6
+    assert sorted(passes) == [1, 1, 2]
+    for m, reason in zip(members[:3], odd, strict=False):
+        (note,) = [n for n in m.observer.notes if "by itself" in n]
+        assert note.endswith(f"because of: {reason}")
+    assert not any("by itself" in n for m in (members[3], members[5]) for n in m.observer.notes)
+    assert outcomes[4].summary["already_done"]
+
+
+def test_where_memory_does_not_do_for_all_each_is_trained_by_itself(model, tmp_path, monkeypatch):
+    real = StackedEngine._accumulate
+
+    def little(self, job, *rest):
+        if len(job.clients) > 3:
+            raise RuntimeError("can't allocate memory")
+        real(self, job, *rest)
+
+    monkeypatch.setattr(StackedEngine, "_accumulate", little)
+    mix = [settings("federation.rounds=1", f"seed={s}") for s in (1, 2)]
+    outcomes = together(*(planned(model, tmp_path / "all", *o) for o in mix))
+    for o, outcome in zip(mix, outcomes, strict=True):
+        wanted = result(alone(planned(model, tmp_path / "alone", *o))[0])
+        assert worst(result(outcome.summary), wanted) < RTOL
+
+
+@pytest.mark.parametrize("fixed", [False, True])
+@pytest.mark.parametrize("kind", ["flat", "per_layer", "automatic"])
+def test_a_pass_of_unlike_jobs_is_each_of_them(kind, fixed):
+    """Other A, clip, noise, secret, optimiser, rows, number of steps and of clients."""
+    network, examples = tiny_network(), TinyExamples(80)
+    one = job(network, clip=0.05)
+    two = job(network, clients=(3, 4), steps=2, clip=4.0, optimizer=LocalOptimizer("adamw", 0.01))
+    three = job(network, clients=(1, 5), private=False)
+    jobs = [one, two, three] if kind != "automatic" else [one, two]
+    for number, found in enumerate(jobs):
+        common = {n: v + 0.1 * number for n, v in found.common.items()}
+        privacy = found.privacy and dataclasses.replace(
+            found.privacy, clip=kind, secret=bytes([number]) * 32
+        )
+        jobs[number] = dataclasses.replace(found, common=common, privacy=privacy)
+    assert all(joint.fit(jobs[0], other) for other in jobs)
+    engine = build_engine("stacked", network, examples, 64)
+    engine.fixed = fixed
+    for found, got in zip(jobs, engine.train_together(jobs), strict=True):
+        wanted = engine.train(found)
+        assert gap(got.trained, wanted.trained) < 1e-5
+        assert got.loss_sum == pytest.approx(wanted.loss_sum, rel=1e-5)
+        for name in ("examples", "clipped", "nonfinite"):
+            assert (getattr(got, name) == getattr(wanted, name)).all()
+        assert got.tokens == wanted.tokens
+
+
+def test_what_does_not_fit_one_pass():
+    network = tiny_network()
+    one = job(network)
+    automatic = dataclasses.replace(one.privacy, clip="automatic")
+    assert joint.fit(one, job(network, private=False, clients=(1,)))
+    assert not joint.fit(one, job(network, factors=("lora_a", "lora_b")))
+    assert not joint.fit(one, job(network, dropout=0.1))
+    assert not joint.fit(one, dataclasses.replace(one, privacy=automatic))
+    assert not joint.fit(one, job(tiny_network(rank=2)))
