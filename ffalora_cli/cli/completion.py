@@ -32,7 +32,7 @@ _EXAMPLES = """\
 examples:
   eval "$(ffalora completion bash)"         in ~/.bashrc; zsh the same
   ffalora completion fish > ~/.config/fish/completions/ffalora.fish"""
-_CONFIGURED = ("run", "partition", "audit", "attack")  # verbs that take overrides
+_CONFIGURED = ("run", "sweep", "partition", "audit", "attack")  # verbs that take overrides
 
 
 def main(arguments: Sequence[str]) -> int:

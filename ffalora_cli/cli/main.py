@@ -18,6 +18,7 @@ from ffalora_cli.stopping import Stopped
 
 VERBS = {
     "run": "train one federation, or a sweep of them",
+    "sweep": "run a grid of federations, or search for the best",
     "resume": "go on with a run that stopped, or fork it",
     "sync": "replay a run's records into a tracker",
     "ls": "list tasks, models, methods, partitions, experiments, ...",

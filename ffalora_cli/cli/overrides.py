@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, Transformer
 from hydra.errors import HydraException
 
 from ffalora_cli.cli import catalogue
+from ffalora_cli.cli.grids import with_axes
 from ffalora_cli.config.build import is_known, leaf_keys, unknown_key
 from ffalora_cli.config.errors import ConfigError, brief, choose, listed, nearest
+from ffalora_cli.sweep.search import Axis, Interval
 
 _OPTIONAL = ("experiment", "debug")  # groups that may be null
 _MAX_JOBS = 10_000  # a longer sweep is a slip of the keyboard
@@ -35,7 +38,7 @@ def expand(overrides: Sequence[str], sweep: bool) -> list[list[str]]:
         ConfigError: an override that cannot be read, or names nothing that exists.
     """
     choices: dict[str, list[str]] = {}
-    for text in overrides:
+    for text in with_axes(overrides, sweep):
         override = _parse(text)
         _check_key(override, text)
         if override.is_sweep_override() and not sweep:
@@ -48,6 +51,43 @@ def expand(overrides: Sequence[str], sweep: bool) -> list[list[str]]:
     if total > _MAX_JOBS:
         raise ConfigError(f"-m: the sweep has {total} jobs, more than {_MAX_JOBS}; sweep less")
     return [list(job) for job in itertools.product(*choices.values())]
+
+
+def split_space(overrides: Sequence[str]) -> tuple[list[str], dict[str, Axis]]:
+    """Overrides with one value, and what a search may vary.
+
+    ``interval(a, b)`` is a range of numbers (``int(...)`` of whole ones, ``tag(log, ...)`` on a
+    logarithmic scale), as in Hydra's grammar; everything with a list of values is a choice.
+
+    Raises:
+        ConfigError: as ``expand``, and for an interval without extent.
+    """
+    fixed: dict[str, str] = {}
+    space: dict[str, Axis] = {}
+    for text in with_axes(overrides, sweep=True):
+        override = _parse(text)
+        _check_key(override, text)
+        key, value = override.key_or_group, override.value()
+        fixed.pop(key, None)
+        space.pop(key, None)
+        if override.is_interval_sweep():
+            space[key] = _interval(key, value)
+        elif len(values := _values(override)) > 1:
+            space[key] = tuple(values)
+        else:
+            fixed[key] = f"{key}={values[0]}"
+    return list(fixed.values()), space
+
+
+def _interval(key: str, value: Any) -> Interval:
+    whole = isinstance(value.start, int) and isinstance(value.end, int)
+    log = "log" in value.tags
+    if value.start >= value.end or (log and value.start <= 0):
+        above = "two ends above zero, the" if log else "the"
+        raise ConfigError(
+            f"{key}=interval({value.start},{value.end}) should have {above} lower one first"
+        )
+    return Interval(value.start, value.end, log, whole)
 
 
 def _parse(text: str) -> Override:
@@ -100,7 +140,10 @@ def _values(override: Override) -> list[str]:
     if not override.is_sweep_override():
         values = [override.get_value_element_as_str()]
     elif not override.is_discrete_sweep():
-        raise ConfigError(f"{key}: an interval has no list of values; use range or choice")
+        raise ConfigError(
+            f"{key}: an interval has no list of values; use range or choice, "
+            "or search it: hydra/sweeper=optuna"
+        )
     elif override.is_choice_sweep() and group and _is_glob(override):
         values = [n for n in catalogue.options(key) if n in override.value().filter([n])]  # type: ignore[union-attr]
         if not values:

@@ -74,27 +74,33 @@ def open_run(runs: str | Path, name: str, signature: str, again: bool = False) -
         ConfigError: for a name that does not fit a folder, a folder outside ``runs``, and a folder
             in which another process is writing.
     """
+    run = open_folder(run_path(runs, name, signature))
+    copy = 1
+    while again and (run.finished or run.begun):
+        copy += 1
+        run = open_folder(run_path(runs, name, signature, copy))
+    return run
+
+
+def run_path(runs: str | Path, name: str, signature: str, copy: int = 1) -> Path:
+    """Where a run is, or will be; ``copy`` counts the folders of one signature.
+
+    Raises:
+        ConfigError: for a name that does not fit a folder, and a folder outside ``runs``.
+    """
     for key, word in (("name", name), ("signature", signature)):
         if not _WORD.fullmatch(word):
             raise ConfigError(
                 f"{key}={word!r} is not a folder name; use 1 to 80 of the letters A-Z a-z 0-9 . _ -"
             )
     root = Path(runs).expanduser()
-    run = _at(root, f"{name}-{signature}")
-    copy = 1
-    while again and (run.finished or run.begun):
-        copy += 1
-        run = _at(root, f"{name}-{signature}-{copy}")
-    return run
-
-
-def _at(root: Path, folder: str) -> RunDirectory:
+    folder = f"{name}-{signature}" if copy == 1 else f"{name}-{signature}-{copy}"
     path = root / folder
     if len(folder) > _MAX_FOLDER:
         raise ConfigError(f"name: folder {folder[:40]}... is too long; shorten name by a few words")
     if path.resolve().parent != root.resolve():
         raise ConfigError(f"{path}: is a link to another folder; remove it or choose another name")
-    return open_folder(path)
+    return path
 
 
 def open_folder(path: Path) -> RunDirectory:

@@ -1,0 +1,70 @@
+"""``hydra/launcher``, ``hydra/sweeper`` and their settings: about the sweep, never about a run.
+
+They are taken from the command line before anything is composed, so no signature knows of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from ffalora_cli.config.errors import ConfigError, brief, choose, nearest
+
+_SWEEPERS = ("basic", "optuna")
+
+
+@dataclass
+class SweepSettings:
+    """What was typed about the sweep."""
+
+    launcher: str = "basic"
+    launcher_settings: dict[str, str] = field(default_factory=dict)
+    sweeper: str = "basic"
+    sweeper_settings: dict[str, str] = field(default_factory=dict)
+
+
+def take(overrides: Sequence[str], sweep: bool) -> tuple[list[str], SweepSettings]:
+    """Split what is about the sweep from what is about its runs.
+
+    Args:
+        overrides: as typed.
+        sweep: whether it is one; otherwise these keys mean nothing.
+
+    Raises:
+        ConfigError: another key of Hydra's, an unknown sweeper, or no sweep.
+    """
+    rest, found = [], SweepSettings()
+    for text in overrides:
+        key, equals, value = text.lstrip("+").partition("=")
+        if not key.startswith(("hydra/", "hydra.")) or not equals:
+            rest.append(text)
+            continue
+        _take_one(key, value, found)
+        if not sweep:
+            raise ConfigError(f"{key} is about a sweep; write ffalora sweep ..., or add -m")
+    if found.sweeper not in _SWEEPERS:
+        raise choose("hydra/sweeper", found.sweeper, _SWEEPERS)
+    return rest, found
+
+
+def _take_one(key: str, value: str, found: SweepSettings) -> None:
+    if key in ("hydra/launcher", "hydra/sweeper"):
+        setattr(found, key.removeprefix("hydra/"), value)
+        return
+    section, _, name = key.removeprefix("hydra.").partition(".")
+    settings: dict[str, Any] = {
+        "launcher": found.launcher_settings,
+        "sweeper": found.sweeper_settings,
+    }
+    if section in settings and name:
+        settings[section][name] = value
+        return
+    if key.startswith("hydra/") or section not in ("run", "sweep", "job"):
+        known = ("hydra/launcher", "hydra/sweeper", "hydra.launcher", "hydra.sweeper")
+        hint = nearest(key, known)
+        if hint:
+            raise ConfigError(f"{brief(key, 60)[1:-1]} is not a key; did you mean {hint!r}?")
+    raise ConfigError(
+        f"{brief(key, 60)[1:-1]}: Hydra's own settings are not used; records go to paths.runs"
+    )

@@ -1,0 +1,131 @@
+"""``hydra/sweeper=optuna``: the space from the command line, each trial a job like any other."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from ffalora_cli.cli.hydra_keys import SweepSettings
+from ffalora_cli.cli.jobs import Job, plan
+from ffalora_cli.cli.overrides import split_space
+from ffalora_cli.cli.sweep import exit_code, stop_if_asked
+from ffalora_cli.cli.sweep_display import SweepDisplay, open_sweep_display
+from ffalora_cli.cli.units import score
+from ffalora_cli.config.errors import ConfigError
+from ffalora_cli.config.signature import digest
+from ffalora_cli.stopping import StopFlag
+from ffalora_cli.sweep.jobs import FAILED, GOOD, Status, SweepJob
+from ffalora_cli.sweep.launchers.base import Launch, read_settings
+from ffalora_cli.sweep.play import play_jobs
+from ffalora_cli.sweep.progress import headline, result
+from ffalora_cli.sweep.record import SweepRecord
+from ffalora_cli.sweep.search import Axis, Proposal, Settings, check, values_of
+from ffalora_cli.sweep.search import search as run_search
+
+
+def search(
+    overrides: Sequence[str],
+    about: SweepSettings,
+    launch: Launch,
+    command: Sequence[str],
+    quiet: bool,
+    stop: StopFlag,
+) -> int:
+    """Search the space that the overrides span; the arguments are those of ``sweep``."""
+    settings = read_settings("hydra.sweeper", "optuna", Settings, about.sweeper_settings)
+    check(settings)
+    fixed, space = split_space(overrides)
+    base = _check_space(fixed, space)
+    # More trials are the same search, so their number is no part of its name.
+    name = digest([base.signature, repr(sorted(space.items())), settings.direction, settings.seed])
+    record = SweepRecord(base.config.paths.runs, name)
+    facts = {
+        "kind": "search",
+        "command": command,
+        "launcher": about.launcher,
+        "grid": {key: str(axis) for key, axis in space.items()},
+        "settings": settings,
+        "objective": f"best {headline(base.config)}",
+    }
+    with open_sweep_display(quiet, record.path, settings.n_trials) as display:
+        display.note(f"objective: the best {headline(base.config)} of a run on its evaluation rows")
+        if base.config.privacy.unit != "none":
+            display.note(
+                "every trial spends its own epsilon on the same rows; the best of them costs more "
+                "than its own statement says: privacy.trials, docs/privacy.md"
+            )
+        trials = _Trials(fixed, record, launch, display, stop, facts)
+        stop.defer()
+        study = run_search(space, settings, record.path, trials.play)
+        display.finished()
+    stop_if_asked(stop, trials.jobs, trials.statuses, command)
+    done = [trial for trial in study.trials if trial.value is not None]
+    if done:
+        best = study.best_trial
+        metric = headline(base.config).removeprefix("eval/")
+        chosen = " ".join(f"{key}={value}" for key, value in best.params.items())
+        print(f"best  trial {best.number + 1}: {metric} {score(metric, best.value)}  {chosen}")
+    return exit_code(trials.jobs, trials.statuses, command)
+
+
+class _Trials:
+    """Plays batches of proposals through the launcher; keeps what became of them."""
+
+    def __init__(
+        self,
+        fixed: Sequence[str],
+        record: SweepRecord,
+        launch: Launch,
+        display: SweepDisplay,
+        stop: StopFlag,
+        facts: Mapping[str, object],
+    ) -> None:
+        self._fixed, self._record, self._launch = fixed, record, launch
+        self._display, self._stop, self._facts = display, stop, facts
+        self.jobs: list[SweepJob] = []
+        self.statuses: dict[int, Status] = {}
+
+    def play(self, batch: Sequence[tuple[int, Proposal]]) -> dict[int, float | None]:
+        """The value of each trial that ended; a failed one has none."""
+        jobs: list[SweepJob] = []
+        values: dict[int, float | None] = {}
+        for number, proposal in batch:
+            typed = [f"{key}={value}" for key, value in proposal.items()]
+            (checked,) = plan([*self._fixed, *typed])
+            job = self._record.job(number, checked, proposal)
+            jobs.append(job)
+        self._display.add(jobs)
+        self.jobs += jobs
+        self._record.write(self._facts, self.jobs)
+        first = {job.checked.signature: job for job in reversed(jobs)}  # equal proposals: one run
+        playing = [job for job in jobs if first[job.checked.signature] is job]
+        self.statuses |= play_jobs(playing, self._record, self._launch, self._display, self._stop)
+        for job in jobs:
+            self.statuses.setdefault(job.number, self.statuses[first[job.checked.signature].number])
+            state = self.statuses[job.number].state
+            if state in GOOD:
+                values[job.number] = (result(job.path).get("best") or {}).get("value")
+            elif state == FAILED:
+                values[job.number] = None
+        return values
+
+
+def _check_space(fixed: Sequence[str], space: Mapping[str, Axis]) -> Job:
+    """Check the search before its first trial: each axis at its ends, or at every choice.
+
+    Returns:
+        The job at the first value of every axis, for what all trials have in common.
+
+    Raises:
+        ConfigError: no axis, or the first value that makes no valid run.
+    """
+    if not space:
+        raise ConfigError(
+            "hydra/sweeper=optuna has nothing to vary; "
+            "add an axis, as in 'federation.local_lr=interval(0.05,2)'"
+        )
+    first = {key: values_of(key, axis)[0] for key, axis in space.items()}
+    for key, axis in space.items():
+        for value in values_of(key, axis):
+            point = {**first, key: value}
+            plan([*fixed, *(f"{k}={v}" for k, v in point.items())])
+    return plan([*fixed, *(f"{key}={value}" for key, value in first.items())])[0]

@@ -1,0 +1,140 @@
+"""``ffalora sweep``, which ``ffalora run -m`` is, too: a grid or a search, job by job."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+
+from ffalora_cli.cli.arguments import OVERRIDES, Parser
+from ffalora_cli.cli.exits import DONE, PARTLY_DONE
+from ffalora_cli.cli.exits import FAILED as ALL_FAILED
+from ffalora_cli.cli.hydra_keys import SweepSettings, take
+from ffalora_cli.cli.jobs import Job, plan
+from ffalora_cli.cli.signals import stop_on_signals
+from ffalora_cli.cli.sweep_display import open_sweep_display
+from ffalora_cli.config.errors import ConfigError
+from ffalora_cli.stopping import StopFlag, Stopped
+from ffalora_cli.sweep.jobs import FAILED, GOOD, Status, SweepJob, grid, once_each, settings
+from ffalora_cli.sweep.launchers.base import Launch, open_launcher
+from ffalora_cli.sweep.play import play_jobs
+from ffalora_cli.sweep.record import SweepRecord, sweep_digest
+
+_EXAMPLES = """\
+examples:
+  ffalora sweep method=lora,ffa_lora seed='range(5)'      10 runs, one after another
+  ffalora sweep seed=0,1,2 hydra/launcher=joblib hydra.launcher.n_jobs=2
+  ffalora sweep experiment=quickstart_methods --fail-fast
+  ffalora sweep hydra/sweeper=optuna 'federation.local_lr=tag(log,interval(0.05,2))'
+
+Every job is checked before the first starts. What is done is not repeated: the same command again
+runs what is missing or failed. Launchers: basic, joblib, submitit_local, submitit_slurm, ray.
+Settings and record: docs/sweeps.md."""
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Check every job of the command line, then run those that are missing."""
+    parser = Parser("sweep", "Run a grid of federations, or search for the best.", _EXAMPLES)
+    parser.add_argument("overrides", nargs="*", metavar="OVERRIDE", help=OVERRIDES)
+    parser.add_argument("--quiet", action="store_true", help="print only the last lines")
+    parser.add_argument("--fail-fast", action="store_true", help="stop after the first failed job")
+    options = parser.read(arguments)
+    command = ["ffalora", "sweep", *arguments]
+    return sweep(options.overrides, command, options.quiet, options.fail_fast)
+
+
+def sweep(overrides: Sequence[str], command: Sequence[str], quiet: bool, fail_fast: bool) -> int:
+    """Run a sweep.
+
+    Args:
+        overrides: as typed, ``hydra`` keys among them.
+        command: as typed, for the record and for the line that says how to go on.
+        quiet: print only the last lines.
+        fail_fast: stop after the first failed job.
+
+    Returns:
+        The exit code: 0 all done, 3 partly, 1 all failed.
+
+    Raises:
+        ConfigError: anything wrong with any job; nothing was started.
+        Stopped: with the line for the user as its second argument.
+    """
+    rest, about = take(overrides, sweep=True)
+    with stop_on_signals() as stop:
+        launch = open_launcher(about.launcher, about.launcher_settings)
+        if about.sweeper == "optuna":
+            from ffalora_cli.cli.search import search
+
+            return search(rest, about, launch, command, quiet, stop)
+        if about.sweeper_settings:
+            key = next(iter(about.sweeper_settings))
+            raise ConfigError(
+                f"hydra.sweeper.{key} is a setting of optuna; add hydra/sweeper=optuna"
+            )
+        return _grid(plan(rest, sweep=True), about, launch, command, quiet, fail_fast, stop)
+
+
+def _grid(
+    planned: Sequence[Job],
+    about: SweepSettings,
+    launch: Launch,
+    command: Sequence[str],
+    quiet: bool,
+    fail_fast: bool,
+    stop: StopFlag,
+) -> int:
+    checked = once_each(planned)
+    axes = grid(checked)
+    record = SweepRecord(checked[0].config.paths.runs, sweep_digest(checked))
+    varying = [{k: v for k, v in settings(job).items() if k in axes} for job in checked]
+    jobs = [record.job(n, checked[n - 1], v) for n, v in enumerate(varying, start=1)]
+    record.write(
+        {"kind": "grid", "command": command, "launcher": about.launcher, "grid": axes}, jobs
+    )
+    with open_sweep_display(quiet, record.path, len(jobs)) as display:
+        display.add(jobs)
+        if len(checked) < len(planned):
+            display.note(
+                f"{len(planned) - len(checked)} jobs are the same run as another; it runs once"
+            )
+        stop.defer()
+        statuses = play_jobs(jobs, record, launch, display, stop, fail_fast)
+        display.finished()
+    stop_if_asked(stop, jobs, statuses, command)
+    return exit_code(jobs, statuses, command)
+
+
+def stop_if_asked(
+    stop: StopFlag,
+    jobs: Sequence[SweepJob],
+    statuses: Mapping[int, Status],
+    command: Sequence[str],
+) -> None:
+    """Leave, if a signal asked for it, with the command that goes on.
+
+    Raises:
+        Stopped: with that line.
+    """
+    done = sum(statuses[job.number].state in GOOD for job in jobs if job.number in statuses)
+    try:
+        stop.poll()
+    except Stopped as stopped:
+        line = f"{done} of {len(jobs)} jobs are done; go on with: {shlex.join(command)}"
+        stopped.args = (*stopped.args, line)
+        raise
+
+
+def exit_code(
+    jobs: Sequence[SweepJob], statuses: Mapping[int, Status], command: Sequence[str]
+) -> int:
+    """What a script is told; a line on standard error when not everything is done."""
+    states = [statuses[job.number].state for job in jobs]
+    undone = [state for state in states if state not in GOOD]
+    if not undone:
+        return DONE
+    counts = ", ".join(f"{undone.count(state)} {state}" for state in sorted(set(undone)))
+    print(
+        f"ffalora: {counts} of {len(jobs)} jobs; run what is missing with: {shlex.join(command)}",
+        file=sys.stderr,
+    )
+    return ALL_FAILED if set(states) == {FAILED} else PARTLY_DONE

@@ -1,0 +1,91 @@
+"""What a launcher is: it plays jobs somewhere and says how each of them ended.
+
+One file per launcher in this folder, named as ``hydra/launcher=NAME``, with
+
+- ``Settings``, a frozen dataclass: what ``hydra.launcher.KEY=VALUE`` can set, with defaults;
+- ``LIBRARY``, the distribution it needs, or None;
+- ``launch(jobs, settings, on_change, stop)``, which is given *all* jobs at once, so that it may
+  group them, and returns when none of them runs any more. For each job that it starts it calls
+  ``on_change(job, None)`` and later ``on_change(job, ended)``, from any thread. It polls ``stop``
+  at least every second; once that gives a signal, no other job is started and those that run are
+  sent it (``process.play`` does so by itself) and waited for. A job that fails is no exception.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import pkgutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, get_type_hints
+
+from ffalora_cli.config.errors import ConfigError, brief, choose, listed, nearest
+from ffalora_cli.sweep.jobs import OnChange, Stop, SweepJob
+
+Launch = Callable[[Sequence[SweepJob], OnChange, Stop], None]
+
+
+def names() -> list[str]:
+    """Launchers at hand: the files of this folder."""
+    folder = str(Path(__file__).parent)
+    return sorted(m.name for m in pkgutil.iter_modules([folder]) if m.name != "base")
+
+
+def open_launcher(name: str, typed: Mapping[str, str]) -> Launch:
+    """The launcher of a name, with its settings.
+
+    Args:
+        name: of a file here.
+        typed: settings as they were typed, by key.
+
+    Raises:
+        ConfigError: for a name without a file, a setting that is none of its own, a value of
+            another kind, or a library that is not installed.
+    """
+    if name not in names():
+        raise choose("hydra/launcher", name, names())
+    module = importlib.import_module(f"{__package__}.{name}")
+    settings = read_settings("hydra.launcher", name, module.Settings, typed)
+    if module.LIBRARY is not None and importlib.util.find_spec(module.LIBRARY) is None:
+        raise ConfigError(
+            f"hydra/launcher={name} needs {module.LIBRARY}, which is not installed; "
+            "pip install 'ffalora[sweeps]'"
+        )
+    return lambda jobs, on_change, stop: module.launch(jobs, settings, on_change, stop)
+
+
+def read_settings(section: str, name: str, kind: Any, typed: Mapping[str, str]) -> Any:
+    """Settings of one kind from text.
+
+    Raises:
+        ConfigError: naming the key and the nearest one, or what its value should be.
+    """
+    known = [field.name for field in fields(kind)]
+    hints = get_type_hints(kind)
+    values = {}
+    for key, text in typed.items():
+        if key not in known:
+            hint = nearest(key, known)
+            has = f"its settings are {listed(known)}" if known else "it has no settings"
+            raise ConfigError(
+                f"{section}.{key} is not a setting of {name}; "
+                + (f"did you mean {hint!r}?" if hint else has)
+            )
+        values[key] = _value(f"{section}.{key}", text, hints[key])
+    return kind(**values)
+
+
+_WANTED = {int: "a whole number", float: "a number", str: "a word"}
+
+
+def _value(key: str, text: str, hint: Any) -> Any:
+    """One value of the kind a field is declared with (``int``, ``float | None``, ...)."""
+    kinds = [k for k in getattr(hint, "__args__", (hint,)) if k is not type(None)]
+    if text == "null" and kinds != [hint]:
+        return None
+    try:
+        return kinds[0](text)
+    except ValueError:
+        raise ConfigError(f"{key}={brief(text)} should be {_WANTED[kinds[0]]}") from None

@@ -1,0 +1,84 @@
+"""Ray: on a cluster that is up (``address``), or on one it starts here for the sweep."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ffalora_cli.config.errors import ConfigError
+from ffalora_cli.sweep.jobs import Ended, OnChange, Stop, SweepJob
+from ffalora_cli.sweep.process import play
+from ffalora_cli.sweep.remote import follow
+
+LIBRARY = "ray"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What can be set."""
+
+    address: str | None = None  # of a cluster, or auto; null: start one on this machine
+    num_cpus: float = 1.0  # that Ray sets aside for each job; also its OMP_NUM_THREADS
+    num_gpus: float = 0.0  # the same; 0.5 puts two jobs on a GPU
+
+
+class RayQueue:
+    """Takes jobs, as ``remote.follow`` wants it; Ray holds them back until there is room."""
+
+    def __init__(self, settings: Settings) -> None:
+        import ray
+
+        self._ray, self._threads = ray, max(1, int(settings.num_cpus))
+        self._play = ray.remote(play).options(
+            num_cpus=settings.num_cpus, num_gpus=settings.num_gpus, max_retries=0
+        )
+
+    def submit(self, jobs: Sequence[SweepJob]) -> list[Any]:
+        """One Ray task a job."""
+        return [self._play.remote(job.command, None, self._threads) for job in jobs]
+
+    def ended(self, handle: Any) -> Ended | None:
+        """How a job ended; a task that Ray lost has failed."""
+        if not self._ray.wait([handle], timeout=0)[0]:
+            return None
+        try:
+            result: Ended = self._ray.get(handle)
+        except Exception as error:
+            return Ended(1, 0.0, " ".join(f"{type(error).__name__}: {error}".split())[:300])
+        return result
+
+    def withdraw(self, handle: Any) -> None:
+        """Cancel a task that has not begun."""
+        self._ray.cancel(handle)
+
+
+def launch(jobs: Sequence[SweepJob], settings: Settings, on_change: OnChange, stop: Stop) -> None:
+    """Play the jobs as Ray tasks; a cluster that was started here ends with the sweep.
+
+    Raises:
+        ConfigError: when there is no cluster at the address.
+    """
+    import ray
+
+    mine = not ray.is_initialized()
+    if mine:
+        try:
+            ray.init(
+                address=settings.address,
+                include_dashboard=None if settings.address else False,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+            )
+        except (ConnectionError, ValueError) as error:
+            first = (str(error).splitlines() or [""])[0][:100]
+            raise ConfigError(
+                f"hydra.launcher.address={settings.address}: no Ray cluster there ({first}); "
+                "start one with: ray start --head"
+            ) from None
+    try:
+        follow(RayQueue(settings), jobs, on_change, stop)
+    finally:
+        if mine:
+            ray.shutdown()

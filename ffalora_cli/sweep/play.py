@@ -1,0 +1,77 @@
+"""A list of jobs played through a launcher: what is done is skipped, what happens is recorded."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Sequence
+from typing import Protocol
+
+from ffalora_cli.stopping import StopFlag, Stopped
+from ffalora_cli.sweep.jobs import ALREADY, FAILED, Ended, Status, SweepJob, status_of
+from ffalora_cli.sweep.launchers.base import Launch
+from ffalora_cli.sweep.record import SweepRecord
+
+
+class SweepObserver(Protocol):
+    """Who is told, from any thread but never from two at once."""
+
+    def changed(self, job: SweepJob, status: Status) -> None:
+        """A job stands elsewhere now; the record says so already."""
+
+
+def play_jobs(
+    jobs: Sequence[SweepJob],
+    record: SweepRecord,
+    launch: Launch,
+    observer: SweepObserver,
+    stop: StopFlag,
+    fail_fast: bool = False,
+) -> dict[int, Status]:
+    """Play every job that is not done yet.
+
+    Args:
+        jobs: checked, each with a run folder of its own.
+        record: of the sweep.
+        launch: of a launcher, with its settings.
+        observer: is told of every change.
+        stop: requested by signals; running jobs are sent the same one. Not raised from here: the
+            caller polls it once everything is recorded.
+        fail_fast: stop the jobs that run, and start no other, once one has failed.
+
+    Returns:
+        Where each job stands, by number.
+    """
+    statuses = {job.number: Status() for job in jobs}
+    lock, broken = threading.Lock(), threading.Event()
+
+    def set_status(job: SweepJob, status: Status) -> None:
+        with lock:
+            statuses[job.number] = status
+            record.changed(job, status)
+            observer.changed(job, status)
+            if fail_fast and status.state == FAILED:
+                broken.set()
+
+    def asked() -> int | None:
+        try:
+            stop.poll()
+        except Stopped as stopped:
+            return stopped.signal
+        return signal.SIGTERM if broken.is_set() else None
+
+    def on_change(job: SweepJob, ended: Ended | None) -> None:
+        set_status(job, status_of(ended))
+
+    missing = []
+    for job in jobs:
+        if job.finished:
+            set_status(job, Status(ALREADY))
+        else:
+            missing.append(job)
+    try:
+        if missing and asked() is None:
+            launch(missing, on_change, asked)
+    finally:
+        record.stop_file.unlink(missing_ok=True)
+    return statuses

@@ -1,0 +1,105 @@
+"""A job as a fresh process: started, told to stop, waited for. Every launcher ends here."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from ffalora_cli.sweep.jobs import Command, Ended, Stop
+
+_POLL = 0.1  # seconds
+_PATIENCE = 30.0  # seconds a process has to save and leave; it promises five
+_TAIL = 20_000  # bytes of a log in which the complaint is looked for
+
+
+def play(command: Command, stop: Stop | None = None, threads: int | None = None) -> Ended:
+    """Run one job to its end in a process of its own.
+
+    The process has a process group of its own: a Ctrl-C on the terminal reaches it through us
+    alone, and once.
+
+    Args:
+        command: of the job.
+        stop: polled; the command's stop file where None.
+        threads: for ``OMP_NUM_THREADS``, unless that is set already.
+
+    Returns:
+        Exit code (128 + n when it died of signal n), seconds and the last line it complained with.
+    """
+    stop = stop or (lambda: read_stop(command.stop_file))
+    environment = dict(os.environ)
+    if threads is not None:
+        environment.setdefault("OMP_NUM_THREADS", str(threads))
+    began = time.monotonic()
+    with command.log.open("wb") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "ffalora_cli", *command.arguments],
+            cwd=command.folder,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        try:
+            code = _wait(process, stop)
+        except BaseException:  # a cluster takes its machine back: nothing may be left behind
+            _end(process, signal.SIGTERM)
+            raise
+    code = code if code >= 0 else 128 - code
+    return Ended(code, time.monotonic() - began, complaint(command.log, code) if code else None)
+
+
+def _wait(process: subprocess.Popen[bytes], stop: Stop) -> int:
+    while True:
+        try:
+            return process.wait(_POLL)
+        except subprocess.TimeoutExpired:
+            asked = stop()
+        if asked is not None:
+            return _end(process, asked)
+
+
+def _end(process: subprocess.Popen[bytes], number: int) -> int:
+    """Ask a process to save and leave; insist if it does not."""
+    _tell(process, number)
+    try:
+        return process.wait(_PATIENCE)
+    except subprocess.TimeoutExpired:
+        _tell(process, signal.SIGKILL)
+        return process.wait()
+
+
+def _tell(process: subprocess.Popen[bytes], number: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, number)
+
+
+def complaint(log: Path, code: int) -> str:
+    """The last line of ours in a log, without our name; else its last line, else the code."""
+    with log.open("rb") as stream:
+        stream.seek(max(0, log.stat().st_size - _TAIL))
+        lines = stream.read().decode(errors="replace").split("\n")
+    written = [line.strip() for line in lines if line.strip()]
+    ours = [line for line in written if line.startswith("ffalora: ")]
+    last = (ours or written or [f"ended with exit code {code} and no word"])[-1]
+    return last.removeprefix("ffalora: ")[:300]
+
+
+def write_stop(file: Path, number: int) -> None:
+    """Ask processes on other machines to stop."""
+    with contextlib.suppress(OSError):  # a full disk: they are then waited for
+        file.write_text(str(number), encoding="ascii")
+
+
+def read_stop(file: Path) -> int | None:
+    """The signal in a stop file, or None."""
+    try:
+        return int(file.read_text(encoding="ascii"))
+    except (OSError, ValueError):
+        return None

@@ -1,0 +1,102 @@
+"""The record of a sweep on disk: what it is made of, and what became of each job.
+
+``<paths.runs>/sweeps/<digest of its jobs>/``
+
+| file             | holds                                                                     |
+| ---------------- | ------------------------------------------------------------------------- |
+| sweep.json       | command, grid, launcher, and signature, overrides and folder of every job |
+| jobs.jsonl       | a line for every change: job, state, exit code, error, seconds; it grows  |
+| logs/            | what each job printed in its last sitting                                 |
+| trials.log       | of a search: proposals and results, in Optuna's own journal               |
+
+The runs themselves are where they always are; a sweep is done when they are.
+"""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from ffalora_cli.config.errors import ConfigError
+from ffalora_cli.config.signature import digest
+from ffalora_cli.records.files import append, read_json_lines, to_json, write_whole
+from ffalora_cli.sweep.jobs import Checked, Command, Status, SweepJob, run_folder, short_keys
+
+SCHEMA_VERSION = 1
+SWEEPS, SWEEP, JOBS, LOGS = "sweeps", "sweep.json", "jobs.jsonl", "logs"
+
+
+def sweep_digest(checked: Sequence[Checked]) -> str:
+    """Twelve hex digits: the same jobs, the same sweep."""
+    return digest([run_folder(job).name for job in checked])
+
+
+class SweepRecord:
+    """The folder of one sweep.
+
+    Args:
+        runs: folder of all runs.
+        name: of the sweep's folder.
+
+    Raises:
+        ConfigError: when it cannot be made.
+    """
+
+    def __init__(self, runs: str | Path, name: str) -> None:
+        self.path = Path(runs).expanduser().absolute() / SWEEPS / name
+        # Of this sitting alone: another one, beside or after it, is not asked to stop.
+        self.stop_file = self.path / f".stop-{uuid.uuid4().hex}"
+        try:
+            (self.path / LOGS).mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigError(
+                f"paths.runs: {self.path} cannot be made ({error.strerror}); "
+                "set paths.runs to a folder you can write to"
+            ) from None
+
+    def job(self, number: int, checked: Checked, varying: Mapping[str, str]) -> SweepJob:
+        """A job with its place in this record; ``varying`` is what it differs in, by key."""
+        log = self.path / LOGS / f"{number:03d}-{checked.signature}.log"
+        command = Command(("run", *checked.overrides), Path.cwd(), log, self.stop_file)
+        return SweepJob(number, checked, short_keys(varying), run_folder(checked), command)
+
+    def write(self, facts: Mapping[str, Any], jobs: Sequence[SweepJob]) -> None:
+        """Write ``sweep.json``: the facts, and one entry a job."""
+        entries = [
+            {
+                "number": job.number,
+                "signature": job.checked.signature,
+                "overrides": job.checked.overrides,
+                "run_dir": job.path,
+            }
+            for job in jobs
+        ]
+        content = {"schema_version": SCHEMA_VERSION, **facts, "jobs": entries}
+        write_whole(self.path / SWEEP, to_json(content, indent=2))
+
+    def changed(self, job: SweepJob, status: Status) -> None:
+        """Append what became of a job; on disk when this returns."""
+        line: dict[str, Any] = {
+            "schema_version": SCHEMA_VERSION,
+            "time": datetime.now(UTC).isoformat(timespec="seconds"),
+            "sitting": os.getpid(),
+            "number": job.number,
+            "signature": job.checked.signature,
+            "state": status.state,
+            "run_dir": job.path,
+        }
+        if status.ended is not None:
+            line |= {
+                "exit_code": status.ended.code,
+                "error": status.ended.error,
+                "seconds": round(status.ended.seconds, 3),
+            }
+        append(self.path / JOBS, to_json(line))
+
+    def history(self) -> list[dict[str, Any]]:
+        """Every change so far, of all sittings."""
+        return read_json_lines(self.path / JOBS)[0]

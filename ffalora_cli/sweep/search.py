@@ -1,0 +1,154 @@
+"""A search by Optuna: it proposes, runs answer, and its journal lies in the sweep's folder.
+
+The sampler (TPE) is made anew for every proposal with a seed of (seed, trial number), so nothing
+of a random generator is stored and an interrupted search proposes what it would have proposed.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ffalora_cli.config.errors import ConfigError
+from ffalora_cli.keys import derive, torch_seed
+
+if TYPE_CHECKING:
+    import optuna
+
+JOURNAL = "trials.log"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What ``hydra.sweeper.KEY=VALUE`` can set."""
+
+    n_trials: int = 20  # in all sittings together, failed ones included
+    direction: str = "maximize"  # or minimize
+    n_jobs: int = 1  # trials proposed, and given to the launcher, at a time
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Interval:
+    """Numbers between two ends, both included."""
+
+    low: float
+    high: float
+    log: bool = False
+    whole: bool = False
+
+
+Axis = Interval | tuple[str, ...]  # a tuple: one of these values
+Proposal = Mapping[str, str]  # key -> value as text
+Play = Callable[[Sequence[tuple[int, Proposal]]], Mapping[int, float | None]]
+"""Plays numbered proposals; the value of each, None for one that failed. One that is missing was
+not finished: it is proposed again, as it was, in the next sitting."""
+
+
+def search(space: Mapping[str, Axis], settings: Settings, folder: Path, play: Play) -> Any:
+    """Ask, play and tell until ``n_trials`` have ended, in this sitting and those before it.
+
+    Args:
+        space: what may vary, by key.
+        settings: of the search.
+        folder: where the journal is.
+        play: of one batch.
+
+    Returns:
+        The Optuna study.
+    """
+    import optuna
+    from optuna.storages import JournalStorage
+    from optuna.storages.journal import JournalFileBackend
+
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    study = optuna.create_study(
+        storage=JournalStorage(JournalFileBackend(str(folder / JOURNAL))),
+        study_name=folder.name,
+        direction=settings.direction,
+        load_if_exists=True,
+    )
+    axes = {key: _distribution(axis) for key, axis in space.items()}
+    states = optuna.trial.TrialState
+    while True:
+        batch = study.get_trials(deepcopy=False, states=(states.RUNNING,))  # of a sitting cut short
+        ended = len(study.get_trials(deepcopy=False, states=(states.COMPLETE, states.FAIL)))
+        room = min(settings.n_jobs, settings.n_trials - ended) - len(batch)
+        for _ in range(room):
+            batch.append(_ask(study, axes, settings.seed))
+        batch = batch[: max(0, settings.n_trials - ended)]
+        if not batch:
+            return study
+        values = play([(trial.number + 1, _texts(trial.params, space)) for trial in batch])
+        for trial in batch:
+            if trial.number + 1 in values:
+                _tell(study, trial.number, values[trial.number + 1])
+        if len(values) < len(batch):
+            return study
+
+
+def values_of(key: str, axis: Axis) -> list[str]:
+    """The values of an axis worth checking before the first trial: its ends, or all choices."""
+    if isinstance(axis, tuple):
+        return list(axis)
+    return [_text(axis.low, axis), _text(axis.high, axis)]
+
+
+def check(settings: Settings) -> None:
+    """Refuse settings that mean nothing.
+
+    Raises:
+        ConfigError: naming the key.
+    """
+    if settings.direction not in ("maximize", "minimize"):
+        raise ConfigError(
+            f"hydra.sweeper.direction={settings.direction!r} should be maximize or minimize"
+        )
+    for key in ("n_trials", "n_jobs"):
+        if getattr(settings, key) < 1:
+            raise ConfigError(f"hydra.sweeper.{key}={getattr(settings, key)} should be at least 1")
+
+
+def _ask(study: optuna.Study, axes: Mapping[str, Any], seed: int) -> Any:
+    from optuna.samplers import TPESampler
+
+    number = len(study.get_trials(deepcopy=False))
+    study.sampler = TPESampler(seed=torch_seed(derive(seed, "search", number)) % 2**32)
+    trial = study.ask(fixed_distributions=dict(axes))
+    return study.get_trials(deepcopy=False)[trial.number]
+
+
+def _tell(study: optuna.Study, number: int, value: float | None) -> None:
+    import optuna
+
+    if value is None or not math.isfinite(value):
+        study.tell(number, state=optuna.trial.TrialState.FAIL)
+    else:
+        study.tell(number, value)
+
+
+def _distribution(axis: Axis) -> Any:
+    from optuna.distributions import (
+        CategoricalDistribution,
+        FloatDistribution,
+        IntDistribution,
+    )
+
+    if isinstance(axis, tuple):
+        return CategoricalDistribution(axis)
+    if axis.whole:
+        return IntDistribution(int(axis.low), int(axis.high), log=axis.log)
+    return FloatDistribution(axis.low, axis.high, log=axis.log)
+
+
+def _texts(params: Mapping[str, Any], space: Mapping[str, Axis]) -> dict[str, str]:
+    return {key: _text(params[key], axis) for key, axis in space.items()}
+
+
+def _text(value: Any, axis: Axis) -> str:
+    if isinstance(axis, tuple):
+        return str(value)
+    return str(int(value)) if axis.whole else repr(float(value))
