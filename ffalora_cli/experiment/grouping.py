@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from ffalora_cli.config.schema import Config
 
 
-def groups(configs: Sequence[Config], signatures: Sequence[str]) -> list[list[int]]:
-    """Indices of jobs that can be trained together; each job is in one group, order is kept.
+def groups(configs: Sequence[Config], signatures: Sequence[str], most: int) -> list[list[int]]:
+    """Places of jobs that can be trained together, at most so many; each job is in one group.
 
     The same job asked for twice is in two groups: the second finds what the first has done.
     """
@@ -16,7 +16,7 @@ def groups(configs: Sequence[Config], signatures: Sequence[str]) -> list[list[in
     for index, config in enumerate(configs):
         for group in found:
             same = signatures[index] in [signatures[i] for i in group]
-            if not same and not reasons(config, configs[group[0]]):
+            if len(group) < most and not same and not reasons(config, configs[group[0]]):
                 group.append(index)
                 break
         else:

@@ -8,7 +8,7 @@ are those of separate runs within rounding; ``time/*`` are the group's.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -18,7 +18,7 @@ from ffalora_cli.experiment import grouping
 from ffalora_cli.experiment.observer import Observer
 from ffalora_cli.experiment.run import run
 from ffalora_cli.experiment.turns import Ask, Turn
-from ffalora_cli.stopping import StopFlag, Stopped
+from ffalora_cli.stopping import Poll, StopFlag, Stopped, never
 
 if TYPE_CHECKING:
     from ffalora_cli.engine.job import LocalJob, LocalResult
@@ -48,46 +48,48 @@ class Outcome:
     error: BaseException | None
 
 
-def run_together(members: Sequence[Member], stop: StopFlag | None = None) -> list[Outcome]:
+def run_together(
+    members: Sequence[Member], poll: Poll = never, at_once: int = 8
+) -> Iterator[tuple[int, Outcome]]:
     """Run jobs to their ends, those that fit in lockstep; no failure of one ends the others.
 
     Args:
         members: checked jobs. Model, task and adapter shapes decide what fits; a job that fits no
             other is told so in a note.
-        stop: polled during training and evaluation, and between the runs' turns.
+        poll: raises ``Stopped`` to end all jobs in good order: called between micro-batches, and
+            before a run goes on. A stop flag behind it must be deferred.
+        at_once: most jobs in lockstep; each holds its rows and state in memory.
 
-    Returns:
-        One outcome a job, in their order; ``Stopped`` is the error of those that a stop cut short.
+    Yields:
+        Place in ``members`` and outcome of each job as it ends; of those that a stop cut short or
+        did not let start, the error is ``Stopped``.
     """
-    stop = stop or StopFlag()
     configs = [member.config for member in members]
-    outcomes: dict[int, Outcome] = {}
-    stop.defer()  # what is in flight may be another run's commit
-    for group in grouping.groups(configs, [member.signature for member in members]):
+    signatures = [member.signature for member in members]
+    for group in grouping.groups(configs, signatures, at_once):
         if len(group) == 1 < len(members):
             members[group[0]].observer.note(grouping.note(group[0], configs))
-        ended = _lockstep([members[i] for i in group], stop)
-        outcomes |= dict(zip(group, ended, strict=True))
-    stop.defer(False)
-    return [outcomes[i] for i in range(len(members))]
+        for place, outcome in _lockstep([members[i] for i in group], poll):
+            yield group[place], outcome
 
 
-def _lockstep(members: Sequence[Member], stop: StopFlag) -> list[Outcome]:
+def _lockstep(members: Sequence[Member], poll: Poll) -> Iterator[tuple[int, Outcome]]:
     """Every run until it asks for training, all of that in few passes, and again."""
     table = _Table() if len(members) > 1 else None
-    turns = [Turn(partial(_play, member, table, stop)) for member in members]
+    turns = [Turn(partial(_play, member, table, poll)) for member in members]
     answers: dict[Turn, Any] = dict.fromkeys(turns)
     while answers:
         asked = {}
         for turn, answer in answers.items():
-            question = turn.resume(_stopped(stop) or answer)
-            if question is not None:
+            question = turn.resume(_stopped(poll) or answer)
+            if question is None:
+                yield turns.index(turn), Outcome(turn.result, turn.error)
+            else:
                 asked[turn] = question
         answers = _train(asked)
-    return [Outcome(turn.result, turn.error) for turn in turns]
 
 
-def _play(member: Member, table: _Table | None, stop: StopFlag, ask: Ask) -> dict[str, Any]:
+def _play(member: Member, table: _Table | None, poll: Poll, ask: Ask) -> dict[str, Any]:
     """One run, its engine a seat at the table if there is one."""
     return run(
         member.config,
@@ -96,32 +98,29 @@ def _play(member: Member, table: _Table | None, stop: StopFlag, ask: Ask) -> dic
         member.observer,
         again=member.again,
         command=member.command,
-        stop=_MemberStop(stop),
+        stop=_MemberStop(poll),
         built=table and partial(table.seat, member.observer, ask),
     )
 
 
 class _MemberStop(StopFlag):
-    """One run's view of the stop of all: it cannot decide when a stop may come."""
+    """One run's view of the stop of all: when a stop may come is not for it to say."""
 
-    def __init__(self, whole: StopFlag) -> None:
+    def __init__(self, poll: Poll) -> None:
         super().__init__()
-        self._whole = whole
-
-    def defer(self, until_poll: bool = True) -> None:
-        """Stops are deferred as long as any run is under way."""
+        self._poll_all = poll
 
     def poll(self) -> None:
-        """As the stop of all."""
-        self._whole.poll()
+        """As all."""
+        self._poll_all()
 
 
-def _stopped(stop: StopFlag) -> Stopped | None:
+def _stopped(poll: Poll) -> Stopped | None:
     """The stop that was asked for, if one was; a new one each time, for one run each."""
     try:
-        stop.poll()
+        poll()
     except Stopped as stopped:
-        return stopped
+        return Stopped(stopped.signal)
     return None
 
 
@@ -160,8 +159,10 @@ class _Asked:
 
     @property
     def bytes(self) -> int:
-        """Of one copy of its stack."""
-        return sum(4 * value.numel() for value in self.job.start.values())
+        """Of one copy of its stack, common tensors included: other jobs may have other ones."""
+        stacked = sum(value.numel() for value in self.job.start.values())
+        common = sum(value.numel() for value in self.job.common.values())
+        return 4 * (stacked + len(self.job.clients) * common)
 
 
 @dataclass

@@ -19,6 +19,10 @@ from ffalora_cli.experiment.together import Member, run_together
 from ffalora_cli.records.reading import read_communication, read_run
 from ffalora_cli.records.run_directory import open_run
 from ffalora_cli.stopping import StopFlag, Stopped
+from ffalora_cli.sweep.jobs import ALREADY, BUSY, DONE
+from ffalora_cli.sweep.launchers.base import open_launcher
+from ffalora_cli.sweep.play import play_jobs
+from ffalora_cli.sweep.record import SweepRecord
 from tests.tiny import TinyExamples, save_tiny_bert, tiny_network
 from tests.unit.test_engines import gap, job
 
@@ -78,8 +82,15 @@ def alone(found, stop=None, **watching):
     return run(found.config, found.resolved, found.signature, watcher, stop=stop), watcher
 
 
+def ended(members, stop=None):
+    """Outcomes in the members' order."""
+    poll = {} if stop is None else {"poll": stop.poll}
+    outcomes = dict(run_together(members, **poll))
+    return [outcomes[place] for place in range(len(members))]
+
+
 def together(*found):
-    return run_together([member(one) for one in found])
+    return ended([member(one) for one in found])
 
 
 def result(summary):
@@ -158,7 +169,7 @@ PASSES = dict(
         (
             [4, 4, 4],
             [1, 2, 2, 2, 2, 3, 3],  # what trains A and B, what trains B, and RoLoRA's A
-            [1, 1, 1, 1, 1, 4, 4],  # automatic clips and, once it merges, FedEx by themselves
+            [1, 1, 1, 1, 1, 2, 3, 4],  # automatic clips and, once it merges, FedEx by themselves
         ),
         strict=True,
     )
@@ -202,8 +213,9 @@ def test_a_run_stopped_in_a_group_goes_on_alone_and_the_other_way_round(model, t
     with pytest.raises(Stopped):  # one begins alone and gets one round further than the group
         alone(parts[0], stop=stop, after=1)
     stop = StopFlag()
+    stop.defer()
     members = [member(parts[0]), member(parts[1], stop=stop, after=1), member(parts[2])]
-    outcomes = run_together(members, stop)
+    outcomes = ended(members, stop)
     assert [type(o.error) for o in outcomes] == [Stopped] * 3
     assert members[1].observer.rounds == [0, 1]
     finished = [*together(*parts[:2]), alone(parts[2])[0]]
@@ -217,7 +229,7 @@ def test_a_stop_before_the_start_starts_nothing(model, tmp_path):
     stop.defer()
     stop.request(2)
     members = [member(planned(model, tmp_path / "runs", *settings(f"seed={s}"))) for s in (1, 2)]
-    outcomes = run_together(members, stop)
+    outcomes = ended(members, stop)
     assert [o.error.signal for o in outcomes] == [2, 2]
     assert not (tmp_path / "runs").exists()
 
@@ -248,7 +260,7 @@ def test_what_cannot_be_grouped_is_said_once_and_run_all_the_same(model, tmp_pat
         planned(model, tmp_path, *settings("federation.rounds=1", f"seed={s}")) for s in (0, 1)
     ]
     members = [member(found) for found in jobs]
-    outcomes = run_together(members)
+    outcomes = ended(members)
     assert [o.error for o in outcomes] == [None] * 6
     assert sorted(passes) == [1, 1, 2]
     for m, reason in zip(members[:3], odd, strict=False):
@@ -310,3 +322,36 @@ def test_what_does_not_fit_one_pass():
     assert not joint.fit(one, job(network, dropout=0.1))
     assert not joint.fit(one, dataclasses.replace(one, privacy=automatic))
     assert not joint.fit(one, job(tiny_network(rank=2)))
+
+
+def test_the_launcher_records_every_job_of_its_groups(model, tmp_path):
+    runs = tmp_path / "runs"
+    bad = planned(model, runs, *settings("seed=9"))
+    jobs = [planned(model, runs, *settings("federation.rounds=1", f"seed={s}")) for s in (1, 2)]
+    record = SweepRecord(runs, "sweep")
+    jobs = [record.job(n, one, one.signature) for n, one in enumerate([*jobs, bad], start=1)]
+    launch = open_launcher("stacked", {"n_jobs": "3"})
+
+    class Seen:
+        def changed(self, job, status):
+            pass
+
+    with open_run(runs, bad.config.name, bad.signature).claim():
+        statuses = play_jobs(jobs, record, launch, Seen(), StopFlag())
+    assert [statuses[n].state for n in (1, 2, 3)] == [DONE, DONE, BUSY]
+    assert (
+        statuses[3].ended.code == 2 and statuses[3].ended.error in jobs[2].command.log.read_text()
+    )
+    assert jobs[0].finished and "run folder" in jobs[0].command.log.read_text()
+    again = play_jobs(jobs, record, launch, Seen(), StopFlag())
+    assert [again[n].state for n in (1, 2, 3)] == [ALREADY, ALREADY, DONE]
+
+
+def test_the_launcher_starts_nothing_after_a_stop(model, tmp_path):
+    record = SweepRecord(tmp_path / "runs", "sweep")
+    found = planned(model, tmp_path / "runs", *settings())
+    changes = []
+    open_launcher("stacked", {})(
+        [record.job(1, found, "one")], lambda *change: changes.append(change), lambda: 15
+    )
+    assert changes == [] and not record.job(1, found, "one").path.exists()
