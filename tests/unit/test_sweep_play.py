@@ -87,7 +87,7 @@ def test_a_process_of_its_own_with_its_output_and_complaint_kept(command):
     assert "ffa_lora" in command.log.read_text()
     ended = play(replace(command, arguments=("run", "sede=1")))
     assert ended.code == 2
-    assert ended.error == "sede is not a key; did you mean 'seed'?"
+    assert ended.error == "sede is not a configuration key; did you mean 'seed'?"
     assert not ended.error.startswith("ffalora")
 
 
@@ -169,10 +169,11 @@ def test_slurm_parameters_are_those_submitit_knows(tmp_path):
     from ffalora_cli.sweep.launchers.submitit_slurm import Settings, parameters
 
     settings = Settings(timeout_min=90, gpus_per_node=1, mem_gb=16.0, partition="gpu", qos="low")
+    settings = replace(settings, array_parallelism=2)
     chosen = parameters(settings)
     assert set(chosen) <= SlurmExecutor._valid_parameters()
     text = _make_sbatch_string("true", tmp_path, map_count=4, **chosen)
     for line in ("time=90", "mem=16384MB", "partition=gpu", "gpus-per-node=1", "qos=low"):
         assert f"#SBATCH --{line}\n" in text
-    assert "#SBATCH --array=0-3%256\n" in text
+    assert "#SBATCH --array=0-3%2\n" in text
     assert "account" not in text

@@ -75,7 +75,7 @@ def test_live_table_fits_the_screen_and_shows_what_matters(tmp_path, width, heig
     lines = stream.getvalue().splitlines()
     assert len(lines) <= height - 1
     assert max(map(len, lines)) <= width
-    (row,) = [line.split() for line in lines if "running" in line]
+    (row,) = [line.split() for line in lines if " running " in line and line.split()[0] == "41"]
     assert row == ["41", "ffa_lora", "0.1", "0", "running", "10/50", "10.0", "%"]
     assert [line.split()[0] for line in lines if "failed " in line][:1] == ["60"]
     assert lines[-2].startswith("80 jobs: 1 running, 1 failed, 77 waiting, 1 done")
