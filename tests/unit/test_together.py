@@ -329,7 +329,7 @@ def test_the_launcher_records_every_job_of_its_groups(model, tmp_path):
     bad = planned(model, runs, *settings("seed=9"))
     jobs = [planned(model, runs, *settings("federation.rounds=1", f"seed={s}")) for s in (1, 2)]
     record = SweepRecord(runs, "sweep")
-    jobs = [record.job(n, one, one.signature) for n, one in enumerate([*jobs, bad], start=1)]
+    jobs = [record.job(n, one, {"seed": str(n)}) for n, one in enumerate([*jobs, bad], start=1)]
     launch = open_launcher("stacked", {"n_jobs": "3"})
 
     class Seen:
@@ -352,6 +352,6 @@ def test_the_launcher_starts_nothing_after_a_stop(model, tmp_path):
     found = planned(model, tmp_path / "runs", *settings())
     changes = []
     open_launcher("stacked", {})(
-        [record.job(1, found, "one")], lambda *change: changes.append(change), lambda: 15
+        [record.job(1, found, {})], lambda *change: changes.append(change), lambda: 15
     )
-    assert changes == [] and not record.job(1, found, "one").path.exists()
+    assert changes == [] and not record.job(1, found, {}).path.exists()
