@@ -26,7 +26,7 @@ from ffalora_cli.sweep.record import SweepRecord
 from tests.tiny import TinyExamples, save_tiny_bert, tiny_network
 from tests.unit.test_engines import gap, job
 
-RTOL = 1e-4
+RTOL = 1e-5
 
 
 class Watcher:
@@ -199,6 +199,20 @@ def test_a_group_ends_as_its_jobs_alone(mix, model, tmp_path, passes):
     assert sorted(passes) == PASSES[mix]
     for found, outcome in zip(apart, outcomes, strict=True):
         assert worst(result(outcome.summary), result(alone(found)[0])) < RTOL
+
+
+@pytest.mark.slow
+def test_the_packaged_model_in_a_group_ends_as_alone(tmp_path):
+    mix = [["seed=1"], ["federation.local_lr=0.5", "privacy.epsilon_target=3"], ["privacy=none"]]
+    common = ["experiment=quickstart", "debug=smoke", "task.max_length=32"]
+    for o in mix:
+        o += common
+    apart = [plan([*o, f"paths.runs={tmp_path / 'apart'}"])[0] for o in mix]
+    outcomes = together(*(plan([*o, f"paths.runs={tmp_path / 'grouped'}"])[0] for o in mix))
+    for found, outcome in zip(apart, outcomes, strict=True):
+        gap = worst(result(outcome.summary), result(alone(found)[0]))
+        print(f"largest relative difference of a tensor: {gap:.1e}")
+        assert gap < RTOL
 
 
 def settings(*overrides):
