@@ -128,12 +128,19 @@ def start(words: list[str], **environment: str) -> subprocess.Popen[str]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("launcher", ["basic", "joblib", "submitit_local", "ray"])
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    ("launcher", "number"),
+    [
+        ("basic", signal.SIGINT),
+        ("joblib", signal.SIGTERM),
+        ("submitit_local", signal.SIGTERM),
+        ("ray", signal.SIGINT),
+    ],
+)
 def test_a_signal_reaches_the_jobs_and_the_same_command_goes_on(
     settings, tmp_path, launcher, number
 ):
-    words = ["sweep", *settings, "federation.rounds=400", "seed=0,1", f"hydra/launcher={launcher}"]
+    words = ["sweep", *settings, "federation.rounds=150", "seed=0,1", f"hydra/launcher={launcher}"]
     child = start(words)
     try:
         deadline = time.monotonic() + 120
@@ -160,8 +167,8 @@ def test_a_signal_reaches_the_jobs_and_the_same_command_goes_on(
     assert "2 jobs: 2 done" in out
     for run in find_runs(tmp_path / "runs"):
         rounds = [record.round for record in read_run(run).rounds]
-        assert rounds == list(range(401))
-        assert before.get(run, 0) < 401
+        assert rounds == list(range(151))
+        assert before.get(run, 0) < 151
 
 
 @pytest.mark.slow

@@ -10,11 +10,12 @@ import pytest
 
 from ffalora_cli.cli import catalogue
 from ffalora_cli.cli.compose import compose_jobs
+from ffalora_cli.cli.grids import axes
 from ffalora_cli.cli.jobs import plan
 
 ROOT = Path(ffalora_cli.configs.__file__).parent
 FILES = sorted(ROOT.rglob("*.yaml"))
-EXPERIMENTS = catalogue.options("experiment")
+EXPERIMENTS = [name for name in catalogue.options("experiment") if not axes(name)]
 MODELS = catalogue.options("model")
 
 

@@ -12,12 +12,13 @@ from safetensors.torch import load_file
 
 from ffalora_cli import experiment
 from ffalora_cli.cli import catalogue
+from ffalora_cli.cli.grids import axes
 from ffalora_cli.cli.jobs import plan
 from ffalora_cli.records.reading import read_run
 from tests.tiny import save_tiny_bert
 
 DATA = os.environ.get("FFALORA_DATA")
-EXPERIMENTS = catalogue.options("experiment")
+EXPERIMENTS = [name for name in catalogue.options("experiment") if not axes(name)]
 
 
 class Silent:
