@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +10,6 @@ from safetensors.torch import load_file
 
 from ffalora_cli.cli.jobs import plan
 from ffalora_cli.config.errors import ConfigError, RunFailed
-from ffalora_cli.engine import build_engine, joint
-from ffalora_cli.engine.job import LocalOptimizer
 from ffalora_cli.engine.stacked import StackedEngine
 from ffalora_cli.experiment import run
 from ffalora_cli.experiment.together import Member, run_together
@@ -23,8 +20,7 @@ from ffalora_cli.sweep.jobs import ALREADY, BUSY, DONE
 from ffalora_cli.sweep.launchers.base import open_launcher
 from ffalora_cli.sweep.play import play_jobs
 from ffalora_cli.sweep.record import SweepRecord
-from tests.tiny import TinyExamples, save_tiny_bert, tiny_network
-from tests.unit.test_engines import gap, job
+from tests.tiny import save_tiny_bert
 
 RTOL = 1e-5
 
@@ -298,44 +294,6 @@ def test_where_memory_does_not_do_for_all_each_is_trained_by_itself(model, tmp_p
     for o, outcome in zip(mix, outcomes, strict=True):
         wanted = result(alone(planned(model, tmp_path / "alone", *o))[0])
         assert worst(result(outcome.summary), wanted) < RTOL
-
-
-@pytest.mark.parametrize("fixed", [False, True])
-@pytest.mark.parametrize("kind", ["flat", "per_layer", "automatic"])
-def test_a_pass_of_unlike_jobs_is_each_of_them(kind, fixed):
-    """Other A, clip, noise, secret, optimiser, rows, number of steps and of clients."""
-    network, examples = tiny_network(), TinyExamples(80)
-    one = job(network, clip=0.05)
-    two = job(network, clients=(3, 4), steps=2, clip=4.0, optimizer=LocalOptimizer("adamw", 0.01))
-    three = job(network, clients=(1, 5), private=False)
-    jobs = [one, two, three] if kind != "automatic" else [one, two]
-    for number, found in enumerate(jobs):
-        common = {n: v + 0.1 * number for n, v in found.common.items()}
-        privacy = found.privacy and dataclasses.replace(
-            found.privacy, clip=kind, secret=bytes([number]) * 32
-        )
-        jobs[number] = dataclasses.replace(found, common=common, privacy=privacy)
-    assert all(joint.fit(jobs[0], other) for other in jobs)
-    engine = build_engine("stacked", network, examples, 64)
-    engine.fixed = fixed
-    for found, got in zip(jobs, engine.train_together(jobs), strict=True):
-        wanted = engine.train(found)
-        assert gap(got.trained, wanted.trained) < 1e-5
-        assert got.loss_sum == pytest.approx(wanted.loss_sum, rel=1e-5)
-        for name in ("examples", "clipped", "nonfinite"):
-            assert (getattr(got, name) == getattr(wanted, name)).all()
-        assert got.tokens == wanted.tokens
-
-
-def test_what_does_not_fit_one_pass():
-    network = tiny_network()
-    one = job(network)
-    automatic = dataclasses.replace(one.privacy, clip="automatic")
-    assert joint.fit(one, job(network, private=False, clients=(1,)))
-    assert not joint.fit(one, job(network, factors=("lora_a", "lora_b")))
-    assert not joint.fit(one, job(network, dropout=0.1))
-    assert not joint.fit(one, dataclasses.replace(one, privacy=automatic))
-    assert not joint.fit(one, job(tiny_network(rank=2)))
 
 
 def test_the_launcher_records_every_job_of_its_groups(model, tmp_path):
