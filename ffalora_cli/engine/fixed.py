@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ffalora_cli.engine.clipped_sums import add_clipped
+from ffalora_cli.engine.clipped_sums import add_clipped, own_bounds
 from ffalora_cli.engine.job import ExamplePrivacy
 from ffalora_cli.engine.tensors import RoundTensors
 from ffalora_cli.models import packed
@@ -63,6 +63,8 @@ class FixedShapes:
             Rows computed, filling included.
         """
         inputs, owner = self._inputs(slots, rows)
+        bounds = own_bounds(privacy, inputs["slots"].numpy())
+        inputs |= {} if bounds is None else {"bounds": bounds}
         shape = (len(inputs["ids"]), *inputs["index"].shape)
         book = Book(_filled(slots, shape[1]), len(tensors.flat)) if booked else None
 
@@ -73,7 +75,7 @@ class FixedShapes:
         if device.type != "cuda" or booked:
             work({name: value.to(device) for name, value in inputs.items()})
             return shape[0]
-        clip = None if privacy is None else privacy.max_grad_norm
+        clip = privacy and (privacy.clip, "inputs" if bounds is not None else privacy.max_grad_norm)
         key = (shape, clip, self.network.replaced)
         captured = self._graphs.get(key)
         if captured is not None:
@@ -140,7 +142,8 @@ class FixedShapes:
         grads = torch.autograd.grad(losses.sum(), sources)
         formed = dict(zip(leaves, grads, strict=False))
         totals, counts = tensors.totals, tensors.counts
-        add_clipped(privacy, slots, losses.detach(), formed, book, totals, counts, batch["exists"])
+        sums = (book, totals, counts, batch["exists"], batch.get("bounds"))
+        add_clipped(privacy, slots, losses.detach(), formed, *sums)
 
     def _logits(self, batch: Tensors, owner: np.ndarray, values: Mapping[str, Factor]) -> Tensor:
         """Class scores ``[examples, classes]``, fp32."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from ffalora_cli.data.batches import StepBatches
 from ffalora_cli.data.microbatch import cut, padded_tokens
-from ffalora_cli.engine.clipped_sums import add_clipped
+from ffalora_cli.engine import joint
+from ffalora_cli.engine.clipped_sums import add_clipped, own_bounds
 from ffalora_cli.engine.dropout import keyed_dropout
 from ffalora_cli.engine.fixed import FixedShapes
 from ffalora_cli.engine.job import LocalJob, LocalResult
@@ -59,23 +60,40 @@ class StackedEngine:
         Returns:
             New values of the trainable tensors ``[clients, ...]`` and per-client counts.
         """
-        tensors = self._loaded(job)
-        optimizer = job.optimizer.build([tensors.flat])
-        tally = Tally()
-        for step, pairs in enumerate(job.batches):
-            self._sum_with_backoff(job, step, pairs, tensors, tally)
-            _privatise(job, step, pairs, tensors)
-            tensors.flat.grad = tensors.total
-            optimizer.step()
-        counts = tensors.counts.cpu().numpy()  # [clients, 4]
+        return self.train_together([job])[0]
+
+    def train_together(self, jobs: Sequence[LocalJob]) -> list[LocalResult]:
+        """One round of every job, in one pass; they ``joint.fit``.
+
+        Returns:
+            What ``train`` returns of each job, within rounding; a pass's padding is shared out.
+        """
+        whole, tally = joint.join(jobs), Tally()
+        tensors = self._loaded(whole)
+        parts = [tensors.part(place) for place in joint.places(jobs)]
+        optimizers = [j.optimizer.build([p.flat]) for j, p in zip(jobs, parts, strict=True)]
+        for step, pairs in enumerate(whole.batches):
+            self._sum_with_backoff(whole, step, pairs, tensors, tally)
+            for job, part, optimizer in zip(jobs, parts, optimizers, strict=True):
+                if step < len(job.batches):
+                    _privatise(job, step, job.batches[step], part)
+                    part.flat.grad = part.total
+                    optimizer.step()
+        return [self._result(j, p, tally) for j, p in zip(jobs, parts, strict=True)]
+
+    def _result(self, job: LocalJob, part: RoundTensors, tally: Tally) -> LocalResult:
+        """One job's part of a pass."""
+        counts = part.counts.cpu().numpy()  # [clients, 4]
+        lengths = np.asarray(self.examples.lengths)
+        tokens = sum(int(lengths[pairs.rows].sum()) for pairs in job.batches)
         return LocalResult(
-            trained={n: v.clone() for n, v in tensors.trained.items()},
+            trained={n: v.clone() for n, v in part.trained.items()},
             loss_sum=counts[:, 0].copy(),
             examples=counts[:, 1].astype(np.int64),
             clipped=counts[:, 2].astype(np.int64),
             nonfinite=counts[:, 3].astype(np.int64),
-            tokens=tally.tokens,
-            padded_tokens=tally.padded,
+            tokens=tokens,
+            padded_tokens=round(tally.padded * tokens / max(tally.tokens, 1)),
             halvings=tally.halvings,
         )
 
@@ -120,7 +138,8 @@ class StackedEngine:
         one_row = frozenset(self.network.head_names)
         booked = booked_tensors(tensors.layout, one_row, lengths) if self.books else frozenset()
         formed = sum(int(np.prod(s)) for n, s in tensors.layout.items() if n not in booked)
-        max_examples = max(1, MEMORY_BYTES // (8 * max(formed, 1)))
+        copied = 8 * formed + 4 * sum(int(v[0].numel()) for v in tensors.held.values())
+        max_examples = max(1, MEMORY_BYTES // max(copied, 1))
         packed = self.network.packs and job.dropout == 0
         for batch in cut(lengths, self.max_tokens, max_examples, packed):
             job.poll()
@@ -153,8 +172,9 @@ class StackedEngine:
             common |= {n: Booked(n, trained[n], anchor, book) for n in booked}
         formed = {n: v for n, v in trained.items() if n not in booked}
         losses, grads = self.per_example_gradients(slots, rows, formed, tensors.held, common)
-        index = torch.from_numpy(slots).to(device)
-        add_clipped(job.privacy, index, losses, grads, book, tensors.totals, tensors.counts)
+        index, bounds = torch.from_numpy(slots).to(device), own_bounds(job.privacy, slots)
+        sums = (book, tensors.totals, tensors.counts, None, bounds)
+        add_clipped(job.privacy, index, losses, grads, *sums)
 
     def per_example_gradients(
         self,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +34,7 @@ def run(
     stop: StopFlag | None = None,
     folder: Path | None = None,
     fork_of: Path | None = None,
+    built: Callable[[Parts], None] | None = None,
 ) -> dict[str, Any]:
     """Run one configuration to its end, from where an earlier sitting of it stopped.
 
@@ -48,6 +49,7 @@ def run(
         stop: polled during training and evaluation.
         folder: of the run to go on with; found by name and signature where None.
         fork_of: folder of another run from whose last round this one starts.
+        built: is handed the parts before anything is done with them (``together`` does with it).
 
     Returns:
         The summary, as written to ``summary.json``, plus ``run_dir`` and ``already_done``.
@@ -72,6 +74,8 @@ def run(
         identity.check_config(manifest, resolved, directory.path)
         config = identity.keep_choices(config, manifest)
     parts = build(config, signature, observer, stop.poll)
+    if built is not None:
+        built(parts)
     with directory.claim():
         if directory.finished:
             return _already_done(directory, observer)

@@ -31,21 +31,23 @@ class ClipRule:
 
     Attributes:
         kind: which of the three.
-        max_grad_norm: C > 0, the joint sensitivity.
+        max_grad_norm: C > 0, the joint sensitivity; ``[examples, 1]`` where they differ.
         groups: tensor name -> index of the group that shares a norm, in the tensors' order.
     """
 
     kind: ClipKind
-    max_grad_norm: float
+    max_grad_norm: float | torch.Tensor
     groups: Mapping[str, int]
 
     @property
-    def group_bound(self) -> float:
+    def group_bound(self) -> float | torch.Tensor:
         """Largest norm one group of an example keeps."""
         return self.max_grad_norm / math.sqrt(1 + max(self.groups.values(), default=0))
 
 
-def clip_rule(kind: ClipKind, max_grad_norm: float, names: Sequence[str]) -> ClipRule:
+def clip_rule(
+    kind: ClipKind, max_grad_norm: float | torch.Tensor, names: Sequence[str]
+) -> ClipRule:
     """The rule over the tensors trained now; ``names`` in the order of their gradients.
 
     A tensor's layer is its name without the last part: ``<site>.lora_a`` and ``<site>.lora_b`` are
