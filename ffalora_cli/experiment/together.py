@@ -38,6 +38,7 @@ class Member:
     observer: Observer
     again: bool = False
     command: Sequence[str] = ()
+    overrides: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -98,6 +99,7 @@ def _play(member: Member, table: _Table | None, poll: Poll, ask: Ask) -> dict[st
         member.observer,
         again=member.again,
         command=member.command,
+        overrides=member.overrides,
         stop=_MemberStop(poll),
         built=table and partial(table.seat, member.observer, ask),
     )

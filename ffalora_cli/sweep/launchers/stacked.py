@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ffalora_cli.config.errors import ConfigError, RunFailed
+from ffalora_cli.config.secrets import redact
 from ffalora_cli.stopping import Stopped
 from ffalora_cli.sweep.jobs import Ended, OnChange, Stop, SweepJob
 from ffalora_cli.types import RoundRecord
@@ -47,6 +48,7 @@ def launch(jobs: Sequence[SweepJob], settings: Settings, on_change: OnChange, st
             job.checked.signature,
             log,
             command=("ffalora", *job.command.arguments),
+            overrides=job.checked.overrides,
         )
         for job, log in zip(jobs, logs, strict=True)
     ]
@@ -69,7 +71,7 @@ class _Log:
             self._job.command.log.write_text("", encoding="utf-8")  # not an earlier sitting's
             self._on_change(self._job, None)
         with self._job.command.log.open("a", encoding="utf-8") as log:
-            log.write(f"{text}\n")
+            log.write(f"{redact(text)}\n")
 
     def started(self, facts: Mapping[str, Any]) -> None:
         """Into the log."""
