@@ -16,6 +16,7 @@ from ffalora_cli.cli import catalogue
 from ffalora_cli.cli.main import VERBS, main
 from ffalora_cli.config.errors import ConfigError
 from ffalora_cli.stopping import Stopped
+from ffalora_cli.sweep.jobs import Ended
 
 
 def test_version_and_help(capsys) -> None:
