@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 from ffalora_cli.sweep.jobs import Command, Ended, Stop
@@ -36,7 +37,7 @@ def play(command: Command, stop: Stop | None = None, threads: int | None = None)
     if threads is not None:
         environment.setdefault("OMP_NUM_THREADS", str(threads))
     began = time.monotonic()
-    with command.log.open("wb") as log:
+    with command.log.open("wb") as log, _signals_let_through():
         process = subprocess.Popen(
             [sys.executable, "-m", "ffalora_cli", *command.arguments],
             cwd=command.folder,
@@ -46,13 +47,23 @@ def play(command: Command, stop: Stop | None = None, threads: int | None = None)
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
-        try:
-            code = _wait(process, stop)
-        except BaseException:  # a cluster takes its machine back: nothing may be left behind
-            _end(process, signal.SIGTERM)
-            raise
+    try:
+        code = _wait(process, stop)
+    except BaseException:  # a cluster takes its machine back: nothing may be left behind
+        _end(process, signal.SIGTERM)
+        raise
     code = code if code >= 0 else 128 - code
     return Ended(code, time.monotonic() - began, complaint(command.log, code) if code else None)
+
+
+@contextlib.contextmanager
+def _signals_let_through() -> Iterator[None]:
+    """Ray blocks SIGINT in its workers, and a process inherits what is blocked."""
+    before = signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGINT, signal.SIGTERM))
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _wait(process: subprocess.Popen[bytes], stop: Stop) -> int:

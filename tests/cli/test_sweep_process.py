@@ -135,6 +135,7 @@ def start(words: list[str], **environment: str) -> subprocess.Popen[str]:
         ("joblib", signal.SIGTERM),
         ("submitit_local", signal.SIGTERM),
         ("ray", signal.SIGINT),
+        ("ray", signal.SIGTERM),
     ],
 )
 def test_a_signal_reaches_the_jobs_and_the_same_command_goes_on(

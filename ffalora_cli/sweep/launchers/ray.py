@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import signal
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -63,6 +64,7 @@ def launch(jobs: Sequence[SweepJob], settings: Settings, on_change: OnChange, st
     import ray
 
     mine = not ray.is_initialized()
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     if mine:
         try:
             ray.init(
@@ -77,6 +79,8 @@ def launch(jobs: Sequence[SweepJob], settings: Settings, on_change: OnChange, st
                 f"hydra.launcher.address={settings.address}: no Ray cluster there ({first}); "
                 "start one with: ray start --head"
             ) from None
+    for number, handler in handlers.items():
+        signal.signal(number, handler)  # Ray puts its own in their place, which exits at once
     try:
         follow(RayQueue(settings), jobs, on_change, stop)
     finally:
