@@ -107,10 +107,11 @@ def signals(count: int, seed: int = 0, settings: list[str] | None = None) -> Row
 def _wrong_exit(
     code: int, seconds: float, errors: str, number: int, runs: list[Path]
 ) -> str | None:
-    if code == 0 and all((run / "summary.json").exists() for run in runs):
-        return None  # the signal came when everything was written
-    if code == -number and not runs:
-        code = 128 + number  # before Python had a handler: a shell says the same number
+    written = all((run / "summary.json").exists() for run in runs)
+    if written and code in (0, -number):
+        # Nothing begun, or all written and Python on its way out: there is no handler before and
+        # after our own, and a shell says 128 + number for it as well.
+        return None
     if code != 128 + number or seconds > 5:
         return f"exit code {code} after {seconds:.1f} s: {errors[-200:]}"
     begun = any(rounds_on_disk(run) for run in runs)
