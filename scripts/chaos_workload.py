@@ -152,18 +152,21 @@ class Workload:
 
     def play(self, folder: Path) -> list[str]:
         """Begin or go on with the run in ``folder/run``, in this process; its notes."""
-        observer = Silent()
+        observer, build = Silent(), run_room.build
         run_room.build = lambda *_: self.parts  # type: ignore[attr-defined]
         fork = {"fork_of": self.fork_of} if self.fork_of else {"folder": folder / "run"}
         paths = dataclasses.replace(self.job.config.paths, runs=str(folder))
-        run_room.run(
-            dataclasses.replace(self.job.config, paths=paths),
-            self.job.resolved,
-            self.job.signature,
-            observer,
-            stop=self.stop,
-            **fork,
-        )
+        try:
+            run_room.run(
+                dataclasses.replace(self.job.config, paths=paths),
+                self.job.resolved,
+                self.job.signature,
+                observer,
+                stop=self.stop,
+                **fork,
+            )
+        finally:
+            run_room.build = build  # type: ignore[attr-defined]
         return observer.notes
 
     def trial(self, folder: Path, before: Callable[[], None] = lambda: None) -> tuple[int, str]:

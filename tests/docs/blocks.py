@@ -2,10 +2,10 @@
 
 Every block is run. Conventions, all visible to who reads the source of a page:
 
-- ``bash``: every line is a command. ``RUN`` is a finished run, ``DATA`` a folder of tasks,
-  ``MODEL`` a folder of weights, ``DIR`` a folder to write to. Runs are cut down: a tiny model,
-  ``debug=tiny``, few rounds, ``privacy=none`` unless the command speaks of privacy (calibration
-  takes longer than such a run); everything else is as it stands there.
+- ``bash``: every line is a command. ``RUN`` (``RUNS``) is a finished run, ``DATA`` a folder of
+  tasks, ``MODEL`` a folder of weights, ``DIR`` a folder to write to. Runs are cut down: a tiny
+  model, ``debug=tiny``, few rounds, ``privacy=none`` unless the command speaks of privacy
+  (calibration takes longer than such a run); everything else is as it stands there.
 - ``python``: run after the block before it, in the same folder.
 - ``yaml`` and ``json`` are parsed; ``text``, ``mermaid`` and the like are not code.
 - ``<!-- test: file PATH -->`` before a block: its text is that file for the rest of the page.
@@ -23,7 +23,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted(ROOT.glob("docs/*.md"))]
 NOT_CODE = {"", "text", "mermaid", "csv", "latex", "html", "diff"}
-SLOW = {"run", "audit", "attack", "export"}  # verbs that take seconds
+SLOW = {"run", "sweep", "audit", "attack", "export"}  # verbs that take seconds
 _BLOCK = re.compile(
     r"(?:<!-- test: (?P<note>[^\n]*?) -->\n)?^```(?P<language>\w*)\n(?P<text>.*?)^```$",
     re.DOTALL | re.MULTILINE,
@@ -78,8 +78,8 @@ def words_of(command: str) -> list[str]:
 
 def filled(words: list[str], run: str, data: Path, model: Path) -> list[str]:
     """The placeholders' values in place."""
-    values = {"RUN": run, "DATA": str(data), "MODEL": str(model)}
-    return [re.sub(r"\b(RUN|DATA|MODEL)\b", lambda m: values[m[1]], word) for word in words]
+    values = {"RUN": run, "RUNS": run, "DATA": str(data), "MODEL": str(model)}
+    return [re.sub(r"\b(RUNS?|DATA|MODEL)\b", lambda m: values[m[1]], word) for word in words]
 
 
 def cut_down(words: list[str], data: Path, model: Path | None) -> list[str]:
@@ -87,7 +87,7 @@ def cut_down(words: list[str], data: Path, model: Path | None) -> list[str]:
     kept = []
     for word in words:
         key, _, value = word.partition("=")
-        if key in ("federation.rounds", "federation.local_steps"):
+        if key in ("federation.rounds", "federation.local_steps", "hydra.sweeper.n_trials"):
             word = f"{key}={min(int(value), 2)}"
         if key == "model" and model is not None:
             continue

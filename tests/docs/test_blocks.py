@@ -13,8 +13,10 @@ from pathlib import Path
 import pytest
 import yaml
 
+from ffalora_cli.cli.hydra_keys import take
 from ffalora_cli.cli.jobs import plan
 from ffalora_cli.cli.main import VERBS, main
+from ffalora_cli.cli.overrides import split_space
 from tests.docs.blocks import (
     BLOCKS,
     NOT_CODE,
@@ -30,7 +32,7 @@ from tests.docs.blocks import (
 )
 from tests.tiny import save_tiny_bert
 
-SKIPPED = 3  # blocks that are not run; raise it only with a reason beside the block
+SKIPPED = 4  # blocks that are not run; raise it only with a reason beside the block
 FROM_THE_COPY = """
 import sys
 # Without the finders of an editable install, which would find the checkout's configs.
@@ -40,7 +42,7 @@ sys.exit(main())
 """
 COMMANDS = [(b, c) for b in BLOCKS if not b.skip for c in b.commands]
 OURS = [(b, c) for b, c in COMMANDS if "ffalora " in c and b.page not in WITH_FILES]
-RUNS = [(b, c) for b, c in OURS if words_of(c)[0] == "run"]
+RUNS = [(b, c) for b, c in OURS if words_of(c)[0] in ("run", "sweep")]
 QUICK = [(b, c) for b, c in OURS if words_of(c)[0] not in SLOW]
 
 
@@ -57,7 +59,7 @@ def place(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         enter(patch, root)
         words = ["task=sst2", "partition=iid", "privacy.epsilon_target=null"]
-        words += ["privacy.noise_multiplier=1.0"]  # nothing to calibrate
+        words += ["privacy.noise_multiplier=1.0", "federation.eval_clients=true"]  # quick to plan
         words = cut_down(words, root / "data", root / "model")
         assert main(["run", "--quiet", *words]) == 0
     (run,) = (root / "runs").iterdir()
@@ -115,10 +117,13 @@ def test_every_command_is_one_of_ours_or_of_the_checkout(block: Block, command: 
 
 @pytest.mark.parametrize(("block", "command"), named(RUNS))
 def test_every_run_composes_as_it_stands(block: Block, command: str, tmp_path):
-    words = filled(words_of(command)[1:], "RUN", tmp_path, tmp_path)
-    sweep = "-m" in words
-    jobs = plan([w for w in words if not w.startswith("-")], sweep)
-    assert len(jobs) >= (2 if sweep else 1)
+    verb, *words = filled(words_of(command), "RUN", tmp_path, tmp_path)
+    sweep = verb == "sweep" or "-m" in words
+    words, about = take([w for w in words if not w.startswith("-")], sweep)
+    if about.sweeper == "optuna":
+        words, space = split_space(words)
+        assert space
+    assert len(plan(words, sweep)) >= (2 if sweep and about.sweeper == "basic" else 1)
 
 
 @pytest.mark.parametrize(("block", "command"), named(QUICK))
@@ -152,8 +157,8 @@ def test_a_page_from_top_to_bottom(page: Path, place, monkeypatch, capsys):
 
 def shortened(words, root):
     verb = words[0]
-    if verb == "run":
-        return ["run", *cut_down(words[1:], root / "data", root / "model")]
+    if verb in ("run", "sweep"):
+        return [verb, *cut_down(words[1:], root / "data", root / "model")]
     if verb == "audit":
         return [*words, "--minutes", "0.1", "--tier", "mechanism"]
     if verb == "attack":
@@ -180,8 +185,8 @@ def test_a_page_that_adds_files_to_a_checkout(page, tmp_path):
             target.write_text(block.text, encoding="utf-8")
         for command in block.commands:
             words = filled(words_of(command), "RUN", tmp_path / "DATA", tmp_path)
-            if words[0] == "run":
-                words = ["run", *cut_down(words[1:], tmp_path / "DATA", None)]
+            if words[0] in ("run", "sweep"):
+                words = [words[0], *cut_down(words[1:], tmp_path / "DATA", None)]
             done = subprocess.run(
                 [sys.executable, "-c", FROM_THE_COPY, *words],
                 cwd=tmp_path,
