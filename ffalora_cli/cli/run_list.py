@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ffalora_cli.cli.arguments import Parser
 from ffalora_cli.cli.exits import DONE
 from ffalora_cli.cli.units import human_bytes, human_seconds, number, score
+from ffalora_cli.cli.words import labelled
 from ffalora_cli.config.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -68,6 +69,7 @@ def row(run: RunRecords) -> dict[str, Any]:
         "folder": str(run.path),
         "created": str(run.manifest.get("created") or ""),
         "state": progress_of(run.path).state,
+        "failure": run.failure.reason if run.failure else None,
         "round": run.rounds[-1].round if run.rounds else 0,
         "rounds": _at(config, "federation", "rounds"),
         "headline": headline,
@@ -98,6 +100,8 @@ def _lines(rows: Sequence[Mapping[str, Any]]) -> list[str]:
         text = f"{cells[0]:>9}{cells[1]:>9}{cells[2]:>9}{cells[3]:>8}"
         started = r["created"][:16].replace("T", " ")
         lines.append(f"{started:<17}{r['state'] + where:<16}{text}  {r['run']}")
+        if r["state"] == "failed":
+            lines += labelled("", f"failed: {r['failure']}")
     return lines
 
 
