@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from ffalora_cli.cli.arguments import Parser
 from ffalora_cli.cli.exits import DONE
-from ffalora_cli.cli.units import human_bytes, human_seconds, number, score
-from ffalora_cli.cli.words import labelled
+from ffalora_cli.cli.units import human_bytes, human_seconds, score
+from ffalora_cli.cli.words import labelled, left_out
 from ffalora_cli.config.errors import ConfigError
+from ffalora_cli.privacy.rounding import epsilon_text
 
 if TYPE_CHECKING:
     from ffalora_cli.records.reading import RunRecords
@@ -52,7 +53,7 @@ def _selected(root: str, filters: Sequence[str]) -> list[RunRecords]:
     if not find_runs(root) and not filters:
         return []
     conditions_only = all("=" in word for word in filters)
-    return select_runs(root, [*filters, root] if conditions_only else filters)
+    return select_runs(root, [*filters, root] if conditions_only else filters, left_out)
 
 
 def row(run: RunRecords) -> dict[str, Any]:
@@ -93,7 +94,7 @@ def _lines(rows: Sequence[Mapping[str, Any]]) -> list[str]:
         where = "" if r["state"] == "done" else f" {r['round']}/{r['rounds']}"
         cells = (
             score(name, r["value"]),
-            number(r["epsilon_spent"]) if r["epsilon_spent"] != "inf" else "inf",
+            epsilon_text(r["epsilon_spent"]),
             human_bytes(r["uplink_bytes"]),
             human_seconds(r["seconds"]),
         )

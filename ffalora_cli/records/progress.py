@@ -23,7 +23,7 @@ class Progress:
 
 
 def progress_of(folder: Path) -> Progress:
-    """State of a run: it has its result, a living process holds its lock, it failed, or none of it."""
+    """State of a run: it has its result, somebody holds its lock, it failed, or none of these."""
     times = {name: _modified(folder / name) for name in (SUMMARY, ROUNDS, FAILED)}
     touched = max(*times.values(), _modified(folder))
     if times[SUMMARY]:
