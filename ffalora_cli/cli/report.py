@@ -27,9 +27,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("-o", "--output", default="report.html", help="default: report.html")
     parser.add_argument("--by", default="", help="keys that make rows and lines")
     parser.add_argument("--over", default="seed", help="key averaged over (default: seed)")
-    parser.add_argument(
-        "--metric", default="", help="default: the task's first (--wandb: accuracy)"
-    )
+    parser.add_argument("--metric", default="", help="default: the task's (--wandb: accuracy)")
     parser.add_argument("--anyway", action="store_true", help="compare other tasks or rows, too")
     parser.add_argument("--runs", default="runs", help="folder of all runs (default: runs)")
     parser.add_argument("--wandb", metavar="ENTITY/PROJECT", help="save a report in W&B instead")
