@@ -59,7 +59,7 @@ class Watch:
     def _event(self, event: str, arguments: tuple[object, ...]) -> None:
         if not self._armed:
             return
-        if event in _RUNS_CODE and arguments[0] != "git":  # the manifest's own
+        if event in _RUNS_CODE and arguments[0] not in ("git", "uname"):  # the manifest's own
             self.seen.append(f"{event} {str(arguments)[:120]}")
         elif event == "open":
             path, _, flags = arguments

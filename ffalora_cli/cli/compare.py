@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from ffalora_cli.cli.arguments import Parser
 from ffalora_cli.cli.exits import DONE
+from ffalora_cli.cli.words import left_out
 from ffalora_cli.config.errors import ConfigError, brief, choose
 
 if TYPE_CHECKING:
@@ -110,7 +111,7 @@ def _runs(options: argparse.Namespace) -> list[RunRecords]:
 
     if options.source is None:
         if not options.published:
-            return select_runs(options.runs, options.runs_named)
+            return select_runs(options.runs, options.runs_named, left_out)
         return _runs_of_table(options)
     if options.source != "wandb":
         raise choose("--from", options.source, ("wandb",))
@@ -130,7 +131,7 @@ def _runs_of_table(options: argparse.Namespace) -> list[RunRecords]:
     if not find_runs(options.runs):
         return []
     try:
-        return select_runs(options.runs, options.runs_named)
+        return select_runs(options.runs, options.runs_named, left_out)
     except ConfigError as error:
         named = [text for text in options.runs_named if text.startswith("experiment=")]
         if named and str(error).startswith(named[0]):

@@ -8,6 +8,7 @@ from typing import Any
 from ffalora_cli.cli.units import count, human_bytes, human_seconds
 from ffalora_cli.cli.words import labelled, privacy_sentence, protocol
 from ffalora_cli.config.schema import Config
+from ffalora_cli.privacy.rounding import epsilon_text
 
 _KINDS = ("adapter", "head", "merge", "index", "seed", "setup", "framing")
 
@@ -40,8 +41,8 @@ def several(
     lines = [f"{'job':>4}{'epsilon':>9}{'noise':>9}{'up':>9}{'down':>9}{'time':>9}  overrides"]
     for number, (job, name) in enumerate(zip(found, names, strict=True), start=1):
         privacy, sent = job["privacy"], job["communication"]
-        epsilon = _short(privacy["epsilon_planned"]) if privacy else "-"
-        noise = _short(privacy["largest"]["noise_multiplier"]) if privacy else "-"
+        epsilon = epsilon_text(privacy["epsilon_planned"]) if privacy else "-"
+        noise = f"{privacy['largest']['noise_multiplier']:.4g}" if privacy else "-"
         seconds = job["time"]["seconds"] if job["time"] else None
         cells = (
             epsilon,
@@ -105,7 +106,7 @@ def _accountants(privacy: Mapping[str, Any]) -> list[str]:
         needed = row["noise_multiplier_for_target"]
         cells = (
             f"{largest['noise_multiplier']:.5f}",
-            _short(row["epsilon"]),
+            epsilon_text(row["epsilon"]),
             "-" if needed is None else f"{needed:.5f}",
         )
         mark = "  the claim" if name == privacy["accountant"] else ""
@@ -173,7 +174,3 @@ def _disk(disk: Mapping[str, Any]) -> list[str]:
         f"checkpoints of {human_bytes(disk['checkpoint'])} among it; "
         f"{human_bytes(disk['token_cache'])} of tokens in the cache",
     )
-
-
-def _short(value: float | str) -> str:
-    return value if isinstance(value, str) else f"{value:.4g}"

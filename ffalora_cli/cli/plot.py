@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from ffalora_cli.cli.arguments import Parser
 from ffalora_cli.cli.exits import DONE
-from ffalora_cli.cli.words import labelled
+from ffalora_cli.cli.words import labelled, left_out
 from ffalora_cli.config.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def main(arguments: Sequence[str]) -> int:
     from ffalora_cli.report.selection import select_runs
     from ffalora_cli.report.style import save, styled
 
-    runs = select_runs(options.runs, options.selectors)
+    runs = select_runs(options.runs, options.selectors, left_out)
     output = Path(options.output or f"{options.kind}.png").expanduser()
     with styled():
         picture = _picture(options, runs)

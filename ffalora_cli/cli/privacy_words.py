@@ -8,6 +8,7 @@ from typing import Any
 
 from ffalora_cli.cli.units import count
 from ffalora_cli.cli.words import labelled, privacy_sentence
+from ffalora_cli.privacy.rounding import epsilon_text
 
 _COLUMNS = (  # key of a client's values, heading, width
     ("client", "client", 6),
@@ -69,24 +70,28 @@ def _clients(clients: Sequence[Mapping[str, Any]] | Mapping[str, Mapping[str, An
         return [
             head,
             *(
-                f"{key.replace('_', ' '):<18}" + "".join(f"{_cell(row[n]):>12}" for n in names)
+                f"{key.replace('_', ' '):<18}" + "".join(f"{_cell(key, row[n]):>12}" for n in names)
                 for key, row in clients.items()
             ),
         ]
     columns = [c for c in _COLUMNS if c[0] in clients[0]]
-    rows = ["".join(_cell(row[key]).rjust(width) for key, _, width in columns) for row in clients]
+    rows = [
+        "".join(_cell(key, row[key]).rjust(width) for key, _, width in columns) for row in clients
+    ]
     return ["".join(heading.rjust(width) for _, heading, width in columns), *rows]
 
 
 def _others(privacy: Mapping[str, Any]) -> list[str]:
     """The same noise under other assumptions."""
     largest, tuning, shared = privacy["largest"], privacy["tuning"], privacy["shared_rows"]
-    values = ", ".join(f"{name.upper()} {_cell(v)}" for name, v in largest["epsilon"].items())
+    values = ", ".join(
+        f"{name.upper()} {epsilon_text(v)}" for name, v in largest["epsilon"].items()
+    )
     lines = labelled(
         "beside it",
         f"client {largest['client']}, the same noise: {values}; replace one "
-        f"{_cell(largest['replace_one'])}; without amplification (every row once an epoch) "
-        f"{_cell(largest['no_amplification'])}",
+        f"{epsilon_text(largest['replace_one'])}; without amplification (every row once an epoch) "
+        f"{epsilon_text(largest['no_amplification'])}",
     )
     if tuning["epsilon"] is None:
         lines += labelled("tuning", "one run is claimed; a search costs more (privacy.trials)")
@@ -94,13 +99,13 @@ def _others(privacy: Mapping[str, Any]) -> list[str]:
         lines += labelled(
             "tuning",
             f"best of a {tuning['distribution']} number of runs, {tuning['trials']:g} on average: "
-            f"epsilon {_cell(tuning['epsilon'])} (RDP)",
+            f"epsilon {epsilon_text(tuning['epsilon'])} (RDP)",
         )
     if shared["texts_on_several_clients"]:
         lines += labelled(
             "shared",
             f"{count(shared['texts_on_several_clients'])} texts on several clients (at most "
-            f"{shared['most_clients']}): epsilon {_cell(shared['epsilon'])} at delta "
+            f"{shared['most_clients']}): epsilon {epsilon_text(shared['epsilon'])} at delta "
             f"{shared['delta']:g} for such a row",
         )
     if shared["rows_repeated_within_a_client"]:
@@ -113,7 +118,9 @@ def _others(privacy: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def _cell(value: Any) -> str:
+def _cell(key: str, value: Any) -> str:
+    if key.startswith("epsilon"):
+        return epsilon_text(value)
     if isinstance(value, int):
         return count(value)
     return value if isinstance(value, str) else f"{value:.4g}"

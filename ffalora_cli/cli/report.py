@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ffalora_cli.cli.arguments import Parser
 from ffalora_cli.cli.exits import DONE
+from ffalora_cli.cli.words import left_out
 from ffalora_cli.config.errors import ConfigError
 
 _EXAMPLES = """\
@@ -26,13 +27,13 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("-o", "--output", default="report.html", help="default: report.html")
     parser.add_argument("--by", default="", help="keys that make rows and lines")
     parser.add_argument("--over", default="seed", help="key averaged over (default: seed)")
-    parser.add_argument("--metric", default="", help="default: the task's first")
+    parser.add_argument("--metric", default="", help="default: the task's (--wandb: accuracy)")
     parser.add_argument("--anyway", action="store_true", help="compare other tasks or rows, too")
     parser.add_argument("--runs", default="runs", help="folder of all runs (default: runs)")
     parser.add_argument("--wandb", metavar="ENTITY/PROJECT", help="save a report in W&B instead")
     options = parser.read(arguments)
     if options.wandb:
-        print(f"report    {_in_wandb(options.wandb)}")
+        print(f"report    {_in_wandb(options.wandb, options.metric or 'accuracy')}")
         return DONE
     output = Path(options.output).expanduser()
     if output.suffix not in (".html", ".htm"):
@@ -44,7 +45,7 @@ def main(arguments: Sequence[str]) -> int:
     from ffalora_cli.report.page import page
     from ffalora_cli.report.selection import select_runs
 
-    runs = select_runs(options.runs, options.selectors)
+    runs = select_runs(options.runs, options.selectors, left_out)
     by, metrics = (
         tuple(word for word in text.split(",") if word) for text in (options.by, options.metric)
     )
@@ -58,7 +59,7 @@ def main(arguments: Sequence[str]) -> int:
     return DONE
 
 
-def _in_wandb(project: str) -> str:
+def _in_wandb(project: str, metric: str) -> str:
     """Save a report beside the logged runs; its address.
 
     Raises:
@@ -67,10 +68,7 @@ def _in_wandb(project: str) -> str:
     entity, slash, name = project.partition("/")
     if not (slash and entity and name) or "/" in name:
         raise ConfigError(f"--wandb {project}: write ENTITY/PROJECT, as W&B's address has it")
-    try:
-        from ffalora_cli.report.wandb_report import build_report, save_report
-    except ImportError as error:
-        raise ConfigError(
-            "--wandb: needs wandb-workspaces; pip install 'ffalora[trackers]'"
-        ) from error
-    return str(save_report(build_report(entity, name)))
+    score = metric if "/" in metric else f"eval/{metric}"
+    from ffalora_cli.report.wandb_report import build_report, save_report
+
+    return save_report(build_report(entity, name, score))

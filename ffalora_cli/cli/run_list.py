@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from ffalora_cli.cli.arguments import Parser
 from ffalora_cli.cli.exits import DONE
-from ffalora_cli.cli.units import human_bytes, human_seconds, number, score
+from ffalora_cli.cli.units import human_bytes, human_seconds, score
+from ffalora_cli.cli.words import labelled, left_out
 from ffalora_cli.config.errors import ConfigError
+from ffalora_cli.privacy.rounding import epsilon_text
 
 if TYPE_CHECKING:
     from ffalora_cli.records.reading import RunRecords
@@ -51,7 +53,7 @@ def _selected(root: str, filters: Sequence[str]) -> list[RunRecords]:
     if not find_runs(root) and not filters:
         return []
     conditions_only = all("=" in word for word in filters)
-    return select_runs(root, [*filters, root] if conditions_only else filters)
+    return select_runs(root, [*filters, root] if conditions_only else filters, left_out)
 
 
 def row(run: RunRecords) -> dict[str, Any]:
@@ -68,6 +70,7 @@ def row(run: RunRecords) -> dict[str, Any]:
         "folder": str(run.path),
         "created": str(run.manifest.get("created") or ""),
         "state": progress_of(run.path).state,
+        "failure": run.failure.reason if run.failure else None,
         "round": run.rounds[-1].round if run.rounds else 0,
         "rounds": _at(config, "federation", "rounds"),
         "headline": headline,
@@ -91,13 +94,15 @@ def _lines(rows: Sequence[Mapping[str, Any]]) -> list[str]:
         where = "" if r["state"] == "done" else f" {r['round']}/{r['rounds']}"
         cells = (
             score(name, r["value"]),
-            number(r["epsilon_spent"]) if r["epsilon_spent"] != "inf" else "inf",
+            epsilon_text(r["epsilon_spent"]),
             human_bytes(r["uplink_bytes"]),
             human_seconds(r["seconds"]),
         )
         text = f"{cells[0]:>9}{cells[1]:>9}{cells[2]:>9}{cells[3]:>8}"
         started = r["created"][:16].replace("T", " ")
         lines.append(f"{started:<17}{r['state'] + where:<16}{text}  {r['run']}")
+        if r["state"] == "failed":
+            lines += labelled("", f"failed: {r['failure']}")
     return lines
 
 

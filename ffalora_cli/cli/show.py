@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shlex
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -65,8 +66,9 @@ def _lines(records: RunRecords) -> list[str]:
     summary |= {"run_dir": str(records.path), "privacy": records.privacy}
     lines += words.closing(summary, config.task.metrics)
     if records.summary is None:
-        go_on = f"go on with: ffalora resume {records.path}"
-        note = f"this run did not finish; these are its last records; {go_on}"
+        go_on = f"go on with: ffalora resume {shlex.quote(str(records.path))}"
+        what = f"failed: {records.failure.reason}" if records.failure else "did not finish"
+        note = f"this run {what}; these are its last records; {go_on}"
         lines += words.labelled("note", note)
     return lines + _provenance(records.manifest)
 
@@ -123,6 +125,7 @@ def _plain(records: RunRecords) -> dict[str, Any]:
     return {
         "path": str(records.path),
         "finished": records.finished,
+        "failure": records.failure.reason if records.failure else None,
         "manifest": dict(records.manifest),
         "config": dict(records.config),
         "privacy": None if records.privacy is None else dict(records.privacy),

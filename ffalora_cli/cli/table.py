@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from ffalora_cli.cli.units import human_bytes, human_seconds, number, score
 from ffalora_cli.config.schema import Config
+from ffalora_cli.privacy.rounding import epsilon_text
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ def columns(config: Config, live: bool = True) -> list[Column]:
     chosen.append(Column("loss", 6, lambda m: score("loss", m.metrics.get("eval/loss"))))
     if config.privacy.unit != "none":
         spent = "privacy/epsilon_spent"
-        chosen.append(Column("epsilon", 8, lambda m: number(m.metrics.get(spent))))
+        chosen.append(Column("epsilon", 8, lambda m: epsilon_text(m.metrics.get(spent))))
     up, down = "comm/uplink_bytes_total", "comm/downlink_bytes_total"
     chosen.append(Column("up", 8, lambda m: human_bytes(m.metrics.get(up))))
     chosen.append(Column("down", 8, lambda m: human_bytes(m.metrics.get(down))))

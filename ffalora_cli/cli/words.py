@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import re
 import shlex
+import sys
 import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ffalora_cli.cli.units import count, human_bytes, human_seconds, score
+from ffalora_cli.config.errors import one_line
 from ffalora_cli.config.schema import Config
+from ffalora_cli.config.secrets import redact
+from ffalora_cli.privacy.rounding import epsilon_text
 
 _WIDTH = 80
 _LABEL = 10
@@ -27,6 +31,11 @@ def labelled(label: str, text: str) -> list[str]:
         break_on_hyphens=False,
     )
     return [line.replace("\u00a0", " ") for line in lines] or [label]
+
+
+def left_out(text: str) -> None:
+    """A run among others cannot be read: said beside the result, which goes on without it."""
+    print(f"ffalora: left out: {redact(one_line(text))}", file=sys.stderr)
 
 
 def opening(facts: Mapping[str, Any], config: Config) -> list[str]:
@@ -83,7 +92,8 @@ def privacy_sentence(privacy: Mapping[str, Any] | None) -> str:
     tight = (privacy.get("largest") or {}).get("epsilon", {}).get("pld")
     if privacy.get("accountant") == "pld" or not isinstance(tight, float):
         return str(privacy["sentence"])
-    return f"{privacy['sentence']}; the same noise by the PLD accountant: epsilon {tight:.2f}"
+    beside = f"the same noise by the PLD accountant: epsilon {epsilon_text(tight)}"
+    return f"{privacy['sentence']}; {beside}"
 
 
 def closing(summary: Mapping[str, Any], metrics_order: Sequence[str]) -> list[str]:

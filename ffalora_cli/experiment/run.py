@@ -13,6 +13,7 @@ from ffalora_cli.experiment.observer import Observer
 from ffalora_cli.experiment.parts import build
 from ffalora_cli.experiment.rounds import drive
 from ffalora_cli.experiment.session import Session
+from ffalora_cli.records.failure import clear_failure, write_failure
 from ffalora_cli.records.run_directory import LEDGER, RunDirectory, open_folder, open_run
 from ffalora_cli.records.trackers.base import RunFacts, open_tracker
 from ffalora_cli.stopping import StopFlag, Stopped
@@ -159,6 +160,7 @@ def _play(
     from ffalora_cli.privacy.secret import SECRET, erase_secret
 
     directory, config = session.directory, session.parts.config
+    clear_failure(directory.path)
     tracker = open_tracker(config.tracking)
     tracker.start(RunFacts.of(directory.path, config.name, resolved))
     for record in session.records:
@@ -174,7 +176,10 @@ def _play(
     except Stopped as stopped:
         tracker.finish(None, exit_code=128 + stopped.signal, seconds=2.0)
         raise
-    except BaseException:
+    except BaseException as error:
+        if isinstance(error, Exception):
+            last = session.records[-1].round if session.records else 0
+            write_failure(directory.path, last, error)
         tracker.finish(None, exit_code=_FAILED)
         raise
     for note in tracker.notes:

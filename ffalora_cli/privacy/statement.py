@@ -14,6 +14,7 @@ from ffalora_cli.privacy.accountants import library
 from ffalora_cli.privacy.assumptions import other_assumptions, tuning
 from ffalora_cli.privacy.mechanism import mechanism
 from ffalora_cli.privacy.plan import Floats, Ints, PrivacyPlan
+from ffalora_cli.privacy.rounding import epsilon_text
 from ffalora_cli.privacy.sampling import NOTES, WORDS
 from ffalora_cli.privacy.spent import spent
 
@@ -65,7 +66,7 @@ def sentence(plan: PrivacyPlan, steps_taken: Ints | None = None) -> str:
         delta *= plan.shared.most_clients
         over = (
             f"a row on up to {plan.shared.most_clients} clients, their epsilons added; "
-            f"{_shown(largest)} is the {over}"
+            f"{epsilon_text(largest)} is the {over}"
         )
     sampling = WORDS[plan.sampling]
     if plan.client_noise == "local":
@@ -74,8 +75,8 @@ def sentence(plan: PrivacyPlan, steps_taken: Ints | None = None) -> str:
         whole = bool((plan.sample_rate == 1.0).all())
         sampling = "every client in every round" if whole else f"{sampling} of the cohort"
     return (
-        f"{what} {_shown(claim)} ({over}unit {plan.unit}, {plan.relation}, delta {_short(delta)}, "
-        f"{sampling}, {plan.accountant.upper()} accountant)"
+        f"{what} {epsilon_text(claim)} ({over}unit {plan.unit}, {plan.relation}, "
+        f"delta {_short(delta)}, {sampling}, {plan.accountant.upper()} accountant)"
     )
 
 
@@ -201,11 +202,6 @@ def _shared(plan: PrivacyPlan, values: Floats | None) -> dict[str, Any]:
         "rows_repeated_within_a_client": shared.repeated,
         "most_copies": shared.copies,
     }
-
-
-def _shown(value: float) -> str:
-    """Two decimals, rounded up."""
-    return f"{math.ceil(value * 100 - 1e-9) / 100:.2f}" if math.isfinite(value) else "inf"
 
 
 def _number(value: Any) -> int | float | str:

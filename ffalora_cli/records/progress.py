@@ -8,11 +8,10 @@ from typing import Literal
 
 from ffalora_cli.config.errors import ConfigError
 from ffalora_cli.records.lock import check_unlocked
-from ffalora_cli.records.run_directory import ROUNDS, SUMMARY
+from ffalora_cli.records.run_directory import FAILED, ROUNDS, SUMMARY
 
 State = Literal["done", "running", "failed", "stopped"]
 STATES: tuple[State, ...] = ("done", "running", "failed", "stopped")
-TRACEBACK = "traceback.txt"  # left beside the records by a run that crashed
 
 
 @dataclass(frozen=True)
@@ -24,11 +23,8 @@ class Progress:
 
 
 def progress_of(folder: Path) -> Progress:
-    """State of a run: its result is there, a living process holds its lock, it crashed, or neither.
-
-    A crash counts as one until the run goes on: a traceback older than the last round is history.
-    """
-    times = {name: _modified(folder / name) for name in (SUMMARY, ROUNDS, TRACEBACK)}
+    """State of a run: it has its result, somebody holds its lock, it failed, or none of these."""
+    times = {name: _modified(folder / name) for name in (SUMMARY, ROUNDS, FAILED)}
     touched = max(*times.values(), _modified(folder))
     if times[SUMMARY]:
         return Progress("done", touched)
@@ -36,8 +32,7 @@ def progress_of(folder: Path) -> Progress:
         check_unlocked(folder)
     except ConfigError:
         return Progress("running", touched)
-    crashed = times[TRACEBACK] > 0 and times[TRACEBACK] >= times[ROUNDS]
-    return Progress("failed" if crashed else "stopped", touched)
+    return Progress("failed" if times[FAILED] else "stopped", touched)
 
 
 def _modified(path: Path) -> float:

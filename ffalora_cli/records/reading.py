@@ -9,6 +9,7 @@ from typing import Any
 
 from ffalora_cli.config.errors import ConfigError, brief, nearest
 from ffalora_cli.config.rules import is_path
+from ffalora_cli.records.failure import Failure, read_failure
 from ffalora_cli.records.files import read_json, read_json_lines, read_regular
 from ffalora_cli.records.run_directory import (
     COMMUNICATION,
@@ -36,6 +37,7 @@ class RunRecords:
     privacy: Mapping[str, Any] | None
     summary: Mapping[str, Any] | None  # None: the run did not finish
     cut_short: bool  # an incomplete last line of rounds.jsonl was left out
+    failure: Failure | None = None  # why it did not go on; None: it is done, or can go on
 
     @property
     def finished(self) -> bool:
@@ -67,6 +69,7 @@ def read_run(path: str | Path) -> RunRecords:
         privacy=read_json(privacy) if privacy.exists() else None,
         summary=_versioned(summary, read_json(summary)) if summary.exists() else None,
         cut_short=cut_short,
+        failure=None if summary.exists() else read_failure(folder),
     )
 
 
@@ -140,12 +143,20 @@ def _number(value: Any) -> float:
     raise ValueError("not a number")
 
 
+def _loader() -> Any:
+    """PyYAML's safe loader, in C where it was built with it: the same values in a seventh."""
+    import yaml
+
+    return getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
 def _check_yaml(text: str) -> None:
     """Refuse references, which unfold without end, and a depth that only a forger needs."""
     import yaml
 
     depth = 0
-    for token in yaml.scan(text):  # lazily: a nest is left before it costs anything
+    # Lazily: a nest is left before it costs anything.
+    for token in yaml.scan(text, _loader()):
         opens, closes = token.id in _OPENING, token.id in ("]", "}", "<block end>")
         depth += opens - closes
         if depth > _DEEPEST or isinstance(token, yaml.AliasToken):
@@ -164,7 +175,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     try:
         text = read_regular(file, _LARGEST_CONFIG).decode()
         _check_yaml(text)
-        config = yaml.safe_load(text)
+        config = _loader()(text).get_single_data()
     except OSError as error:
         raise ConfigError(f"{file}: cannot be read ({error.strerror}); is this a run?") from None
     except (yaml.YAMLError, ValueError, TypeError, RecursionError):

@@ -12,6 +12,7 @@
 | adapter.safetensors   | after the last| factors and head, with rank, alpha, base model         |
 | clients.safetensors   | after the last| what stayed with the clients, if anything did          |
 | summary.json          | last          | the result; its presence means that the run is finished|
+| failed.json           | on a failure  | round and reason; taken away when the run goes on      |
 
 These files are the truth; a tracker is a mirror. NaN and infinities are stored as ``null``.
 """
@@ -40,6 +41,7 @@ MANIFEST, CONFIG, PRIVACY = "manifest.json", "config.yaml", "privacy.json"
 ROUNDS, COMMUNICATION = "rounds.jsonl", "communication.jsonl"
 LEDGER = "privacy_ledger.jsonl"
 ADAPTER, CLIENTS, SUMMARY = "adapter.safetensors", "clients.safetensors", "summary.json"
+FAILED = "failed.json"
 
 _WORD = re.compile(r"[A-Za-z0-9._-]{1,80}")
 _MAX_FOLDER = 120  # a W&B run id, which is the folder's name, has at most 128 characters
@@ -161,7 +163,7 @@ class RunDirectory:
                 "set paths.runs to a folder you can write to"
             ) from None
         self.finished = (self.path / SUMMARY).exists()  # by another process, meanwhile
-        for name in (MANIFEST, CONFIG, PRIVACY, ADAPTER, CLIENTS, SUMMARY):
+        for name in (MANIFEST, CONFIG, PRIVACY, ADAPTER, CLIENTS, SUMMARY, FAILED):
             for unfinished in self.path.glob(f".{name}.*"):
                 unfinished.unlink()  # by a crash in ``write_whole``
         for journal in self.journals.values():

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ffalora_cli.config.schema import Config
 from ffalora_cli.methods.base import Method
+from ffalora_cli.privacy.rounding import epsilon_text
 from ffalora_cli.records.metric_tags import may_leave
 from ffalora_cli.records.reading import RunRecords
 from ffalora_cli.report.peft_export import public_source
@@ -112,7 +113,7 @@ def privacy(
     if "protects" not in statement:  # written by an earlier schema
         return text
     largest = statement["largest"]
-    values = ", ".join(f"{k.upper()} {_cell(v)}" for k, v in largest["epsilon"].items())
+    values = ", ".join(f"{k.upper()} {epsilon_text(v)}" for k, v in largest["epsilon"].items())
     below = statement["delta"] < statement["one_over_n"]
     delta, shared = f"{statement['delta']:g}", statement["shared_rows"]
     if shared["texts_on_several_clients"]:
@@ -120,14 +121,17 @@ def privacy(
     rows = [
         ("unit", f"{statement['unit']}: {statement['protects']}"),
         ("relation", str(statement["relation"])),
-        ("epsilon (planned / spent)", " / ".join(map(_cell, statement["epsilon_max"].values()))),
+        (
+            "epsilon (planned / spent)",
+            " / ".join(map(epsilon_text, statement["epsilon_max"].values())),
+        ),
         ("delta", f"{delta}; {'' if below else 'NOT '}below 1/n of the largest n"),
         ("sampling", statement["sampling_note"] or statement["sampling"]),
         ("accountant", f"{statement['accountant'].upper()} ({statement['library']})"),
         (
             "largest client, same noise",
-            f"{values}; replace one {_cell(largest['replace_one'])}; without amplification "
-            f"{_cell(largest['no_amplification'])}",
+            f"{values}; replace one {epsilon_text(largest['replace_one'])}; without amplification "
+            f"{epsilon_text(largest['no_amplification'])}",
         ),
         ("clip", f"{statement['max_grad_norm']:g}: {statement['mechanism']['clip_note']}"),
         ("noise", f"{statement['mechanism']['noise_by']}; {statement['noise']['note']}"),
@@ -147,10 +151,6 @@ def _personal(statement: Mapping[str, Any], config: Config, method: Method) -> s
         "**This client's own tensors were neither clipped nor noised (they were not meant to "
         "leave it): the guarantee above is not this model's.**\n\n"
     )
-
-
-def _cell(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else "-" if value is None else str(value)
 
 
 def communication(records: RunRecords, config: Config, method: Method) -> str:

@@ -144,7 +144,9 @@ def _check_form(config: Config, trained: TrainedModel, merge: bool) -> None:
     if config.model.random_weights:
         raise ConfigError("model.random_weights=true: nobody else has this base; add --merge")
     if importlib.util.find_spec("peft") is None:
-        raise ConfigError("an adapter is checked with peft: pip install peft, or add --merge")
+        raise ConfigError(
+            "export: an adapter is checked with peft; pip install 'ffalora[export]', or add --merge"
+        )
 
 
 def _headline(records: RunRecords, config: Config) -> str:

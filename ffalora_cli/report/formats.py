@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ffalora_cli.privacy.rounding import epsilon_text
 from ffalora_cli.report.comparison import Cell, Comparison, Row
 from ffalora_cli.report.notes import BEST, TIED, baseline_name, notes
 from ffalora_cli.report.settings import title
@@ -63,7 +64,7 @@ def grid(comparison: Comparison) -> Grid:
             cells += [_plain(metric, cell.sample.sd)] if several else []
             cells += [_difference(metric, cell, row)] if compared else []
         cells.append(str(len(row.runs)))
-        cells += [_epsilon(row)] if private else []
+        cells += [epsilon_text(row.epsilon)] if private else []
         cells.append(f"{row.uplink_bytes / factor:.2f}")
         rows.append(tuple(cells))
     return Grid(tuple(head), tuple(rows), len(comparison.columns), tuple(notes(comparison)))
@@ -212,14 +213,6 @@ def _difference(metric: str, cell: Cell, row: Row) -> str:
     gap = cell.against.differences
     text = _plain(metric, gap.mean, "+")
     return text if gap.half_width is None else f"{text} ± {_plain(metric, gap.half_width)}"
-
-
-def _epsilon(row: Row) -> str:
-    """Rounded up to two decimals, so that the text never understates it."""
-    if row.epsilon is None:
-        return "-"
-    up = math.ceil(row.epsilon * 100 - 1e-9) / 100 if math.isfinite(row.epsilon) else math.inf
-    return f"{up:.2f}"
 
 
 def _byte_unit(values: Sequence[float]) -> tuple[float, str]:

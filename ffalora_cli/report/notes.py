@@ -174,5 +174,9 @@ def _left_out(comparison: Comparison) -> list[str]:
 
 
 def _names(runs: Sequence[RunRecords]) -> str:
-    names = ", ".join(run.path.name for run in runs[:_NAMED])
+    names = ", ".join(_named(run) for run in runs[:_NAMED])
     return names if len(runs) <= _NAMED else f"{names}, and {len(runs) - _NAMED} more"
+
+
+def _named(run: RunRecords) -> str:
+    return f"{run.path.name} (failed: {run.failure.reason})" if run.failure else run.path.name

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from ffalora_cli.privacy.rounding import epsilon_text
 from ffalora_cli.records.metric_tags import may_leave
 from ffalora_cli.records.reading import RunRecords
 from ffalora_cli.report.formats import Grid
@@ -121,7 +122,8 @@ def _state(run: RunRecords) -> str:
     wanted = run.config["federation"]["rounds"]
     if run.finished:
         return f"finished after {rounds} rounds, made {run.manifest.get('created')}"
-    return f"stopped after round {rounds} of {wanted}, begun {run.manifest.get('created')}"
+    how = f"failed ({run.failure.reason})" if run.failure else "stopped"
+    return f"{how} after round {rounds} of {wanted}, begun {run.manifest.get('created')}"
 
 
 def _privacy(said: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -129,9 +131,9 @@ def _privacy(said: Mapping[str, Any]) -> list[tuple[str, str]]:
     if "protects" not in said:
         return []
     largest = said["largest"]
-    beside = [f"{name.upper()} {_number(value)}" for name, value in largest["epsilon"].items()]
-    beside.append(f"replace one {_number(largest['replace_one'])}")
-    beside.append(f"without amplification {_number(largest['no_amplification'])}")
+    beside = [f"{name.upper()} {epsilon_text(value)}" for name, value in largest["epsilon"].items()]
+    beside.append(f"replace one {epsilon_text(largest['replace_one'])}")
+    beside.append(f"without amplification {epsilon_text(largest['no_amplification'])}")
     pairs = [
         ("protects", said["protects"]),
         ("sampling", said["sampling_note"]),
@@ -151,11 +153,11 @@ def _clients(clients: Sequence[Mapping[str, Any]] | Mapping[str, Mapping[str, An
     empty = Table("clients", (), (), words=0, long=False)
     if isinstance(clients, Mapping):
         names = list(next(iter(clients.values()), {}))
-        rows = [[k.replace("_", " "), *(_number(v[n]) for n in names)] for k, v in clients.items()]
+        rows = [[k.replace("_", " "), *(_cell(k, v[n]) for n in names)] for k, v in clients.items()]
         head = ["over all clients", *(name.replace("_", " ") for name in names)]
         return replace(empty, head=head, rows=rows, words=1)
     columns = [(key, head) for key, head in _CLIENT if clients and key in clients[0]]
-    rows = [[_number(client[key]) for key, _ in columns] for client in clients]
+    rows = [[_cell(key, client[key]) for key, _ in columns] for client in clients]
     return replace(empty, head=[head for _, head in columns], rows=rows)
 
 
@@ -186,6 +188,10 @@ def _megabytes(value: float | None) -> str:
     if value is None or not math.isfinite(value):
         return "-"
     return "0" if value == 0 else f"{value / 1e6:.6f}" if value < 1e4 else f"{value / 1e6:,.3f}"
+
+
+def _cell(key: str, value: Any) -> str:
+    return epsilon_text(value) if key.startswith("epsilon") else _number(value)
 
 
 def _number(value: Any) -> str:

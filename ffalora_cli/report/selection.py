@@ -6,7 +6,7 @@ signature), of which a run matches any, or conditions (``key=value``), all of wh
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from glob import glob
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,11 @@ _RECORDED = ("experiment", "federation", "debug")  # known from a run's override
 _SIGNATURE = 4  # digits of a signature that are enough to mean it
 
 
-def select_runs(runs_root: str | Path, selectors: Sequence[str] = ()) -> list[RunRecords]:
+def select_runs(
+    runs_root: str | Path,
+    selectors: Sequence[str] = (),
+    left_out: Callable[[str], None] | None = None,
+) -> list[RunRecords]:
     """The runs that a person named, finished or not, by folder name.
 
     Args:
@@ -39,9 +43,12 @@ def select_runs(runs_root: str | Path, selectors: Sequence[str] = ()) -> list[Ru
             a name or signature: any of them; and ``key=value`` conditions, all of them:
             ``experiment=``, ``tag=``, a group (``method=lora``) or any key of the configuration,
             with several allowed values between commas. None: all finished runs.
+        left_out: is told of every run whose records are damaged, which are left out; where it is
+            None the first such run is an error.
 
     Raises:
-        ConfigError: when a selector is unknown or matches nothing; names the nearest.
+        ConfigError: when a selector is unknown or matches nothing, and where all runs are damaged;
+            names the nearest.
     """
     conditions = [text for text in selectors if _is_condition(text)]
     places = [text for text in selectors if text not in conditions]
@@ -51,7 +58,7 @@ def select_runs(runs_root: str | Path, selectors: Sequence[str] = ()) -> list[Ru
         if not folders:
             raise ConfigError(f"--runs {runs_root}: holds no runs; give the folder of your runs")
     unique = {folder.resolve(): folder for folder in folders}
-    found = [read_run(folder) for folder in sorted(unique.values(), key=lambda f: (f.name, f))]
+    found = _read(sorted(unique.values(), key=lambda f: (f.name, f)), left_out)
     for text in conditions:
         found = _matching(found, text)
     if selectors:
@@ -60,6 +67,23 @@ def select_runs(runs_root: str | Path, selectors: Sequence[str] = ()) -> list[Ru
     if not finished:
         raise ConfigError(f"--runs {runs_root}: {len(found)} runs, none finished; wait for one")
     return finished
+
+
+def _read(folders: Sequence[Path], left_out: Callable[[str], None] | None) -> list[RunRecords]:
+    """All runs that can be read.
+
+    Raises:
+        ConfigError: when none can, or nobody wants to hear of it.
+    """
+    found = []
+    for number, folder in enumerate(folders, start=1):
+        try:
+            found.append(read_run(folder))
+        except ConfigError as error:
+            if left_out is None or (number == len(folders) and not found):
+                raise
+            left_out(str(error))
+    return found
 
 
 def filters(selectors: Sequence[str]) -> dict[str, Any]:

@@ -23,7 +23,6 @@ COLUMNS = (
     "config:privacy.value.unit",
     "config:privacy.value.epsilon_target",
     "config:seed.value",
-    f"summary:{SCORE}",
     "summary:comm/uplink_bytes_total",
     "summary:privacy/epsilon_spent",
 )
@@ -66,7 +65,7 @@ def build_report(entity: str, project: str, score: str = SCORE) -> v2.Report:
         project=project,
         name="runs",
         groupby=[f"config.{_METHOD}"],
-        pinned_columns=list(COLUMNS),
+        pinned_columns=[*COLUMNS, f"summary:{score}"],
     )
     return wr.Report(
         entity=entity,

@@ -9,6 +9,7 @@ import shutil
 import pytest
 
 from ffalora_cli.cli.main import main
+from ffalora_cli.records.reading import find_runs
 from tests.report_runs import write_run
 from tests.tiny import save_tiny_bert
 
@@ -63,7 +64,7 @@ def test_real_runs_side_by_side(real, capsys) -> None:
 
 
 def test_overrides_of_each_job_are_in_its_manifest(real) -> None:
-    for folder in real.iterdir():
+    for folder in find_runs(real):
         manifest = json.loads((folder / "manifest.json").read_text())
         assert manifest["overrides"][0] in ("method=lora", "method=ffa_lora")
         assert "debug=tiny" in manifest["overrides"]

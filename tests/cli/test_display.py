@@ -198,5 +198,5 @@ def test_a_looser_accountant_has_pld_beside_it() -> None:
 
     statement = {"sentence": "epsilon 6.00 (RDP accountant)", "accountant": "rdp"}
     statement["largest"] = {"epsilon": {"pld": 5.524, "rdp": 6.0}}
-    assert privacy_sentence(statement).endswith("by the PLD accountant: epsilon 5.52")
+    assert privacy_sentence(statement).endswith("by the PLD accountant: epsilon 5.53")
     assert "PLD" not in privacy_sentence({**statement, "accountant": "pld"})

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
 
 import pytest
 
 from ffalora_cli.cli.jobs import plan
 from ffalora_cli.cli.main import main
+from ffalora_cli.config.errors import RunFailed
+from ffalora_cli.records.failure import clear_failure, write_failure
 from ffalora_cli.records.lock import FolderLock
 from ffalora_cli.records.progress import progress_of
+from ffalora_cli.records.reading import read_run
 from ffalora_cli.records.run_directory import open_run, round_lines
 from ffalora_cli.records.summary import summarize
 from ffalora_cli.types import RoundRecord
@@ -54,7 +56,7 @@ def names(tmp_path, monkeypatch):
 
 @pytest.fixture
 def there(names, tmp_path):
-    (tmp_path / "runs" / names["failed"] / "traceback.txt").write_text("Traceback")
+    write_failure(tmp_path / "runs" / names["failed"], 1, RunFailed("round 1: diverged"))
     lock = FolderLock(tmp_path / "runs" / names["running"])
     yield names
     lock.release()
@@ -82,7 +84,8 @@ def test_the_table(there, capsys):
     assert main(["ls", "runs"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert "running 3/4" in lines[1] and "stopped 2/4" in lines[2] and "failed 1/4" in lines[3]
-    words = lines[4].split()
+    assert lines[4].split() == ["failed:", "round", "1:", "diverged"]
+    words = lines[5].split()
     assert words[:2] == ["2026-11-20", "10:00"] and there["done"] == words[-1]
     assert "40.0 % 4.00 4.0 kB 1:15" in " ".join(words)
 
@@ -111,7 +114,7 @@ def test_slips_and_an_empty_folder(there, capsys):
     assert capsys.readouterr().out == "no runs\n"
 
 
-def test_a_run_that_goes_on_after_a_crash_is_not_failed(there, tmp_path):
+def test_a_run_that_goes_on_after_a_failure_is_not_failed(there, tmp_path):
     folder = tmp_path / "runs" / there["failed"]
-    os.utime(folder / "traceback.txt", (1, 1))
-    assert progress_of(folder).state == "stopped"
+    clear_failure(folder)
+    assert progress_of(folder).state == "stopped" and read_run(folder).failure is None

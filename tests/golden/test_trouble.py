@@ -49,7 +49,9 @@ def test_an_exploding_run_ends_with_one_line_exit_code_one_and_its_records(tmp_p
     assert "federation.local_lr=1e+30" in line and "try federation.local_lr=0.4" in line
     (folder,) = tmp_path.iterdir()
     assert not (folder / "summary.json").exists()
+    assert (failure := read_run(folder).failure) and failure.reason in line
     rounds = read_run(folder).rounds
+    assert failure.round == rounds[-1].round
     assert rounds[0].round == 0 and 3 <= rounds[-1].round < 9
     assert all(v.isfinite().all() for v in load_file(folder / "adapter.safetensors").values())
 

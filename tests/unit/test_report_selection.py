@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+
 import pytest
 
 from ffalora_cli.config.errors import ConfigError
@@ -83,6 +85,22 @@ def test_what_is_not_there_is_one_line_with_the_nearest(root, selector, words) -
     text = str(caught.value)
     assert words in text or selector == "tag=none"
     assert "\n" not in text and len(text) <= 250
+
+
+def test_a_damaged_run_is_left_out_and_named(root, tmp_path) -> None:
+    runs = tmp_path / "runs"
+    shutil.copytree(root, runs)
+    first, second = sorted(runs.iterdir())[:2]
+    (first / "config.yaml").write_text("a: [")
+    (second / "manifest.json").write_text("{}")
+    said: list[str] = []
+    found = select_runs(runs, ["*"], said.append)
+    assert len(found) == 4 and not {first, second} & {run.path for run in found}
+    assert [first.name in said[0], second.name in said[1], len(said)] == [True, True, 2]
+    with pytest.raises(ConfigError, match=r"config\.yaml: damaged"):
+        select_runs(runs, [first.name], said.append)
+    with pytest.raises(ConfigError, match=r"config\.yaml: damaged"):
+        select_runs(runs)
 
 
 def test_an_empty_folder_says_so(tmp_path) -> None:

@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from ffalora_cli.cli.main import main
 from ffalora_cli.config.errors import ConfigError
 from ffalora_cli.report.wandb_report import build_report, save_report
 from tests.trackers import wandb_offline
@@ -45,6 +46,17 @@ def test_the_saved_report_draws_accuracy_over_rounds_bytes_and_epsilon(server, c
     ]
     text = json.dumps(blocks)
     assert "unit, relation, delta and accountant" in text  # no epsilon without them
+
+
+def test_the_verb_saves_it_and_says_where(server, capfd) -> None:
+    assert main(["report", "--wandb", "me/demo", "--metric", "mcc"]) == 0
+    out, err = capfd.readouterr()
+    assert out.startswith("report    http") and out.count("\n") == 1 and err == ""
+    assert "/me/demo/reports/" in out
+    ((_, sent),) = [(q, v) for q, v in server.asked if "mutation upsertView(" in q]
+    assert "eval/mcc" in sent["spec"] and "eval/accuracy" not in sent["spec"]
+    assert main(["report", "--wandb", "demo"]) == 2
+    assert "write ENTITY/PROJECT" in capfd.readouterr().err
 
 
 def test_building_needs_no_account_and_saving_without_one_is_one_line(tmp_path) -> None:

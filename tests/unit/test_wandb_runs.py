@@ -46,6 +46,24 @@ def server(logged, tmp_path):
         served.server_close()
 
 
+def test_the_verb_prints_the_table_of_the_folders(logged, server, capsys) -> None:
+    def table(*words: str) -> dict:
+        assert main(["compare", *words, "--by", "method", "--format", "json"]) == 0
+        return json.loads(capsys.readouterr().out)
+
+    here, there = table(*map(str, logged[0].values())), table("--from", "wandb", "me/ffalora")
+    assert [row["settings"] for row in there["rows"]] == [
+        {"method": "ffa_lora"},
+        {"method": "lora"},
+    ]
+    assert there == here
+    only = table("--from", "wandb", "me/ffalora", "method=lora", "tag=mine")
+    assert [row["runs"] for row in only["rows"]] == [there["rows"][1]["runs"]]
+    assert main(["compare", "--from", "wandb", "me/ffalora", "runs"]) == 2
+    assert main(["compare", "--from", "wandb", "me/ffalora", "method=lorra"]) == 2
+    assert capsys.readouterr().err.count("\n") == 2
+
+
 def test_everything_that_comparison_needs_comes_back(logged, server) -> None:
     found = wandb_runs.fetch("me/ffalora", {})
     assert [run.path.name for run in found] == sorted(logged[0])
