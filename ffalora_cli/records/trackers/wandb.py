@@ -17,6 +17,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ffalora_cli.config.errors import one_line
 from ffalora_cli.config.schema import TrackingConfig
 from ffalora_cli.records.files import read_json, to_json, write_whole
 from ffalora_cli.records.trackers.base import RunFacts
@@ -122,7 +123,7 @@ class WandbTracker:
     def _give_up(self, reason: str) -> None:
         if not self._dead.is_set():
             self._dead.set()
-            first_line = reason.strip().splitlines()[0][:160]
+            first_line = one_line(reason.strip().splitlines()[0])[:160]  # it may quote a key
             self._notes.append(f"W&B mirror off: {first_line}; the local records are complete")
 
     def _init(self) -> None:
