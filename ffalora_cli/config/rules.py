@@ -6,6 +6,7 @@ need the data (fewer rows than clients, delta against n) stand where the data is
 
 from __future__ import annotations
 
+import os
 import re
 import unicodedata
 from collections.abc import Mapping, Set
@@ -102,16 +103,22 @@ def _top(config: Config) -> None:
         if text is not None and not is_path(text):
             raise ConfigError(f"{key}={brief(text)} is too long for a path; give a shorter one")
     data = config.paths.data
-    if data is not None and not Path(data).expanduser().is_dir():
+    if data is not None and not os.path.isdir(os.path.expanduser(data)):
         raise ConfigError(
             f"paths.data={brief(data, 80)} is not a folder; give the folder that holds "
             f"{config.task.name}/, or null for packaged data, cache and hub"
         )
     for key, path in (("paths.runs", config.paths.runs), ("paths.cache", config.paths.cache)):
-        if path is not None and Path(path).expanduser().is_file():
-            raise ConfigError(f"{key}={brief(path, 80)} is a file; give a folder")
+        if path is not None and _is_blocked(path):
+            raise ConfigError(f"{key}={brief(path, 80)} is a file or in one; give a folder")
     if not config.paths.runs:
         raise ConfigError("paths.runs is empty; give a folder, as in paths.runs=runs")
+
+
+def _is_blocked(path: str) -> bool:
+    """Whether a folder cannot be there because a file or device is."""
+    whole = Path(path).expanduser()
+    return any(os.path.exists(p) and not os.path.isdir(p) for p in (whole, *whole.parents))
 
 
 def _inside(key: str, text: str) -> None:

@@ -133,6 +133,8 @@ CASES = {
     "partition=shards partition.shards_per_client=0": ("partition.shards_per_client", "1 or more"),
     "paths.data=no/such/folder": ("paths.data", "bbc_news/"),
     "paths.runs=": ("paths.runs", "folder"),
+    "paths.runs=/dev/null": ("paths.runs", "is a file"),
+    "paths.cache=/dev/null/deeper/still": ("paths.cache", "is a file or in one"),
     "name=a/b": ("name", "letters"),
     "name=..": ("name", "letters"),
     "name=${${seed}": ("name", "${section.key}"),
