@@ -20,7 +20,7 @@ from ffalora_cli.config.errors import ConfigError, brief, choose, listed, neares
 
 _OPTIONAL = ("experiment", "debug")  # groups that may be null
 _MAX_JOBS = 10_000  # a longer sweep is a slip of the keyboard
-_FOREIGN_WORD = re.compile(r"[\w./:-]+")  # Hydra's unquoted words are ASCII
+_WORD = re.compile(r"~?[\w./:-]+")
 _PUNCTUATION = re.compile(r"[^\w.-]")
 
 
@@ -59,8 +59,9 @@ def _parse(text: str) -> Override:
         hint = nearest(key, (*catalogue.groups(), *leaf_keys()))
         example = f"{hint or 'key'}=VALUE"
         raise ConfigError(f"{brief(text, 60)} is not an override; write {example}")
-    foreign = _FOREIGN_WORD.fullmatch(value) and not value.isascii()
-    try:  # a word with letters that the grammar lacks is quoted here
+    # Hydra's unquoted words are ASCII and no ``~/runs``: such a word is quoted here.
+    foreign = _WORD.fullmatch(value) and (value[0] == "~" or not value.isascii())
+    try:
         return OverridesParser.create().parse_override(f"{key}='{value}'" if foreign else text)
     except ValueError as error:
         raise ConfigError(f"{brief(text, 80)[1:-1]}: no number has so many digits") from error

@@ -102,6 +102,8 @@ def _top(config: Config) -> None:
     ):
         if text is not None and not is_path(text):
             raise ConfigError(f"{key}={brief(text)} is too long for a path; give a shorter one")
+        if text is not None and text[:1] == "~" == os.path.expanduser(text)[:1]:
+            raise ConfigError(f"{key}={brief(text)}: no such user; write the whole path")
     data = config.paths.data
     if data is not None and not os.path.isdir(os.path.expanduser(data)):
         raise ConfigError(

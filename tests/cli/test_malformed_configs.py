@@ -133,6 +133,9 @@ CASES = {
     "partition=shards partition.shards_per_client=0": ("partition.shards_per_client", "1 or more"),
     "paths.data=no/such/folder": ("paths.data", "bbc_news/"),
     "paths.runs=": ("paths.runs", "folder"),
+    "paths.runs=~nosuchuser/x": ("paths.runs", "no such user"),
+    "paths.data=~nosuchuser": ("paths.data", "no such user"),
+    "model.source=~nosuchuser/x": ("model.source", "no such user"),
     "paths.runs=/dev/null": ("paths.runs", "is a file"),
     "paths.cache=/dev/null/deeper/still": ("paths.cache", "is a file or in one"),
     "name=a/b": ("name", "letters"),
@@ -245,7 +248,7 @@ def test_one_line_names_the_key_and_the_remedy(typed, tmp_path, monkeypatch, cap
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("source", ["./jörg", "/data/模型", "пример"])
+@pytest.mark.parametrize("source", ["./jörg", "/data/模型", "пример", "~/mine"])
 def test_a_word_of_letters_that_are_not_ascii_needs_no_quotes(source) -> None:
     (job,) = plan([f"model.source={source}", "model=auto", "model.name=any"])
     assert job.config.model.source == source
