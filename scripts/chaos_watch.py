@@ -79,15 +79,20 @@ class Watch:
             self.seen.append(f"{event} {real}")
 
 
-def outcome(call: Callable[[], object], watch: Watch, allowed: tuple[type[Exception], ...]) -> str:
-    """Play one call.
+def outcome(
+    call: Callable[[], object],
+    watch: Watch,
+    allowed: tuple[type[Exception], ...],
+    cpu_seconds: float = 2.0,
+) -> str:
+    """Play one call, which may work for so long.
 
     Returns:
         ``"read"`` or ``"refused"``; else what went wrong.
     """
     watch.seen.clear()
     try:
-        with watch.armed():
+        with watch.armed(cpu_seconds):
             call()
         said = "read"
     except allowed as error:

@@ -72,7 +72,7 @@ def play(
             kept = display.facts.get("run_dir")
             where = f"; records in {kept}" if kept else ""
             print(f"ffalora: run failed: {one_line(str(error))}{where}", file=sys.stderr)
-            return FAILED, f"failed: {error}"
+            return FAILED, f"failed: {one_line(str(error))}"
         except Exception as error:
             display.close()
             print(f"ffalora: {_failure(error, job, display)}", file=sys.stderr)
