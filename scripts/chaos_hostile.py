@@ -19,7 +19,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import chaos_secrets
-from chaos_planted import PLANTED, Scene
+from chaos_planted import PLANTED
+from chaos_scene import Scene
 from chaos_typed import TYPED
 from chaos_watch import HangError, Watch
 from chaos_workload import Row, Workload, kill_at, overrides, tiny_model

@@ -5,68 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import pickle
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
-from chaos_watch import Watch
+from chaos_scene import Scene
 
 DEEP = b"[" * 100_000 + b"]" * 100_000
-
-
-@dataclass
-class Scene:
-    """Folders of one case.
-
-    Attributes:
-        root: of everything; ``outside`` in it must stay as it is.
-        settings: overrides of the run that was begun.
-        watch: over ``root``.
-    """
-
-    root: Path
-    settings: list[str]
-    watch: Watch
-
-    @property
-    def run(self) -> Path:
-        """A copy of the run that was begun."""
-        return self.root / "runs" / "run"
-
-    @property
-    def outside(self) -> Path:
-        """Where nothing may be written."""
-        return self.root / "outside"
-
-    @property
-    def sentinel(self) -> Path:
-        """Made by every planted piece of code."""
-        return self.root / "sentinel"
-
-    def fresh(self, victim: bytes) -> None:
-        """Everything as it was before the last case."""
-        for name in ("runs", "outside", "evil", "data"):
-            shutil.rmtree(self.root / name, ignore_errors=True)
-        self.sentinel.unlink(missing_ok=True)
-        shutil.copytree(self.root / "begun" / "run", self.run)
-        self.outside.mkdir()
-        (self.outside / "victim").write_bytes(victim)
-
-    def resume(self) -> list[str]:
-        """Go on with the run."""
-        return ["resume", str(self.run), "--quiet"]
-
-    def payload(self) -> bytes:
-        """A pickle that makes the sentinel when it is opened."""
-        path = self.sentinel
-
-        class Bomb:
-            def __reduce__(self) -> tuple[object, ...]:
-                return (os.system, (f"touch {path}",))
-
-        return pickle.dumps(Bomb())
 
 
 def _link(name: str, folder: bool = False) -> Callable[[Scene], list[str]]:
@@ -121,6 +66,40 @@ def _state(change: Callable[[bytes], bytes]) -> Callable[[Scene], list[str]]:
             body = json.dumps(content).encode() + b"\n"
             manifest.write_bytes(body + f'"{hashlib.sha256(body).hexdigest()}"\n'.encode())
         return ["resume", str(scene.run)]  # not quiet: its notes are looked at
+
+    return plant
+
+
+def _adapter(content: Callable[[Scene], bytes] | None) -> Callable[[Scene], list[str]]:
+    """An adapter beside the records of a run, which is then audited; None is a pipe."""
+
+    def plant(scene: Scene) -> list[str]:
+        file = scene.run / "adapter.safetensors"
+        if content is None:
+            os.mkfifo(file)
+        else:
+            file.write_bytes(content(scene))
+        return _audit(scene)
+
+    return plant
+
+
+def _linked_adapter(scene: Scene) -> list[str]:
+    _link("adapter.safetensors")(scene)
+    return _audit(scene)
+
+
+def _audit(scene: Scene) -> list[str]:
+    return ["audit", str(scene.run), "--tier=mechanism", "--minutes=0.01"]
+
+
+def _charge(line: bytes) -> Callable[[Scene], list[str]]:
+    """A line more in the ledger, which an audit reads."""
+
+    def plant(scene: Scene) -> list[str]:
+        file = scene.run / "privacy_ledger.jsonl"
+        file.write_bytes(file.read_bytes() + line + b"\n")
+        return _audit(scene)
 
     return plant
 
@@ -260,6 +239,17 @@ PLANTED: dict[str, Callable[[Scene], list[str]]] = {
     "state: twice": _state(_header(b"{" + _entry(0, 16) + b"," + _entry(0, 16) + b"}")),
     "state: deep": _state(_header(DEEP)),
     "state: empty": _state(lambda _: b""),
+    "adapter: pickle": _adapter(lambda scene: scene.payload()),
+    "adapter: header 2**60": _adapter(lambda _: _header(b"{}", 2**60)(b"")),
+    "adapter: deep": _adapter(lambda _: _header(DEEP)(b"")),
+    "adapter: pipe": _adapter(None),
+    "adapter: link": _linked_adapter,
+    "charge without a round": _charge(b'{"clients": null, "steps": 1}'),
+    "charge to nobody": _charge(b'{"round": 1, "clients": [999999999], "steps": 1}'),
+    "charge of a text": _charge(b'{"round": 1, "clients": "all", "steps": "many"}'),
+    "charge beyond numbers": _charge(
+        b'{"round": 1, "clients": null, "steps": 1' + b"0" * 40 + b"}"
+    ),
     "model: pickle only": _model(_only_pickle),
     "model: pickle as safetensors": _model(_as_safetensors),
     "model: remote code": _model(_remote_code("config.json")),
