@@ -114,6 +114,7 @@ def malformed(count: int, seed: int = 0) -> Row:
     from tests.cli.test_malformed_configs import CASES
 
     row, seconds = Row("malformed configs", "one line <= 200, exit 2, < 1.5 s"), []
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
     for typed in random.Random(seed).sample(sorted(CASES), min(count, len(CASES))):
         command = [sys.executable, "-m", "ffalora_cli.cli.main", "run", *typed.split()]
         with tempfile.TemporaryDirectory(prefix="ffalora-malformed-") as folder:
@@ -125,7 +126,10 @@ def malformed(count: int, seed: int = 0) -> Row:
         fine = fine and len(done.stderr) <= 201 and all(w in done.stderr for w in CASES[typed])
         row.count(None if fine else f"{typed}: {done.returncode} {done.stderr[-200:]}")
     seconds.sort()
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    work = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     row.notes.append(f"median {seconds[len(seconds) // 2]:.2f} s, slowest {seconds[-1]:.2f} s")
+    row.notes.append(f"{work / len(seconds):.2f} s of a processor each")  # whoever else is busy
     return row
 
 

@@ -244,6 +244,7 @@ PLANTED: dict[str, Callable[[Scene], list[str]]] = {
     "adapter: deep": _adapter(lambda _: _header(DEEP)(b"")),
     "adapter: pipe": _adapter(None),
     "adapter: link": _linked_adapter,
+    "audit of a target": _in_config(lambda _: b"options: {_target_: os.system}", "audit"),
     "charge without a round": _charge(b'{"clients": null, "steps": 1}'),
     "charge to nobody": _charge(b'{"round": 1, "clients": [999999999], "steps": 1}'),
     "charge of a text": _charge(b'{"round": 1, "clients": "all", "steps": "many"}'),
