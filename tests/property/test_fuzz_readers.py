@@ -13,7 +13,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
 import chaos_fuzz
 from chaos_watch import outcome
 
-COUNT = {"overrides": 150, "yaml": 60, "records": 60}  # ten to twenty milliseconds each
+COUNT = {"overrides": 100, "yaml": 50, "records": 50}  # ten to twenty milliseconds each
 
 
 @pytest.fixture(scope="module")
