@@ -77,7 +77,11 @@ def change(plain: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]
                 f"{group}: a recorded run has keys, no groups; set {group}.name=... or another key"
             )
     with _guarded_environment():
-        return _resolve(_with_settings(OmegaConf.create(dict(plain)), settings))
+        try:
+            base = OmegaConf.create(dict(plain))
+        except OmegaConfBaseException as error:  # a reference that was never resolved
+            raise ConfigError(f"{error.full_key}: {_reason(error)}") from error
+        return _resolve(_with_settings(base, settings))
 
 
 @cache  # a sweep over seeds composes its groups once; 0.1 s each

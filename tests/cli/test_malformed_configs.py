@@ -216,6 +216,7 @@ CASES = {
     "adapter.targets=queryé": ("adapter.targets", "'query_value'"),
     "federation.rounds=zähl": ("federation.rounds", "whole number"),
     f"federation.rounds={'9' * 5000}": ("federation.rounds", "digits"),
+    f"federation.local_lr=1{'0' * 400}": ("federation.local_lr", "a float can hold"),
     "experiment=null debug=null seed=-1": ("seed", "0 or more"),
     "task.splits={train:../../x}": ("task.splits.train", "letters"),
     "task.package=os.path": ("task.package", "installed package"),

@@ -33,6 +33,16 @@ def test_a_reader_reads_or_refuses(reader, sandbox) -> None:
         assert said in ("read", "refused"), (number, said)
 
 
+@pytest.mark.parametrize(
+    ("reader", "seed"),
+    [("yaml", "7 2661"), ("yaml", "7 7411"), ("rows", "7 1639"), ("overrides", "3 1230")],
+)
+def test_what_the_long_fuzzing_found_stays_found(reader, seed, sandbox) -> None:
+    cases, watch = sandbox
+    case, allowed = cases[reader]
+    assert outcome(case(random.Random(seed)), watch, allowed) == "refused"
+
+
 def test_another_exception_and_a_hang_are_seen(sandbox) -> None:
     _, watch = sandbox
 
