@@ -5,7 +5,7 @@
     diskfull      no space after some bytes                    (about 0.5 s each)
     determinism   side by side, threads, orders, resumes       (about 3 s each, at most 54)
     kills         SIGKILL the real process                     (two process starts each)
-    fuzz          damaged input for every reader               (about 0.05 s each)
+    fuzz          damaged input for every reader               (about 0.01 s each)
     hostile       planted links, forged files, remote code     (about 0.5 s each, all of them)
     malformed     wrong configs in the real process            (about 1 s each)
     secrets       keys in the environment, searched everywhere (three runs, all of them)

@@ -38,7 +38,7 @@ Case = Callable[[random.Random], Callable[[], object]]
 """From a generator to one call of a reader on damaged input."""
 
 _JSON = ("manifest.json", "summary.json", "privacy.json")
-_SLOW = ("yaml", "records")  # a tenth of a second each: half as often as the others
+_SLOW = ("yaml", "records")  # twenty milliseconds each: half as often as the others
 _LINES = ("rounds.jsonl", "communication.jsonl")
 
 

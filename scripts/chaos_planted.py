@@ -1,128 +1,17 @@
-"""The hostile cases: what is typed, and what is planted before a harmless command is typed."""
+"""The hostile cases that are planted in folders before a harmless command is typed."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import os
-import pickle
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
-from chaos_watch import Watch
+from chaos_scene import Scene
 
 DEEP = b"[" * 100_000 + b"]" * 100_000
-
-
-@dataclass
-class Scene:
-    """Folders of one case.
-
-    Attributes:
-        root: of everything; ``outside`` in it must stay as it is.
-        settings: overrides of the run that was begun.
-        watch: over ``root``.
-    """
-
-    root: Path
-    settings: list[str]
-    watch: Watch
-
-    @property
-    def run(self) -> Path:
-        """A copy of the run that was begun."""
-        return self.root / "runs" / "run"
-
-    @property
-    def outside(self) -> Path:
-        """Where nothing may be written."""
-        return self.root / "outside"
-
-    @property
-    def sentinel(self) -> Path:
-        """Made by every planted piece of code."""
-        return self.root / "sentinel"
-
-    def fresh(self, victim: bytes) -> None:
-        """Everything as it was before the last case."""
-        for name in ("runs", "outside", "evil", "data"):
-            shutil.rmtree(self.root / name, ignore_errors=True)
-        self.sentinel.unlink(missing_ok=True)
-        shutil.copytree(self.root / "begun" / "run", self.run)
-        self.outside.mkdir()
-        (self.outside / "victim").write_bytes(victim)
-
-    def resume(self) -> list[str]:
-        """Go on with the run."""
-        return ["resume", str(self.run), "--quiet"]
-
-    def payload(self) -> bytes:
-        """A pickle that makes the sentinel when it is opened."""
-        path = self.sentinel
-
-        class Bomb:
-            def __reduce__(self) -> tuple[object, ...]:
-                return (os.system, (f"touch {path}",))
-
-        return pickle.dumps(Bomb())
-
-
-def _reference(text: str) -> list[str]:
-    return [f"tracking.project={text}"]
-
-
-TYPED: dict[str, list[str]] = {
-    "target in a section": ["+model._target_=os.system"],
-    "target in options": ["method.options={_target_: os.system}"],
-    "target in a list": ["method.options={a: [{_target_: os.system}]}"],
-    "target by decode": ["method.options=\"${oc.decode:'{_target_: os.system}'}\""],
-    "target by create": ['method.options="${oc.create:{_target_:os.system}}"'],
-    "partial": ["method.options={_partial_: true}"],
-    "args": ["method.options={_args_: [1]}"],
-    "recursive": ["method.options={_recursive_: false}"],
-    "convert": ["+task._convert_=all"],
-    "target in splits": ["task.splits={_target_: os.system}"],
-    "env key": _reference("${oc.env:WANDB_API_KEY}"),
-    "env path": _reference("${oc.env:PATH}"),
-    "env with default": _reference("${oc.env:SHELL,none}"),
-    "env nested": _reference("\"${oc.decode:'${oc.env:HOSTNAME}'}\""),
-    "unknown resolver": _reference("${eval:1+1}"),
-    "select of nothing": _reference('"${oc.select:no.such.key,${oc.env:LANG}}"'),
-    "hydra resolver": _reference("${hydra:runtime.cwd}"),
-    "self reference": _reference("${tracking.project}"),
-    "name dots": ["name=.."],
-    "name parent": ["name=../outside"],
-    "name absolute": ["name=/tmp/outside"],
-    "name NUL": ["name=a\0b"],
-    "name newline": ["name='a\nb'"],
-    "name escape": ["name='a\x1b[31m'"],
-    "name empty": ["name=''"],
-    "name long": [f"name={'a' * 5000}"],
-    "name surrogate": ["name='a\udcff'"],
-    "task name leaves": ["task.name=../outside"],
-    "split leaves": ["task.splits={train: ../../outside/victim}"],
-    "split absolute": ["task.splits={train: /etc/passwd}"],
-    "model name leaves": ["model.name=../x"],
-    "package imports": ["task.package=os.path"],
-    "package leaves": ["task.package=bbc/../../.."],
-    "model package imports": ["model.source=package:os.path/x"],
-    "runs NUL": ["paths.runs=a\0b"],
-    "runs long": [f"paths.runs={'a' * 5000}"],
-    "data long": [f"paths.data=/{'a' * 300}"],
-    "runs device": ["paths.runs=/dev/null"],
-    "source NUL": ["model.source=/a\0b"],
-    "project control": ["tracking.project='a\x1b]0;x\x07'"],
-    "deep list": ["method.options={a: " + "[" * 400 + "]" * 400 + "}"],
-    "endless range": ["-m", "seed=range(1000000000000)"],
-    "endless step": ["-m", "seed=range(0,10,0)"],
-    "endless shuffle": ["-m", "seed=shuffle(range(100000000000))"],
-    "huge number": [f"federation.rounds={'9' * 5000}"],
-    "huge float": ["federation.local_lr=1e999"],
-    "searchpath": ["hydra.searchpath=[file:///tmp]"],
-    "option leaves": ["task=../../evil"],
-}
 
 
 def _link(name: str, folder: bool = False) -> Callable[[Scene], list[str]]:
@@ -176,7 +65,41 @@ def _state(change: Callable[[bytes], bytes]) -> Callable[[Scene], list[str]]:
             content["files"][state.name] = hashlib.sha256(state.read_bytes()).hexdigest()
             body = json.dumps(content).encode() + b"\n"
             manifest.write_bytes(body + f'"{hashlib.sha256(body).hexdigest()}"\n'.encode())
-        return scene.resume()
+        return ["resume", str(scene.run)]  # not quiet: its notes are looked at
+
+    return plant
+
+
+def _adapter(content: Callable[[Scene], bytes] | None) -> Callable[[Scene], list[str]]:
+    """An adapter beside the records of a run, which is then audited; None is a pipe."""
+
+    def plant(scene: Scene) -> list[str]:
+        file = scene.run / "adapter.safetensors"
+        if content is None:
+            os.mkfifo(file)
+        else:
+            file.write_bytes(content(scene))
+        return _audit(scene)
+
+    return plant
+
+
+def _linked_adapter(scene: Scene) -> list[str]:
+    _link("adapter.safetensors")(scene)
+    return _audit(scene)
+
+
+def _audit(scene: Scene) -> list[str]:
+    return ["audit", str(scene.run), "--tier=mechanism", "--minutes=0.01"]
+
+
+def _charge(line: bytes) -> Callable[[Scene], list[str]]:
+    """A line more in the ledger, which an audit reads."""
+
+    def plant(scene: Scene) -> list[str]:
+        file = scene.run / "privacy_ledger.jsonl"
+        file.write_bytes(file.read_bytes() + line + b"\n")
+        return _audit(scene)
 
     return plant
 
@@ -245,10 +168,32 @@ def _rows(suffix: str, content: bytes | None) -> Callable[[Scene], list[str]]:
     return plant
 
 
-_BOMB = b"".join(
-    b"a%d: &a%d [%s]\n" % (i, i, b",".join([b"*a%d" % (i - 1) if i else b"x"] * 9))
-    for i in range(9)
-)
+def anchor_bomb() -> bytes:
+    """Nine anchors, each nine times the one before: 200 bytes that unfold to 400 million texts."""
+    lines = ["options:", f"  a0: &a0 [{', '.join('x' * 9)}]"]
+    for depth in range(1, 9):
+        lines.append(f"  a{depth}: &a{depth} [{', '.join([f'*a{depth - 1}'] * 9)}]")
+    return "\n".join(lines).encode()
+
+
+def python_tag(sentinel: Path) -> bytes:
+    """A tag that runs a command where YAML is loaded unsafely."""
+    return f"!!python/object/apply:os.system ['touch {sentinel}']".encode()
+
+
+def _in_config(content: Callable[[Scene], bytes], verb: str) -> Callable[[Scene], list[str]]:
+    """The content in the place of the method's options, in a config that is otherwise whole."""
+
+    def plant(scene: Scene) -> list[str]:
+        file = scene.run / "config.yaml"
+        before = file.read_bytes()
+        assert before.count(b"  options: {}\n") == 1
+        inner = content(scene).replace(b"\n", b"\n  ")
+        file.write_bytes(before.replace(b"  options: {}\n", b"  " + inner + b"\n"))
+        return [verb, str(scene.run)]
+
+    return plant
+
 
 PLANTED: dict[str, Callable[[Scene], list[str]]] = {
     "link: rounds": _link("rounds.jsonl"),
@@ -278,9 +223,13 @@ PLANTED: dict[str, Callable[[Scene], list[str]]] = {
     "huge integer": _file("manifest.json", b'{"schema_version": ' + b"9" * 10_000 + b"}"),
     "huge float": _file("rounds.jsonl", b'{"schema_version":1,"round":1e999,"metrics":{}}\n'),
     "not UTF-8": _file("config.yaml", b"name: \xff\xfe\n"),
-    "laughs": _file("config.yaml", _BOMB),
+    "laughs": _in_config(lambda _: anchor_bomb(), "show"),
+    "laughs on resume": _in_config(lambda _: anchor_bomb(), "resume"),
     "self anchor": _file("config.yaml", b"&a [*a]\n"),
-    "python tag": _file("config.yaml", b"name: !!python/object/apply:os.system [ls]\n"),
+    "python tag": _in_config(lambda scene: b"options: " + python_tag(scene.sentinel), "show"),
+    "python tag on resume": _in_config(
+        lambda scene: b"options: " + python_tag(scene.sentinel), "resume"
+    ),
     "state: pickle": lambda scene: _state(lambda _: scene.payload())(scene),
     "state: header 2**60": _state(_header(b"{}", 2**60)),
     "state: huge tensor": _state(_header(b"{" + _entry(0, 2**62, "[4611686018427387904]") + b"}")),
@@ -290,6 +239,18 @@ PLANTED: dict[str, Callable[[Scene], list[str]]] = {
     "state: twice": _state(_header(b"{" + _entry(0, 16) + b"," + _entry(0, 16) + b"}")),
     "state: deep": _state(_header(DEEP)),
     "state: empty": _state(lambda _: b""),
+    "adapter: pickle": _adapter(lambda scene: scene.payload()),
+    "adapter: header 2**60": _adapter(lambda _: _header(b"{}", 2**60)(b"")),
+    "adapter: deep": _adapter(lambda _: _header(DEEP)(b"")),
+    "adapter: pipe": _adapter(None),
+    "adapter: link": _linked_adapter,
+    "audit of a target": _in_config(lambda _: b"options: {_target_: os.system}", "audit"),
+    "charge without a round": _charge(b'{"clients": null, "steps": 1}'),
+    "charge to nobody": _charge(b'{"round": 1, "clients": [999999999], "steps": 1}'),
+    "charge of a text": _charge(b'{"round": 1, "clients": "all", "steps": "many"}'),
+    "charge beyond numbers": _charge(
+        b'{"round": 1, "clients": null, "steps": 1' + b"0" * 40 + b"}"
+    ),
     "model: pickle only": _model(_only_pickle),
     "model: pickle as safetensors": _model(_as_safetensors),
     "model: remote code": _model(_remote_code("config.json")),

@@ -28,6 +28,18 @@ def recorded_checks(folder: Path, config: Config, plan: PrivacyPlan) -> list[Che
     Raises:
         ConfigError: the ledger is damaged or belongs to another plan, or the run cannot be read.
     """
+    try:
+        return _checks(folder, config, plan)
+    except ConfigError:
+        raise
+    except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        raise ConfigError(
+            f"{folder}: its records are damaged ({type(error).__name__}), there is nothing to "
+            "audit; audit the config alone, as in ffalora audit OVERRIDES"
+        ) from error
+
+
+def _checks(folder: Path, config: Config, plan: PrivacyPlan) -> list[Check]:
     from ffalora_cli.records.reading import read_communication, read_run
 
     run = read_run(folder)
@@ -146,13 +158,20 @@ def _uploads(folder: Path, uplink: list[dict[str, Any]], config: Config) -> Chec
 
 def _elements(adapter: Path, config: Config) -> Any:
     """A function round -> elements that one client uploads, by kind."""
-    from safetensors import safe_open
+    from safetensors import SafetensorError, safe_open
 
     from ffalora_cli.methods import registry
 
     method = registry.get(config.method.name)
-    with safe_open(adapter, "pt") as stored:
-        shapes = {name: stored.get_slice(name).get_shape() for name in list(stored.keys())}
+    if adapter.is_symlink() or not adapter.is_file():
+        raise ConfigError(f"{adapter}: is no file of a run; remove it")
+    try:
+        with safe_open(adapter, "pt") as stored:
+            shapes = {name: stored.get_slice(name).get_shape() for name in list(stored.keys())}
+    except (SafetensorError, OSError) as error:
+        raise ConfigError(
+            f"{adapter}: damaged, no safetensors; run the experiment again"
+        ) from error
 
     def elements(round: int) -> dict[str, int]:
         factors = method.uploaded(round)

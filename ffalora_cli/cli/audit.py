@@ -14,6 +14,7 @@ from ffalora_cli.cli import words
 from ffalora_cli.cli.arguments import OVERRIDES, Parser
 from ffalora_cli.cli.exits import DONE, FAILED
 from ffalora_cli.cli.jobs import plan as plan_jobs
+from ffalora_cli.cli.jobs import recorded
 from ffalora_cli.config.errors import ConfigError, choose
 
 if TYPE_CHECKING:
@@ -71,12 +72,12 @@ def main(arguments: Sequence[str]) -> int:
 
 def _subject(what: Sequence[str], runs: str) -> tuple[Config, Path | None, str]:
     """Configuration, folder (of a run) and signature."""
-    from ffalora_cli.config.build import build
     from ffalora_cli.records.reading import find_run, read_run
 
     if len(what) == 1 and "=" not in what[0]:
         records = read_run(find_run(runs, what[0]))
-        return build(records.config), records.path, str(records.manifest.get("signature"))
+        config = recorded(records.path, []).config  # with all rules: the folder may be anybody's
+        return config, records.path, str(records.manifest.get("signature"))
     (job,) = plan_jobs(what)
     return job.config, None, job.signature
 
@@ -97,8 +98,8 @@ def _audit(
     some = f"{subject.plan.num_clients} of its {plan.num_clients} clients"
     _print(words.labelled("audit", f"{what}, {some}, on a stand-in of the model's architecture"))
     _print(words.labelled("claim", sentence(plan)))
-    recorded = recorded_checks(folder, config, plan) if folder else []
-    verdict = audit(subject, options.tier, effort_for(options.minutes), recorded)
+    checks = recorded_checks(folder, config, plan) if folder else []
+    verdict = audit(subject, options.tier, effort_for(options.minutes), checks)
     seconds = time.perf_counter() - began
     _print(["", *(line for check in verdict.checks for line in _check(check)), ""])
     _print(_table(verdict, options.tier))

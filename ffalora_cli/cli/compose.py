@@ -29,7 +29,7 @@ from omegaconf.resolvers import oc
 from ffalora_cli.cli.catalogue import PACKAGE, groups
 from ffalora_cli.cli.overrides import expand
 from ffalora_cli.config.build import check_value, nearest_key
-from ffalora_cli.config.errors import ConfigError, brief
+from ffalora_cli.config.errors import ConfigError, brief, one_line
 
 _OF_HYDRA = ("_target_", "_partial_", "_args_", "_recursive_", "_convert_")  # of its instantiate
 ENVIRONMENT = ("FFALORA_DATA", "HOME", "TMPDIR", "USER")  # what ${oc.env:NAME} may read
@@ -54,9 +54,10 @@ def compose_jobs(overrides: Sequence[str], sweep: bool) -> list[tuple[list[str],
     jobs = []
     with _guarded_environment():
         for job in expand(overrides, sweep):
-            chosen = tuple(text for text in job if text.split("=", 1)[0] in groups())
+            chosen = [text for text in job if text.split("=", 1)[0] in groups()]
             settings = [text for text in job if text not in chosen]
-            jobs.append((job, _resolve(_with_settings(_compose(chosen), settings))))
+            some = tuple(text for text in chosen if not text.endswith("=null"))  # null: none of it
+            jobs.append((job, _resolve(_with_settings(_compose(some), settings))))
     return jobs
 
 
@@ -80,7 +81,11 @@ def change(plain: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]
                 f"{group}: a recorded run has keys, no groups; set {group}.name=... or another key"
             )
     with _guarded_environment():
-        return _resolve(_with_settings(OmegaConf.create(dict(plain)), settings))
+        try:
+            base = OmegaConf.create(dict(plain))
+        except OmegaConfBaseException as error:  # a reference that was never resolved
+            raise ConfigError(f"{error.full_key}: {_reason(error)}") from error
+        return _resolve(_with_settings(base, settings))
 
 
 def choices_of(overrides: Sequence[str]) -> dict[str, str | None]:
@@ -127,7 +132,7 @@ def _parsed(settings: Sequence[str]) -> list[Override]:
     """Overrides read a second time, after sweeps became values: as text they may not read alike."""
     try:
         return OverridesParser.create().parse_overrides(list(settings))
-    except (HydraException, RecursionError) as error:
+    except (HydraException, RecursionError, ValueError) as error:  # a number without end
         raise ConfigError(
             f"{brief(' '.join(settings), 80)} cannot be read; quote special characters twice"
         ) from error
@@ -197,4 +202,5 @@ def _reason(error: BaseException) -> str:
     if isinstance(error, GrammarParseError):
         return "the ${...} reference cannot be read; write it as ${section.key}"
     first = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
-    return first.split("ConfigError raised while resolving interpolation: ")[-1][:140]
+    ours = first.split("ConfigError raised while resolving interpolation: ")[-1]
+    return one_line(ours)[:140]

@@ -11,7 +11,6 @@ from ffalora_cli.config import rules
 from ffalora_cli.config.build import build, to_plain
 from ffalora_cli.config.errors import ConfigError
 from ffalora_cli.config.schema import Config
-from ffalora_cli.config.secrets import refuse_secrets
 from ffalora_cli.config.signature import signature
 
 
@@ -91,7 +90,7 @@ def _job(overrides: Sequence[str], plain: dict[str, Any]) -> Job:
     from ffalora_cli.methods import registry
 
     config = build(plain)
-    refuse_secrets(plain)
+    rules.refuse_secrets(plain)
     method = registry.get(config.method.name)
     rules.check(
         config,

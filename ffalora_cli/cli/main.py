@@ -80,7 +80,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _dispatch(arguments)
     except ConfigError as error:
         _traceback_if_wanted()
-        print(f"ffalora: {redact(one_line(str(error)))}", file=sys.stderr)
+        print(f"ffalora: {one_line(str(error))}", file=sys.stderr)
         return BAD_USAGE
     except Stopped as stopped:
         print(": ".join(["ffalora", "stopped", *map(str, stopped.args[1:])]), file=sys.stderr)
@@ -94,7 +94,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return FAILED
     except Exception as error:
         _traceback_if_wanted()
-        what = redact(one_line(f"{type(error).__name__}: {error}"))[:150]
+        what = one_line(f"{type(error).__name__}: {error}")[:150]
         print(f"ffalora: {what}; FFALORA_TRACEBACK=1 shows where", file=sys.stderr)
         return FAILED
 
@@ -109,7 +109,8 @@ def _dispatch(arguments: list[str]) -> int:
     verb = arguments[0]
     if verb not in VERBS:
         if "=" in verb:
-            raise ConfigError(f"{brief(verb)} is an override; write ffalora run {verb[:60]}")
+            example = brief(verb, 60)[1:-1]
+            raise ConfigError(f"{brief(verb)} is an override; write ffalora run {example}")
         hint = nearest(verb, VERBS)
         advice = f"did you mean {hint!r}?" if hint else f"verbs are {', '.join(VERBS)}"
         raise ConfigError(f"{brief(verb)} is not a verb; {advice}")

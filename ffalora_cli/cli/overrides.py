@@ -7,6 +7,7 @@ its nearest spelling. So keys and options are compared with the schema and the f
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -22,6 +23,8 @@ from ffalora_cli.sweep.search import Axis, Interval
 
 _OPTIONAL = ("experiment", "debug")  # groups that may be null
 _MAX_JOBS = 10_000  # a longer sweep is a slip of the keyboard
+_WORD = re.compile(r"~?[\w./:-]+")
+_PUNCTUATION = re.compile(r"[^\w.-]")
 
 
 def expand(overrides: Sequence[str], sweep: bool) -> list[list[str]]:
@@ -91,15 +94,22 @@ def _interval(key: str, value: Any) -> Interval:
 
 
 def _parse(text: str) -> Override:
-    key, equals, _ = text.partition("=")
+    key, equals, value = text.partition("=")
     if not text.startswith("~") and not equals:
         hint = nearest(key, (*catalogue.groups(), *leaf_keys()))
         example = f"{hint or 'key'}=VALUE"
         raise ConfigError(f"{brief(text, 60)} is not an override; write {example}")
+    # Hydra's unquoted words are ASCII and no ``~/runs``: such a word is quoted here.
+    foreign = _WORD.fullmatch(value) and (value[0] == "~" or not value.isascii())
     try:
-        return OverridesParser.create().parse_override(text)
+        return OverridesParser.create().parse_override(f"{key}='{value}'" if foreign else text)
+    except ValueError as error:
+        raise ConfigError(f"{brief(text, 80)[1:-1]}: no number has so many digits") from error
     except (HydraException, RecursionError) as error:
-        known = brief(key.lstrip("+~"), 30)[1:-1] or "key"
+        known = key.lstrip("+~")
+        if not _PUNCTUATION.search(known):  # the key is what cannot be read, if it is none
+            _check_known(known)
+        known = brief(known, 30)[1:-1] or "key"
         raise ConfigError(
             f"{brief(text, 80)} cannot be read; quote special characters twice, "
             f"as in {known}=\"'a, b'\""
@@ -119,19 +129,25 @@ def _check_key(override: Override, text: str) -> None:
         raise ConfigError(f"{brief(text, 60)[1:-1]}: a key cannot be removed; set it instead")
     if override.package is not None:
         raise ConfigError(f"{brief(text, 60)[1:-1]}: a group cannot be moved; write {key}=NAME")
+    _check_known(key)
     if key in catalogue.groups():
         return
-    if not is_known(key):
-        hint = nearest(key, catalogue.groups()) if "." not in key else None
-        if hint:
-            names = listed(catalogue.options(hint))
-            raise ConfigError(
-                f"{brief(key, 60)[1:-1]} is not a group or key; did you mean {hint!r} ({names})?"
-            )
-        raise unknown_key(key)
     inner = [leaf for leaf in leaf_keys() if leaf.startswith(f"{key}.") and leaf[-1] != "*"]
     if inner and not override.is_sweep_override() and not isinstance(override.value(), dict):
         raise ConfigError(f"{key} is a section; set one of {listed(inner)}")
+
+
+def _check_known(key: str) -> None:
+    """Refuse what is neither a group nor a key, and name the nearest."""
+    if key in catalogue.groups() or is_known(key):
+        return
+    hint = nearest(key, catalogue.groups()) if "." not in key else None
+    if hint:
+        names = listed(catalogue.options(hint))
+        raise ConfigError(
+            f"{brief(key, 60)[1:-1]} is not a group or key; did you mean {hint!r} ({names})?"
+        )
+    raise unknown_key(key)
 
 
 def _values(override: Override) -> list[str]:

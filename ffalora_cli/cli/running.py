@@ -71,8 +71,8 @@ def play(
             display.close()
             kept = display.facts.get("run_dir")
             where = f"; records in {kept}" if kept else ""
-            print(f"ffalora: run failed: {redact(one_line(str(error)))}{where}", file=sys.stderr)
-            return FAILED, f"failed: {error}"
+            print(f"ffalora: run failed: {one_line(str(error))}{where}", file=sys.stderr)
+            return FAILED, f"failed: {one_line(str(error))}"
         except Exception as error:
             display.close()
             print(f"ffalora: {_failure(error, job, display)}", file=sys.stderr)
@@ -98,7 +98,7 @@ def _failure(error: Exception, job: Job, display: Display) -> str:
     if os.environ.get("FFALORA_TRACEBACK") == "1":
         print(redact("".join(traceback.format_exception(error))), end="", file=sys.stderr)
     first = (str(error).strip().splitlines() or [""])[0]
-    what = redact(one_line(f"run failed: {type(error).__name__}: {first}"))[:160]
+    what = one_line(f"run failed: {type(error).__name__}: {first}")[:160]
     run_dir = display.facts.get("run_dir")
     if isinstance(error, OSError) and error.errno:  # a full disk, a folder gone: no bug of ours
         return f"{what}; {_stopped(display)}"

@@ -18,7 +18,8 @@ _SHOW_CURSOR = b"\x1b[?25h"
 @contextmanager
 def stop_on_signals() -> Iterator[StopFlag]:
     """The flag that signals set while the block runs; the handlers before it come back after."""
-    stop, asked = StopFlag(), []
+    stop = StopFlag()
+    asked: list[int] = []
 
     def handle(number: int, frame: FrameType | None) -> None:
         if asked:  # every finished round is on disk, so nothing is lost by leaving here and now

@@ -170,7 +170,10 @@ def _value(expected: Any, value: Any, key: str) -> Any:
 def _scalar(expected: type, value: Any, key: str) -> Any:
     """A str, bool, int or float, exactly; only an integer for a float is widened."""
     if expected is float and type(value) is int:
-        return float(value)
+        try:
+            return float(value)
+        except OverflowError:
+            raise _mistyped(key, value, "a number that a float can hold") from None
     if type(value) is not expected:
         raise _mistyped(key, value, _SPOKEN[expected])
     if isinstance(value, str) and _UNPRINTABLE.search(value):

@@ -5,6 +5,8 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+from ffalora_cli.config.secrets import redact
+
 _ENDLESS = 1000  # characters of a line; only an input made to be long gets there
 _LISTED = 90  # characters of choices shown, so that an error stays one readable line
 
@@ -31,8 +33,8 @@ def nearest(word: str, choices: Iterable[str]) -> str | None:
 
 
 def brief(value: object, limit: int = 40) -> str:
-    """``repr`` of a value, cut in the middle so that it fits an error line."""
-    text = repr(value)
+    """``repr`` of a value, without secrets, cut in the middle so that it fits an error line."""
+    text = redact(repr(value))  # before it is cut: half a key is a secret, too
     if len(text) <= limit:
         return text
     half = (limit - 3) // 2
@@ -40,8 +42,8 @@ def brief(value: object, limit: int = 40) -> str:
 
 
 def one_line(text: str) -> str:
-    """The text on one line, without what could steer a terminal, cut where it is endless."""
-    words = " ".join(text.split())
+    """The text on one line, without secrets or what steers a terminal, cut where it is endless."""
+    words = " ".join(redact(text).split())
     shown = "".join(letter if letter.isprintable() else "?" for letter in words)
     return shown if len(shown) <= _ENDLESS else f"{shown[: _ENDLESS // 2]} ... {shown[-200:]}"
 

@@ -6,14 +6,18 @@ need the data (fewer rows than clients, delta against n) stand where the data is
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Set
+import unicodedata
+from collections.abc import Mapping, Set
 from pathlib import Path
+from typing import Any
 
 from ffalora_cli.config.arrivals import check_arrivals
 from ffalora_cli.config.errors import ConfigError, brief, choose, require
 from ffalora_cli.config.privacy_rules import check_privacy
 from ffalora_cli.config.schema import Config
+from ffalora_cli.config.secrets import held
 
 NAME = re.compile(r"[A-Za-z0-9._-]{1,80}")
 _DEVICE = re.compile(r"auto|cpu|cuda(:\d+)?")
@@ -58,6 +62,22 @@ def check(
         )
 
 
+def refuse_secrets(plain: Mapping[str, Any]) -> None:
+    """Refuse a configuration that holds a secret of the environment, in a key or in a value.
+
+    It would end up in ``config.yaml``, the manifest and the tracker.
+
+    Raises:
+        ConfigError: names the key and the variable, not the value.
+    """
+    if found := held(plain):
+        key, variable = found
+        raise ConfigError(
+            f"{key or 'a key'} holds the value of ${variable}, and it would end up in the "
+            "records; leave it out: the libraries read the environment themselves"
+        )
+
+
 def is_path(text: str) -> bool:
     """Whether any file system could have a path of this length and with these characters."""
     return "\0" not in text and len(text) <= 3000 and all(len(p) <= 255 for p in text.split("/"))
@@ -66,10 +86,7 @@ def is_path(text: str) -> bool:
 def _top(config: Config) -> None:
     _inside("task.name", config.task.name)  # the run's name is made of both
     _inside("model.name", config.model.name)
-    if not NAME.fullmatch(config.name) or set(config.name) == {"."}:
-        raise ConfigError(
-            f"name={brief(config.name)} cannot name a folder; use 1 to 80 letters, digits, . _ -"
-        )
+    _inside("name", config.name)
     for key, seed in (
         ("seed", config.seed),
         ("adapter.seed", config.adapter.seed),
@@ -85,25 +102,40 @@ def _top(config: Config) -> None:
     ):
         if text is not None and not is_path(text):
             raise ConfigError(f"{key}={brief(text)} is too long for a path; give a shorter one")
+        if text is not None and text[:1] == "~" == os.path.expanduser(text)[:1]:
+            raise ConfigError(f"{key}={brief(text)}: no such user; write the whole path")
     data = config.paths.data
-    if data is not None and not Path(data).expanduser().is_dir():
+    if data is not None and not os.path.isdir(os.path.expanduser(data)):
         raise ConfigError(
             f"paths.data={brief(data, 80)} is not a folder; give the folder that holds "
             f"{config.task.name}/, or null for packaged data, cache and hub"
         )
     for key, path in (("paths.runs", config.paths.runs), ("paths.cache", config.paths.cache)):
-        if path is not None and Path(path).expanduser().is_file():
-            raise ConfigError(f"{key}={brief(path, 80)} is a file; give a folder")
+        if path is not None and _is_blocked(path):
+            raise ConfigError(f"{key}={brief(path, 80)} is a file or in one; give a folder")
     if not config.paths.runs:
         raise ConfigError("paths.runs is empty; give a folder, as in paths.runs=runs")
+
+
+def _is_blocked(path: str) -> bool:
+    """Whether a folder cannot be there because a file or device is."""
+    whole = Path(path).expanduser()
+    return any(os.path.exists(p) and not os.path.isdir(p) for p in (whole, *whole.parents))
 
 
 def _inside(key: str, text: str) -> None:
     """Refuse what is joined to a folder and would lead out of it."""
     if not NAME.fullmatch(text) or set(text) == {"."}:
         raise ConfigError(
-            f"{key}={brief(text)} cannot name a folder or file; use 1 to 80 letters, digits, . _ -"
+            f"{key}={brief(text)} cannot name a folder or file; "
+            f"use 1 to 80 letters, digits, . _ -, as in {_plain_name(text)!r}"
         )
+
+
+def _plain_name(text: str) -> str:
+    """The nearest text that can name a folder: accents dropped, the rest underscores."""
+    ascii_only = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode()
+    return re.sub(r"[^A-Za-z0-9._-]+", "_", ascii_only).strip("._")[:20] or "mine"
 
 
 def _package(key: str, text: str) -> None:

@@ -10,8 +10,6 @@ import os
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from ffalora_cli.config.errors import ConfigError
-
 _NAMED = ("KEY", "TOKEN", "SECRET", "PASSWORD")  # endings of a variable's name
 _SHORTEST = 8
 
@@ -23,28 +21,20 @@ def redact(text: str) -> str:
     return text
 
 
-def refuse_secrets(plain: Any, key: str = "") -> None:
-    """Refuse a configuration that holds a secret, in a key or in a value.
-
-    It would end up in ``config.yaml``, the manifest and the tracker.
-
-    Raises:
-        ConfigError: names the key and the variable, not the value.
-    """
+def held(plain: Any, key: str = "") -> tuple[str, str] | None:
+    """The first key of nested plain values that holds a secret, and the secret's variable."""
     if isinstance(plain, Mapping):
-        for name, value in plain.items():
-            refuse_secrets(str(name), key)
-            refuse_secrets(value, f"{key}.{name}" if key else str(name))
+        found = (
+            held(str(name), key) or held(child, f"{key}.{name}" if key else str(name))
+            for name, child in plain.items()
+        )
     elif isinstance(plain, list | tuple):
-        for value in plain:
-            refuse_secrets(value, key)
+        found = (held(child, key) for child in plain)
     elif isinstance(plain, str):
-        for name, secret in _secrets():
-            if secret in plain:
-                raise ConfigError(
-                    f"{key or 'a key'} holds the value of ${name}, and it would end up in the "
-                    "records; leave it out: the libraries read the environment themselves"
-                )
+        found = ((key, name) for name, secret in _secrets() if secret in plain)
+    else:
+        return None
+    return next(filter(None, found), None)
 
 
 def _secrets() -> Iterable[tuple[str, str]]:

@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from ffalora_cli.config.errors import ConfigError, listed, nearest
+from ffalora_cli.config.errors import ConfigError, listed, nearest, one_line
 from ffalora_cli.config.schema import TaskConfig
 
 Table = dict[str, list[Any]]
@@ -78,7 +78,7 @@ def require(columns: Sequence[str], present: Collection[str], where: str) -> Non
     for name in columns:
         if name not in present:
             close = nearest(name, present)
-            names = sorted(map(str, present))
+            names = sorted(one_line(str(other)) for other in present)  # a quoted one has lines
             hint = f"nearest is {close!r}" if close else f"it has {listed(names)}"
             raise ConfigError(
                 f"{where} has no column {name!r} ({hint}); rename it, or set task.text_columns / "

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from ffalora_cli import keys
-from ffalora_cli.config.errors import ConfigError, brief
+from ffalora_cli.config.errors import ConfigError, brief, one_line
 from ffalora_cli.config.schema import HeadConfig, ModelConfig
 from ffalora_cli.models.fingerprint import fingerprint_tensors
 
@@ -139,12 +139,8 @@ def _is_local(path: str, revision: str, needs_weights: bool = True) -> bool:
 
     if Path(path).is_dir():
         return True
-    weights = ("model.safetensors", "model.safetensors.index.json")
-    files = [
-        isinstance(try_to_load_from_cache(path, name, revision=revision), str)
-        for name in ("config.json", *weights)
-    ]
-    if files[0] and (any(files[1:]) or not needs_weights):
+    has_config = isinstance(try_to_load_from_cache(path, "config.json", revision=revision), str)
+    if has_config and (not needs_weights or _is_cached(path, revision)):
         return True
     if os.environ.get("HF_HUB_OFFLINE") != "1":
         try:
@@ -152,6 +148,16 @@ def _is_local(path: str, revision: str, needs_weights: bool = True) -> bool:
         except Exception as error:  # a dozen libraries' exceptions, all meaning "not to be had"
             raise OSError(type(error).__name__) from error
     return False
+
+
+def _is_cached(path: str, revision: str) -> bool:
+    """Whether the hub's cache has weights of this model that are no pickles."""
+    from huggingface_hub import try_to_load_from_cache
+
+    return any(
+        isinstance(try_to_load_from_cache(path, name, revision=revision), str)
+        for name in ("model.safetensors", "model.safetensors.index.json")
+    )
 
 
 def _is_folder(source: str) -> bool:
@@ -199,17 +205,46 @@ def _readable_errors(config: ModelConfig) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # a damaged folder can raise anything its libraries know
-        if isinstance(error, ConfigError):
+        if isinstance(error, ConfigError) or _is_ours(error):
             raise
-        reason = " ".join(str(error).split())[:90]
+        source = f"model.source={brief(config.source, 60)}"
+        if _holds_pickles(config, error):
+            raise ConfigError(
+                f"{source}: its weights are pickles only, which are never opened; where you trust "
+                "it, save it with safetensors (save_pretrained), then model.source=FOLDER"
+            ) from error
         offline = os.environ.get("HF_HUB_OFFLINE") == "1" and not _is_folder(config.source)
+        reason = one_line(str(error))[:90]
         where = (
             "not in the local cache (HF_HUB_OFFLINE=1)" if offline else f"not loadable ({reason})"
         )
         raise ConfigError(
-            f"model.source={brief(config.source, 60)}: {where}; use model=minilm (no download) "
-            "or model.source=FOLDER"
+            f"{source}: {where}; use model=minilm (no download) or model.source=FOLDER"
         ) from error
+
+
+def _is_ours(error: Exception) -> bool:
+    """Whether our own code raised it and not on purpose: a bug here is no damaged model."""
+    frame = error.__traceback__
+    while frame is not None and frame.tb_next is not None:
+        frame = frame.tb_next
+    name = frame.tb_frame.f_globals.get("__name__", "") if frame is not None else ""
+    return name.startswith("ffalora_cli.") and not isinstance(error, OSError)
+
+
+def _holds_pickles(config: ModelConfig, error: Exception) -> bool:
+    """Whether weights are there, or on the hub, but in ``pytorch_model.bin`` alone."""
+    from huggingface_hub import try_to_load_from_cache
+
+    names = ("pytorch_model.bin", "pytorch_model.bin.index.json")
+    folder = Path(resolve_source(config.source))
+    if folder.is_dir():
+        return any((folder / n).exists() for n in names) and not any(folder.glob("*.safetensors"))
+    if "cannot be loaded with `safetensors`" in str(error):  # transformers, of a repository
+        return True
+    revision = config.revision or "main"
+    found = [try_to_load_from_cache(config.source, name, revision=revision) for name in names]
+    return any(isinstance(file, str) for file in found) and not _is_cached(config.source, revision)
 
 
 @contextlib.contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -81,7 +82,7 @@ def read_communication(path: str | Path) -> list[dict[str, Any]]:
 
 def find_runs(runs: str | Path) -> list[Path]:
     """Folders of all runs below ``runs``, by name."""
-    root = Path(runs).expanduser()
+    root = Path(os.path.expanduser(runs))
     if not is_path(str(root)) or not root.is_dir():
         return []
     return sorted(folder for folder in root.iterdir() if (folder / MANIFEST).is_file())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from ffalora_cli.cli.jobs import plan
 from ffalora_cli.cli.main import main
 
 # typed words -> what the line must say: the key, then the nearest name or the remedy
@@ -132,6 +133,11 @@ CASES = {
     "partition=shards partition.shards_per_client=0": ("partition.shards_per_client", "1 or more"),
     "paths.data=no/such/folder": ("paths.data", "bbc_news/"),
     "paths.runs=": ("paths.runs", "folder"),
+    "paths.runs=~nosuchuser/x": ("paths.runs", "no such user"),
+    "paths.data=~nosuchuser": ("paths.data", "no such user"),
+    "model.source=~nosuchuser/x": ("model.source", "no such user"),
+    "paths.runs=/dev/null": ("paths.runs", "is a file"),
+    "paths.cache=/dev/null/deeper/still": ("paths.cache", "is a file or in one"),
     "name=a/b": ("name", "letters"),
     "name=..": ("name", "letters"),
     "name=${${seed}": ("name", "${section.key}"),
@@ -199,9 +205,19 @@ CASES = {
     "tracking.project=": ("tracking.project", "ffalora"),
     "tracking.tags=[1]": ("tracking.tags[0]", "text"),
     "task.name=../bbc": ("task.name", "letters"),
-    "task.name=büro": ("task.name", "quote"),
-    "name=日本": ("name", "quote"),
-    "sèed=1": ("sèed", "quote"),
+    "task.name=büro": ("task.name", "'buro'"),
+    "name=日本": ("name", "letters"),
+    "name=été": ("name", "'ete'"),
+    "sèed=1": ("sèed", "'seed'"),
+    "mödel=minilm": ("mödel", "'model'"),
+    "adapter.ränk=8": ("adapter.ränk", "'adapter.rank'"),
+    "task=bbc_newś": ("task", "'bbc_news'"),
+    "method=ffa_löra": ("method", "'ffa_lora'"),
+    "adapter.targets=queryé": ("adapter.targets", "'query_value'"),
+    "federation.rounds=zähl": ("federation.rounds", "whole number"),
+    f"federation.rounds={'9' * 5000}": ("federation.rounds", "digits"),
+    f"federation.local_lr=1{'0' * 400}": ("federation.local_lr", "a float can hold"),
+    "experiment=null debug=null seed=-1": ("seed", "0 or more"),
     "task.splits={train:../../x}": ("task.splits.train", "letters"),
     "task.package=os.path": ("task.package", "installed package"),
     "model.source=package:os.path/x": ("model.source", "installed package"),
@@ -231,6 +247,12 @@ def test_one_line_names_the_key_and_the_remedy(typed, tmp_path, monkeypatch, cap
     for words in CASES[typed]:
         assert words in line
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("source", ["./jörg", "/data/模型", "пример", "~/mine"])
+def test_a_word_of_letters_that_are_not_ascii_needs_no_quotes(source) -> None:
+    (job,) = plan([f"model.source={source}", "model=auto", "model.name=any"])
+    assert job.config.model.source == source
 
 
 def test_there_are_many() -> None:

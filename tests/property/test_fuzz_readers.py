@@ -13,7 +13,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
 import chaos_fuzz
 from chaos_watch import outcome
 
-COUNT = {"yaml": 60, "records": 60}  # a tenth of a second each
+COUNT = {"overrides": 100, "yaml": 50, "records": 50}  # ten to twenty milliseconds each
 
 
 @pytest.fixture(scope="module")
@@ -33,6 +33,16 @@ def test_a_reader_reads_or_refuses(reader, sandbox) -> None:
         assert said in ("read", "refused"), (number, said)
 
 
+@pytest.mark.parametrize(
+    ("reader", "seed"),
+    [("yaml", "7 2661"), ("yaml", "7 7411"), ("rows", "7 1639"), ("overrides", "3 1230")],
+)
+def test_what_the_long_fuzzing_found_stays_found(reader, seed, sandbox) -> None:
+    cases, watch = sandbox
+    case, allowed = cases[reader]
+    assert outcome(case(random.Random(seed)), watch, allowed) == "refused"
+
+
 def test_another_exception_and_a_hang_are_seen(sandbox) -> None:
     _, watch = sandbox
 
@@ -41,4 +51,4 @@ def test_another_exception_and_a_hang_are_seen(sandbox) -> None:
             pass
 
     assert outcome(lambda: {}["x"], watch, (ValueError,)).startswith("KeyError")
-    assert outcome(spin, watch, (Exception,)).startswith("HangError")
+    assert outcome(spin, watch, (Exception,), 0.1).startswith("HangError")

@@ -5,8 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
+from ffalora_cli.cli.main import main
 from ffalora_cli.config.errors import ConfigError
 from ffalora_cli.config.schema import HeadConfig, ModelConfig
+from ffalora_cli.models import backbone
 from ffalora_cli.models.backbone import head_modules, load_backbone, load_tokenizer, resolve_source
 from tests.tiny import tiny_model
 
@@ -33,6 +35,40 @@ def test_an_unreachable_hub_is_one_line(monkeypatch):
             load(config)
         assert "\n" not in str(error.value)
         assert "model=minilm" in str(error.value)
+
+
+def test_pickles_alone_are_refused_by_that_name(tmp_path):
+    tiny_model("bert").save_pretrained(tmp_path)
+    (tmp_path / "model.safetensors").rename(tmp_path / "pytorch_model.bin")
+    with pytest.raises(ConfigError, match="pickles only, which are never opened") as caught:
+        load_backbone(model_config(str(tmp_path)), HeadConfig("frozen", 0.2, 0), 3)
+    assert "save_pretrained" in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_bug_of_ours_does_not_read_as_a_model_that_cannot_be_loaded(monkeypatch):
+    def bug(*_):
+        raise TypeError("of ours")
+
+    monkeypatch.setattr(backbone, "_is_local", bug)
+    with pytest.raises(ConfigError, match="not loadable") as caught:
+        load_tokenizer(PACKAGED)
+    assert isinstance(caught.value.__cause__, TypeError)
+    monkeypatch.undo()
+    monkeypatch.setattr(backbone.Path, "is_dir", None)  # ``_is_local`` itself now fails
+    with pytest.raises(TypeError):
+        load_tokenizer(PACKAGED)
+
+
+def test_the_traceback_shows_the_cause_of_a_model_that_cannot_be_loaded(
+    tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setenv("FFALORA_TRACEBACK", "1")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "config.json").write_text("[1]")
+    assert main(["run", "model=auto", f"model.source={tmp_path}", "debug=tiny", "--quiet"]) == 2
+    said = capsys.readouterr().err
+    assert "not loadable" in said.splitlines()[-1]
+    assert "direct cause of the following exception" in said and "transformers" in said
 
 
 def test_the_head_is_its_seed_and_scale_and_nothing_else():

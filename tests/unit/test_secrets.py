@@ -11,7 +11,8 @@ import pytest
 import ffalora_cli
 from ffalora_cli.cli.main import main
 from ffalora_cli.config.errors import ConfigError
-from ffalora_cli.config.secrets import redact, refuse_secrets
+from ffalora_cli.config.rules import refuse_secrets
+from ffalora_cli.config.secrets import redact
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
 
@@ -45,6 +46,29 @@ def test_typed_into_an_override_it_reaches_neither_disk_nor_screen(monkeypatch, 
         assert main(["run", f"{key}=f00df00df00d"]) == 2
         assert "f00df00d" not in "".join(capsys.readouterr())
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("key", ["federation.rounds", "federation.wire_dtype", "task", "no.key"])
+def test_what_is_cut_to_fit_a_line_leaves_no_part_of_one(key, monkeypatch, capsys):
+    secret = "".join(f"{number:x}q" for number in range(100, 120))  # longer than a line shows
+    monkeypatch.setenv("HF_TOKEN", secret)
+    for typed in (f"{key}={secret}", f"{secret}={key}", f"{key}={'a' * 30}{secret}", f"{secret}("):
+        assert main(["run", typed]) == 2
+        said = "".join(capsys.readouterr())
+        pieces = {secret[at : at + 6] for at in range(len(secret) - 6)}
+        assert not any(piece in said for piece in pieces), said
+
+
+def test_a_note_of_a_tracker_that_quotes_one_is_redacted(monkeypatch, tmp_path):
+    from ffalora_cli.config.schema import TrackingConfig
+    from ffalora_cli.records.trackers.wandb import WandbTracker
+
+    secret = "0123456789abcdef" * 3
+    monkeypatch.setenv("WANDB_API_KEY", secret)
+    tracker = WandbTracker(TrackingConfig("wandb", "any", None, "offline", None, ()))
+    tracker._give_up(f"{'x' * 140} refused {secret}")
+    (note,) = tracker.notes
+    assert "<WANDB" in note and "0123456789" not in note
 
 
 @pytest.mark.slow

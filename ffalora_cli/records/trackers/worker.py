@@ -13,6 +13,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from ffalora_cli.config.errors import one_line
 from ffalora_cli.config.schema import TrackingConfig
 from ffalora_cli.records.trackers.base import RunFacts
 from ffalora_cli.types import RoundRecord
@@ -110,7 +111,7 @@ class BackgroundTracker(ABC):
     def _give_up(self, reason: str) -> None:
         if not self._dead.is_set():
             self._dead.set()
-            line = reason.splitlines()[0][:160]
+            line = one_line(reason.splitlines()[0])[:160]  # it may quote a key
             self._notes.append(f"{self.label} mirror off: {line}; the local records are complete")
 
 
