@@ -8,7 +8,7 @@ import pytest
 
 from ffalora_cli.config.errors import ConfigError
 from ffalora_cli.report.selection import filters, select_runs, spelled
-from tests.report_runs import write_run
+from tests.made_runs import write_run
 
 
 @pytest.fixture(scope="module")
