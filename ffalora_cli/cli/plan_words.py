@@ -114,7 +114,8 @@ def _accountants(privacy: Mapping[str, Any]) -> list[str]:
         "",
         f"client {largest['client']} (the largest epsilon), unit {privacy['unit']}, "
         f"{privacy['relation']}, delta {delta_text(privacy['delta'])}, "
-        f"{privacy['sampling']} sampling, {counted(largest['steps'], 'step')} at rate {largest['sample_rate']:.4g}",
+        f"{privacy['sampling']} sampling, {counted(largest['steps'], 'step')} at rate "
+        f"{largest['sample_rate']:.4g}",
     )
 
 
@@ -149,7 +150,8 @@ def _time(time: Mapping[str, Any] | None, rounds: Mapping[str, int]) -> list[str
     return labelled(
         "time",
         f"{_range(time)}: {counted(rounds['planned'], 'round')} of {time['round']:.3g} s, "
-        f"evaluation {human_seconds(time['evaluation'])}; from {time['how']}; loading and records not counted",
+        f"evaluation {human_seconds(time['evaluation'])}; from {time['how']}; loading and "
+        "records not counted",
     )
 
 
