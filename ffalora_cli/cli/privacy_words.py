@@ -45,8 +45,10 @@ def statement_lines(privacy: Mapping[str, Any] | None) -> list[str]:
         lines += labelled("sampling", privacy["sampling_note"])
     delta, least = privacy["delta"], privacy["one_over_n"]
     relation = "below" if delta < least else "NOT below"
+    share = delta_text(float(f"{least:.3g}"))
     lines += labelled(
-        "delta", f"{delta_text(delta)}, {relation} 1/n = {least:.3g} of the largest n"
+        "delta",
+        f"{delta_text(delta)}, {relation} 1/n = {share} of the largest n",
     )
     lines += labelled("clip", f"{privacy['max_grad_norm']:g}, one norm over all covered tensors")
     lines += labelled("noise", privacy["noise"]["note"])
