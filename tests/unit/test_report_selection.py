@@ -87,6 +87,15 @@ def test_what_is_not_there_is_one_line_with_the_nearest(root, selector, words) -
     assert "\n" not in text and len(text) <= 250
 
 
+def test_a_fork_is_no_run_of_the_experiment(tmp_path) -> None:
+    write_run(tmp_path, ["experiment=quickstart"], [0.1])
+    write_run(
+        tmp_path, ["experiment=quickstart", "seed=4"], [0.1], extra={"forked_from": {"run": "x"}}
+    )
+    assert len(select_runs(tmp_path, ["experiment=quickstart"])) == 1
+    assert len(select_runs(tmp_path, ["method=ffa_lora"])) == 2
+
+
 def test_a_damaged_run_is_left_out_and_named(root, tmp_path) -> None:
     runs = tmp_path / "runs"
     shutil.copytree(root, runs)
