@@ -28,6 +28,11 @@ class Check:
     text: str
 
 
+def exact(name: str, wrong: int, text: str) -> Check:
+    """A check that leaves nothing to chance: it passes with nothing wrong."""
+    return Check(name, float(wrong), 0.0, None, wrong == 0, text)
+
+
 @dataclass(frozen=True)
 class Bound:
     """An empirical lower bound on epsilon, at the delta of the claim.

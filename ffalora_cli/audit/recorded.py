@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ffalora_cli.audit.accounting import TOLERANCE, second_opinion
-from ffalora_cli.audit.outcome import Check
+from ffalora_cli.audit.outcome import Check, exact
 from ffalora_cli.config.errors import ConfigError
 from ffalora_cli.config.schema import Config
 from ffalora_cli.privacy.plan import PrivacyPlan
@@ -99,7 +99,7 @@ def _charges(
         paid = charges.get(row["round"], np.zeros(plan.num_clients, np.int64))[who]
         wrong += int((paid != config.federation.local_steps).sum())
         uploads += len(who)
-    return _exact(
+    return exact(
         "recorded charges", wrong, f"{wrong} of {uploads:,} uploads not charged as planned"
     )
 
@@ -107,7 +107,7 @@ def _charges(
 def _totals(taken: np.ndarray, plan: PrivacyPlan) -> Check:
     over = int((taken > plan.planned_steps).sum())
     most = int(taken.max())
-    return _exact(
+    return exact(
         "recorded steps",
         over,
         f"{over} clients beyond their planned steps; at most {most:,} of "
@@ -153,7 +153,7 @@ def _uploads(folder: Path, uplink: list[dict[str, Any]], config: Config) -> Chec
         sent = {kind: n for kind, n in row["bytes"].items() if kind != "framing" and n}
         odd += sent != expected
     text = f"{odd} of {len(uplink):,} groups of uploads hold other bytes than the covered tensors'"
-    return _exact(name, odd, text)
+    return exact(name, odd, text)
 
 
 def _elements(adapter: Path, config: Config) -> Any:
@@ -185,7 +185,3 @@ def _elements(adapter: Path, config: Config) -> Any:
         return kinds
 
     return elements
-
-
-def _exact(name: str, wrong: int, text: str) -> Check:
-    return Check(name, float(wrong), 0.0, None, wrong == 0, text)

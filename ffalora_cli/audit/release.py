@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ffalora_cli.audit.draws import endless
 from ffalora_cli.audit.observe import Seen, watch
-from ffalora_cli.audit.outcome import Check
+from ffalora_cli.audit.outcome import Check, exact
 from ffalora_cli.audit.standin import Subject
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ def uploads(subject: Subject, played: Played) -> Check:
     text = f"{len(covered)} tensors are covered, {len(covered - personal)} of them uploaded"
     if odd:
         text = f"not as covered: {', '.join(sorted(odd))}"
-    return _exact("uploaded tensors are covered", len(odd), text)
+    return exact("uploaded tensors are covered", len(odd), text)
 
 
 def only_noised(played: Played) -> Check:
@@ -99,7 +99,7 @@ def frozen(played: Played) -> Check:
     changed = sum(not one.frozen_kept for one in played.seen)
     rounds = len(played.seen)
     text = f"changed by training in {changed} of {rounds} rounds"
-    return _exact("frozen tensors stay", changed, text)
+    return exact("frozen tensors stay", changed, text)
 
 
 def _replay(one: Seen) -> dict[str, Tensor]:
@@ -120,7 +120,3 @@ def _difference(found: Tensor, expected: Tensor) -> float:
     """Largest difference relative to the largest value; infinite where one is not finite."""
     gap = float((found.cpu() - expected).abs().max()) / max(float(expected.abs().max()), 1e-30)
     return gap if gap == gap else float("inf")
-
-
-def _exact(name: str, wrong: int, text: str) -> Check:
-    return Check(name, float(wrong), 0.0, None, wrong == 0, text)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +49,7 @@ def plan(overrides: Sequence[str], sweep: bool = False) -> list[Job]:
 
 
 def recorded(folder: Path, overrides: Sequence[str]) -> Job:
-    """The job a run folder was made by, with settings changed.
+    """The job a run folder was made by, with settings changed: what was typed then and now.
 
     Raises:
         ConfigError: a folder that is no run, or anything wrong with an override.
@@ -57,7 +57,19 @@ def recorded(folder: Path, overrides: Sequence[str]) -> Job:
     from ffalora_cli.cli.compose import change
     from ffalora_cli.records.reading import read_config
 
-    return _job(overrides, change(read_config(folder), overrides))
+    job = _job(overrides, change(read_config(folder), overrides))
+    return replace(job, overrides=(*_typed_before(folder, overrides), *overrides))
+
+
+def _typed_before(folder: Path, overrides: Sequence[str]) -> list[str]:
+    """The overrides in a run's manifest that are not given anew."""
+    from ffalora_cli.records.files import read_json
+    from ffalora_cli.records.run_directory import MANIFEST
+
+    anew = {text.partition("=")[0] for text in overrides}
+    typed = read_json(folder / MANIFEST).get("overrides")
+    texts = [t for t in typed if isinstance(t, str)] if isinstance(typed, list) else []
+    return [t for t in texts if t.isprintable() and t.partition("=")[0] not in anew]
 
 
 def from_file(file: Path, overrides: Sequence[str]) -> Job:

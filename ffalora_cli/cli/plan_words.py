@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ffalora_cli.cli.units import count, human_bytes, human_seconds
-from ffalora_cli.cli.words import labelled, privacy_sentence, protocol
+from ffalora_cli.cli.words import counted, labelled, privacy_sentence, protocol
 from ffalora_cli.config.schema import Config
-from ffalora_cli.privacy.rounding import epsilon_text
+from ffalora_cli.privacy.rounding import delta_text, epsilon_text
 
 _KINDS = ("adapter", "head", "merge", "index", "seed", "setup", "framing")
 
@@ -64,9 +64,8 @@ def several(
 
 def _sum(total: Mapping[str, Any]) -> list[str]:
     up, down = human_bytes(total["uplink_bytes"]), human_bytes(total["downlink_bytes"])
-    lines = labelled(
-        "total", f"{total['jobs']} jobs, {count(total['rounds'])} rounds, up {up}, down {down}"
-    )
+    work = f"{counted(total['jobs'], 'job')}, {counted(total['rounds'], 'round')}"
+    lines = labelled("total", f"{work}, up {up}, down {down}")
     if total["seconds"] is not None:
         lines += labelled("time", f"{_range(total)} one after another")
         lines += labelled("memory", f"{human_bytes(total['peak_bytes'])} at most, one at a time")
@@ -114,8 +113,9 @@ def _accountants(privacy: Mapping[str, Any]) -> list[str]:
     return lines + labelled(
         "",
         f"client {largest['client']} (the largest epsilon), unit {privacy['unit']}, "
-        f"{privacy['relation']}, delta {privacy['delta']:g}, {privacy['sampling']} sampling, "
-        f"{count(largest['steps'])} steps at rate {largest['sample_rate']:.4g}",
+        f"{privacy['relation']}, delta {delta_text(privacy['delta'])}, "
+        f"{privacy['sampling']} sampling, {counted(largest['steps'], 'step')} at rate "
+        f"{largest['sample_rate']:.4g}",
     )
 
 
@@ -149,8 +149,9 @@ def _time(time: Mapping[str, Any] | None, rounds: Mapping[str, int]) -> list[str
         return labelled("time", "not measured")
     return labelled(
         "time",
-        f"{_range(time)}: {count(rounds['planned'])} rounds of {time['round']:.3g} s, evaluation "
-        f"{human_seconds(time['evaluation'])}; from {time['how']}; loading and records not counted",
+        f"{_range(time)}: {counted(rounds['planned'], 'round')} of {time['round']:.3g} s, "
+        f"evaluation {human_seconds(time['evaluation'])}; from {time['how']}; loading and "
+        "records not counted",
     )
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from ffalora_cli.cli.units import count
 from ffalora_cli.cli.words import labelled, privacy_sentence
-from ffalora_cli.privacy.rounding import epsilon_text
+from ffalora_cli.privacy.rounding import delta_text, epsilon_text
 
 _COLUMNS = (  # key of a client's values, heading, width
     ("client", "client", 6),
@@ -45,7 +45,11 @@ def statement_lines(privacy: Mapping[str, Any] | None) -> list[str]:
         lines += labelled("sampling", privacy["sampling_note"])
     delta, least = privacy["delta"], privacy["one_over_n"]
     relation = "below" if delta < least else "NOT below"
-    lines += labelled("delta", f"{delta:g}, {relation} 1/n = {least:.3g} of the largest n")
+    share = delta_text(float(f"{least:.3g}"))
+    lines += labelled(
+        "delta",
+        f"{delta_text(delta)}, {relation} 1/n = {share} of the largest n",
+    )
     lines += labelled("clip", f"{privacy['max_grad_norm']:g}, one norm over all covered tensors")
     lines += labelled("noise", privacy["noise"]["note"])
     lines += ["", *_clients(privacy["clients"]), ""]

@@ -66,7 +66,7 @@ def protocol(config: Config) -> str:
     """How clients and server work, in one sentence."""
     federation, adapter = config.federation, config.adapter
     parts = [
-        f"{_several(federation.rounds, 'round')} of {_several(federation.local_steps, 'step')}",
+        f"{counted(federation.rounds, 'round')} of {counted(federation.local_steps, 'step')}",
         f"batch {federation.local_batch_size}",
         f"{federation.local_optimizer} lr {federation.local_lr:g}",
         f"rank {adapter.rank}",
@@ -78,7 +78,8 @@ def protocol(config: Config) -> str:
     return ", ".join(parts)
 
 
-def _several(number: int, noun: str) -> str:
+def counted(number: int, noun: str) -> str:
+    """``1 round``, ``1,000 rounds``."""
     return f"{count(number)} {noun}{'' if number == 1 else 's'}"
 
 
@@ -115,7 +116,7 @@ def closing(summary: Mapping[str, Any], metrics_order: Sequence[str]) -> list[st
         first = summary.get("headline") == "eval/personalized_accuracy"
         scores.insert(0 if first else len(scores), f"clients' own models {personal} on average")
     rounds = int(summary.get("rounds") or 0)
-    after = f"after {_several(rounds, 'round')}"
+    after = f"after {counted(rounds, 'round')}"
     if summary.get("seconds") is not None:
         after += f" in {human_seconds(float(summary['seconds']))}"
     lines = labelled("result", f"{', '.join(scores) or 'not evaluated'} ({after})")

@@ -14,7 +14,7 @@ from ffalora_cli.privacy.accountants import library
 from ffalora_cli.privacy.assumptions import other_assumptions, tuning
 from ffalora_cli.privacy.mechanism import mechanism
 from ffalora_cli.privacy.plan import Floats, Ints, PrivacyPlan
-from ffalora_cli.privacy.rounding import epsilon_text
+from ffalora_cli.privacy.rounding import delta_text, epsilon_text
 from ffalora_cli.privacy.sampling import NOTES, WORDS
 from ffalora_cli.privacy.spent import spent
 
@@ -76,7 +76,7 @@ def sentence(plan: PrivacyPlan, steps_taken: Ints | None = None) -> str:
         sampling = "every client in every round" if whole else f"{sampling} of the cohort"
     return (
         f"{what} {epsilon_text(claim)} ({over}unit {plan.unit}, {plan.relation}, "
-        f"delta {_short(delta)}, {sampling}, {plan.accountant.upper()} accountant)"
+        f"delta {delta_text(delta)}, {sampling}, {plan.accountant.upper()} accountant)"
     )
 
 
@@ -207,7 +207,3 @@ def _shared(plan: PrivacyPlan, values: Floats | None) -> dict[str, Any]:
 def _number(value: Any) -> int | float | str:
     plain = value.item() if isinstance(value, np.generic) else value
     return "inf" if plain == math.inf else plain
-
-
-def _short(delta: float) -> str:
-    return f"{delta:g}".replace("e-0", "e-")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ffalora_cli.config.schema import Config
 from ffalora_cli.methods.base import Method
-from ffalora_cli.privacy.rounding import epsilon_text
+from ffalora_cli.privacy.rounding import delta_text, epsilon_text
 from ffalora_cli.records.metric_tags import may_leave
 from ffalora_cli.records.reading import RunRecords
 from ffalora_cli.report.peft_export import public_source
@@ -115,9 +115,10 @@ def privacy(
     largest = statement["largest"]
     values = ", ".join(f"{k.upper()} {epsilon_text(v)}" for k, v in largest["epsilon"].items())
     below = statement["delta"] < statement["one_over_n"]
-    delta, shared = f"{statement['delta']:g}", statement["shared_rows"]
+    delta, shared = delta_text(statement["delta"]), statement["shared_rows"]
     if shared["texts_on_several_clients"]:
-        delta += f" a client, {shared['delta']:g} for a row on {shared['most_clients']} clients"
+        delta += f" a client, {delta_text(shared['delta'])} for a row on "
+        delta += f"{shared['most_clients']} clients"
     rows = [
         ("unit", f"{statement['unit']}: {statement['protects']}"),
         ("relation", str(statement["relation"])),

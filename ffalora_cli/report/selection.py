@@ -160,7 +160,12 @@ def _is_condition(text: str) -> bool:
 
 
 def _choices(manifest: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Overrides of one run: its own, or those of its command where that was no sweep."""
+    """Overrides of one run: its own, or those of its command where that was no sweep.
+
+    A fork has none: it began with another run's rounds, so it is no run of that protocol.
+    """
+    if manifest.get("forked_from"):
+        return []
     overrides = manifest.get("overrides")
     if overrides is None:
         command = [str(word) for word in manifest.get("command") or ()]

@@ -15,6 +15,7 @@ from ffalora_cli.records.provenance import KEY
 from ffalora_cli.records.reading import RunRecords
 from ffalora_cli.records.run_directory import SCHEMA_VERSION
 from ffalora_cli.records.summary import summarize
+from ffalora_cli.report.selection import value_at
 from ffalora_cli.types import RoundRecord
 
 if TYPE_CHECKING:
@@ -74,11 +75,8 @@ def _asked_there(key: str) -> bool:
 def _fits(config: Mapping[str, Any], settings: Mapping[str, Any]) -> bool:
     """Whether a config has one of the allowed values under every key; ``6`` is ``6.0``."""
     for key, wanted in settings.items():
-        value: Any = config
-        for part in key.split("."):
-            value = value.get(part) if isinstance(value, Mapping) else None
         allowed = wanted if isinstance(wanted, list | tuple | set) else [wanted]
-        if _spelled(value) not in {_spelled(item) for item in allowed}:
+        if _spelled(value_at(config, key)) not in {_spelled(item) for item in allowed}:
             return False
     return True
 

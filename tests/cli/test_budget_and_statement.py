@@ -78,7 +78,7 @@ def test_the_statement_in_words():
         "1 texts on several clients (at most 2)",
         "40 rows stand more than once",
         "without amplification",
-        "1e-05, below 1/n = 4.08e-05",
+        "1e-5, below 1/n = 4.08e-5",
         "24,526",
         "not covered:",
     ):

@@ -10,7 +10,7 @@ import pytest
 
 from ffalora_cli.cli.main import main
 from ffalora_cli.records.reading import find_runs
-from tests.report_runs import write_run
+from tests.made_runs import write_run
 from tests.tiny import save_tiny_bert
 
 

@@ -46,6 +46,6 @@ def test_what_cannot_be_is_one_line(runs, capsys, words, said):
 
 
 def test_without_the_part_for_wandb_one_line_says_what_to_install(capsys, monkeypatch):
-    monkeypatch.setitem(sys.modules, "ffalora_cli.report.wandb_report", None)
+    monkeypatch.setitem(sys.modules, "wandb_workspaces.reports", None)
     assert main(["report", "--wandb", "me/project"]) == 2
     assert "pip install 'ffalora[trackers]'" in capsys.readouterr().err

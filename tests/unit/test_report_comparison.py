@@ -13,7 +13,7 @@ from ffalora_cli.report.comparison import Question, compare
 from ffalora_cli.report.moments import parse
 from ffalora_cli.report.notes import baseline_name, notes
 from ffalora_cli.report.selection import select_runs
-from tests.report_runs import write_run
+from tests.made_runs import write_run
 
 LORA, FFA = [0.50, 0.54, 0.49], [0.60, 0.61, 0.62]  # final accuracy by seed
 

@@ -15,7 +15,7 @@ import pytest
 from ffalora_cli.report import formats
 from ffalora_cli.report.comparison import Question, compare
 from ffalora_cli.report.selection import select_runs
-from tests.report_runs import write_run
+from tests.made_runs import write_run
 
 FINALS = {"lora": [0.5, 0.54], "ffa_lora": [0.6, 0.61]}
 HOSTILE = formats.Grid(
@@ -47,11 +47,6 @@ def test_grid_shows_percents_intervals_and_dashes(comparison) -> None:
     assert lora[4] == plain[4] == "baseline"
     assert plain == ("lora", "none", "70.00 *", "-", "baseline", "1", "-", "100.00")
     assert ffa[6] == "6.00"
-
-
-def test_epsilon_is_rounded_up() -> None:
-    row = type("Row", (), {"epsilon": 5.9912})()
-    assert formats._epsilon(row) == "6.00"
 
 
 def test_csv_has_plain_numbers(comparison) -> None:

@@ -18,7 +18,7 @@ from ffalora_cli.report.moments import parse
 from ffalora_cli.report.published import MARKS, TABLES
 from ffalora_cli.report.selection import select_runs
 from tests.grids import one_job
-from tests.report_runs import write_run
+from tests.made_runs import write_run
 
 
 def value(table: str, source: str, *key: str) -> float:

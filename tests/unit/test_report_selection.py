@@ -8,7 +8,7 @@ import pytest
 
 from ffalora_cli.config.errors import ConfigError
 from ffalora_cli.report.selection import filters, select_runs, spelled
-from tests.report_runs import write_run
+from tests.made_runs import write_run
 
 
 @pytest.fixture(scope="module")
@@ -85,6 +85,15 @@ def test_what_is_not_there_is_one_line_with_the_nearest(root, selector, words) -
     text = str(caught.value)
     assert words in text or selector == "tag=none"
     assert "\n" not in text and len(text) <= 250
+
+
+def test_a_fork_is_no_run_of_the_experiment(tmp_path) -> None:
+    write_run(tmp_path, ["experiment=quickstart"], [0.1])
+    write_run(
+        tmp_path, ["experiment=quickstart", "seed=4"], [0.1], extra={"forked_from": {"run": "x"}}
+    )
+    assert len(select_runs(tmp_path, ["experiment=quickstart"])) == 1
+    assert len(select_runs(tmp_path, ["method=ffa_lora"])) == 2
 
 
 def test_a_damaged_run_is_left_out_and_named(root, tmp_path) -> None:

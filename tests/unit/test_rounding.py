@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ffalora_cli.privacy.rounding import epsilon_text
+from ffalora_cli.privacy.rounding import delta_text, epsilon_text
 
 
 @given(st.floats(0.0, 1e6))
@@ -24,3 +24,12 @@ def test_never_below_and_within_a_hundredth(value):
 )  # fmt: skip
 def test_examples(value, text):
     assert epsilon_text(value) == text
+
+
+def test_a_delta_is_short():
+    assert [delta_text(d) for d in (1e-5, 2.5e-6, 1e-10, 0.001)] == [
+        "1e-5",
+        "2.5e-6",
+        "1e-10",
+        "0.001",
+    ]
