@@ -30,7 +30,7 @@ if the class scores of real rows are ours. Only safetensors and JSON are written
 def main(arguments: Sequence[str]) -> int:
     """Export, say what was compared, push if asked to."""
     parser = Parser("export", "Write a run's model for peft or transformers.", _EXAMPLES)
-    parser.add_argument("run", help="a run's folder, its name, or an unambiguous beginning of it")
+    parser.add_argument("run", help="a folder, or the beginning of its name or signature")
     parser.add_argument("--to", metavar="DIR", required=True, help="folder to write")
     parser.add_argument("--merge", action="store_true", help="a full model, not an adapter")
     parser.add_argument("--round", default="last", help="last, best or a number (default: last)")

@@ -24,7 +24,7 @@ def main(arguments: Sequence[str]) -> int:
     from ffalora_cli.records.reading import find_run
 
     parser = Parser("resume", "Go on with a run that stopped on the way.", _EXAMPLES)
-    parser.add_argument("run", help="a run's folder, its name, or an unambiguous beginning of it")
+    parser.add_argument("run", help="a folder, or the beginning of its name or signature")
     parser.add_argument("overrides", nargs="*", metavar="OVERRIDE", help=OVERRIDES)
     parser.add_argument("--runs", default="runs", help="folder of all runs (default: runs)")
     parser.add_argument("--fork", action="store_true", help="start a new run from its last round")

@@ -28,7 +28,7 @@ def main(arguments: Sequence[str]) -> int:
     from ffalora_cli.records.reading import find_run, read_run
 
     parser = Parser("show", "Print what a run did, and how its numbers came about.")
-    parser.add_argument("run", help="a run's folder, its name, or an unambiguous beginning of it")
+    parser.add_argument("run", help="a folder, or the beginning of its name or signature")
     parser.add_argument("--runs", default="runs", help="folder of all runs (default: runs)")
     parser.add_argument("--json", action="store_true", help="everything recorded, as JSON")
     parser.add_argument("--privacy", action="store_true", help="the privacy statement alone")

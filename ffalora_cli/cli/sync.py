@@ -24,7 +24,7 @@ def main(arguments: Sequence[str]) -> int:
     from ffalora_cli.records.trackers.base import RunFacts, open_tracker
 
     parser = Parser("sync", "Replay a run's records into its tracker (default: wandb).", _EXAMPLES)
-    parser.add_argument("run", help="a run's folder, its name, or an unambiguous beginning of it")
+    parser.add_argument("run", help="a folder, or the beginning of its name or signature")
     parser.add_argument("overrides", nargs="*", metavar="OVERRIDE", help=OVERRIDES)
     parser.add_argument("--runs", default="runs", help="folder of all runs (default: runs)")
     options = parser.read(arguments)

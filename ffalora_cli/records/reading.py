@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from ffalora_cli.types import RoundRecord
 
 _LARGEST_CONFIG, _DEEPEST = 2**20, 32  # bytes, nested sections
 _OPENING = ("[", "{", "<block mapping start>", "<block sequence start>")
+_ENOUGH_DIGITS = 4  # of a signature, to mean it
 
 
 @dataclass(frozen=True)
@@ -89,7 +91,7 @@ def find_runs(runs: str | Path) -> list[Path]:
 
 
 def find_run(runs: str | Path, run: str) -> Path:
-    """The folder meant by ``run``: a path, a folder's name, or an unambiguous beginning of one.
+    """The folder meant by ``run``: a path, or an unambiguous beginning of a name or signature.
 
     Raises:
         ConfigError: when none or several match; names the nearest.
@@ -99,7 +101,7 @@ def find_run(runs: str | Path, run: str) -> Path:
     names = {folder.name: folder for folder in find_runs(runs)}
     if run in names:
         return names[run]
-    matches = [name for name in names if run and name.startswith(run)]
+    matches = [name for name in names if run and name.startswith(run)] or signed(names, run)
     if len(matches) == 1:
         return names[matches[0]]
     if matches:
@@ -107,6 +109,14 @@ def find_run(runs: str | Path, run: str) -> Path:
     hint = nearest(run, names)
     remedy = f"did you mean {hint!r}?" if hint else f"look into {brief(str(runs))} (paths.runs)"
     raise ConfigError(f"run {brief(run, 100)} was not found; {remedy}")
+
+
+def signed(names: Iterable[str], text: str) -> list[str]:
+    """Folders ``<name>-<signature>[-<copy>]`` whose signature begins with ``text``, 4 digits."""
+    if len(text) < _ENOUGH_DIGITS:
+        return []
+    pattern = re.compile(rf".*-{re.escape(text)}[0-9a-f]*(-\d+)?")
+    return [name for name in names if pattern.fullmatch(name)]
 
 
 def _versioned(file: Path, content: dict[str, Any]) -> dict[str, Any]:

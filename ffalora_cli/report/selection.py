@@ -13,7 +13,7 @@ from typing import Any
 
 from ffalora_cli.config.build import is_known, leaf_keys, unknown_key
 from ffalora_cli.config.errors import ConfigError, brief, listed, nearest
-from ffalora_cli.records.reading import RunRecords, find_runs, read_run
+from ffalora_cli.records.reading import RunRecords, find_runs, read_run, signed
 from ffalora_cli.records.run_directory import MANIFEST
 
 GROUP_KEYS = {
@@ -27,7 +27,6 @@ GROUP_KEYS = {
 """What choosing a group by name sets; ``partition`` has two, see ``values_of``."""
 
 _RECORDED = ("experiment", "federation", "debug")  # known from a run's overrides alone
-_SIGNATURE = 4  # digits of a signature that are enough to mean it
 
 
 def select_runs(
@@ -195,19 +194,11 @@ def _folders(root: Path, text: str) -> list[Path]:
     begun = [folder for name, folder in names.items() if text and name.startswith(text)]
     if begun:
         return [names[text]] if text in names else begun
-    if len(text) >= _SIGNATURE:
-        signed = [f for name, f in names.items() if _signature(name).startswith(text)]
-        if signed:
-            return signed
+    if by_signature := signed(names, text):
+        return [names[name] for name in by_signature]
     hint = nearest(text, names)
     advice = f"did you mean {hint!r}?" if hint else f"--runs {root} has {len(names)} runs"
     raise ConfigError(f"{brief(text, 80)} is no run, folder or beginning of a name; {advice}")
-
-
-def _signature(name: str) -> str:
-    """The signature in a folder's name ``<name>-<signature>[-<copy>]``."""
-    parts = name.split("-")
-    return parts[-2] if len(parts) > 2 and len(parts[-1]) < 12 else parts[-1]
 
 
 def _matching(runs: Iterable[RunRecords], text: str) -> list[RunRecords]:

@@ -271,6 +271,10 @@ def test_find_run_by_path_name_beginning_and_nearest(tmp_path):
     assert find_run(tmp_path, "sst2-aaa") == find_run(tmp_path, "ss") == tmp_path / "sst2-aaa"
     with pytest.raises(ConfigError, match="ambiguous: qnli-bbb, qnli-ccc"):
         find_run(tmp_path, "qnli")
+    signed = written(tmp_path, "qnli", "0123456789ab").path
+    assert find_run(tmp_path, "0123") == signed
+    with pytest.raises(ConfigError, match="was not found"):
+        find_run(tmp_path, "012")
     with pytest.raises(ConfigError, match="did you mean 'sst2-aaa'"):
         find_run(tmp_path, "sts2-aaa")
     with pytest.raises(ConfigError, match=r"paths\.runs"):
