@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ffalora_cli.config.errors import ConfigError
-from ffalora_cli.keys import derive, torch_seed
 
 if TYPE_CHECKING:
     import optuna
@@ -114,6 +113,8 @@ def check(settings: Settings) -> None:
 
 def _ask(study: optuna.Study, axes: Mapping[str, Any], seed: int) -> Any:
     from optuna.samplers import TPESampler
+
+    from ffalora_cli.keys import derive, torch_seed
 
     number = len(study.get_trials(deepcopy=False))
     study.sampler = TPESampler(seed=torch_seed(derive(seed, "search", number)) % 2**32)
