@@ -28,7 +28,7 @@ TYPED: dict[str, list[str]] = {
     "self reference": _reference("${tracking.project}"),
     "name dots": ["name=.."],
     "name parent": ["name=../outside"],
-    "name absolute": ["name=/tmp/outside"],
+    "name absolute": ["name=/outside"],
     "name NUL": ["name=a\0b"],
     "name newline": ["name='a\nb'"],
     "name escape": ["name='a\x1b[31m'"],

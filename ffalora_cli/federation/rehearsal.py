@@ -9,14 +9,14 @@ The communication ledger comes out as a run writes it, byte for byte, unless the
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import torch
 
 from ffalora_cli.engine.job import LocalResult
-from ffalora_cli.federation import downlink, dropouts
+from ffalora_cli.federation import dropouts
 from ffalora_cli.federation.ledger import CommunicationLedger
 from ffalora_cli.federation.payload import pack
 from ffalora_cli.federation.release import ClientRelease, adapt_clip
@@ -99,18 +99,6 @@ class _Rehearsal(Simulation):
         )
         return RoundRecord(round, {})
 
-    def _send(self, round: int, chosen: np.ndarray) -> None:
-        groups = downlink.plan(
-            self.state,
-            chosen,
-            self.client_states.last_round[chosen],
-            self.config.downlink,
-            self.seeds,
-            self.personal,
-        )
-        for ids, items in groups:
-            self.communication.add(round, "downlink", ids, self._lines(items))
-
     def _answer(self, round: int, chosen: np.ndarray) -> None:
         """Count the uploads; all of a round have one size."""
         manifest = self._manifest(round)
@@ -122,8 +110,8 @@ class _Rehearsal(Simulation):
             self._sizes[key] = dict(packed.lines)
         self.communication.add(round, "uplink", chosen, self._sizes[key])
 
-    def _lines(self, items: Sequence[PayloadItem]) -> dict[Kind, int]:
-        """Bytes by kind of a payload with these names and shapes."""
+    def _lines(self, items: Sequence[PayloadItem]) -> Mapping[Kind, int]:
+        """The same of a payload with these names and shapes; tensors have no values here."""
         key = tuple((type(item), item.name, _shapes(item)) for item in items)
         if key not in self._sizes:
             filled = [_filled(item) for item in items]

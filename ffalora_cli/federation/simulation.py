@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -43,7 +43,7 @@ from ffalora_cli.models.network import Network
 from ffalora_cli.privacy.ledger import PrivacyLedger
 from ffalora_cli.privacy.plan import PrivacyPlan
 from ffalora_cli.stopping import Poll, never
-from ffalora_cli.types import RoundRecord, Tensors, TensorSpec
+from ffalora_cli.types import Kind, PayloadItem, RoundRecord, Tensors, TensorSpec
 
 CHUNK_BYTES = 2**30  # of one copy of a chunk's stack; training holds about six
 
@@ -188,9 +188,11 @@ class Simulation:
             self.personal,
         )
         for ids, items in groups:
-            self.communication.add(
-                round, "downlink", ids, pack(items, self.config.wire_dtype).lines
-            )
+            self.communication.add(round, "downlink", ids, self._lines(items))
+
+    def _lines(self, items: Sequence[PayloadItem]) -> Mapping[Kind, int]:
+        """Bytes by kind of a payload."""
+        return pack(items, self.config.wire_dtype).lines
 
     def _train(
         self, round: int, chosen: np.ndarray, late: np.ndarray
