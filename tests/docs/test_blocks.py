@@ -52,7 +52,7 @@ def named(pairs):
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
-    """A folder with a tiny model, tasks and a finished run, for all commands of this file."""
+    """A folder with a tiny model, tasks and finished runs of two tasks, for all commands here."""
     root = tmp_path_factory.mktemp("docs")
     save_tiny_bert(root / "model")
     write_data(root / "data")
@@ -62,7 +62,9 @@ def place(tmp_path_factory):
         words += ["privacy.noise_multiplier=1.0", "federation.eval_clients=true"]  # quick to plan
         words = cut_down(words, root / "data", root / "model")
         assert main(["run", "--quiet", *words]) == 0
-    (run,) = (root / "runs").iterdir()
+        (run,) = (root / "runs").iterdir()
+        other = cut_down(["task=bbc_news"], root / "data", root / "model")
+        assert main(["run", "--quiet", *other, "task.max_length=8"]) == 0
     return root, str(run)
 
 
