@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -93,8 +94,9 @@ def signals(count: int, seed: int = 0, settings: list[str] | None = None) -> Row
             # Python itself needs a moment before it can hear a signal.
             after = generator.uniform(min(1.0, process.seconds / 2), process.seconds)
             code, seconds, errors = process.broken(runs, after, number)
-            if code is None:
-                continue  # it was done before the signal
+            if code is None:  # it was done before the signal
+                shutil.rmtree(runs)
+                continue
             slowest = max(slowest, seconds)
             wrong = _wrong_exit(code, seconds, errors, number, _folders(runs))
             if wrong is None and process.finish(runs) != process.whole:
