@@ -10,10 +10,8 @@ import torch
 
 from ffalora_cli import keys
 from ffalora_cli.config.schema import (
-    FederationConfig,
     HeadConfig,
     PrivacyConfig,
-    ServerOptimizerConfig,
 )
 from ffalora_cli.data.partition import ClientRows
 from ffalora_cli.engine import build_engine
@@ -24,27 +22,10 @@ from ffalora_cli.methods import registry
 from ffalora_cli.privacy.ledger import PrivacyLedger
 from ffalora_cli.privacy.plan import make_plan
 from ffalora_cli.privacy.sampling import uses
+from tests import arrivals
 from tests.tiny import TinyExamples, tiny_network
 
-PLAIN = ServerOptimizerConfig("sgd", 1.0, 0.0, 0.99, 1e-3)
-FEDERATION = FederationConfig(
-    num_clients=4,
-    cohort_size=None,
-    cohort_sampling="full",
-    rounds=5,
-    local_steps=2,
-    local_batch_size=6,
-    local_optimizer="sgd",
-    local_lr=0.5,
-    local_momentum=0.0,
-    local_weight_decay=0.0,
-    weights="size",
-    server_optimizer=PLAIN,
-    downlink="cached",
-    wire_dtype="float32",
-    eval_every=1,
-    eval_clients=False,
-)
+FEDERATION = dataclasses.replace(arrivals.FEDERATION, num_clients=4, rounds=5)
 PRIVATE = PrivacyConfig("example", None, 1e-5, 0.5, 0.3, "rdp", "per_client", "reproducible")
 OFFSETS = np.array([0, 20, 32, 40, 64])  # unequal clients
 
