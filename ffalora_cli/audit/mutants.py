@@ -65,7 +65,7 @@ def run_mutants(
     given a twin, so that clients can share a seed.
 
     Args:
-        config: of the run, at unit ``example``.
+        config: of the run, of a unit inside a client.
         sizes: rows of its clients ``[clients]``.
         secret: key of the draws.
         mutants: some of them; all by default.

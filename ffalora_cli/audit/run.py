@@ -25,12 +25,12 @@ def check_auditable(config: Config) -> None:
     """Refuse what this audit does not cover.
 
     Raises:
-        ConfigError: for a run without example-level privacy, or trained by another engine.
+        ConfigError: for a run without privacy inside its clients, or trained by another engine.
     """
-    if config.privacy.unit != "example":
+    if not config.privacy.inside_clients:
         raise ConfigError(
-            f"privacy.unit={config.privacy.unit}: the audit covers example-level privacy; "
-            "use privacy=example"
+            f"privacy.unit={config.privacy.unit}: the audit covers units inside a client; "
+            "use privacy=text"
         )
     if config.engine.name != "stacked":
         raise ConfigError(

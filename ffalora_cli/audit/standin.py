@@ -102,8 +102,8 @@ def build_subject(config: Config, plan: PrivacyPlan, secret: Key, width: int = W
 
     Args:
         config: of the run; the model's architecture, targets and rank are kept.
-        plan: of the whole run, at unit ``example``; at most ``CLIENTS`` of its clients are kept,
-            those with the largest epsilon first.
+        plan: of the whole run, of a unit inside a client; at most ``CLIENTS`` of its clients are
+            kept, those with the largest epsilon first.
         secret: key of the audit's draws.
         width: hidden size and number of classes of the stand-in.
 

@@ -63,10 +63,10 @@ def main(arguments: Sequence[str]) -> int:
         raise ConfigError(f"--json {file}: folder {file.parent} is not there; make it first")
     (job,) = plan([text for text in options.overrides if text != "invert"])
     config = job.config
-    if options.dp != "off" and config.privacy.unit != "example":
+    if options.dp != "off" and not config.privacy.inside_clients:
         raise ConfigError(
             f"privacy.unit={config.privacy.unit}: no noise is added to an example's step; "
-            "choose privacy=example or --dp off"
+            "choose privacy=text or --dp off"
         )
     examples, noise = _rows_and_noise(config, options.dp != "off")
     steps = {"off": (None,), "on": (noise,), "both": (None, noise)}[options.dp]

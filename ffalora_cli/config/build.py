@@ -151,6 +151,7 @@ def _value(expected: Any, value: Any, key: str) -> Any:
         (inner,) = (a for a in arguments if a is not type(None))
         return _value(inner, value, key)
     if origin is Literal:
+        value = EARLIER_WORDS.get((key, value), value) if isinstance(value, str) else value
         if not isinstance(value, str) or value not in arguments:
             raise choose(key, value, arguments)
         return value
@@ -202,6 +203,9 @@ def _mistyped(key: str, value: Any, wanted: str) -> ConfigError:
     got = str(value).lower() if isinstance(value, bool) else got
     return ConfigError(f"{key or 'the configuration'} is {got}; it should be {wanted}")
 
+
+EARLIER_WORDS = {("privacy.unit", "example"): "row"}
+"""Values that were renamed, by key; recorded configurations of older runs have them."""
 
 _UNPRINTABLE = re.compile("[\x00-\x1f\x7f\ud800-\udfff]")  # no file, record or line holds them
 _SPOKEN = {

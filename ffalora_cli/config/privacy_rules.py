@@ -17,7 +17,7 @@ def check_privacy(config: Config) -> None:
             if value is not None:
                 raise ConfigError(
                     f"privacy.{name}={value} has no effect while privacy.unit is none; choose "
-                    "privacy=example or client, or set it to null"
+                    "privacy=text or client, or set it to null"
                 )
         return
     _budget(config)
@@ -53,13 +53,13 @@ def _clip(config: Config) -> None:
     if privacy.unit == "client" and (privacy.clip != "flat" or quantile is not None):
         key = key if privacy.clip != "flat" else f"privacy.clip_quantile={quantile}"
         raise ConfigError(
-            f"{key} is for privacy.unit=example (a client's upload is clipped by one fixed norm); "
+            f"{key} is for units inside a client (a client's upload has one fixed clip); "
             "use privacy.clip=flat and privacy.clip_quantile=null"
         )
-    if privacy.unit == "example" and privacy.client_noise == "local":
+    if privacy.inside_clients and privacy.client_noise == "local":
         raise ConfigError(
-            "privacy.client_noise=local has no effect under privacy.unit=example (clients noise "
-            "their gradients anyway); use privacy=client, or central"
+            f"privacy.client_noise=local has no effect under privacy.unit={privacy.unit} (clients "
+            "noise their gradients anyway); use privacy=client, or central"
         )
     if quantile is None:
         return

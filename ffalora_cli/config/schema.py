@@ -9,6 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+INSIDE_CLIENTS = frozenset({"row", "text", "column"})
+"""Units of privacy that are groups of rows of one client."""
+
 
 @dataclass(frozen=True)
 class TaskConfig:
@@ -29,6 +32,7 @@ class TaskConfig:
     holdout_seed: int = 2024  # fixed with the task version
     max_length: int = 128  # tokens, truncated beyond
     client_column: str | None = None  # a natural partition, if the data has one
+    unit_column: str | None = None  # whose rows privacy.unit=column protects together
     package: str | None = None  # Python package that ships the rows (embedded default)
     hub_path: str | None = None  # Hugging Face data set id
     hub_name: str | None = None  # its configuration
@@ -104,13 +108,18 @@ class PartitionConfig:
     max_tries: int = 100
     label_mix: str | None = None  # "severe" | "mild"
     shards_per_client: int | None = None
+    keep_together: str = "text"  # rows dealt as one: "text", "row" (none), or task.unit_column
 
 
 @dataclass(frozen=True)
 class PrivacyConfig:
-    """The privacy budget and mechanism."""
+    """The privacy budget and mechanism.
 
-    unit: Literal["none", "example", "client"]
+    The unit inside a client is a group of its rows: one row, all rows of one text, or all rows with
+    one value of ``task.unit_column``. At unit ``client`` it is the client itself.
+    """
+
+    unit: Literal["none", "row", "text", "column", "client"]
     epsilon_target: float | None
     delta: float | None
     noise_multiplier: float | None  # instead of epsilon_target
@@ -125,8 +134,14 @@ class PrivacyConfig:
     client_noise: Literal["central", "local"] = "central"
     sampling: Literal["poisson", "fixed", "shuffled"] = "poisson"  # of the rows of a batch
     budget_guard: Literal["stop", "refuse"] = "stop"  # when the target affords fewer rounds
+    rows_per_unit: int | None = None  # rows of a unit used in a step (cost alone); null = all
     trials: int = 1  # runs of a random-stopping search (its mean); 1 = no tuning
     trial_distribution: Literal["geometric", "poisson"] = "geometric"
+
+    @property
+    def inside_clients(self) -> bool:
+        """Whether the unit is a group of rows of one client, which clips and noises by itself."""
+        return self.unit in INSIDE_CLIENTS
 
 
 @dataclass(frozen=True)

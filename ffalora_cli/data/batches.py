@@ -20,6 +20,7 @@ class StepBatches:
 
     slots: np.ndarray  # int64 [pairs]
     rows: np.ndarray  # int64 [pairs], row of the training set
+    units: np.ndarray | None = None  # int64 [pairs], unit of each within the step; None: its own
 
 
 def poisson_batch(

@@ -15,10 +15,14 @@ from ffalora_cli.keys import derive
 
 @dataclass(frozen=True)
 class ClientRows:
-    """Row numbers by client: client ``k`` has ``rows[offsets[k]:offsets[k + 1]]``, ascending."""
+    """Row numbers by client: client ``k`` has ``rows[offsets[k]:offsets[k + 1]]``, ascending.
+
+    Its rows form units of privacy, numbered from 0 within each client; None: each row is its own.
+    """
 
     rows: np.ndarray  # int64 [total]
     offsets: np.ndarray  # int64 [num_clients + 1]
+    units: np.ndarray | None = None  # int64 [total], unit of each row within its client
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -27,10 +31,26 @@ class ClientRows:
         """Rows of one client, ascending, int64 [size]."""
         return self.rows[self.offsets[client] : self.offsets[client + 1]]
 
+    def units_of(self, client: int) -> np.ndarray | None:
+        """Unit of each row of one client, int64 [size]; None where each row is its own."""
+        if self.units is None:
+            return None
+        return self.units[self.offsets[client] : self.offsets[client + 1]]
+
     @property
     def sizes(self) -> np.ndarray:
         """Rows of each client, int64 [num_clients]."""
         return np.diff(self.offsets)
+
+    @property
+    def num_units(self) -> np.ndarray:
+        """Units of each client, int64 [num_clients]."""
+        if self.units is None:
+            return self.sizes
+        most = np.zeros(len(self), dtype=np.int64)
+        owner = np.repeat(np.arange(len(self)), self.sizes)
+        np.maximum.at(most, owner, self.units + 1)
+        return most
 
 
 def partition(

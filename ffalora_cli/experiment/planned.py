@@ -47,7 +47,7 @@ def sampling(parts: Parts) -> dict[str, Any]:
     federation, sizes = parts.config.federation, parts.simulation.clients.sizes
     cohort = federation.cohort_size or federation.num_clients
     batch = np.minimum(federation.local_batch_size, sizes)
-    example = parts.plan is not None and parts.plan.unit == "example"
+    example = parts.plan is not None and parts.plan.inside_clients
     return {
         "cohort": {
             "scheme": federation.cohort_sampling,

@@ -35,7 +35,7 @@ def draw_round(
         ledger: charged for this round already.
     """
     size, count = config.local_batch_size, config.local_steps
-    sampling = plan.sampling if plan is not None and plan.unit == "example" else "epoch"
+    sampling = plan.sampling if plan is not None and plan.inside_clients else "epoch"
     before = np.full(len(ids), (round - 1) * count)
     if sampling == "shuffled" and ledger is not None:  # a client's own steps: no gaps in its epochs
         before = ledger.steps_before(round + 1)[ids] - count

@@ -80,7 +80,7 @@ def noise_slack(plan: PrivacyPlan | None, num_clients: int) -> np.ndarray:
     Under example-level privacy a client with few rows draws more noise and divides it by a smaller
     batch: its honest update may be a hundred times the usual. The server knows, it made the plan.
     """
-    if plan is None or plan.unit != "example":
+    if plan is None or not plan.inside_clients:
         return np.ones(num_clients)
     noise = plan.added_noise / plan.expected_batch
     return np.maximum(1.0, noise / np.median(noise))

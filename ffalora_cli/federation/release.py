@@ -39,7 +39,7 @@ class ExampleRelease:
     """Example-level DP-SGD in every client, and the clip it uses.
 
     Attributes:
-        plan: with unit ``example``.
+        plan: of a unit inside a client.
         secret: key of the noise.
     """
 
@@ -143,7 +143,7 @@ def release_of(
     """The mechanism of a plan."""
     if plan is None:
         return None
-    if plan.unit == "example":
+    if plan.inside_clients:
         return ExampleRelease(plan, secret)
     return (LocalRelease if plan.client_noise == "local" else ClientRelease)(plan, secret)
 

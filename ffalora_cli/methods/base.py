@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+from ffalora_cli.config.schema import INSIDE_CLIENTS
 from ffalora_cli.types import ServerState, ServerUpdate, Site, Stack, Tensors
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ class Method:
     uplink_formula: ClassVar[str]
     downlink_formula: ClassVar[str]
     linear: ClassVar[bool] = True
-    units: ClassVar[frozenset[str]] = frozenset({"none", "example", "client"})
+    units: ClassVar[frozenset[str]] = frozenset({"none", *INSIDE_CLIENTS, "client"})
     refusal: ClassVar[str] = ""
     personal: ClassVar[tuple[Factor, ...]] = ()
     personal_head: ClassVar[bool] = False

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from ffalora_cli.config.schema import INSIDE_CLIENTS
 from ffalora_cli.methods.base import AggregateContext, Method
 from ffalora_cli.types import Merge, ServerState, ServerUpdate, Site, Stack, Tensors
 
@@ -29,7 +30,7 @@ class FedExLoRA(Method):
     uplink_formula = "r (d_in + d_out) b"
     downlink_formula = "min(K r (d_in + d_out), r (d_in + d_out) + d_out d_in) b"
     linear = False
-    units = frozenset({"none", "example"})
+    units = frozenset({"none", *INSIDE_CLIENTS})
     refusal = (
         "its residual is a product of two clients' uploads, so one client's influence on the "
         "result is not bounded by clipping its upload"

@@ -31,7 +31,7 @@ def mechanism(plan: PrivacyPlan) -> dict[str, Any]:
     with local noise on each), in units of ``max_grad_norm``; smallest and largest client.
     """
     local = plan.client_noise == "local"
-    where = EXAMPLE if plan.unit == "example" else LOCAL if local else CENTRAL
+    where = EXAMPLE if plan.inside_clients else LOCAL if local else CENTRAL
     adaptive = None
     if plan.clip_quantile is not None and plan.count_noise is not None:
         adaptive = {

@@ -43,14 +43,15 @@ GRID = 5e-4  # width of the grid of privacy losses then: five times quicker, at 
 class PrivacyPlan:
     """What a run may claim; arrays are ``[num_clients]``.
 
-    At unit ``example`` a step is one local step of a client on its own rows. At unit ``client`` a
+    Inside a client (``inside_clients``) a step is one local step on its own rows, and ``examples``
+    is the number of its units. At unit ``client`` a
     step is one round and ``examples`` is the number of clients. With central noise every client is
     charged for every round (drawn or not) and ``expected_batch`` is the expected cohort; with local
     noise a client is charged for the rounds it takes part in, at rate 1, for replacing all of its
     rows by any others, which moves a clipped upload by up to 2 ``max_grad_norm``.
     """
 
-    unit: Literal["example", "client"]
+    unit: Literal["row", "text", "column", "client"]
     accountant: str
     delta: float
     max_grad_norm: float
@@ -92,6 +93,11 @@ class PrivacyPlan:
         if self.count_noise is None:
             return self.noise_multiplier
         return gradient_noise(self.noise_multiplier, self.count_noise)
+
+    @property
+    def inside_clients(self) -> bool:
+        """Whether units are groups of rows of one client."""
+        return self.unit != "client"
 
     @property
     def charges_everybody(self) -> bool:
@@ -204,7 +210,7 @@ def make_plan(
         interval=interval,
         trials=float(privacy.trials),
         trial_distribution=privacy.trial_distribution,
-        shared=shared if shared is not None and privacy.unit == "example" else SharedRows(),
+        shared=shared if shared is not None and privacy.inside_clients else SharedRows(),
         clip=privacy.clip,
         clip_quantile=privacy.clip_quantile,
         clip_lr=privacy.clip_lr,

@@ -99,7 +99,7 @@ def warnings_of(plan: PrivacyPlan, federation: FederationConfig, rounds: int) ->
         ConfigError: when delta alone would let whole units be published (delta * n > 10).
     """
     delta, units = plan.delta, plan.examples
-    worst, name = int(units.max()), "rows" if plan.unit == "example" else "clients"
+    worst, name = int(units.max()), "units" if plan.inside_clients else "clients"
     if delta * worst > 10:
         raise ConfigError(
             f"privacy.delta={delta:g} allows {delta * worst:.3g} of {worst} {name} to be "
@@ -113,7 +113,7 @@ def warnings_of(plan: PrivacyPlan, federation: FederationConfig, rounds: int) ->
             f"(n = {worst} {name}: 1/n = {1 / worst:.2g})"
         )
     batch = federation.local_batch_size
-    small = int((units < batch).sum()) if plan.unit == "example" else 0
+    small = int((units < batch).sum()) if plan.inside_clients else 0
     if small:
         found.append(
             f"{small} of {len(units)} clients have fewer rows than local_batch_size={batch} and "

@@ -18,7 +18,7 @@ def spent(plan: PrivacyPlan, steps_taken: Ints, *, exact: bool = False) -> Float
 
     Args:
         plan: of the run.
-        steps_taken: ``[num_clients]``; local steps at unit ``example``, rounds at unit ``client``.
+        steps_taken: ``[num_clients]``; local steps inside a client, rounds at unit ``client``.
         exact: compute every value at its own step (up to 1 s a distinct client).
 
     Returns:

@@ -33,10 +33,15 @@ NOISE_NOTES = {
     ),
 }
 PROTECTS = {
-    "example": (
+    "row": (
         "one row of the task on one client, whatever it says; not all rows about one person, nor a "
         "sentence whose phrases are rows of their own"
     ),
+    "text": (
+        "all rows of one client that are one text to the model, together and each of them; not all "
+        "rows about one person, nor a sentence whose phrases are rows of their own"
+    ),
+    "column": "all rows of one client with one value of task.unit_column, together and each",
     "client": "all rows of one client together: whether the client took part at all",
 }
 OUTSIDE = (
@@ -59,7 +64,7 @@ def sentence(plan: PrivacyPlan, steps_taken: Ints | None = None) -> str:
     values = plan.epsilon_planned if steps_taken is None else _spent(plan, steps_taken)
     claim, largest = plan.claim(values), float(values.max())
     what = "planned epsilon" if steps_taken is None else "epsilon"
-    each = plan.unit == "example" or plan.client_noise == "local"
+    each = plan.inside_clients or plan.client_noise == "local"
     over = f"largest of {plan.num_clients} clients; " if each else ""
     delta = plan.delta
     if claim > largest:
@@ -100,7 +105,7 @@ def statement(plan: PrivacyPlan, steps_taken: Ints | None = None) -> dict[str, A
         "protects": PROTECTS[plan.unit],
         "relation": plan.relation,
         "sampling": plan.sampling,
-        "sampling_note": NOTES[plan.sampling] if plan.unit == "example" else "",
+        "sampling_note": NOTES[plan.sampling] if plan.inside_clients else "",
         "accountant": plan.accountant,
         "library": library(plan.accountant, plan.sampling),
         "delta": plan.delta,

@@ -13,24 +13,24 @@ Tag = Literal["private", "released"]
 
 TAGS: tuple[tuple[str, dict[str, Tag]], ...] = (
     # The mix of labels is the client's own, whatever rows were scored.
-    ("eval/*_own_labels", {"example": "private", "client": "private"}),
+    ("eval/*_own_labels", {"inside": "private", "client": "private"}),
     # Scored on the common evaluation split with each client's own tensors: these are clipped and
-    # noised at unit example, but never at unit client.
-    ("eval/personalized_accuracy*", {"example": "released", "client": "private"}),
+    # noised at units inside a client, but never at unit client.
+    ("eval/personalized_accuracy*", {"inside": "released", "client": "private"}),
     # The released global model on public evaluation rows.
-    ("eval/*", {"example": "released", "client": "released"}),
+    ("eval/*", {"inside": "released", "client": "released"}),
     # Bytes follow from who took part, which a client-level guarantee protects.
-    ("comm/*", {"example": "released", "client": "private"}),
-    ("privacy/epsilon_spent", {"example": "released", "client": "released"}),
+    ("comm/*", {"inside": "released", "client": "private"}),
+    ("privacy/epsilon_spent", {"inside": "released", "client": "released"}),
     # The adaptive clip and the noised share that moves it are paid for by the plan.
-    ("privacy/max_grad_norm", {"example": "released", "client": "released"}),
-    ("privacy/unclipped_share", {"example": "released", "client": "released"}),
+    ("privacy/max_grad_norm", {"inside": "released", "client": "released"}),
+    ("privacy/unclipped_share", {"inside": "released", "client": "released"}),
     # Seconds of a round: coarse, and named in the statement as outside the guarantee.
-    ("time/round_seconds", {"example": "released", "client": "released"}),
+    ("time/round_seconds", {"inside": "released", "client": "released"}),
     # Samples per second times seconds is how many rows were drawn, and so the clients' sizes.
-    ("time/samples_per_second", {"example": "private", "client": "private"}),
-    ("train/*", {"example": "private", "client": "private"}),  # loss, clipped share, counts
-    ("engine/*", {"example": "private", "client": "private"}),  # padding tells the drawn lengths
+    ("time/samples_per_second", {"inside": "private", "client": "private"}),
+    ("train/*", {"inside": "private", "client": "private"}),  # loss, clipped share, counts
+    ("engine/*", {"inside": "private", "client": "private"}),  # padding tells the drawn lengths
 )
 
 
@@ -39,12 +39,14 @@ def tag(metric: str, unit: str) -> Tag | None:
 
     Args:
         metric: key of ``RoundRecord.metrics``, or of a summary's ``best`` (``best/...``).
-        unit: ``none``, ``example`` or ``client``; without privacy everything is released.
+        unit: ``none``, one inside a client, or ``client``; without privacy everything is released.
     """
     name = metric.removeprefix("best/")
     for pattern, by_unit in TAGS:
         if fnmatchcase(name, pattern):
-            return "released" if unit == "none" else by_unit[unit]
+            if unit == "none":
+                return "released"
+            return by_unit["client" if unit == "client" else "inside"]
     return None
 
 

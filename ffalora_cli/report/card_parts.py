@@ -145,7 +145,7 @@ def privacy(
 
 def _personal(statement: Mapping[str, Any], config: Config, method: Method) -> str:
     """What publishing one client's own tensors does to the claim."""
-    covered = statement["unit"] == "example" and statement["covered"]
+    covered = statement["unit"] != "client" and statement["covered"]
     if covered:
         return "This client's own tensors were clipped and noised like the shared ones.\n\n"
     return (
