@@ -98,7 +98,7 @@ class ObservedEngine:
         if self.idle:
             nobody = np.zeros(len(job.clients), np.int64)
             kept = {name: job.start[name] for name in job.trainable}
-            result = LocalResult(kept, nobody.astype(float), nobody, nobody, nobody, 0, 0)
+            result = LocalResult(kept, nobody.astype(float), nobody, nobody, nobody, nobody, 0, 0)
         else:
             result = self.engine.train(replace(job, optimizer=_recording(job.optimizer, given)))
         size = sum(job.start[name][0].numel() for name in job.trainable)

@@ -111,9 +111,57 @@ def epoch_batch(
     return np.concatenate(chosen)
 
 
-def stack_step(batches: Sequence[np.ndarray]) -> StepBatches:
-    """Put the clients' batches of one step end to end."""
+def rows_of_units(
+    key: keys.Key,
+    client: int,
+    round: int,
+    step: int,
+    drawn: np.ndarray,
+    rows: np.ndarray,
+    units: np.ndarray,
+    most: int | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """The rows of the drawn units, in the client's order.
+
+    Args:
+        key: the run secret.
+        client: client id.
+        round: from 1.
+        step: local step, from 0.
+        drawn: numbers of units, int64 [m].
+        rows: int64 [n], the client's rows.
+        units: int64 [n], unit of each of them.
+        most: rows of a unit that are used; of a larger one so many are drawn, every step anew.
+
+    Returns:
+        (rows, unit of each), int64 [pairs].
+    """
+    chosen = np.zeros(int(units.max(initial=-1)) + 1, dtype=bool)
+    chosen[drawn] = True
+    kept = chosen[units]
+    if most is not None:
+        sizes = np.bincount(units[kept], minlength=len(chosen))
+        for unit in np.flatnonzero(sizes > most).tolist():
+            place = (client, round, step, unit)
+            generator = keys.numpy_generator(keys.derive(key, "rows of a unit", *place))
+            of_unit = np.flatnonzero(units == unit)
+            kept[generator.permutation(of_unit)[most:]] = False
+    return rows[kept], units[kept]
+
+
+def stack_step(batches: Sequence[np.ndarray], units: Sequence[np.ndarray] = ()) -> StepBatches:
+    """Put the clients' batches of one step end to end.
+
+    Args:
+        batches: rows of each client.
+        units: unit of each of these rows within its client; none where every row is its own.
+    """
     sizes = [len(batch) for batch in batches]
     slots = np.repeat(np.arange(len(batches), dtype=np.int64), sizes)
     rows = np.concatenate(batches) if batches else np.zeros(0, np.int64)
-    return StepBatches(slots, rows.astype(np.int64))
+    if not len(units):
+        return StepBatches(slots, rows.astype(np.int64))
+    # Two clients' units of one number are two units.
+    pairs = np.stack([slots, np.concatenate(units)], axis=1)
+    number = np.unique(pairs, axis=0, return_inverse=True)[1].reshape(-1)
+    return StepBatches(slots, rows.astype(np.int64), number)

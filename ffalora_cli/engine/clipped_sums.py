@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -12,6 +14,20 @@ from ffalora_cli.privacy.clipping import clip_rule, factors, was_cut
 from ffalora_cli.types import Stack
 
 FEW_CLIENTS = 16  # so many in a micro-batch are summed by one product, more by index_add
+LOSS, ROWS, CLIPPED, NONFINITE, UNITS = range(5)  # columns of what is counted
+
+
+@dataclass(frozen=True)
+class Whole:
+    """That what is added are units of several rows, each the sum of its clipped rows."""
+
+    rows: Tensor  # float64 [units]
+    cut: Tensor  # bool [units], whether one of its rows was
+
+
+def new_counts(length: int, device: torch.device) -> Tensor:
+    """Nothing counted yet, float64 ``[length, 5]``."""
+    return torch.zeros(length, 5, device=device, dtype=torch.float64)
 
 
 def add_clipped(
@@ -24,10 +40,12 @@ def add_clipped(
     counts: Tensor,
     real: Tensor | None = None,
     bounds: Tensor | None = None,
+    whole: Whole | None = None,
 ) -> None:
     """Clip every example's gradient by the job's rule and add it to its client's sum, in place.
 
-    A non-finite example is replaced, never multiplied by zero (0 × NaN would spread in a product).
+    An example is a row or, at the end of a unit of several rows, the unit (``unit_sums``). A
+    non-finite example is replaced, never multiplied by zero (0 × NaN would spread in a product).
 
     Args:
         privacy: gives the clip; None: nothing is clipped.
@@ -36,9 +54,10 @@ def add_clipped(
         grads: per-example gradients ``[examples, ...]`` by name.
         book: the tensors whose gradients were not formed.
         total: ``[clients, ...]`` by name.
-        counts: float64 ``[clients, 4]``: loss, examples seen, clipped, non-finite.
+        counts: float64 ``[clients, 5]``: loss, rows, then units clipped, non-finite, seen.
         real: bool [examples], False for what only fills a shape up and counts as nothing.
         bounds: fp32 [examples], each one's own clip where the clients have different ones.
+        whole: where the examples are units of several rows.
     """
     booked = () if book is None else tuple(book.entries)
     names = [*grads, *booked]
@@ -62,7 +81,10 @@ def add_clipped(
             _add_rows(total[name], slots, weights, rows)
         elif book is not None:
             total[name] += book.sums(name, weights, clean)
-    columns = [torch.where(finite, losses, 0.0), seen, finite & was_cut(scale), seen & ~finite]
+    cut, rows_seen = was_cut(scale), seen
+    if whole is not None:
+        cut, rows_seen = cut | whole.cut, whole.rows
+    columns = [torch.where(finite, losses, 0.0), rows_seen, finite & cut, seen & ~finite, seen]
     counts.index_add_(0, slots, torch.stack([column.double() for column in columns], 1))
 
 

@@ -36,7 +36,7 @@ class LocalOptimizer:
 
 @dataclass(frozen=True)
 class ExamplePrivacy:
-    """Example-level DP-SGD of a cohort (design section 5, rule 2)."""
+    """DP-SGD of a cohort: every unit moves its client's sum by at most ``max_grad_norm``."""
 
     max_grad_norm: float
     noise_sd: np.ndarray  # float64 [clients], on the summed gradient
@@ -69,9 +69,10 @@ class LocalResult:
 
     trained: Stack  # [clients, ...] new values of the trainable tensors
     loss_sum: np.ndarray  # float64 [clients], summed over examples and steps
-    examples: np.ndarray  # int64 [clients], examples seen
-    clipped: np.ndarray  # int64 [clients], examples whose gradient was cut
-    nonfinite: np.ndarray  # int64 [clients], examples whose gradient was dropped
+    examples: np.ndarray  # int64 [clients], rows seen
+    units: np.ndarray  # int64 [clients], units of privacy seen (rows, where each is its own)
+    clipped: np.ndarray  # int64 [clients], units whose gradient was cut, as a whole or in a row
+    nonfinite: np.ndarray  # int64 [clients], units whose gradient was dropped
     tokens: int  # real tokens processed
     padded_tokens: int  # tokens processed, padding included
     halvings: int = 0  # of the micro-batches, because memory ran out

@@ -86,8 +86,21 @@ def _side_by_side(jobs: Sequence[LocalJob]) -> list[StepBatches]:
             if step < len(job.batches)
         ]
         slots = np.concatenate([start + pairs.slots for start, pairs in going])
-        steps.append(StepBatches(slots, np.concatenate([pairs.rows for _, pairs in going])))
+        rows = np.concatenate([pairs.rows for _, pairs in going])
+        steps.append(StepBatches(slots, rows, _units([pairs for _, pairs in going])))
     return steps
+
+
+def _units(parts: Sequence[StepBatches]) -> np.ndarray | None:
+    """Units of several jobs' pairs end to end, all different; None where every row is its own."""
+    if all(part.units is None for part in parts):
+        return None
+    numbers, count = [], 0
+    for part in parts:
+        own = np.arange(len(part.rows)) if part.units is None else part.units
+        numbers.append(count + own)
+        count += int(own.max(initial=-1)) + 1
+    return np.concatenate(numbers)
 
 
 def _bounds(jobs: Sequence[LocalJob]) -> ExamplePrivacy | None:

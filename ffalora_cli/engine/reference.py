@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ffalora_cli.data.batches import StepBatches
 from ffalora_cli.engine.dropout import keyed_dropout
 from ffalora_cli.engine.job import ExamplePrivacy, LocalJob, LocalResult
 from ffalora_cli.models.adapters import AdaptedLinear
@@ -57,15 +58,16 @@ class ReferenceEngine:
         clients = len(job.clients)
         results = [self._train_client(job, slot) for slot in range(clients)]
         trained = {n: torch.stack([r[0][n] for r in results]) for n in job.trainable}
-        counts = np.array([r[1] for r in results], dtype=np.float64).reshape(clients, 6)
+        counts = np.array([r[1] for r in results], dtype=np.float64).reshape(clients, 7)
         return LocalResult(
             trained=trained,
             loss_sum=counts[:, 0],
             examples=counts[:, 1].astype(np.int64),
             clipped=counts[:, 2].astype(np.int64),
             nonfinite=counts[:, 3].astype(np.int64),
-            tokens=int(counts[:, 4].sum()),
-            padded_tokens=int(counts[:, 5].sum()),
+            units=counts[:, 4].astype(np.int64),
+            tokens=int(counts[:, 5].sum()),
+            padded_tokens=int(counts[:, 6].sum()),
         )
 
     def _train_client(self, job: LocalJob, slot: int) -> tuple[Tensors, list[float]]:
@@ -76,15 +78,17 @@ class ReferenceEngine:
             wrapped: nn.Module = model
         else:
             wrapped, optimizer = _make_private(model, optimizer, job, slot)
-        counts = np.zeros(6)
+        counts = np.zeros(7)
         for step, pairs in enumerate(job.batches):
             job.poll()
-            rows = pairs.rows[pairs.slots == slot]
+            mine = pairs.slots == slot
+            rows, units = pairs.rows[mine], _rows_of_units(pairs, mine)
             if job.dropout > 0:
                 _set_dropout(model, keyed_dropout(job, step, np.full(len(rows), slot), rows))
             optimizer.zero_grad()
-            self._backward(wrapped, job.trainable, parameters, job.privacy, rows, counts)
+            self._backward(wrapped, job.trainable, parameters, job.privacy, rows, units, counts)
             if job.privacy is not None:
+                optimizer.units = units  # type: ignore[attr-defined]
                 optimizer.noise_for_step = _client_noise(job, slot, step, self.network.device)  # type: ignore[attr-defined]
             optimizer.step()
         return {n: names[n].detach().clone() for n in job.trainable}, counts.tolist()
@@ -128,6 +132,7 @@ class ReferenceEngine:
         parameters: list[nn.Parameter],
         privacy: ExamplePrivacy | None,
         rows: np.ndarray,
+        units: list[list[int]],
         counts: np.ndarray,
     ) -> None:
         """Gradients of one batch (per example under privacy); an empty batch leaves zeros."""
@@ -148,11 +153,12 @@ class ReferenceEngine:
             (losses.sum() if privacy is not None else losses.mean()).backward()
         counts[0] += float(losses.detach().sum())
         counts[1] += len(rows)
-        counts[4] += int(lengths.sum())
-        counts[5] += len(rows) * int(lengths.max())
+        counts[4] += len(units)
+        counts[5] += int(lengths.sum())
+        counts[6] += len(rows) * int(lengths.max())
         if privacy is not None:
             rule = clip_rule(privacy.clip, privacy.max_grad_norm, names)
-            counts[2:4] += _clean(parameters, rule)
+            counts[2:4] += _clean(parameters, rule, units)
 
 
 def _make_private(
@@ -188,24 +194,32 @@ def _optimizer_class(job: LocalJob) -> Any:
         """Clips by the rule, scales as Opacus, adds the noise it was handed."""
 
         noise_for_step: list[Tensor]
+        units: list[list[int]]  # rows of the batch that are one unit of privacy
 
         def clip_and_accumulate(self) -> None:
-            """Opacus' own for ``flat``; a loop over layers and examples for the others."""
-            if kind == "flat":
+            """Opacus' own for ``flat`` rows; otherwise a loop over layers, units and rows."""
+            if kind == "flat" and all(len(unit) == 1 for unit in self.units):
                 super().clip_and_accumulate()
                 return
-            bound = self.max_grad_norm / len(layers) ** 0.5
             for parameter in self.params:
                 parameter.summed_grad = torch.zeros_like(parameter)
             for members in layers.values():
                 parameters = [self.params[i] for i in members]
-                for row in range(len(parameters[0].grad_sample)):
-                    rows = [p.grad_sample[row] for p in parameters]
-                    norm = torch.cat([r.flatten() for r in rows]).norm()
-                    cut = bound / (norm + (STABILITY if kind == "automatic" else 1e-6))
-                    cut = cut if kind == "automatic" else cut.clamp(max=1.0)
-                    for p, r in zip(parameters, rows, strict=True):
-                        p.summed_grad += cut * r
+                for unit in self.units:
+                    rows = [self._cut([p.grad_sample[row] for p in parameters]) for row in unit]
+                    total = [sum(parts) for parts in zip(*rows, strict=True)]
+                    for p, part in zip(
+                        parameters, total if len(unit) == 1 else self._cut(total), strict=True
+                    ):
+                        p.summed_grad += part
+
+        def _cut(self, parts: list[Tensor]) -> list[Tensor]:
+            """One gradient of a layer, cut by the rule."""
+            bound = self.max_grad_norm / len(layers) ** 0.5
+            norm = torch.cat([part.flatten() for part in parts]).norm()
+            factor = bound / (norm + (STABILITY if kind == "automatic" else 1e-6))
+            factor = factor if kind == "automatic" else factor.clamp(max=1.0)
+            return [factor * part for part in parts]
 
         def add_noise(self) -> None:
             """Add the prepared noise to the clipped sums."""
@@ -230,17 +244,41 @@ def _client_noise(job: LocalJob, slot: int, step: int, device: torch.device) -> 
     return [noise[name][0] for name in job.trainable]
 
 
-def _clean(parameters: list[nn.Parameter], rule: ClipRule) -> tuple[int, int]:
-    """Replace non-finite per-example rows by zero; count the clipped and the dropped."""
+def _rows_of_units(pairs: StepBatches, mine: np.ndarray) -> list[list[int]]:
+    """Places in one client's batch, by unit; ``mine`` says which pairs are the client's."""
+    if pairs.units is None:
+        return [[row] for row in range(int(mine.sum()))]
+    own = pairs.units[mine]
+    return [np.flatnonzero(own == unit).tolist() for unit in dict.fromkeys(own.tolist())]
+
+
+def _clean(
+    parameters: list[nn.Parameter], rule: ClipRule, units: list[list[int]]
+) -> tuple[int, int]:
+    """Replace units with a non-finite row by zero; count units clipped, and dropped."""
     samples: list[Tensor] = [p.grad_sample for p in parameters]  # type: ignore[attr-defined]
     squares = torch.stack([g.flatten(1).square().sum(1) for g in samples], 1)
     finite = torch.isfinite(squares.sum(1))
+    for unit in units:
+        finite[unit] = finite[unit].all()
     if not bool(finite.all()):
         for p, rows in zip(parameters, samples, strict=True):
             shape = (-1,) + (1,) * (rows.dim() - 1)
             p.grad_sample = torch.where(finite.view(shape), rows, torch.zeros_like(rows))  # type: ignore
-    clipped = finite & was_cut(factors(squares, rule))
-    return int(clipped.sum()), int((~finite).sum())
+    kept = factors(squares, rule)  # [rows, tensors]
+    cut, clipped, dropped = was_cut(kept), 0, 0
+    for unit in units:
+        if not finite[unit[0]]:
+            dropped += 1
+            continue
+        parts = [
+            torch.einsum("r,r...->...", kept[unit, column], p.grad_sample[unit])  # type: ignore
+            for column, p in enumerate(parameters)
+        ]
+        whole = torch.stack([part.square().sum() for part in parts])[None]  # [1, tensors]
+        again = len(unit) > 1 and bool(was_cut(factors(whole, rule)))
+        clipped += bool(cut[unit].any()) or again
+    return clipped, dropped
 
 
 def _set_dropout(model: nn.Module, masks: Any) -> None:

@@ -12,12 +12,21 @@ from torch import Tensor, nn
 from ffalora_cli.data.batches import StepBatches
 from ffalora_cli.data.microbatch import cut, padded_tokens
 from ffalora_cli.engine import joint
-from ffalora_cli.engine.clipped_sums import add_clipped, own_bounds
+from ffalora_cli.engine.clipped_sums import (
+    CLIPPED,
+    LOSS,
+    NONFINITE,
+    ROWS,
+    UNITS,
+    add_clipped,
+    own_bounds,
+)
 from ffalora_cli.engine.dropout import keyed_dropout
 from ffalora_cli.engine.fixed import FixedShapes
 from ffalora_cli.engine.job import LocalJob, LocalResult
 from ffalora_cli.engine.paths import booked_tensors
 from ffalora_cli.engine.tensors import RoundTensors
+from ffalora_cli.engine.unit_sums import Sums, close_units, single_rows, whole_units
 from ffalora_cli.models.adapters import Factor
 from ffalora_cli.models.booked import Book, Booked
 from ffalora_cli.models.network import Network
@@ -83,15 +92,16 @@ class StackedEngine:
 
     def _result(self, job: LocalJob, part: RoundTensors, tally: Tally) -> LocalResult:
         """One job's part of a pass."""
-        counts = part.counts.cpu().numpy()  # [clients, 4]
+        counts = part.counts.cpu().numpy()  # [clients, 5]
         lengths = np.asarray(self.examples.lengths)
         tokens = sum(int(lengths[pairs.rows].sum()) for pairs in job.batches)
         return LocalResult(
             trained={n: v.clone() for n, v in part.trained.items()},
-            loss_sum=counts[:, 0].copy(),
-            examples=counts[:, 1].astype(np.int64),
-            clipped=counts[:, 2].astype(np.int64),
-            nonfinite=counts[:, 3].astype(np.int64),
+            loss_sum=counts[:, LOSS].copy(),
+            examples=counts[:, ROWS].astype(np.int64),
+            units=counts[:, UNITS].astype(np.int64),
+            clipped=counts[:, CLIPPED].astype(np.int64),
+            nonfinite=counts[:, NONFINITE].astype(np.int64),
             tokens=tokens,
             padded_tokens=round(tally.padded * tokens / max(tally.tokens, 1)),
             halvings=tally.halvings,
@@ -131,12 +141,33 @@ class StackedEngine:
     def _accumulate(
         self, job: LocalJob, step: int, pairs: StepBatches, tensors: RoundTensors, tally: Tally
     ) -> None:
-        """Add every micro-batch's clipped per-example gradients to its clients' sums."""
+        """Add every unit's clipped gradient to its client's sum."""
+        totals, counts = tensors.totals, tensors.counts
+        alone = single_rows(pairs)
+        self._add_rows(job, step, alone, tensors, tally, Sums(alone.slots, totals, counts))
+        most = max(1, MEMORY_BYTES // (4 * tensors.total.shape[1]))
+        for part in whole_units(pairs, most):
+            sums = Sums.of_units(part, totals)
+            self._add_rows(job, step, part, tensors, tally, sums)
+            close_units(job.privacy, sums, totals, counts)
+
+    def _add_rows(
+        self,
+        job: LocalJob,
+        step: int,
+        pairs: StepBatches,
+        tensors: RoundTensors,
+        tally: Tally,
+        sums: Sums,
+    ) -> None:
+        """Add every micro-batch's clipped rows to ``sums``."""
         if not len(pairs.rows):
             return  # an empty step is noise only: a transformer given zero examples crashes
         lengths = np.asarray(self.examples.lengths)[pairs.rows]
         one_row = frozenset(self.network.head_names)
+        by_client = sums.slots is None  # what is booked or fixed is summed by client alone
         booked = booked_tensors(tensors.layout, one_row, lengths) if self.books else frozenset()
+        booked = booked if by_client else frozenset()
         formed = sum(int(np.prod(s)) for n, s in tensors.layout.items() if n not in booked)
         copied = 8 * formed + 4 * sum(int(v[0].numel()) for v in tensors.held.values())
         max_examples = max(1, MEMORY_BYTES // max(copied, 1))
@@ -145,12 +176,12 @@ class StackedEngine:
             job.poll()
             slots, rows = pairs.slots[batch], pairs.rows[batch]
             tally.tokens += int(lengths[batch].sum())
-            if packed and self.fixed:
+            if packed and self.fixed and by_client:
                 tally.padded += self._shapes.add(slots, rows, job.privacy, tensors, booked)
                 continue
             if job.dropout > 0:
                 self.network.with_dropout(keyed_dropout(job, step, slots, rows))
-            self._add(job, slots, rows, tensors, booked)
+            self._add(job, slots, rows, tensors, booked, replace(sums, owner=sums.owner[batch]))
             self.network.with_dropout(None)
             tally.padded += padded_tokens(lengths[batch], packed)
 
@@ -161,6 +192,7 @@ class StackedEngine:
         rows: np.ndarray,
         tensors: RoundTensors,
         booked: frozenset[str],
+        sums: Sums,
     ) -> None:
         """Add one micro-batch: formed gradients and booked ones in one backward pass."""
         device, trained = self.network.device, tensors.trained
@@ -172,9 +204,9 @@ class StackedEngine:
             common |= {n: Booked(n, trained[n], anchor, book) for n in booked}
         formed = {n: v for n, v in trained.items() if n not in booked}
         losses, grads = self.per_example_gradients(slots, rows, formed, tensors.held, common)
-        index, bounds = torch.from_numpy(slots).to(device), own_bounds(job.privacy, slots)
-        sums = (book, tensors.totals, tensors.counts, None, bounds)
-        add_clipped(job.privacy, index, losses, grads, *sums)
+        owner, bounds = torch.from_numpy(sums.owner).to(device), own_bounds(job.privacy, slots)
+        into = (book, sums.total, sums.counts, None, bounds)
+        add_clipped(job.privacy, owner, losses, grads, *into)
 
     def per_example_gradients(
         self,

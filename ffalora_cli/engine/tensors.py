@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ffalora_cli.engine.clipped_sums import new_counts
 from ffalora_cli.engine.job import LocalJob
 from ffalora_cli.types import Stack, Tensors
 
@@ -23,7 +24,7 @@ class RoundTensors:
     held: Stack  # [clients, ...] different between clients, not trained now
     common: Tensors  # plain shapes
     layout: Shapes  # of one client's trained tensors
-    counts: Tensor  # float64 [clients, 4]: loss, examples seen, clipped, non-finite
+    counts: Tensor  # float64 [clients, 5]: loss, rows, then units clipped, non-finite, seen
 
     @staticmethod
     def of(job: LocalJob, device: torch.device) -> RoundTensors:
@@ -37,7 +38,7 @@ class RoundTensors:
             {n: v.to(device, copy=True) for n, v in job.start.items() if n not in layout},
             {n: v.to(device) for n, v in job.common.items()},
             layout,
-            torch.zeros(len(flat), 4, device=device, dtype=torch.float64),
+            new_counts(len(flat), device),
         )
 
     def fits(self, job: LocalJob) -> bool:

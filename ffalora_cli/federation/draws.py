@@ -24,6 +24,9 @@ def draw_round(
 ) -> list[batches.StepBatches]:
     """Rows of every local step.
 
+    Under privacy inside clients units are drawn, with all their rows (``privacy.rows_per_unit`` of
+    them at most); what is not private draws rows.
+
     Args:
         config: the federation group.
         clients: rows of everybody.
@@ -34,25 +37,47 @@ def draw_round(
         plan: privacy plan, or None.
         ledger: charged for this round already.
     """
-    size, count = config.local_batch_size, config.local_steps
     sampling = plan.sampling if plan is not None and plan.inside_clients else "epoch"
+    count = config.local_steps
     before = np.full(len(ids), (round - 1) * count)
     if sampling == "shuffled" and ledger is not None:  # a client's own steps: no gaps in its epochs
         before = ledger.steps_before(round + 1)[ids] - count
     steps = []
     for step in range(count):
-        drawn = []
+        drawn, units = [], []
         for client, at in zip(ids.tolist(), (before + step).tolist(), strict=True):
-            rows = clients.of(client)
-            if sampling == "poisson":
-                assert plan is not None
-                rate = float(plan.sample_rate[client])
-                drawn.append(batches.poisson_batch(secret, client, round, step, rows, rate))
-            elif sampling == "fixed":
-                drawn.append(batches.fixed_batch(secret, client, round, step, rows, size))
-            elif sampling == "shuffled":
-                drawn.append(batches.shuffled_batch(secret, client, at, rows, size))
-            else:
-                drawn.append(batches.epoch_batch(seed, client, at, rows, size))
-        steps.append(batches.stack_step(drawn))
+            rows, of = clients.of(client), clients.units_of(client)
+            if plan is None or sampling == "epoch":
+                drawn.append(batches.epoch_batch(seed, client, at, rows, config.local_batch_size))
+                continue
+            pool = rows if of is None else np.arange(int(plan.examples[client]))
+            chosen = _draw(config, plan, secret, client, round, step, at, pool)
+            if of is not None:
+                key, place, most = secret, (client, round, step), plan.rows_per_unit
+                chosen, own = batches.rows_of_units(key, *place, chosen, rows, of, most)
+                units.append(own)
+            drawn.append(chosen)
+        steps.append(batches.stack_step(drawn, units))
     return steps
+
+
+def _draw(
+    config: FederationConfig,
+    plan: PrivacyPlan,
+    secret: Key,
+    client: int,
+    round: int,
+    step: int,
+    position: int,
+    pool: np.ndarray,
+) -> np.ndarray:
+    """A private batch from a client's pool of units (its rows, where each is its own)."""
+    size = config.local_batch_size
+    match plan.sampling:
+        case "poisson":
+            rate = float(plan.sample_rate[client])
+            return batches.poisson_batch(secret, client, round, step, pool, rate)
+        case "fixed":
+            return batches.fixed_batch(secret, client, round, step, pool, size)
+        case _:
+            return batches.shuffled_batch(secret, client, position, pool, size)

@@ -142,7 +142,7 @@ class _Rehearsal(Simulation):
 def _nothing(chosen: np.ndarray) -> LocalResult:
     """The result of clients that saw no example."""
     none = np.zeros(len(chosen), dtype=np.int64)
-    return LocalResult({}, none.astype(np.float64), none, none, none, 0, 0)
+    return LocalResult({}, none.astype(np.float64), none, none, none, none, 0, 0)
 
 
 def _shapes(item: PayloadItem) -> tuple[tuple[int, ...], ...]:

@@ -171,8 +171,8 @@ def adapt_clip(
         return state, metrics
     assert plan.count_noise is not None and plan.clip_quantile is not None
     shares = released_share(
-        np.concatenate([r.examples - r.clipped for r in results]),
-        np.concatenate([r.examples for r in results]),
+        np.concatenate([r.units - r.clipped for r in results]),
+        np.concatenate([r.units for r in results]),
         ids,
         round,
         plan.steps_per_round,

@@ -31,8 +31,9 @@ def train_metrics(
         metrics["engine/memory_halvings"] = float(sum(r.halvings for r in results))
     if seen:
         metrics["train/loss"] = sum(float(r.loss_sum.sum()) for r in results) / seen
-    if seen and clips:
-        metrics["train/clipped_share"] = sum(int(r.clipped.sum()) for r in results) / seen
+    units = sum(int(r.units.sum()) for r in results)
+    if units and clips:
+        metrics["train/clipped_share"] = sum(int(r.clipped.sum()) for r in results) / units
     return metrics
 
 

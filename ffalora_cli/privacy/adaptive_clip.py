@@ -76,8 +76,8 @@ def released_share(
     + noise) / expected batch + 1/2`` needs only the round's counts and every step's own noise.
 
     Args:
-        unclipped: examples whose gradient kept its norm, of the round ``[clients]``.
-        seen: examples drawn in the round ``[clients]``.
+        unclipped: units whose gradient kept its norm, of the round ``[clients]``.
+        seen: units drawn in the round ``[clients]``.
         clients: ids ``[clients]``.
         round: from 1.
         steps: local steps of the round.

@@ -80,6 +80,7 @@ class PrivacyPlan:
     clip_lr: float = 0.2
     count_noise: Floats | None = None  # sd on a step's count of unclipped examples (adaptive clip)
     client_noise: Literal["central", "local"] = "central"
+    rows_per_unit: int | None = None  # most rows of a unit that a step uses; None: all
 
     @property
     def added_noise(self) -> Floats:
@@ -216,6 +217,7 @@ def make_plan(
         clip_lr=privacy.clip_lr,
         count_noise=_count_noise(privacy, noise, batch),
         client_noise=privacy.client_noise,
+        rows_per_unit=privacy.rows_per_unit,
     )
     return replace(plan, warnings=warnings_of(plan, federation, rounds))
 

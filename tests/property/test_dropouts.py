@@ -27,7 +27,7 @@ class Nudge:
             for n in job.trainable
         }
         zeros = np.zeros(count, np.int64)
-        return LocalResult(trained, np.zeros(count), zeros + 1, zeros, zeros, 0, 0)
+        return LocalResult(trained, np.zeros(count), zeros + 1, zeros + 1, zeros, zeros, 0, 0)
 
 
 @cache
