@@ -12,6 +12,7 @@ from ffalora_cli.audit.outcome import Check
 from ffalora_cli.audit.release import play, release_checks
 from ffalora_cli.audit.sampler import Inclusions, draw_batches, sampler_checks
 from ffalora_cli.audit.standin import Subject
+from ffalora_cli.audit.unit_clip import unit_checks
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ class Measured:
         checks: not yet judged.
         empty: its noise draws.
         drawn: its batches, a client an entry.
-        contribution: largest that one example made, in units of the clip.
+        contribution: largest that one example or unit made, in units of the clip.
     """
 
     checks: list[Check]
@@ -75,6 +76,11 @@ def run_checks(subject: Subject, effort: Effort | None = None) -> Measured:
     clipping, contribution = clip_checks(subject)
     drawn = draw_batches(subject, effort.inclusions)
     played = play(subject)
-    checks += clipping + sampler_checks(subject, drawn) + release_checks(subject, played)
+    checks += (
+        clipping
+        + unit_checks(subject)
+        + sampler_checks(subject, drawn)
+        + release_checks(subject, played)
+    )
     checks += accounting_checks(subject, empty, played)
     return Measured(checks, empty, drawn, contribution)

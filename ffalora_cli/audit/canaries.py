@@ -1,7 +1,8 @@
 """Gradient canaries through a run's own client code, and the bounds they give.
 
-A canary is a row whose gradient has a coordinate of its own and a norm far above the clip. A fair
-coin puts it among a client's rows or leaves it out; from there on everything is the run's: Poisson
+A canary is a unit whose gradient has a coordinate of its own and a norm far above the clip; where
+units may have several rows, every other canary has five, each with that gradient. A fair
+coin puts it among a client's units or leaves it out; from there on everything is the run's: Poisson
 sampler, clip, sum, noise, divisor, optimiser, packed upload. Two observers look at the canary's
 coordinate: one sees the gradient of every step, the other (a curious server) what was uploaded.
 Clip and noise are not told to them: both are in what they see.
@@ -93,7 +94,7 @@ def step_weights(protocol: FederationConfig) -> np.ndarray:
 def _federation(subject: Subject, canaries: int, rounds: int) -> tuple[Simulation, CanaryEngine]:
     """The run's federation of one client whose rows are a few real ones and its canaries."""
     from ffalora_cli.audit.canary_engine import Canaries, CanaryEngine, CanaryRows
-    from ffalora_cli.audit.standin import WIDTH, standin_network
+    from ffalora_cli.audit.standin import SEVERAL, WIDTH, clients_of_units, standin_network
     from ffalora_cli.federation.tensors import covered_names, personal_names, trainable_specs
     from ffalora_cli.methods import registry
 
@@ -109,17 +110,18 @@ def _federation(subject: Subject, canaries: int, rounds: int) -> tuple[Simulatio
     coins = keys.numpy_generator(keys.derive(subject.secret, "canary coins"))
     included = coins.random(min(canaries, room)) < 0.5
     real = max(1, min(int(plan.examples[0]), round(REAL_ROWS / float(plan.sample_rate[0]))))
-    rows = CanaryRows(real, int(included.sum()), width)
-    plan = replace(
-        plan,
-        examples=np.array([len(rows.lengths)]),
-        covered=covered_names(network, method, config.head),
+    inside = np.flatnonzero(included)
+    sizes = np.where(
+        np.arange(len(inside)) % 2, SEVERAL if subject.clients.units is not None else 1, 1
     )
-    wide = replace(subject, plan=plan, network=network, examples=rows)
+    units = np.array([real + len(inside)])
+    rows = CanaryRows(real, int(sizes.sum()), width)
+    plan = replace(plan, examples=units, covered=covered_names(network, method, config.head))
+    clients = clients_of_units(np.concatenate([np.ones(real, np.int64), sizes]), units)
+    wide = replace(subject, plan=plan, clients=clients, network=network, examples=rows)
     simulation = wide.simulation(rounds=rounds)
-    made = Canaries(
-        included, real, NORM * plan.max_grad_norm, keys.derive(subject.secret, "canaries"), personal
-    )
+    key, norm = keys.derive(subject.secret, "canaries"), NORM * plan.max_grad_norm
+    made = Canaries(included, np.repeat(inside, sizes), real, norm, key, personal)
     engine = CanaryEngine(network, rows, wide.max_tokens, books=False, canaries=made)
     simulation.engine = engine
     return simulation, engine

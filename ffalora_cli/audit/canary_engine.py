@@ -26,17 +26,19 @@ SeeStep = Callable[[np.ndarray], None]
 
 @dataclass(frozen=True)
 class Canaries:
-    """Rows with a crafted gradient, each with a coordinate of its own.
+    """Units with a crafted gradient, each with a coordinate of its own.
 
     Attributes:
         included: the coins, bool ``[canaries]``.
-        first_row: of the included ones; they follow the real rows in order.
+        owner: canary of each of their rows, int64 ``[rows]``.
+        first_row: of these; they follow the real rows in order.
         norm: of their gradients.
         key: of the coordinates.
         personal: names of tensors that are not uploaded and get no coordinate.
     """
 
     included: np.ndarray
+    owner: np.ndarray
     first_row: int
     norm: float
     key: keys.Key
@@ -59,8 +61,8 @@ class Canaries:
         return self._coordinates[names]
 
     def gradients(self, rows: np.ndarray, shapes: dict[str, tuple[int, ...]]) -> Stack:
-        """Gradients of included canaries, ``[rows, ...]`` by name."""
-        numbers = np.flatnonzero(self.included)[rows - self.first_row]
+        """Gradients of canaries' rows, ``[rows, ...]`` by name."""
+        numbers = self.owner[rows - self.first_row]
         sizes = [int(np.prod(shape)) for shape in shapes.values()]
         flat = torch.zeros(len(rows), sum(sizes))  # [rows, P]
         where = torch.from_numpy(self.coordinates(shapes)[numbers])
@@ -73,7 +75,7 @@ class Canaries:
 
 
 class CanaryRows(StandinRows):
-    """Stand-in rows, then canaries: one token each, which no model ever sees."""
+    """Stand-in rows, then the canaries': one token each, which no model ever sees."""
 
     def __init__(self, rows: int, canaries: int, classes: int) -> None:
         super().__init__(rows, classes)

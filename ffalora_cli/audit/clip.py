@@ -54,13 +54,13 @@ def clip_checks(subject: Subject) -> tuple[list[Check], float]:
 def regular_cases(specs: Sequence[TensorSpec]) -> list[Case]:
     """Finite gradients from a thousandth to a million clips, in every tensor and in all."""
     generator = torch.Generator().manual_seed(0)
-    one = {spec.name: _direction(specs, [spec.name], generator) for spec in specs}
-    everywhere = _direction(specs, [spec.name for spec in specs], generator)
+    one = {spec.name: direction(specs, [spec.name], generator) for spec in specs}
+    everywhere = direction(specs, [spec.name for spec in specs], generator)
     cases = [Case(f"{n:g} clips in {name}", (), n * u) for name, u in one.items() for n in DECADES]
     cases += [Case(f"{n:g} clips in all tensors", (), n * everywhere) for n in DECADES]
     near = 10.0 ** torch.empty(NEAR, dtype=torch.float64).uniform_(-0.3, 0.5, generator=generator)
     for norm in near.tolist():
-        spread = _direction(specs, [spec.name for spec in specs], generator)
+        spread = direction(specs, [spec.name for spec in specs], generator)
         cases.append(Case(f"{norm:.4f} clips", (), norm * spread))
     others = (10.0 * everywhere,) * 7
     cases.append(Case("1e6 clips against seven others", others, -1e6 * everywhere))
@@ -72,7 +72,7 @@ def regular_cases(specs: Sequence[TensorSpec]) -> list[Case]:
 def broken_cases(specs: Sequence[TensorSpec]) -> list[Case]:
     """Gradients that are not finite, or whose norm is not."""
     generator = torch.Generator().manual_seed(1)
-    everywhere = _direction(specs, [spec.name for spec in specs], generator)
+    everywhere = direction(specs, [spec.name for spec in specs], generator)
     others = (10.0 * everywhere,) * 3
     cases = [Case("overflow of the norm", others, 1e30 * everywhere)]
     for value in (float("nan"), float("inf"), -float("inf")):
@@ -114,13 +114,13 @@ def crafted_sums(subject: Subject, table: Tensor, batches: Sequence[Sequence[int
     clip, clients = subject.plan.max_grad_norm, subject.plan.num_clients
     gradients = table * clip
     steps = [stack_step([np.array(batch, dtype=np.int64)] * clients) for batch in batches]
-    return _released(subject, steps, lambda slots, rows: gradients[torch.from_numpy(rows)])
+    return released(subject, steps, lambda slots, rows: gradients[torch.from_numpy(rows)])
 
 
 def divisor(subject: Subject, specs: Sequence[TensorSpec]) -> Check:
     """Equal huge examples, n of them, release n clips over the expected batch, for any n."""
     generator = torch.Generator().manual_seed(2)
-    huge = 1e4 * _direction(specs, [spec.name for spec in specs], generator)
+    huge = 1e4 * direction(specs, [spec.name for spec in specs], generator)
     counts = (1, 2, 5, 11)
     sums = crafted_sums(subject, huge[None], [[0] * count for count in counts])
     ratio = sums.norm(dim=-1).numpy() / np.array(counts)[:, None]
@@ -144,7 +144,7 @@ def real_examples(subject: Subject) -> Check:
     batches = [rows, *([r for r in rows if r != left] for left in rows), [*rows, 5]]
     clients = subject.plan.num_clients
     steps = [stack_step([np.array(batch, dtype=np.int64)] * clients) for batch in batches]
-    sums = _released(subject, steps, None)
+    sums = released(subject, steps, None)
     moved = torch.cat([sums[:1] - sums[1:7], sums[7:] - sums[:1]]).norm(dim=-1)
     limit = 1.0 + 1e-4  # a row's gradient differs in the last bits with the rows beside it
     return Check(
@@ -157,7 +157,7 @@ def real_examples(subject: Subject) -> Check:
     )
 
 
-def _released(subject: Subject, steps: Sequence[StepBatches], craft: object) -> Tensor:
+def released(subject: Subject, steps: Sequence[StepBatches], craft: object) -> Tensor:
     """Sums in units of the clip ``[steps, clients, P]``; parameters stay as they were."""
     quiet = endless(subject.plan, noise_multiplier=np.zeros(subject.plan.num_clients))
     simulation = subject.simulation(quiet, local_steps=len(steps), local_lr=1e-30)
@@ -194,7 +194,7 @@ def _ignored(subject: Subject, cases: Sequence[Case]) -> Check:
     )
 
 
-def _direction(
+def direction(
     specs: Sequence[TensorSpec], names: Sequence[str], generator: torch.Generator
 ) -> Tensor:
     """A random unit vector ``[P]`` in these tensors, fp32; zero elsewhere.

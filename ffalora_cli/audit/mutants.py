@@ -1,7 +1,8 @@
 """Ways real projects broke their privacy, done to the real code: the audit must catch each one.
 
 Noise, clip and divisor are in ``mutants_of_step``, batches, ledger and uploads in
-``mutants_of_run``; the sources are in the mutants' own words.
+``mutants_of_run``, units of several rows in ``mutants_of_units``; the sources are in the mutants'
+own words.
 """
 
 from __future__ import annotations
@@ -51,9 +52,9 @@ class Caught:
 
 def all_mutants() -> tuple[Mutant, ...]:
     """Every mutant, in the order of the report."""
-    from ffalora_cli.audit import mutants_of_run, mutants_of_step
+    from ffalora_cli.audit import mutants_of_run, mutants_of_step, mutants_of_units
 
-    return (*mutants_of_step.MUTANTS, *mutants_of_run.MUTANTS)
+    return (*mutants_of_step.MUTANTS, *mutants_of_run.MUTANTS, *mutants_of_units.MUTANTS)
 
 
 def run_mutants(
@@ -62,7 +63,7 @@ def run_mutants(
     """The battery on every mutant of a run's mechanism, on the stand-in.
 
     The head is trained, so that "no noise on the head" means something; a run of one client is
-    given a twin, so that clients can share a seed.
+    given a twin, so that clients can share a seed. Units are texts, so that some have several rows.
 
     Args:
         config: of the run, of a unit inside a client.
@@ -72,6 +73,8 @@ def run_mutants(
     """
     if config.head.mode == "frozen":
         config = replace(config, head=replace(config.head, mode="trained"))
+    if config.privacy.unit == "row":
+        config = replace(config, privacy=replace(config.privacy, unit="text"))
     if len(sizes) == 1:
         sizes = np.repeat(sizes, 2)
         config = replace(config, federation=replace(config.federation, num_clients=2))

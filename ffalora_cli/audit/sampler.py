@@ -1,4 +1,4 @@
-"""Is every row drawn independently, at every step, with the rate that the plan accounts for?
+"""Is every unit drawn independently, at every step, with the rate that the plan accounts for?
 
 The batches are those that the run's own simulation hands to its engine, over many steps; nobody
 trains on them.
@@ -13,25 +13,29 @@ import numpy.typing as npt
 
 from ffalora_cli.audit.draws import endless
 from ffalora_cli.audit.observe import watch
-from ffalora_cli.audit.outcome import Check
+from ffalora_cli.audit.outcome import Check, exact
 from ffalora_cli.audit.standin import Subject
 from ffalora_cli.audit.verdict import far, furthest, together
 from ffalora_cli.data.batches import StepBatches
 
 STEPS = 500  # local steps of a round
+UNIT_ROWS = "a unit's rows are drawn together"
+DIVISOR = "the divisor counts units"
 LAGS = (1, 2, 3, 4, 5, STEPS)  # batches apart that are compared
 
 
 @dataclass(frozen=True)
 class Inclusions:
-    """Which rows each batch of one client had.
+    """Which units each batch of one client had (rows, where each is its own).
 
     Attributes:
         rows: n of the client.
         rate: planned.
         step: int64 ``[inclusions]``, ascending.
-        row: int64 ``[inclusions]``, position in the client's rows, ascending within a step.
+        row: int64 ``[inclusions]``, number of the unit, ascending within a step.
         steps: number of batches.
+        torn: drawn units that did not come with all their rows.
+        divisor: what the engine divides sums by.
     """
 
     rows: int
@@ -39,6 +43,8 @@ class Inclusions:
     step: npt.NDArray[np.int64]
     row: npt.NDArray[np.int64]
     steps: int
+    torn: int = 0
+    divisor: float = 0.0
 
     @property
     def trials(self) -> int:
@@ -58,29 +64,34 @@ def draw_batches(subject: Subject, inclusions: int) -> list[Inclusions]:
     seen = watch(simulation, idle=True)
     rounds = max(2, int(np.ceil(inclusions / (STEPS * plan.expected_batch.min()))))
     batches: list[StepBatches] = []
+    divisors = plan.expected_batch
     for round in range(1, rounds + 1):
         simulation.play(round)
-        batches += seen.pop().job.batches
+        job = seen.pop().job
+        batches += job.batches
+        divisors = divisors if job.privacy is None else job.privacy.expected_batch
     step = np.repeat(np.arange(len(batches)), [len(pairs.rows) for pairs in batches])
     slot = np.concatenate([pairs.slots for pairs in batches])
     row = np.concatenate([pairs.rows for pairs in batches])
-    first = simulation.clients.offsets
-    return [
-        Inclusions(
-            int(plan.examples[client]),
-            float(plan.sample_rate[client]),
-            step[slot == client],
-            row[slot == client] - first[client],
-            len(batches),
-        )
-        for client in range(plan.num_clients)
-    ]
+    first, found = simulation.clients.offsets, []
+    for client in range(plan.num_clients):
+        n, rate = int(plan.examples[client]), float(plan.sample_rate[client])
+        at, place = step[slot == client], row[slot == client] - first[client]
+        units, torn = simulation.clients.units_of(client), 0
+        if units is not None:
+            pairs, rows = np.unique(at * n + units[place], return_counts=True)
+            at, place = pairs // n, pairs % n
+            torn = int((rows != np.bincount(units)[place]).sum())
+        found.append(Inclusions(n, rate, at, place, len(batches), torn, float(divisors[client])))
+    return found
 
 
 def sampler_checks(subject: Subject, drawn: list[Inclusions]) -> list[Check]:
     """The battery on batches, all clients in each check."""
     accounted = subject.plan.accounted_rate
     return [
+        together_drawn(subject, drawn),
+        divisors(drawn),
         rate(drawn, accounted),
         batch_sizes(drawn),
         row_counts(drawn),
@@ -88,6 +99,21 @@ def sampler_checks(subject: Subject, drawn: list[Inclusions]) -> list[Check]:
         neighbours(drawn),
         across_clients(drawn),
     ]
+
+
+def together_drawn(subject: Subject, drawn: list[Inclusions]) -> Check:
+    """A drawn unit brings all its rows (with ``rows_per_unit`` fewer, which costs nothing)."""
+    if subject.plan.rows_per_unit is not None:
+        return exact(UNIT_ROWS, 0, f"at most {subject.plan.rows_per_unit} are used by choice")
+    torn, total = sum(d.torn for d in drawn), sum(len(d.row) for d in drawn)
+    return exact(UNIT_ROWS, torn, f"{torn} of {total:,} drawn units came without some of them")
+
+
+def divisors(drawn: list[Inclusions]) -> Check:
+    """The divisor is the expected number of drawn units, not of rows."""
+    off = max(abs(d.rate * d.rows / d.divisor - 1.0) for d in drawn)
+    text = f"off by {off:.1e} at most; {len(drawn)} clients"
+    return Check(DIVISOR, off, 1e-9, None, off <= 1e-9, text)
 
 
 def rate(drawn: list[Inclusions], accounted: npt.NDArray[np.float64]) -> Check:

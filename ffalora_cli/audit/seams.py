@@ -43,6 +43,42 @@ def micro_batch(wrap: Wrap) -> Iterator[None]:
 
 
 @contextmanager
+def unit_end(wrap: Wrap) -> Iterator[None]:
+    """``close_units(privacy, sums, total, counts)``: clip units of several rows and add them."""
+    from ffalora_cli.engine import stacked
+
+    with replaced(stacked, "close_units", wrap):
+        yield
+
+
+@contextmanager
+def unit_parts(wrap: Wrap) -> Iterator[None]:
+    """``whole_units(pairs, most) -> parts``: which rows are summed before units are clipped."""
+    from ffalora_cli.engine import stacked
+
+    with replaced(stacked, "whole_units", wrap):
+        yield
+
+
+@contextmanager
+def unit_rows(wrap: Wrap) -> Iterator[None]:
+    """``rows_of_units(key, client, round, step, drawn, rows, units, most) -> (rows, units)``."""
+    from ffalora_cli.data import batches
+
+    with replaced(batches, "rows_of_units", wrap):
+        yield
+
+
+@contextmanager
+def example_privacy(wrap: Wrap) -> Iterator[None]:
+    """``ExampleRelease.privacy(self, ids, state) -> ExamplePrivacy``: what engines are told."""
+    from ffalora_cli.federation.release import ExampleRelease
+
+    with replaced(ExampleRelease, "privacy", wrap):
+        yield
+
+
+@contextmanager
 def step_end(wrap: Wrap) -> Iterator[None]:
     """``(job, step, pairs, tensors)``: noise and divisor, on ``tensors.total [clients, P]``."""
     from ffalora_cli.engine import stacked

@@ -20,6 +20,7 @@ from ffalora_cli.keys import Key
 if TYPE_CHECKING:
     import torch
 
+    from ffalora_cli.data.partition import ClientRows
     from ffalora_cli.engine.job import Engine
     from ffalora_cli.federation.simulation import Simulation
     from ffalora_cli.models.network import Network
@@ -29,6 +30,7 @@ WIDTH = 64  # hidden size and classes: no trained tensor has fewer elements, so 
 VOCABULARY = 64
 DISTINCT_ROWS = 61
 CLIENTS = 8  # most clients audited: the statistics are per client
+SEVERAL = 5  # rows of every tenth unit, where units may have more than one
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,8 @@ class Subject:
 
     Attributes:
         config: of the run.
-        plan: of the audited clients, in units of their real row counts.
+        plan: of the audited clients, with their real numbers of units.
+        clients: rows and units of each.
         network: the stand-in; frozen, shared by all simulations.
         examples: stand-in rows, as many as the clients have.
         secret: key of the audit's own draws, never the run's.
@@ -45,6 +48,7 @@ class Subject:
 
     config: Config
     plan: PrivacyPlan
+    clients: ClientRows
     network: Network
     examples: StandinRows
     secret: Key
@@ -59,13 +63,11 @@ class Subject:
         """
         import torch
 
-        from ffalora_cli.data.partition import ClientRows
         from ffalora_cli.federation.simulation import Simulation
         from ffalora_cli.methods import registry
         from ffalora_cli.privacy.ledger import PrivacyLedger
 
         plan, config = plan or self.plan, self.config
-        offsets = np.concatenate([[0], np.cumsum(self.plan.examples)])
         everybody: dict[str, Any] = {"num_clients": plan.num_clients, "cohort_size": None}
         everybody |= {"cohort_sampling": "full", "eval_clients": False}
         # What left a client has left it, whether or not the server uses it.
@@ -79,7 +81,7 @@ class Subject:
             method=registry.get(config.method.name),
             network=self.network,
             engine=self.engine(),
-            clients=ClientRows(np.arange(offsets[-1]), offsets),
+            clients=self.clients,
             config=protocol,
             head=config.head,
             seeds={"adapter": config.adapter.seed, "head": config.head.seed},
@@ -116,10 +118,35 @@ def build_subject(config: Config, plan: PrivacyPlan, secret: Key, width: int = W
     network = standin_network(config, width)
     covered = covered_names(network, registry.get(config.method.name), config.head)
     kept = replace(some_clients(plan, CLIENTS), covered=covered)
-    rows = StandinRows(int(kept.examples.sum()), width)
+    clients = standin_clients(kept)
+    rows = StandinRows(len(clients.rows), width)
     tokens = float(kept.expected_batch.sum()) * float(rows.lengths[:DISTINCT_ROWS].mean())
     # Several micro-batches a step, so that what must happen once a step is seen to.
-    return Subject(config, kept, network, rows, secret, max(64, int(tokens / 4)))
+    return Subject(config, kept, clients, network, rows, secret, max(64, int(tokens / 4)))
+
+
+def standin_clients(plan: PrivacyPlan) -> ClientRows:
+    """Clients with as many units as those of the plan, every tenth of several rows if it may be."""
+    several = plan.unit in ("text", "column")
+    units = int(plan.examples.sum())
+    sizes = np.where(np.arange(units) % 10 == 0, SEVERAL if several else 1, 1)
+    return clients_of_units(sizes, plan.examples)
+
+
+def clients_of_units(sizes: np.ndarray, counts: np.ndarray) -> ClientRows:
+    """Clients whose rows are numbered unit by unit.
+
+    Args:
+        sizes: rows of every unit ``[units]``, the clients' units end to end.
+        counts: units of each client ``[clients]``.
+    """
+    from ffalora_cli.data.partition import ClientRows
+
+    ends = np.concatenate([[0], np.cumsum(sizes)])  # [units + 1]
+    first = np.concatenate([[0], np.cumsum(counts)])  # [clients + 1]
+    within = np.arange(len(sizes)) - np.repeat(first[:-1], counts)
+    units = np.repeat(within, sizes) if (sizes > 1).any() else None
+    return ClientRows(np.arange(ends[-1]), ends[first], units)
 
 
 def some_clients(plan: PrivacyPlan, most: int) -> PrivacyPlan:

@@ -36,7 +36,9 @@ def audited() -> Subject:
 def test_crafted_and_real_gradients_side_by_side(audited) -> None:
     network = audited.network
     rows = CanaryRows(10, 4, 64)
-    made = Canaries(np.array([True, False, True, True, True]), 10, 7.0, b"k", ())
+    made = Canaries(
+        np.array([True, False, True, True, True]), np.array([0, 2, 3, 4]), 10, 7.0, b"k", ()
+    )
     engine = CanaryEngine(network, rows, 512, canaries=made)
     trained = {
         s.name: torch.randn(1, *s.shape) * 0.1 for s in network.specs if s.factor == "lora_b"
@@ -85,8 +87,8 @@ def test_both_observers_see_clipped_canaries_as_often_as_they_were_drawn(
     alone = np.ones((3, protocol.local_steps), bool)  # no real row in the batch
     for round in (1, 2, 3):
         for step in range(protocol.local_steps):
-            rows = simulation.clients.of(0)
-            drawn = poisson_batch(SECRET, 0, round, step, rows, float(plan.sample_rate[0]))
+            units = np.arange(simulation.clients.num_units[0])  # real rows are units of one
+            drawn = poisson_batch(SECRET, 0, round, step, units, float(plan.sample_rate[0]))
             alone[round - 1, step] = drawn.min(initial=10**6) >= engine.canaries.first_row
             drawn = drawn[drawn >= engine.canaries.first_row] - engine.canaries.first_row
             taken[round - 1, step, included[drawn]] = 1.0

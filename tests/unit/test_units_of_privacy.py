@@ -13,9 +13,12 @@ from ffalora_cli.data import batches
 from ffalora_cli.data.batches import StepBatches
 from ffalora_cli.data.partition import ClientRows
 from ffalora_cli.engine import build_engine
-from ffalora_cli.engine.job import ExamplePrivacy, LocalJob, LocalOptimizer
+from ffalora_cli.engine.job import ExamplePrivacy, LocalJob, LocalOptimizer, LocalResult
 from ffalora_cli.engine.stacked import StackedEngine
+from ffalora_cli.federation.release import ExampleRelease, adapt_clip
+from ffalora_cli.privacy.plan import make_plan
 from tests.tiny import TinyExamples, tiny_network
+from tests.unit.test_simulation import OFFSETS, PRIVATE, simulate
 
 CLIP = 0.3
 SIZES = (1, 1, 2, 7, 1, 19)  # rows of a client's units: a unit of 19 is cut by every micro-batch
@@ -258,3 +261,51 @@ def test_units_of_clients_are_counted():
     )
     assert clients.num_units.tolist() == [2, 0, 1]
     assert clients.units_of(2).tolist() == [0, 0, 0, 0]
+
+
+@pytest.mark.parametrize("sampling", ["poisson", "fixed", "shuffled"])
+def test_a_federation_draws_divides_and_counts_units(sampling):
+    """64 rows in 24 units on four clients: rate, batch and charge are of units."""
+    privacy = dataclasses.replace(PRIVATE, unit="column", sampling=sampling)
+    sim = simulate(privacy=privacy)
+    units = np.concatenate([np.arange(size) % 6 for size in np.diff(OFFSETS)])
+    sim.clients = ClientRows(sim.clients.rows, OFFSETS, units)
+    sim.plan = make_plan(privacy, sim.clients.num_units, sim.config, sim.plan.covered)
+    assert sim.plan.examples.tolist() == [6] * 4
+    assert np.allclose(sim.plan.expected_batch, min(6, sim.config.local_batch_size))
+    seen = []
+    train = sim.engine.train
+    sim.engine.train = lambda job: seen.append((job, train(job))) or seen[-1][1]
+    record = sim.play(1)
+    ((job, result),) = seen
+    for step in job.batches:
+        for slot in range(4):
+            mine = step.slots == slot
+            rows = step.rows[mine] - OFFSETS[slot]
+            for unit in np.unique(rows % 6):  # every drawn unit with all its rows, as one unit
+                whole = np.flatnonzero(np.arange(np.diff(OFFSETS)[slot]) % 6 == unit)
+                assert np.array_equal(rows[rows % 6 == unit], whole)
+                assert len(np.unique(step.units[mine][rows % 6 == unit])) == 1
+            if sampling != "poisson":
+                assert len(np.unique(rows % 6)) == min(6, sim.config.local_batch_size)
+    drawn = sum(len(np.unique(step.units)) for step in job.batches)
+    assert result.units.sum() == drawn
+    assert result.examples.sum() == sum(len(step.rows) for step in job.batches) > drawn
+    assert record.metrics["train/examples"] == result.examples.sum()
+    assert record.metrics["train/clipped_share"] == result.clipped.sum() / drawn <= 1
+
+
+def test_the_adaptive_clip_counts_units():
+    """A unit of many rows counts once: its half is what the count's noise is planned for."""
+    privacy = dataclasses.replace(
+        PRIVATE, unit="column", clip_quantile=0.5, clip_count_noise=1e6, noise_multiplier=1.0
+    )
+    sim = simulate(privacy=privacy)
+    quiet = dataclasses.replace(sim.plan, count_noise=np.full(4, 1e-9))
+    none = np.zeros(1, np.int64)
+    result = LocalResult({}, none, none + 40, none + 6, none + 2, none, 0, 0)
+    release = ExampleRelease(quiet, b"k" * 32)
+    args = (release, sim.communication, 1, np.array([0]), [result], sim.state)
+    _, metrics = adapt_clip(*args)
+    asked = quiet.steps_per_round * quiet.expected_batch[0]
+    assert metrics["privacy/unclipped_share"] == pytest.approx((6 - 2 - 3) / asked + 0.5)
