@@ -35,6 +35,7 @@ class Watch:
         self._high = self._broken = self._dropping = self._evaluated = 0
         self._ever_learnt = False
         self._nonfinite = 0.0
+        self._clipped: list[float] = []
         self._rejected: dict[tuple[int, str], int] = {}
 
     def see(self, record: RoundRecord) -> list[str]:
@@ -70,6 +71,13 @@ class Watch:
                 f"{self._nonfinite:.0f} examples had gradients that are not finite and were left "
                 "out (train/nonfinite_examples)"
             )
+        if self._clipped and self._config.privacy.unit == "column":
+            share = sum(self._clipped) / len(self._clipped)
+            notes.append(
+                f"{share:.0%} of the units were clipped at privacy.max_grad_norm="
+                f"{self._config.privacy.max_grad_norm:g}; recommended clips are for units of one "
+                "row, so another may suit units of several"
+            )
         if self._evaluated > PATIENCE and not self._ever_learnt:
             notes.append(f"warning: accuracy never left chance; {advice(self._config)}")
         return notes
@@ -87,9 +95,11 @@ class Watch:
         return notes
 
     def _examples(self, record: RoundRecord) -> None:
-        seen = record.metrics.get("train/examples", 0.0)
+        seen = record.metrics.get("train/units", record.metrics.get("train/examples", 0.0))
         dropped = record.metrics.get("train/nonfinite_examples", 0.0)
         self._nonfinite += dropped
+        if "train/clipped_share" in record.metrics:
+            self._clipped.append(record.metrics["train/clipped_share"])
         if seen:
             self._dropping = self._dropping + 1 if dropped >= seen / 2 else 0
         if self._dropping >= 3:

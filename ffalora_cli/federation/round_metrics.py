@@ -13,7 +13,7 @@ from ffalora_cli.engine.job import LocalResult
 def train_metrics(
     results: list[LocalResult], seconds: float, clips: bool = True
 ) -> dict[str, float]:
-    """Cohort sums of a round; loss is the mean over the examples seen.
+    """Cohort sums of a round; loss is the mean over the rows seen, shares are of units.
 
     ``clips`` is False where every gradient is rescaled and a share of clipped ones says nothing.
     """
@@ -32,6 +32,8 @@ def train_metrics(
     if seen:
         metrics["train/loss"] = sum(float(r.loss_sum.sum()) for r in results) / seen
     units = sum(int(r.units.sum()) for r in results)
+    if units != seen:
+        metrics["train/units"] = float(units)
     if units and clips:
         metrics["train/clipped_share"] = sum(int(r.clipped.sum()) for r in results) / units
     return metrics

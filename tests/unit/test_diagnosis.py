@@ -120,3 +120,27 @@ def test_what_earlier_sittings_said_is_counted_and_not_said_again():
     assert len(fresh.see(RoundRecord(2, {}, (), rejected))) == 1
     assert resumed.see(RoundRecord(2, {}, (), rejected)) == []
     assert resumed.closing()[0].startswith("2 uploads of 1 clients were rejected")
+
+
+def test_the_share_clipped_is_said_where_units_have_several_rows():
+    """A clip recommended for one row says little about the sum over a person's rows."""
+
+    def closing(unit):
+        overrides = [f"privacy.unit={unit}", "task.unit_column=author"]
+        watch = Watch(plan(overrides)[0].config, CHANCE)
+        for round, share in enumerate([0.5, 0.9], start=1):
+            watch.see(RoundRecord(round, {"train/clipped_share": share, "train/examples": 9.0}))
+        return watch.closing()
+
+    (note,) = closing("column")
+    assert "70% of the units were clipped at privacy.max_grad_norm=" in note
+    assert closing("text") == []
+
+
+def test_units_that_were_dropped_are_compared_with_units():
+    """Two of three units dropped in every round, though each had ten rows."""
+    watch = Watch(plan([])[0].config, CHANCE)
+    metrics = {"train/examples": 30.0, "train/units": 3.0, "train/nonfinite_examples": 2.0}
+    with pytest.raises(RunFailed, match="half of all gradients"):
+        for round in (1, 2, 3):
+            watch.see(RoundRecord(round, metrics))
