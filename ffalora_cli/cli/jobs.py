@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ffalora_cli.config import rules
-from ffalora_cli.config.build import build, to_plain
+from ffalora_cli.config.build import build, earlier_words, to_plain
 from ffalora_cli.config.errors import ConfigError
 from ffalora_cli.config.schema import Config
 from ffalora_cli.config.signature import signature
@@ -22,6 +22,7 @@ class Job:
     config: Config
     resolved: dict[str, Any]  # the same as nested plain values, for records
     signature: str  # twelve hex digits
+    notes: tuple[str, ...] = ()  # about how it was read
 
 
 def plan(overrides: Sequence[str], sweep: bool = False) -> list[Job]:
@@ -112,4 +113,5 @@ def _job(overrides: Sequence[str], plain: dict[str, Any]) -> Job:
         linear=method.linear,
     )
     resolved = to_plain(config)
-    return Job(tuple(overrides), config, resolved, signature(resolved))
+    notes = tuple(earlier_words(plain))
+    return Job(tuple(overrides), config, resolved, signature(resolved), notes)

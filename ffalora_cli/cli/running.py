@@ -49,6 +49,8 @@ def play(
     from ffalora_cli import experiment
 
     with open_display(job, quiet) as display:
+        for note in job.notes:
+            display.note(note)
         try:
             summary = experiment.run(
                 job.config,

@@ -102,6 +102,17 @@ def nearest_key(key: str) -> str | None:
     return short[close] if close else nearest(key, leaves)
 
 
+def earlier_words(plain: Mapping[str, Any]) -> list[str]:
+    """One note for each value that has another name today."""
+    notes = []
+    for (key, word), today in EARLIER_WORDS.items():
+        section, _, name = key.partition(".")
+        values = plain.get(section)
+        if isinstance(values, Mapping) and values.get(name) == word:
+            notes.append(f"{key}={word} is read as {key}={today}")
+    return notes
+
+
 def _keys(schema: type, prefix: str) -> Iterator[str]:
     for name, expected in get_type_hints(schema).items():
         key = f"{prefix}{name}"

@@ -50,3 +50,11 @@ def test_refused_in_one_line(typed, said) -> None:
         plan(typed.split())
     text = str(error.value)
     assert said in text and "\n" not in text and len(text) <= 200
+
+
+def test_the_earlier_name_of_a_unit_is_read_with_a_note():
+    (job,) = plan(["privacy.unit=example"])
+    assert job.config.privacy.unit == job.resolved["privacy"]["unit"] == "row"
+    assert job.notes == ("privacy.unit=example is read as privacy.unit=row",)
+    (same,) = plan(["privacy.unit=row"])
+    assert same.signature == job.signature and same.notes == ()
