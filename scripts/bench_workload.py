@@ -91,7 +91,10 @@ def load_texts(profile: Profile, data: str | None) -> tuple[Encoded, str]:
         offsets=np.concatenate([[0], np.cumsum(lengths)]),
         labels=labels.astype(np.int64),
         clients=None,
+        client_names=None,
         hashes=np.zeros(count, np.uint64),
+        text_keys=np.zeros(count, np.uint64),
+        unit_keys=None,
         pad_id=pad_id,
         fingerprint="bench",
     )

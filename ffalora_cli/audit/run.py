@@ -40,10 +40,14 @@ def check_auditable(config: Config) -> None:
 
 
 def client_sizes(config: Config) -> np.ndarray:
-    """Rows of each client of a run, int64 ``[clients]``."""
-    from ffalora_cli.experiment import client_table
+    """Units of privacy of each client of a run, int64 ``[clients]``."""
+    from ffalora_cli.experiment import client_table, population
+    from ffalora_cli.models.backbone import load_tokenizer
 
-    return client_table(config)[2]
+    if config.privacy.unit not in ("text", "column"):
+        return client_table(config).sizes
+    _, found = population.load(config, load_tokenizer(config.model))  # units are told by tokens
+    return found.clients.num_units
 
 
 def plan_of(config: Config, sizes: np.ndarray) -> PrivacyPlan:

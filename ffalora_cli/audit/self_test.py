@@ -72,7 +72,10 @@ def _gradients(device: str) -> tuple[bool, str]:
         offsets=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
         labels=rng.integers(0, 3, len(lengths)).astype(np.int64),
         clients=None,
+        client_names=None,
         hashes=np.arange(len(lengths), dtype=np.uint64),
+        text_keys=np.arange(len(lengths), dtype=np.uint64),
+        unit_keys=None,
         pad_id=0,
         fingerprint="self-test",
     )

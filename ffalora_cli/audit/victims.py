@@ -70,21 +70,12 @@ def own_sentences(examples: Examples, rows: int, length: int) -> Sentences:
 
 
 def own_rows(config: Config) -> tuple[Examples, np.ndarray]:
-    """The run's tokenised training rows, and rows of each client int64 ``[num_clients]``."""
-    from ffalora_cli.data.dataset import prepare
-    from ffalora_cli.data.partition import partition
+    """The run's tokenised training rows, and units of each client int64 ``[num_clients]``."""
+    from ffalora_cli.experiment import population
     from ffalora_cli.models.backbone import load_tokenizer
 
-    data = prepare(config.task, load_tokenizer(config.model), config.paths.data, config.paths.cache)
-    train = data.train
-    clients = partition(
-        config.partition,
-        np.asarray(train.labels),
-        len(config.task.classes),
-        config.federation.num_clients,
-        train.clients,
-    )
-    return train, clients.sizes
+    data, found = population.load(config, load_tokenizer(config.model))
+    return data.train, found.clients.num_units
 
 
 def shuffled(rows: Sentences, seed: int) -> Sentences:

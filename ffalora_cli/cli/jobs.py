@@ -104,14 +104,7 @@ def _job(overrides: Sequence[str], plain: dict[str, Any]) -> Job:
 
     config = build(plain)
     rules.refuse_secrets(plain)
-    method = registry.get(config.method.name)
-    rules.check(
-        config,
-        units=method.units,
-        refusal=method.refusal,
-        needs_plain_averaging=method.needs_plain_averaging,
-        linear=method.linear,
-    )
+    registry.check(config)
     resolved = to_plain(config)
     notes = tuple(earlier_words(plain))
     return Job(tuple(overrides), config, resolved, signature(resolved), notes)

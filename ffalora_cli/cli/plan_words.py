@@ -75,14 +75,16 @@ def _sum(total: Mapping[str, Any]) -> list[str]:
 def _clients(clients: Mapping[str, Any], config: Config) -> list[str]:
     rows, labels = clients["rows"], clients["labels_of_a_client"]
     sizes = f"{count(rows['min'])} to {count(rows['max'])} rows (median {count(rows['median'])})"
+    units = clients["units"]["total"]
+    inside = f" ({count(units)} units of privacy)" if units < rows["total"] else ""
     mixed = (
         f"{labels['min']} to {labels['max']}" if labels["min"] < labels["max"] else labels["max"]
     )
     evaluated = ", ".join(f"{count(n)} of {k}" for k, n in clients["evaluated_rows"].items())
     return labelled(
         "clients",
-        f"{count(clients['number'])} with {sizes}, {count(rows['total'])} in all; {mixed} of "
-        f"{len(config.task.classes)} labels each; scored on {evaluated}",
+        f"{count(clients['number'])} with {sizes}, {count(rows['total'])} in all{inside}; "
+        f"{mixed} of {len(config.task.classes)} labels each; scored on {evaluated}",
     )
 
 
@@ -92,7 +94,7 @@ def _sampling(sampling: Mapping[str, Any]) -> list[str]:
     if cohort["scheme"] != "full":
         who = f"{cohort['scheme']} cohorts of {cohort['size']} (rate {cohort['rate']:.4g})"
     rate = rows["rate"]
-    rates = f"{rate['min']:.4g} to {rate['max']:.4g} of a client's rows a step"
+    rates = f"{rate['min']:.4g} to {rate['max']:.4g} of a client's {rows['of']} a step"
     return labelled("sampling", f"{who}; {rows['scheme']} batches of {rows['batch']}, {rates}")
 
 

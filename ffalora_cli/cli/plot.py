@@ -91,7 +91,8 @@ def _partition(runs: Sequence[RunRecords]) -> Picture:
     if len(sizes) > 1:
         raise ConfigError(f"--kind partition: {len(runs)} runs have {len(sizes)}; name one run")
     config = build(run.config)
-    table, classes, rows = client_table(config)
+    found = client_table(config)
+    table, classes, rows = found.labels, found.classes, found.sizes
     recorded = run.manifest.get("client_sizes")
     if recorded and list(recorded) != rows.tolist():
         raise ConfigError(

@@ -59,7 +59,7 @@ def _show(records: RunRecords, privacy: bool, as_json: bool) -> None:
 def _lines(records: RunRecords) -> list[str]:
     config = build(records.config)
     what = f"{config.method.name} on {config.task.name} with {config.model.name}"
-    lines = words.labelled("run", f"{what}, {config.federation.num_clients} clients")
+    lines = words.labelled("run", f"{what}, {words.clients(config)}")
     lines += words.labelled("protocol", words.protocol(config))
     lines += ["", *_rounds(records, config), ""]
     summary = dict(records.summary or _unfinished(records))

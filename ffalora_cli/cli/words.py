@@ -78,6 +78,12 @@ def protocol(config: Config) -> str:
     return ", ".join(parts)
 
 
+def clients(config: Config) -> str:
+    """How many clients a configuration asks for, in words."""
+    number = config.federation.num_clients
+    return "all clients of the data" if number is None else counted(number, "client")
+
+
 def counted(number: int, noun: str) -> str:
     """``1 round``, ``1,000 rounds``."""
     return f"{count(number)} {noun}{'' if number == 1 else 's'}"

@@ -25,9 +25,10 @@ def check_arrivals(config: Config, linear: bool) -> None:
             raise ConfigError(f"federation.{name}={rate} should be at least 0, below 1")
     _norm(config)
     least, most = federation.min_clients, _cohort(config)
-    if not 0 <= least <= most:
+    if least < 0 or (most is not None and least > most):
         raise ConfigError(
-            f"federation.min_clients={least} should be 0 (never end the run) to {most}, the cohort"
+            f"federation.min_clients={least} should be 0 (never end the run) to "
+            f"{'the size of' if most is None else f'{most},'} the cohort"
         )
     if federation.combination == "mean":
         return
@@ -65,6 +66,8 @@ def _assumed_bad(config: Config) -> None:
         return
     factor, offset = _SMALLEST[rule]
     clients = _cohort(config)
+    if clients is None:
+        return
     most = (clients - offset) // factor
     if most < 0:
         raise ConfigError(
@@ -84,6 +87,9 @@ def _assumed_bad(config: Config) -> None:
         )
 
 
-def _cohort(config: Config) -> int:
-    """Clients of a round, before anyone drops out (the expected number for Poisson cohorts)."""
+def _cohort(config: Config) -> int | None:
+    """Clients of a round, before anyone drops out (the expected number for Poisson cohorts).
+
+    None while only the data knows (``FederationConfig.num_clients``).
+    """
     return config.federation.cohort_size or config.federation.num_clients

@@ -15,7 +15,7 @@ from functools import cache
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from ffalora_cli.config.errors import ConfigError, brief, choose, listed, nearest
-from ffalora_cli.config.schema import Config
+from ffalora_cli.config.schema import FEW_CLIENTS, Config
 
 
 def build(plain: Mapping[str, Any]) -> Config:
@@ -25,12 +25,16 @@ def build(plain: Mapping[str, Any]) -> Config:
         plain: nested dictionaries, lists and scalars, every interpolation resolved.
 
     Returns:
-        The frozen ``Config``; lists have become tuples, integers given for a float floats.
+        The frozen ``Config``; lists have become tuples, integers given for a float floats, and
+        ``federation.num_clients: null`` a number where it does not depend on the data.
 
     Raises:
         ConfigError: an unknown, missing or mistyped key.
     """
     config: Config = _section(Config, plain, "")
+    if config.federation.num_clients is None and config.partition.name != "natural":
+        few = dataclasses.replace(config.federation, num_clients=FEW_CLIENTS)
+        config = dataclasses.replace(config, federation=few)
     return config
 
 

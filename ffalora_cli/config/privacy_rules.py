@@ -6,13 +6,14 @@ from ffalora_cli.config.errors import ConfigError, require
 from ffalora_cli.config.schema import Config
 
 _BUDGET = ("epsilon_target", "noise_multiplier")
+_ADAPTIVE = ("clip_quantile", "clip_count_noise")
 
 
 def check_privacy(config: Config) -> None:
     """Refuse a privacy group that no accountant covers."""
     privacy = config.privacy
     if privacy.unit == "none":
-        for name in (*_BUDGET, "delta", "max_grad_norm", "clip_quantile", "clip_count_noise"):
+        for name in (*_BUDGET, "delta", "max_grad_norm", *_ADAPTIVE, "rows_per_unit"):
             value = getattr(privacy, name)
             if value is not None:
                 raise ConfigError(
@@ -43,6 +44,19 @@ def check_privacy(config: Config) -> None:
         )
     if privacy.unit == "client":
         _client_level(config)
+    if privacy.unit == "column" and config.task.unit_column is None:
+        raise ConfigError(
+            "privacy.unit=column: task.unit_column is null; name the column whose rows are "
+            "protected together, or use privacy.unit=text"
+        )
+    most = privacy.rows_per_unit
+    if most is not None:
+        require("privacy.rows_per_unit", most, most >= 1, "1 or more, or null for all")
+        if privacy.unit not in ("text", "column"):
+            raise ConfigError(
+                f"privacy.rows_per_unit={most} has no effect under privacy.unit={privacy.unit}; "
+                "use privacy.unit=text or column, or null"
+            )
 
 
 def _clip(config: Config) -> None:

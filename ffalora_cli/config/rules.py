@@ -206,6 +206,10 @@ def _partition(config: Config) -> None:
             f"partition=natural: task {config.task.name} has no client column; use "
             "partition=dirichlet, or set task.client_column"
         )
+    column = config.task.unit_column
+    together = ("text", "row", *([column] if column else []))
+    if partition.keep_together not in together:
+        raise choose("partition.keep_together", partition.keep_together, together)
     if partition.name != "label_mix":
         return
     if partition.label_mix not in ("severe", "mild"):
@@ -219,7 +223,10 @@ def _partition(config: Config) -> None:
 
 def _federation(config: Config) -> None:
     federation = config.federation
-    for name in ("num_clients", "rounds", "local_steps", "local_batch_size", "eval_every"):
+    if federation.num_clients is not None:
+        number = federation.num_clients
+        require("federation.num_clients", number, number >= 1, "1 or more, or null")
+    for name in ("rounds", "local_steps", "local_batch_size", "eval_every"):
         value = getattr(federation, name)
         require(f"federation.{name}", value, value >= 1, "1 or more")
     require("federation.local_lr", federation.local_lr, federation.local_lr > 0, "above 0")
@@ -233,7 +240,7 @@ def _federation(config: Config) -> None:
     )
     if size is not None:
         require("federation.cohort_size", size, size >= 1, "1 or more, or null for everybody")
-    if size is not None and size > clients:
+    if size is not None and clients is not None and size > clients:
         raise ConfigError(
             f"federation.cohort_size={size} exceeds federation.num_clients={clients}; "
             "lower it, or null for everybody"

@@ -12,6 +12,9 @@ from typing import Any, Literal
 INSIDE_CLIENTS = frozenset({"row", "text", "column"})
 """Units of privacy that are groups of rows of one client."""
 
+FEW_CLIENTS = 3
+"""``federation.num_clients`` where null, unless the data itself names its clients."""
+
 
 @dataclass(frozen=True)
 class TaskConfig:
@@ -159,7 +162,7 @@ class ServerOptimizerConfig:
 class FederationConfig:
     """Clients, rounds, local training, and what the server does with the uploads."""
 
-    num_clients: int
+    num_clients: int | None  # null = 3; natural: as many as the data has, known when it is read
     cohort_size: int | None  # null = everybody
     cohort_sampling: Literal["full", "fixed", "poisson"]
     rounds: int

@@ -20,8 +20,8 @@ from ffalora_cli.data.encode import Encoded
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-FORMAT = 1  # raise when the files or their meaning change
-ARRAYS = ("ids", "type_ids", "offsets", "labels", "clients", "hashes")
+FORMAT = 2  # raise when the files or their meaning change
+ARRAYS = ("ids", "type_ids", "offsets", "labels", "clients", "hashes", "text_keys", "unit_keys")
 META = "meta.json"
 
 
@@ -62,7 +62,13 @@ def read_entry(folder: Path) -> Encoded | None:
             if _crc32(path) != checksum:
                 return None
             arrays[name] = np.load(path, mmap_mode="r", allow_pickle=False).view(np.ndarray)
-        return Encoded(**arrays, pad_id=meta["pad_id"], fingerprint=meta["fingerprint"])
+        names = meta["client_names"]
+        return Encoded(
+            **arrays,
+            client_names=None if names is None else tuple(names),
+            pad_id=meta["pad_id"],
+            fingerprint=meta["fingerprint"],
+        )
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
 
@@ -84,6 +90,7 @@ def write_entry(folder: Path, encoded: Encoded) -> None:
                 checksums[name] = _crc32(partial / f"{name}.npy")
         meta = {
             "crc32": checksums,
+            "client_names": encoded.client_names,
             "pad_id": encoded.pad_id,
             "fingerprint": encoded.fingerprint,
         }

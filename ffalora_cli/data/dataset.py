@@ -12,14 +12,12 @@ from ffalora_cli.config.errors import ConfigError, choose
 from ffalora_cli.config.schema import TaskConfig
 from ffalora_cli.data.cache import cache_root, entry_key, read_entry, write_entry
 from ffalora_cli.data.encode import Encoded, encode
+from ffalora_cli.data.holdout import HOLDOUT, cut_rows
 from ffalora_cli.data.load import load_rows, read_rows
 from ffalora_cli.data.source import locate
-from ffalora_cli.keys import derive, numpy_generator
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
-HOLDOUT = "holdout"
 
 
 @dataclass(frozen=True)
@@ -31,12 +29,26 @@ class TaskData:
     facts: dict[str, Any]  # provenance, for the manifest
 
 
+@dataclass(frozen=True)
+class TrainingRows:
+    """The training rows of a run, not tokenised: what a partition is made of."""
+
+    labels: np.ndarray  # int64 [n]
+    clients: np.ndarray | None  # int64 [n]
+    client_names: tuple[str, ...] | None
+    hashes: np.ndarray  # uint64 [n]
+    text_keys: np.ndarray  # uint64 [n]
+    unit_keys: np.ndarray | None  # uint64 [n]
+
+
 def prepare(
     task: TaskConfig,
     tokenizer: PreTrainedTokenizerBase,
     data_dir: str | None = None,
     cache_dir: str | None = None,
     max_length: int | None = None,
+    *,
+    keep_together: str,
 ) -> TaskData:
     """Load and tokenise the rows this run trains on, and the splits ``task.eval_on`` looks at.
 
@@ -50,6 +62,7 @@ def prepare(
         data_dir: ``paths.data``.
         cache_dir: ``paths.cache``; None means ``$FFALORA_CACHE`` or ``~/.cache/ffalora``.
         max_length: tokens a row is truncated to; None means ``task.max_length``.
+        keep_together: ``partition.keep_together``: what a hold-out takes whole.
 
     Raises:
         ConfigError: a split cannot be had, is not labelled, or the length does not fit the model.
@@ -64,7 +77,7 @@ def prepare(
     root = cache_root(cache_dir)
     train, train_facts = _encoded_split(task, tokenizer, data_dir, root, "train", length)
     facts: dict[str, Any] = {"task": task.name, "version": task.version, "max_length": length}
-    train, held_out = _cut(task, train)
+    train, held_out = _cut(task, keep_together, train)
     evals: dict[str, Encoded] = {}
     splits: dict[str, dict[str, Any]] = {}
     for name in evaluated:
@@ -79,37 +92,10 @@ def prepare(
     facts["evals"] = {
         name: splits[name]
         | _describe(split, task, length)
-        | {"rows_also_in_train": int(np.isin(split.hashes, train.hashes).sum())}
+        | {"rows_also_in_train": int(np.isin(split.text_keys, train.text_keys).sum())}
         for name, split in evals.items()
     }
     return TaskData(train, evals, facts)
-
-
-def cut_holdout(
-    labels: np.ndarray, hashes: np.ndarray, num_classes: int, fraction: float, seed: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Split rows in two, by class, equal texts on one side; the order of the rows plays no part.
-
-    Args:
-        labels: int [n].
-        hashes: uint64 [n], equal for equal texts.
-        num_classes: labels are below it.
-        fraction: of each class to hold out, rounded, at least one row.
-        seed: of this cut alone.
-
-    Returns:
-        (kept, held out): row numbers, ascending, int64.
-    """
-    _, first, group = np.unique(hashes, return_index=True, return_inverse=True)
-    sizes = np.bincount(group)  # [groups]
-    order = numpy_generator(derive(seed, "holdout")).permutation(len(sizes))
-    held_groups = np.zeros(len(sizes), dtype=bool)
-    for label in range(num_classes):
-        members = order[labels[first[order]] == label]
-        quota = max(1.0, np.rint(fraction * sizes[members].sum()))
-        held_groups[members[np.cumsum(sizes[members]) <= quota]] = True
-    held = held_groups[group]
-    return np.flatnonzero(~held), np.flatnonzero(held)
 
 
 def _evaluated_splits(task: TaskConfig) -> tuple[str, ...]:
@@ -135,50 +121,34 @@ def _evaluated_splits(task: TaskConfig) -> tuple[str, ...]:
     return tuple(names)
 
 
-def _cut(task: TaskConfig, train: Encoded) -> tuple[Encoded, dict[str, Encoded]]:
+def _cut(
+    task: TaskConfig, keep_together: str, train: Encoded
+) -> tuple[Encoded, dict[str, Encoded]]:
     """Cut what has to be cut; -> (training rows, {"eval" | "tune": held-out rows})."""
-    kept, held_out = _cut_rows(task, train.labels, train.hashes)
+    kept, held_out = cut_rows(task, keep_together, train)
     if not held_out:
         return train, {}
     return train.take(kept), {purpose: train.take(rows) for purpose, rows in held_out.items()}
 
 
-def _cut_rows(
-    task: TaskConfig, labels: np.ndarray, hashes: np.ndarray
-) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """Row numbers that stay for training, and those held out by purpose."""
-    cuts = [("eval", task.holdout_seed)] if task.eval_split == HOLDOUT else []
-    if task.eval_on == "tune" and task.tune_split == HOLDOUT:
-        cuts.append(("tune", task.holdout_seed + 1))
-    if cuts and not 0 < task.holdout_fraction < 1:
-        raise ConfigError(
-            f"task.holdout_fraction={task.holdout_fraction} is not between 0 and 1; 0.1 is usual"
-        )
-    left = np.arange(len(labels))
-    held_out: dict[str, np.ndarray] = {}
-    for purpose, seed in cuts:
-        kept, held = cut_holdout(
-            labels[left], hashes[left], len(task.classes), task.holdout_fraction, seed
-        )
-        if not len(kept):
-            raise ConfigError(
-                f"task.holdout_fraction={task.holdout_fraction} leaves no training row of task "
-                f"{task.name}; make it smaller"
-            )
-        left, held_out[purpose] = left[kept], left[held]
-    return left, held_out
+def training_rows(task: TaskConfig, data_dir: str | None, keep_together: str) -> TrainingRows:
+    """The rows ``prepare`` would train on; nothing is tokenised.
 
-
-def training_labels(
-    task: TaskConfig, data_dir: str | None = None
-) -> tuple[np.ndarray, np.ndarray | None]:
-    """Labels int64 [n] and client column (or None) of the rows ``prepare`` would train on.
-
-    Nothing is tokenised: this is what a partition needs to be looked at.
+    Args:
+        task: the task.
+        data_dir: ``paths.data``.
+        keep_together: ``partition.keep_together``.
     """
     rows = load_rows(task, data_dir, "train")
-    left, _ = _cut_rows(task, rows.labels, rows.hashes)
-    return rows.labels[left], None if rows.clients is None else rows.clients[left]
+    left, _ = cut_rows(task, keep_together, rows)
+    return TrainingRows(
+        labels=rows.labels[left],
+        clients=None if rows.clients is None else rows.clients[left],
+        client_names=rows.client_names,
+        hashes=rows.hashes[left],
+        text_keys=rows.text_keys[left],
+        unit_keys=None if rows.unit_keys is None else rows.unit_keys[left],
+    )
 
 
 def _encoded_split(
@@ -191,7 +161,8 @@ def _encoded_split(
 ) -> tuple[Encoded, dict[str, Any]]:
     """One whole split, from the cache if it is there and intact. -> (rows, facts)."""
     source = locate(task, data_dir, split)
-    columns = [*task.text_columns, task.label_column, task.client_column or ""]
+    named = (task.label_column, task.client_column or "", task.unit_column or "")
+    columns = [*task.text_columns, *named]
     identity: list[str | int] = [task.name, task.version, *columns, *task.classes]
     provenance = {"origin": source.origin, "source_fingerprint": source.fingerprint}
     key = entry_key(tokenizer, *identity, source.fingerprint, max_length)

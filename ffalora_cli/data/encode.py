@@ -28,9 +28,12 @@ class Encoded:
     offsets: np.ndarray  # int64 [n + 1]
     labels: np.ndarray  # int64 [n]
     clients: np.ndarray | None  # int64 [n]
-    hashes: np.ndarray  # uint64 [n], equal for equal texts
+    client_names: tuple[str, ...] | None  # by client, as the data has them
+    hashes: np.ndarray  # uint64 [n], equal for texts that differ in blanks around them at most
+    text_keys: np.ndarray  # uint64 [n], equal for equal normalised texts
+    unit_keys: np.ndarray | None  # uint64 [n], equal for equal values of task.unit_column
     pad_id: int
-    fingerprint: str  # of the rows (texts, labels, clients), not of the tokens
+    fingerprint: str  # of the rows (texts, labels, clients, units), not of the tokens
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -107,7 +110,10 @@ class Encoded:
             offsets=offsets,
             labels=self.labels[rows],
             clients=None if self.clients is None else self.clients[rows],
+            client_names=self.client_names,
             hashes=self.hashes[rows],
+            text_keys=self.text_keys[rows],
+            unit_keys=None if self.unit_keys is None else self.unit_keys[rows],
             pad_id=self.pad_id,
             fingerprint=chosen.hexdigest(),
         )
@@ -137,7 +143,10 @@ def encode(rows: Rows, tokenizer: PreTrainedTokenizerBase, max_length: int) -> E
         offsets=np.concatenate([[0], np.cumsum(np.concatenate(lengths))]),
         labels=rows.labels,
         clients=rows.clients,
+        client_names=rows.client_names,
         hashes=rows.hashes,
+        text_keys=rows.text_keys,
+        unit_keys=rows.unit_keys,
         pad_id=int(tokenizer.pad_token_id),
         fingerprint=rows.fingerprint,
     )

@@ -11,6 +11,7 @@ import numpy as np
 
 from ffalora_cli.config.errors import ConfigError, brief, nearest
 from ffalora_cli.config.schema import TaskConfig
+from ffalora_cli.data.groups import as_keys, text_keys, value_keys
 from ffalora_cli.data.source import Source, Table, locate
 
 WITHHELD = -1
@@ -23,8 +24,11 @@ class Rows:
     texts: tuple[list[str], ...]  # one list a text column, each [n]
     labels: np.ndarray  # int64 [n], indices into task.classes
     clients: np.ndarray | None  # int64 [n], 0.. in sorted order of the column's values
-    hashes: np.ndarray  # uint64 [n], equal for equal texts
-    fingerprint: str  # of texts, labels and clients, whatever the file format
+    client_names: tuple[str, ...] | None  # by client, as the column has them
+    hashes: np.ndarray  # uint64 [n], equal for texts that differ in blanks around them at most
+    text_keys: np.ndarray  # uint64 [n], equal for equal normalised texts
+    unit_keys: np.ndarray | None  # uint64 [n], equal for equal values of task.unit_column
+    fingerprint: str  # of texts, labels, clients and units, whatever the file format
     origin: str
 
     def __len__(self) -> int:
@@ -48,22 +52,35 @@ def load_rows(task: TaskConfig, data_dir: str | None, split: str) -> Rows:
 
 def read_rows(task: TaskConfig, source: Source, split: str) -> Rows:
     """The same, of a source already located."""
-    wanted = [*task.text_columns, task.label_column]
-    if task.client_column is not None:
-        wanted.append(task.client_column)
-    table = source.read(wanted)
+    extra = [c for c in (task.client_column, task.unit_column) if c is not None]
+    table = source.read(list(dict.fromkeys([*task.text_columns, task.label_column, *extra])))
     texts = tuple(_texts(table, name, source.origin) for name in task.text_columns)
     labels = _labels(task, table[task.label_column], source.origin, split)
     if not len(labels):
         raise ConfigError(f"{source.origin} has no rows; give the split at least one")
-    clients = None
+    clients, names = None, None
     if task.client_column is not None:
-        clients = _clients(table[task.client_column], f"{source.origin}: {task.client_column}")
+        where = f"{source.origin}: {task.client_column}"
+        clients, names = _clients(table[task.client_column], where)
+    units = None
+    if task.unit_column is not None:
+        units = value_keys(table[task.unit_column], f"{source.origin}: {task.unit_column}")
     hashes = _hash_texts(texts)
     digest = hashlib.blake2b(hashes.tobytes() + labels.tobytes(), digest_size=16)
-    if clients is not None:
-        digest.update(clients.tobytes())
-    return Rows(texts, labels, clients, hashes, digest.hexdigest(), source.origin)
+    for column in (clients, units):
+        if column is not None:
+            digest.update(column.tobytes())
+    return Rows(
+        texts=texts,
+        labels=labels,
+        clients=clients,
+        client_names=names,
+        hashes=hashes,
+        text_keys=text_keys(texts),
+        unit_keys=units,
+        fingerprint=digest.hexdigest(),
+        origin=source.origin,
+    )
 
 
 def _texts(table: Table, name: str, origin: str) -> list[str]:
@@ -130,19 +147,16 @@ def _class_index(task: TaskConfig, value: Any) -> int | None:
     return number if WITHHELD <= number < len(task.classes) else None
 
 
-def _clients(values: Sequence[Any], where: str) -> np.ndarray:
+def _clients(values: Sequence[Any], where: str) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Client of each row, int64 [n], and their names."""
     kinds = {type(value) for value in values}
     if len(kinds) > 1 or kinds - {str, int, float, bool}:
         found = ", ".join(sorted(kind.__name__ for kind in kinds))
         raise ConfigError(f"{where} holds {found}; give every row one kind of name or number")
-    _, codes = np.unique(np.asarray(values), return_inverse=True)
-    return codes.astype(np.int64)
+    names, codes = np.unique(np.asarray(values), return_inverse=True)
+    return codes.astype(np.int64), tuple(map(str, names.tolist()))
 
 
 def _hash_texts(texts: tuple[list[str], ...]) -> np.ndarray:
     """Eight bytes of BLAKE2b a row; surrounding blanks do not count. -> uint64 [n]."""
-    digests = (
-        hashlib.blake2b("\x1f".join(map(str.strip, row)).encode(), digest_size=8).digest()
-        for row in zip(*texts, strict=True)
-    )
-    return np.frombuffer(b"".join(digests), dtype="<u8").astype(np.uint64)
+    return as_keys("\x1f".join(map(str.strip, row)) for row in zip(*texts, strict=True))

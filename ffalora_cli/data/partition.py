@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from ffalora_cli.config.errors import ConfigError, choose
 from ffalora_cli.config.schema import PartitionConfig
 from ffalora_cli.data import skew
+from ffalora_cli.data.dealing import deal, sizes_of
+from ffalora_cli.data.groups import Groups, group_rows
 from ffalora_cli.keys import derive
 
 
@@ -58,46 +60,34 @@ def partition(
     labels: np.ndarray,
     num_classes: int,
     num_clients: int,
-    groups: np.ndarray | None = None,
+    clients: np.ndarray | None = None,
+    together: np.ndarray | None = None,
 ) -> ClientRows:
     """Split the training rows over clients.
 
-    Every row goes to exactly one client; only ``natural`` with fewer clients than groups leaves
-    rows out (those of the smallest groups).
+    Every row goes to exactly one client; only ``natural`` with fewer clients than the data has
+    leaves rows out (those of the smallest). Rows that belong together stay together, and
+    count with the commonest label among them; ``natural`` leaves every row where it is.
 
     Args:
         config: scheme and its parameters; ``config.seed`` decides every draw.
         labels: int [n], below ``num_classes``.
         num_classes: of the task.
         num_clients: of the federation.
-        groups: int [n], a client column; needed by ``natural``, ignored by the others.
+        clients: int [n], a client column; needed by ``natural``, ignored by the others.
+        together: uint64 [n], equal for rows that are dealt as one; None: each by itself.
 
     Raises:
         ConfigError: the scheme does not know these clients or classes, a parameter is out of
             range, or no client may be as small as one would be.
     """
-    _check(config, len(labels), num_clients)
-    key = derive(config.seed, "partition", config.name)
-    match config.name:
-        case "iid":
-            owner = skew.deal(skew.even(len(labels), num_clients)[None], np.zeros_like(labels), key)
-        case "dirichlet":
-            counts = np.bincount(labels, minlength=num_classes)
-            owner = skew.deal(skew.dirichlet(config, counts, num_clients, key), labels, key)
-        case "quantity":
-            counts = np.array([len(labels)])
-            sizes = skew.dirichlet(config, counts, num_clients, key)
-            owner = skew.deal(sizes, np.zeros_like(labels), key)
-        case "label_mix":
-            counts = np.bincount(labels, minlength=num_classes)
-            owner = skew.deal(skew.label_mix(config, counts, num_clients), labels, key)
-        case "shards":
-            owner = skew.shards(config, labels, num_clients, key)
-        case "natural":
-            owner = _natural(groups, num_clients)
-        case _:
-            names = ("iid", "dirichlet", "label_mix", "shards", "quantity", "natural")
-            raise choose("partition.name", config.name, names)
+    if config.name == "natural":
+        _check(config, len(labels), len(labels), num_clients)
+        owner = _natural(clients, num_clients)
+    else:
+        groups = group_rows(labels, together)
+        _check(config, len(labels), len(groups), num_clients)
+        owner = _dealt(config, groups, num_classes, num_clients)[groups.of_row]
     client_rows = _collect(owner, num_clients)
     smallest = int(client_rows.sizes.min())
     if smallest < config.min_client_size:
@@ -106,6 +96,37 @@ def partition(
             f"of {smallest} rows; set it to {smallest} or lower federation.num_clients"
         )
     return client_rows
+
+
+def _dealt(
+    config: PartitionConfig, groups: Groups, num_classes: int, num_clients: int
+) -> np.ndarray:
+    """Client of each group, int64 [groups], by the scheme of the configuration."""
+    key = derive(config.seed, "partition", config.name)
+    if config.name in ("iid", "quantity"):  # labels play no part
+        groups, num_classes = replace(groups, strata=np.zeros_like(groups.strata)), 1
+    rows = np.bincount(groups.strata, groups.sizes, num_classes).astype(np.int64)  # [classes]
+
+    def dealt(counts: np.ndarray) -> np.ndarray:
+        if (groups.sizes == 1).all():  # every count is met
+            sizes: np.ndarray = counts.sum(axis=0)
+            return sizes
+        return sizes_of(deal(counts, groups, key), groups, num_clients)
+
+    match config.name:
+        case "iid":
+            counts = skew.even(int(rows[0]), num_clients)[None]
+        case "dirichlet" | "quantity":
+            counts = skew.dirichlet(config, rows, num_clients, key, dealt)
+        case "label_mix":
+            counts = skew.label_mix(config, rows, num_clients)
+        case "shards":
+            counts, client_of = skew.shards(config, rows, num_clients, key)
+            return client_of[deal(counts, groups, key)]
+        case _:
+            names = ("iid", "dirichlet", "label_mix", "shards", "quantity", "natural")
+            raise choose("partition.name", config.name, names)
+    return deal(counts, groups, key)
 
 
 def label_table(client_rows: ClientRows, labels: np.ndarray, num_classes: int) -> np.ndarray:
@@ -118,14 +139,16 @@ def label_table(client_rows: ClientRows, labels: np.ndarray, num_classes: int) -
 
 
 def fingerprint(client_rows: ClientRows) -> str:
-    """32 hexadecimal digits, equal exactly when every client has the same rows."""
+    """32 hexadecimal digits, equal exactly when every client has the same rows and units."""
     digest = hashlib.blake2b(digest_size=16)
     digest.update(np.ascontiguousarray(client_rows.offsets, dtype="<i8").tobytes())
     digest.update(np.ascontiguousarray(client_rows.rows, dtype="<i8").tobytes())
+    if client_rows.units is not None:
+        digest.update(np.ascontiguousarray(client_rows.units, dtype="<i8").tobytes())
     return digest.hexdigest()
 
 
-def _check(config: PartitionConfig, rows: int, num_clients: int) -> None:
+def _check(config: PartitionConfig, rows: int, groups: int, num_clients: int) -> None:
     if num_clients < 1:
         raise ConfigError(f"federation.num_clients={num_clients} is below 1; set 1 or more")
     if config.min_client_size < 0:
@@ -135,6 +158,11 @@ def _check(config: PartitionConfig, rows: int, num_clients: int) -> None:
             f"federation.num_clients={num_clients} is more than the {rows} training rows; "
             f"set at most {rows}"
         )
+    if groups < num_clients:
+        raise ConfigError(
+            f"federation.num_clients={num_clients} is more than the {groups} groups of rows of "
+            f"partition.keep_together={config.keep_together}; set at most {groups}"
+        )
     if rows < num_clients * config.min_client_size:
         raise ConfigError(
             f"partition.min_client_size={config.min_client_size} times {num_clients} clients is "
@@ -142,14 +170,14 @@ def _check(config: PartitionConfig, rows: int, num_clients: int) -> None:
         )
 
 
-def _natural(groups: np.ndarray | None, num_clients: int) -> np.ndarray:
-    """Owner by the client column, int64 [n]; -1 for groups below the num_clients largest."""
-    if groups is None:
+def _natural(clients: np.ndarray | None, num_clients: int) -> np.ndarray:
+    """Owner by the client column, int64 [n]; -1 for clients below the num_clients largest."""
+    if clients is None:
         raise ConfigError(
             "partition=natural needs a client column; set task.client_column=NAME, or "
             "partition=dirichlet"
         )
-    present, group, sizes = np.unique(groups, return_inverse=True, return_counts=True)
+    present, client, sizes = np.unique(clients, return_inverse=True, return_counts=True)
     if num_clients > len(present):
         raise ConfigError(
             f"federation.num_clients={num_clients} is more than the {len(present)} clients of the "
@@ -158,7 +186,7 @@ def _natural(groups: np.ndarray | None, num_clients: int) -> np.ndarray:
     largest = np.sort(np.argsort(-sizes, kind="stable")[:num_clients])
     client_of = np.full(len(present), -1, dtype=np.int64)
     client_of[largest] = np.arange(num_clients)
-    return client_of[group]
+    return client_of[client]
 
 
 def _collect(owner: np.ndarray, num_clients: int) -> ClientRows:

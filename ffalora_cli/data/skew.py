@@ -1,8 +1,9 @@
-"""The laws by which rows are dealt to clients: counts first, then keyed shuffles."""
+"""The laws by which rows are dealt to clients: how many rows of each label go to whom."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 
@@ -26,27 +27,12 @@ def even(rows: int, parts: int) -> np.ndarray:
     return rows // parts + (np.arange(parts) < rows % parts)
 
 
-def deal(counts: np.ndarray, labels: np.ndarray, key: Key) -> np.ndarray:
-    """Give each client its count of each class, the rows of a class in keyed random order.
-
-    Args:
-        counts: [classes, clients]; row ``c`` sums to the rows of class ``c``.
-        labels: int [n].
-        key: of the shuffle.
-
-    Returns:
-        Client of each row, int64 [n].
-    """
-    shuffled = numpy_generator(derive(key, "order")).permutation(len(labels))
-    by_class = shuffled[np.argsort(labels[shuffled].astype(np.int32), kind="stable")]
-    owner = np.empty(len(labels), dtype=np.int64)
-    clients = np.tile(np.arange(counts.shape[1]), counts.shape[0])
-    owner[by_class] = np.repeat(clients, counts.ravel())
-    return owner
-
-
 def dirichlet(
-    config: PartitionConfig, class_counts: np.ndarray, num_clients: int, key: Key
+    config: PartitionConfig,
+    class_counts: np.ndarray,
+    num_clients: int,
+    key: Key,
+    dealt: Callable[[np.ndarray], np.ndarray],
 ) -> np.ndarray:
     """Split each class by its own Dirichlet draw over the clients (Hsu et al. 2019; NIID-Bench).
 
@@ -58,6 +44,7 @@ def dirichlet(
         class_counts: rows of each class, [classes].
         num_clients: K.
         key: of the draws.
+        dealt: rows of each client [clients] when these counts are dealt; groups stay whole.
 
     Returns:
         Rows of each class at each client, int64 [classes, clients].
@@ -77,7 +64,7 @@ def dirichlet(
         counts = np.stack(
             [_cut(_log_gamma(generator, concentration, num_clients), n) for n in class_counts]
         )
-        sizes = counts.sum(axis=0)
+        sizes = dealt(counts)
         tries += 1
         if sizes.min() >= config.min_client_size:
             return counts
@@ -124,30 +111,37 @@ def label_mix(config: PartitionConfig, class_counts: np.ndarray, num_clients: in
     return np.stack([_cut(np.log(p), n) for p, n in zip(shares, class_counts, strict=True)])
 
 
-def shards(config: PartitionConfig, labels: np.ndarray, num_clients: int, key: Key) -> np.ndarray:
+def shards(
+    config: PartitionConfig, class_counts: np.ndarray, num_clients: int, key: Key
+) -> tuple[np.ndarray, np.ndarray]:
     """Sort by label, cut into equal shards, deal each client the same number (McMahan et al. 2017).
 
+    Args:
+        config: ``shards_per_client``.
+        class_counts: rows of each class, [classes].
+        num_clients: K.
+        key: of the draw.
+
     Returns:
-        Client of each row, int64 [n].
+        Rows of each class in each shard, int64 [classes, shards]; client of each shard [shards].
 
     Raises:
         ConfigError: ``shards_per_client`` is below 1 or asks for more shards than rows.
     """
-    each = config.shards_per_client
+    each, rows = config.shards_per_client, int(class_counts.sum())
     if each is None or each < 1:
         raise ConfigError(f"partition.shards_per_client={each} is not 1 or more; 2 is usual")
     total = each * num_clients
-    if total > len(labels):
+    if total > rows:
         raise ConfigError(
-            f"partition.shards_per_client={each} makes {total} shards of {len(labels)} training "
-            f"rows; set at most {len(labels) // num_clients}"
+            f"partition.shards_per_client={each} makes {total} shards of {rows} training "
+            f"rows; set at most {rows // num_clients}"
         )
-    shuffled = numpy_generator(derive(key, "order")).permutation(len(labels))
-    by_label = shuffled[np.argsort(labels[shuffled].astype(np.int32), kind="stable")]
-    clients = numpy_generator(derive(key, "shards")).permutation(total) // each  # [shards]
-    owner = np.empty(len(labels), dtype=np.int64)
-    owner[by_label] = np.repeat(clients, even(len(labels), total))
-    return owner
+    clients = numpy_generator(derive(key, "shards")).permutation(total) // each
+    ends = np.cumsum(even(rows, total))  # of the shards, on the line of all rows by label
+    starts = np.cumsum(class_counts) - class_counts
+    inside = [np.clip(ends - at, 0, n) for at, n in zip(starts, class_counts, strict=True)]
+    return np.diff(np.stack(inside), axis=1, prepend=0), clients
 
 
 def _log_gamma(generator: np.random.Generator, shape: float, size: int) -> np.ndarray:

@@ -50,7 +50,7 @@ def cost_key(config: Config) -> str:
 def time(parts: Parts, seen: Rehearsed, cost: Measurement) -> dict[str, Any]:
     """Seconds of training and of evaluation, with the share they may be off."""
     federation = parts.config.federation
-    everybody = federation.cohort_size or federation.num_clients
+    everybody = federation.cohort_size or len(parts.simulation.clients)
     share = float(seen.participations.sum()) / max(seen.rounds * everybody, 1)
     each_round = cost.round_seconds + federation.local_steps * cost.step_seconds
     training = seen.rounds * each_round * share

@@ -99,7 +99,7 @@ def facts(session: Session, signature: str) -> dict[str, Any]:
         "task": config.task.name,
         "model": config.model.name,
         "method": config.method.name,
-        "clients": config.federation.num_clients,
+        "clients": len(parts.simulation.clients),
         "device": str(parts.simulation.network.device),
         "privacy": privacy_statement(parts),
         "rounds": config.federation.rounds,

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ffalora_cli.config.schema import Config
+from ffalora_cli.experiment import population
 from ffalora_cli.experiment.observer import Observer
 from ffalora_cli.stopping import Poll, never
 from ffalora_cli.types import RoundRecord
 
 if TYPE_CHECKING:
     from ffalora_cli.data.dataset import TaskData
-    from ffalora_cli.data.partition import ClientRows
     from ffalora_cli.federation.simulation import Simulation
     from ffalora_cli.methods.base import Method
     from ffalora_cli.privacy.plan import PrivacyPlan
@@ -31,6 +31,8 @@ class Parts:
     plan: PrivacyPlan | None
     label_counts: np.ndarray  # int64 [clients, classes]
     max_tokens: int
+    names: tuple[str, ...] | None = None  # of the clients, where the data names them
+    warnings: tuple[str, ...] = ()
 
     def evaluate(self, record: RoundRecord) -> RoundRecord:
         """The record with the metrics of the global model, and of the clients where asked for."""
@@ -95,24 +97,12 @@ class Parts:
         return replace(record, metrics=metrics, clients=lines)
 
 
-def client_table(config: Config) -> tuple[np.ndarray, tuple[str, ...], np.ndarray]:
-    """Labels of every client: int64 [clients, classes], class names, sizes int64 [clients]."""
-    from ffalora_cli.data.dataset import training_labels
-    from ffalora_cli.data.partition import label_table, partition
-
-    classes = config.task.classes
-    labels, groups = training_labels(config.task, config.paths.data)
-    clients = partition(
-        config.partition, labels, len(classes), config.federation.num_clients, groups
-    )
-    return label_table(clients, labels, len(classes)), classes, clients.sizes
-
-
 def build(config: Config, signature: str, observer: Observer, poll: Poll = never) -> Parts:
     """Data, clients, privacy plan, network, engine: what can be refused is refused first."""
     import torch
 
     from ffalora_cli.data.partition import label_table
+    from ffalora_cli.data.units import unit_keys
     from ffalora_cli.engine import auto_max_tokens, build_engine, pick_device
     from ffalora_cli.federation.robust import combination_warnings
     from ffalora_cli.federation.simulation import Simulation
@@ -130,13 +120,15 @@ def build(config: Config, signature: str, observer: Observer, poll: Poll = never
         torch.set_num_threads(config.engine.threads)
     method = registry.get(config.method.name)
     observer.note("reading data")
-    data, clients = _load_clients(config, load_tokenizer(config.model))
+    data, people = population.load(config, load_tokenizer(config.model))
+    config, clients = people.config, people.clients
     observer.note("planning privacy" if config.privacy.unit != "none" else "loading the model")
-    shared = find_shared_rows(data.train.hashes, clients.rows, clients.offsets)
-    plan = make_plan(config.privacy, clients.sizes, config.federation, (), shared)
-    for warning in plan.warnings if plan else ():
-        observer.note(f"warning: {warning}")
-    for warning in combination_warnings(config):
+    keys = unit_keys(data.train, config.privacy.unit)
+    shared = find_shared_rows(keys, clients.rows, clients.offsets)
+    plan = make_plan(config.privacy, clients.num_units, config.federation, (), shared)
+    warnings = (*people.notes, *_spread_people(config, shared.texts))
+    warnings += (*(plan.warnings if plan else ()), *combination_warnings(config, len(clients)))
+    for warning in warnings:
         observer.note(f"warning: {warning}")
     network = load_network(
         config.model,
@@ -168,20 +160,15 @@ def build(config: Config, signature: str, observer: Observer, poll: Poll = never
         poll=poll,
     )
     table = label_table(clients, data.train.labels, len(config.task.classes))
-    return Parts(config, data, method, simulation, plan, table, max_tokens)
+    return Parts(config, data, method, simulation, plan, table, max_tokens, people.names, warnings)
 
 
-def _load_clients(config: Config, tokenizer: Any) -> tuple[TaskData, ClientRows]:
-    """Tokenised rows and who owns which."""
-    from ffalora_cli.data.dataset import prepare
-    from ffalora_cli.data.partition import partition
-
-    data = prepare(config.task, tokenizer, config.paths.data, config.paths.cache)
-    clients = partition(
-        config.partition,
-        np.asarray(data.train.labels),
-        len(config.task.classes),
-        config.federation.num_clients,
-        data.train.clients,
+def _spread_people(config: Config, shared: int) -> tuple[str, ...]:
+    """Persons on several clients although the split could keep them together, in words."""
+    if config.privacy.unit != "column" or config.partition.name == "natural" or not shared:
+        return ()
+    column = config.task.unit_column
+    return (
+        f"{shared} values of task.unit_column={column} lie on several clients, which all release "
+        f"something of them; partition.keep_together={column} keeps each on one",
     )
-    return data, clients

@@ -23,18 +23,26 @@ _LISTED = 100  # clients listed one by one
 
 
 def clients(parts: Parts) -> dict[str, Any]:
-    """Rows and labels of every client (of few), and of all."""
-    sizes, counts = parts.simulation.clients.sizes, parts.label_counts
+    """Rows, units and labels of every client (of few), and of all."""
+    held, counts, names = parts.simulation.clients, parts.label_counts, parts.names
+    sizes, units = held.sizes, held.num_units
     few = len(sizes) <= _LISTED
     return {
         "number": len(sizes),
         "rows": spread(sizes) | {"total": int(sizes.sum())},
+        "units": spread(units) | {"total": int(units.sum())},
         "labels": list(parts.config.task.classes),
         "labels_of_a_client": spread((counts > 0).sum(axis=1)),
         "rows_by_label": counts.sum(axis=0).tolist(),
         "each": [
-            {"client": i, "rows": int(n), "rows_by_label": row.tolist()}
-            for i, (n, row) in enumerate(zip(sizes, counts, strict=True))
+            {
+                "client": i,
+                "name": None if names is None else names[i],
+                "rows": int(sizes[i]),
+                "units": int(units[i]),
+                "rows_by_label": counts[i].tolist(),
+            }
+            for i in range(len(sizes))
         ]
         if few
         else None,
@@ -43,19 +51,21 @@ def clients(parts: Parts) -> dict[str, Any]:
 
 
 def sampling(parts: Parts) -> dict[str, Any]:
-    """Of clients in a round and of rows in a step."""
-    federation, sizes = parts.config.federation, parts.simulation.clients.sizes
-    cohort = federation.cohort_size or federation.num_clients
+    """Of clients in a round and of rows (under privacy, of units) in a step."""
+    federation, held = parts.config.federation, parts.simulation.clients
+    cohort = federation.cohort_size or len(held)
+    sizes = held.num_units
     batch = np.minimum(federation.local_batch_size, sizes)
     example = parts.plan is not None and parts.plan.inside_clients
     return {
         "cohort": {
             "scheme": federation.cohort_sampling,
             "size": cohort,
-            "rate": cohort / federation.num_clients,
+            "rate": cohort / len(held),
         },
         "rows": {
             "scheme": parts.plan.sampling if example and parts.plan else "epochs",
+            "of": "rows" if held.units is None else "units",
             "batch": federation.local_batch_size,
             "rate": spread(batch / sizes),
         },

@@ -72,7 +72,7 @@ class _Rehearsal(Simulation):
         super().__post_init__()
         shapes = {name: value.to("meta") for name, value in self.state.tensors.items()}
         self.state = replace(self.state, tensors=shapes)
-        self.participations = np.zeros(self.config.num_clients, dtype=np.int64)
+        self.participations = np.zeros(len(self.clients), dtype=np.int64)
         self._sizes: dict[tuple[object, ...], dict[Kind, int]] = {}
         self._updates: dict[tuple[object, ...], ServerUpdate] = {}
         if self.plan is not None:

@@ -130,10 +130,10 @@ def check_memory(rule: str, clients: int, parameters: int) -> None:
         )
 
 
-def combination_warnings(config: Config) -> tuple[str, ...]:
-    """What a valid choice of rule does not do."""
+def combination_warnings(config: Config, num_clients: int) -> tuple[str, ...]:
+    """What a valid choice of rule does not do, with so many clients."""
     federation, found = config.federation, []
-    rule, clients = federation.combination, federation.cohort_size or federation.num_clients
+    rule, clients = federation.combination, federation.cohort_size or num_clients
     if rule == "mean":
         return ()
     if clients < 5 and config.partition.name != "iid":

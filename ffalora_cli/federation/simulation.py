@@ -87,9 +87,9 @@ class Simulation:
 
     def __post_init__(self) -> None:
         self.state = initial_state(self.network)
-        self.client_states = ClientStates(self.config.num_clients)
-        self.communication = CommunicationLedger(self.config.num_clients)
-        largest = self.config.cohort_size or self.config.num_clients
+        self.client_states = ClientStates(len(self.clients))
+        self.communication = CommunicationLedger(len(self.clients))
+        largest = self.config.cohort_size or len(self.clients)
         size = sum(spec.size for spec in self._manifest(1).specs)
         robust.check_memory(self.config.combination, largest, size)
 
@@ -149,7 +149,7 @@ class Simulation:
         """
         if self.plan is None or self.privacy_ledger is None:
             return
-        paying = np.arange(self.config.num_clients) if self.plan.charges_everybody else chosen
+        paying = np.arange(len(self.clients)) if self.plan.charges_everybody else chosen
         if len(paying):
             self.privacy_ledger.charge(round, paying, self.plan.steps_per_round)
 
@@ -164,7 +164,7 @@ class Simulation:
         return cohort.sample(
             self.secret if self.plan is not None else self.seed,
             round,
-            self.config.num_clients,
+            len(self.clients),
             size,
             self.config.cohort_sampling,
             eligible,
@@ -224,7 +224,7 @@ class Simulation:
     ) -> Receipt:
         """The server's view of a chunk's uploads: unpacked, and checked by ``contract``."""
         config = self.config
-        limit = norms.limit(config.max_upload_norm, self.plan, self.state, config.num_clients)
+        limit = norms.limit(config.max_upload_norm, self.plan, self.state, len(self.clients))
         return receive(packed, ids, self._manifest(round), before, limit, late, self.corrupt)
 
     def _manifest(self, round: int) -> Manifest:

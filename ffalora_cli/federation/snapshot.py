@@ -102,7 +102,7 @@ def restore(
         upload_norms=tuple(facts["upload_norms"]),
     )
     simulation.client_states = ClientStates.from_tensors(clients)
-    simulation.communication = CommunicationLedger.restore(simulation.config.num_clients, rows)
+    simulation.communication = CommunicationLedger.restore(len(simulation.clients), rows)
     simulation.network.add_to_base(simulation.state.base_delta)
 
 
@@ -117,8 +117,8 @@ def _check_fit(simulation: Simulation, tensors: Tensors, clients: Tensors) -> No
                 f"{wanted.get(name, 'absent')} here; keep model, adapter.rank and targets"
             )
     count = len(clients["last_round"])
-    if count != simulation.config.num_clients:
+    if count != len(simulation.clients):
         raise ConfigError(
-            f"federation.num_clients={simulation.config.num_clients}, but the checkpoint has "
+            f"federation.num_clients={len(simulation.clients)}, but the checkpoint has "
             f"{count} clients; set federation.num_clients={count}"
         )

@@ -6,7 +6,9 @@ import importlib
 import pkgutil
 
 import ffalora_cli.methods as folder
+from ffalora_cli.config import rules
 from ffalora_cli.config.errors import choose
+from ffalora_cli.config.schema import Config
 from ffalora_cli.methods.base import Method
 
 _INTERFACE = {"base", "registry"}  # the rest of the folder are methods
@@ -28,3 +30,19 @@ def get(name: str) -> Method:
         raise choose("method.name", name, names())
     method: Method = importlib.import_module(f"{folder.__name__}.{name}").METHOD
     return method
+
+
+def check(config: Config) -> None:
+    """Refuse a configuration that cannot be, with what its method declares.
+
+    Raises:
+        ConfigError: the first rule that does not hold.
+    """
+    method = get(config.method.name)
+    rules.check(
+        config,
+        units=method.units,
+        refusal=method.refusal,
+        needs_plain_averaging=method.needs_plain_averaging,
+        linear=method.linear,
+    )

@@ -165,7 +165,14 @@ def _rows(config: Config) -> Rows:
     chosen = np.unique(np.linspace(0, len(rows) - 1, min(ROWS, len(rows))).astype(np.int64))
     texts = tuple([column[i] for i in chosen] for column in rows.texts)
     return replace(
-        rows, texts=texts, labels=rows.labels[chosen], clients=None, hashes=rows.hashes[chosen]
+        rows,
+        texts=texts,
+        labels=rows.labels[chosen],
+        clients=None,
+        client_names=None,
+        hashes=rows.hashes[chosen],
+        text_keys=rows.text_keys[chosen],
+        unit_keys=None,
     )
 
 

@@ -62,7 +62,7 @@ def model_card(records: RunRecords, config: Config, facts: CardFacts) -> str:
     about = (
         f"A {kind} for {config.task.name} ({len(config.task.classes)} classes) on "
         f"{_base(config)}, trained with {method.title} over "
-        f"{config.federation.num_clients} clients: {of} model after round {facts.round} of "
+        f"{_clients(config)}: {of} model after round {facts.round} of "
         f"{config.federation.rounds}. Method: {method.reference}."
     )
     sections = [
@@ -149,7 +149,7 @@ def _data(records: RunRecords, config: Config) -> str:
         ("licence of the data", task.license or "not stated"),
         ("classes", ", ".join(task.classes)),
         ("tokens", f"the first {task.max_length} of a row"),
-        ("clients", f"{config.federation.num_clients}, partition {how} (seed {partition.seed})"),
+        ("clients", f"{_clients(config)}, partition {how} (seed {partition.seed})"),
         *((f"fingerprint of {name}", f"`{value}`") for name, value in prints.items()),
     ]
     return table(("", ""), rows)
@@ -196,3 +196,8 @@ def public_config(config: Mapping[str, Any]) -> dict[str, Any]:
     if str(model.get("source", "")).startswith((".", "/", "~")):
         model["source"] = "FOLDER"
     return {**kept, "model": model}
+
+
+def _clients(config: Config) -> str:
+    number = config.federation.num_clients
+    return "all clients of the data" if number is None else f"{number} clients"

@@ -33,7 +33,10 @@ def tokenizer():
 def rows(*texts: list[str], clients: bool = False) -> Rows:
     n = len(texts[0])
     owners = np.arange(n) % 2 if clients else None
-    return Rows(texts, np.arange(n) % 3, owners, np.arange(n, dtype=np.uint64), "f" * 32, "here")
+    keys = np.arange(n, dtype=np.uint64)
+    names = ("a", "b") if clients else None
+    people = keys % 3 if clients else None
+    return Rows(texts, np.arange(n) % 3, owners, names, keys, keys, people, "f" * 32, "here")
 
 
 def assert_same(left: Encoded, right: Encoded) -> None:

@@ -1,0 +1,135 @@
+"""Hold-outs: a part of the training rows, by class and in whole groups, that no client is given."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import numpy as np
+
+from ffalora_cli.config.errors import ConfigError
+from ffalora_cli.config.schema import TaskConfig
+from ffalora_cli.data.groups import group_rows
+from ffalora_cli.keys import derive, numpy_generator
+
+HOLDOUT = "holdout"
+
+
+class Keyed(Protocol):
+    """Rows, tokenised or not, that know what belongs together."""
+
+    @property
+    def labels(self) -> np.ndarray:
+        """int64 [n]."""
+
+    @property
+    def hashes(self) -> np.ndarray:
+        """uint64 [n], of the texts as they stand."""
+
+    @property
+    def text_keys(self) -> np.ndarray:
+        """uint64 [n], of the normalised texts."""
+
+    @property
+    def unit_keys(self) -> np.ndarray | None:
+        """uint64 [n], of ``task.unit_column``; None where the task has none."""
+
+
+def keys_together(rows: Keyed, keep_together: str) -> np.ndarray | None:
+    """What is dealt as one, uint64 [n]; None: each row by itself.
+
+    Args:
+        rows: of the training set.
+        keep_together: ``partition.keep_together``: text, row, or the name of the unit column.
+    """
+    if keep_together == "row":
+        return None
+    return rows.text_keys if keep_together == "text" else rows.unit_keys
+
+
+def cut_rows(
+    task: TaskConfig, keep_together: str, rows: Keyed
+) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """Row numbers that stay for training, and those held out by purpose (``eval``, ``tune``).
+
+    With ``partition.keep_together=row`` equal texts are on one side all the same, as they always
+    were: texts as they stand, counted with their first row's label.
+
+    Raises:
+        ConfigError: a share that holds out nothing, or everything.
+    """
+    cuts = [("eval", task.holdout_seed)] if task.eval_split == HOLDOUT else []
+    if task.eval_on == "tune" and task.tune_split == HOLDOUT:
+        cuts.append(("tune", task.holdout_seed + 1))
+    key = f"task.holdout_fraction={task.holdout_fraction}"
+    if cuts and not 0 < task.holdout_fraction < 1:
+        raise ConfigError(f"{key} is not between 0 and 1; 0.1 is usual")
+    keys, strata = keys_together(rows, keep_together), rows.labels
+    alone = keys is None
+    if keys is None:
+        keys = rows.hashes
+    else:
+        groups = group_rows(rows.labels, keys)
+        strata = groups.strata[groups.of_row]
+    left = np.arange(len(strata))
+    held_out: dict[str, np.ndarray] = {}
+    for purpose, seed in cuts:
+        kept, held = cut_holdout(
+            strata[left], keys[left], len(task.classes), task.holdout_fraction, seed, alone
+        )
+        if not len(kept):
+            raise ConfigError(f"{key} leaves no training row of task {task.name}; make it smaller")
+        if not len(held):
+            raise ConfigError(
+                f"{key} of {len(left)} rows is less than half of any group of "
+                f"partition.keep_together={keep_together}; make it larger"
+            )
+        left, held_out[purpose] = left[kept], left[held]
+    return left, held_out
+
+
+def cut_holdout(
+    strata: np.ndarray,
+    keys: np.ndarray,
+    num_classes: int,
+    fraction: float,
+    seed: int,
+    alone: bool = False,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Split rows in two, by class, whole groups; the order of the rows plays no part.
+
+    Args:
+        strata: int [n], class of each row's group.
+        keys: uint64 [n], equal for rows of one group.
+        num_classes: strata are below it.
+        fraction: of each class to hold out, rounded, at least one row, as near as groups allow.
+        seed: of this cut alone.
+        alone: whether rows are dealt one by one: then a class ends before the first group too many.
+
+    Returns:
+        (kept, held out): row numbers, ascending, int64.
+    """
+    _, first, group = np.unique(keys, return_index=True, return_inverse=True)
+    sizes = np.bincount(group)  # [groups]
+    order = numpy_generator(derive(seed, "holdout")).permutation(len(sizes))
+    held_groups = np.zeros(len(sizes), dtype=bool)
+    for label in range(num_classes):
+        members = order[strata[first[order]] == label]
+        quota = max(1, int(np.rint(fraction * sizes[members].sum())))
+        if alone:
+            held_groups[members[np.cumsum(sizes[members]) <= quota]] = True
+        else:
+            held_groups[members[_nearest(sizes[members], quota)]] = True
+    held = held_groups[group]
+    return np.flatnonzero(~held), np.flatnonzero(held)
+
+
+def _nearest(sizes: np.ndarray, quota: int) -> list[int]:
+    """Places of the groups to hold out: one after another, each that brings the sum nearer."""
+    chosen, left = [], quota
+    for place, size in enumerate(sizes.tolist()):
+        if size < 2 * left:
+            chosen.append(place)
+            left -= size
+        if left <= 0:
+            break
+    return chosen
