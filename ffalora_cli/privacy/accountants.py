@@ -127,6 +127,7 @@ def _pld(runs: History, delta: float, interval: float) -> float:
         from dp_accounting import get_epsilon_gaussian
 
         return float(get_epsilon_gaussian(runs[0][0], delta))
+    interval = loss_distribution.fitting(runs, interval) if runs else interval
     for noise, rate, steps in runs:
         loss = loss_distribution.step(noise, rate, interval)
         loss = loss.self_compose(steps) if steps > 1 else loss
