@@ -98,7 +98,10 @@ def _others(privacy: Mapping[str, Any]) -> list[str]:
         f"{epsilon_text(largest['no_amplification'])}{_groups(largest, privacy['unit'])}",
     )
     if tuning["epsilon"] is None:
-        return [*lines, *labelled("tuning", "one run is claimed; a search costs more (privacy.trials)")]
+        return [
+            *lines,
+            *labelled("tuning", "one run is claimed; a search costs more (privacy.trials)"),
+        ]
     number = f"{tuning['trials']:g} runs, a fixed number"
     if tuning["distribution"] != "fixed":
         number = f"a {tuning['distribution']} number of runs, {tuning['trials']:g} on average"

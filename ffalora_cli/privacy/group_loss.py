@@ -2,13 +2,14 @@
 
 *Several units together*: k units more or less, each drawn by itself with the sample rate, move the
 sum by the number drawn; the pair is a binomial mixture of Gaussians against the middle one (Ganesh
-2024, arXiv 2401.10294), which dp-accounting has as its mixture of Gaussians, a thousand times slower.
+2024, arXiv 2401.10294); dp-accounting's mixture of Gaussians is the same, point by point.
 
 *One row of a unit of several*: the unit's clipped sum moves from u to w with ``|u|``, ``|w|`` and
 ``|u - w|`` at most one clip. By advanced joint convexity (Balle, Barthe, Gaboardi 2018, theorem 2)
-both directions of that pair are below the curve R of *removing a whole unit* at every loss >= 0, and
-what one direction is below zero the other is above it: H(a) = 1 - a + a H'(1 / a). So the curve that
-is R above zero and its own mirror image below bounds every such pair, step by step, and composes.
+both directions of that pair are below the curve R of *removing a whole unit* at every loss >= 0,
+and below zero one direction is the other's mirror image: H(a) = 1 - a + a H'(1 / a). So the curve
+that is R above zero and its mirror image below bounds every such pair, step by step, and composes.
+R itself does not: over many steps, sums at an angle to one another lose more than a whole unit.
 """
 
 from __future__ import annotations

@@ -29,9 +29,9 @@ MOST_LOSSES = 5e5  # points of a step's grid that a finer interval may lead to
 def fitting(history: Sequence[tuple[float, float, int]], interval: float) -> float:
     """The interval, halved until it is at most a quarter of a typical step's loss.
 
-    Rounding a step's loss to a grid adds about a square of the interval to its variance, and so
-    much again with every step: at noise 50, rate 1e-3 and a million steps a grid of 1e-4 gives 0.125
-    where 0.06 is near. A step's loss has variance ``rate^2 (exp(1 / noise^2) - 1)`` (chi-square).
+    Rounding a step's loss to a grid adds some of the interval's square to its variance, with every
+    step: at noise 50, rate 1e-3 and a million steps a grid of 1e-4 gives 0.125 where 0.06 is near.
+    A step's loss has variance ``rate^2 (exp(1 / noise^2) - 1)`` (chi-square).
 
     Args:
         history: (noise_multiplier > 0, sample_rate, steps), not empty.
@@ -42,7 +42,9 @@ def fitting(history: Sequence[tuple[float, float, int]], interval: float) -> flo
     typical = math.sqrt(sum(squares) / taken)
     tops = [math.log1p(q * math.exp(min(10.0 / z + 0.5 / z**2, 700.0))) for z, q, _ in history]
     least = max(typical * COARSEST, max(tops) / MOST_LOSSES)
-    return interval if interval <= least else interval * 0.5 ** math.ceil(math.log2(interval / least))
+    return (
+        interval if interval <= least else interval * 0.5 ** math.ceil(math.log2(interval / least))
+    )
 
 
 @lru_cache(maxsize=64)
@@ -67,9 +69,7 @@ def step(noise_multiplier: float, sample_rate: float, interval: float) -> Any:
     return PrivacyLossDistribution(*parts)
 
 
-def divergences(
-    noise_multiplier: float, sample_rate: float, interval: float
-) -> list[Curve]:
+def divergences(noise_multiplier: float, sample_rate: float, interval: float) -> list[Curve]:
     """Hockey-stick divergences of one step at the losses that matter, for removing and for adding.
 
     Args:

@@ -1,8 +1,8 @@
 """Units that several clients hold: which clients release one unit together (rule A13).
 
-Clients are told apart, so disjoint units compose in parallel and the largest epsilon is the claim. A
-text on several clients is released by each of them. How many texts that are is a function of private
-rows without noise: nothing here counts them.
+Clients are told apart, so disjoint units compose in parallel and the largest epsilon is the claim.
+A text on several clients is released by each of them. How many texts that are is a function of
+private rows without noise: nothing here counts them.
 """
 
 from __future__ import annotations

@@ -46,7 +46,9 @@ def spent(plan: PrivacyPlan, steps_taken: Ints, *, exact: bool = False) -> Float
     return found
 
 
-def claimed(plan: PrivacyPlan, steps_taken: Ints, epsilons: Floats, *, exact: bool = False) -> float:
+def claimed(
+    plan: PrivacyPlan, steps_taken: Ints, epsilons: Floats, *, exact: bool = False
+) -> float:
     """Epsilon of the worst unit: of the worst client, or of all clients that hold the unit.
 
     Args:

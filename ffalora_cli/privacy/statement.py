@@ -38,8 +38,8 @@ PROTECTS = {
         "copies of the row: the same text elsewhere is another row"
     ),
     "text": (
-        "all rows that are one text to the model, together, on whatever clients; not all rows about "
-        "one person, nor a sentence whose phrases are rows of their own"
+        "all rows that are one text to the model, together, on whatever clients; not all rows "
+        "about one person, nor a sentence whose phrases are rows of their own"
     ),
     "column": "all rows with one value of task.unit_column, together, on whatever clients",
     "client": "all rows of one client together: whether the client took part at all",

@@ -148,7 +148,9 @@ def test_the_claim_of_a_text_on_two_clients_is_their_composition():
     plan = make_plan(privacy(), sizes, federation(), ["a"], shared)
     both = [(plan.noise_multiplier[i], plan.sample_rate[i], 10_000) for i in (0, 2)]
     assert plan.epsilon_claimed == epsilon("rdp", both, 1e-5)
-    assert max(plan.epsilon_planned) < plan.epsilon_claimed < 0.8 * sum(plan.epsilon_planned[[0, 2]])
+    assert (
+        max(plan.epsilon_planned) < plan.epsilon_claimed < 0.8 * sum(plan.epsilon_planned[[0, 2]])
+    )
     assert any("composed" in line for line in plan.warnings)
     row = make_plan(privacy(unit="row"), sizes, federation(), ["a"], shared)
     assert row.epsilon_claimed == max(row.epsilon_planned)  # a row lies on one client
