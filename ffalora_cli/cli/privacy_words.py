@@ -50,7 +50,7 @@ def statement_lines(privacy: Mapping[str, Any] | None) -> list[str]:
         "delta",
         f"{delta_text(delta)}, {relation} 1/n = {share} of the largest n",
     )
-    lines += labelled("clip", f"{privacy['max_grad_norm']:g}, one norm over all covered tensors")
+    lines += labelled("clip", _clip(privacy))
     lines += labelled("noise", privacy["noise"]["note"])
     lines += ["", *_clients(privacy["clients"]), ""]
     lines += _others(privacy)
@@ -87,39 +87,53 @@ def _clients(clients: Sequence[Mapping[str, Any]] | Mapping[str, Mapping[str, An
 
 def _others(privacy: Mapping[str, Any]) -> list[str]:
     """The same noise under other assumptions."""
-    largest, tuning, shared = privacy["largest"], privacy["tuning"], privacy["shared_rows"]
+    largest, tuning = privacy["largest"], privacy["tuning"]
     values = ", ".join(
         f"{name.upper()} {epsilon_text(v)}" for name, v in largest["epsilon"].items()
     )
     lines = labelled(
         "beside it",
         f"client {largest['client']}, the same noise: {values}; replace one "
-        f"{epsilon_text(largest['replace_one'])}; without amplification (every row once an epoch) "
-        f"{epsilon_text(largest['no_amplification'])}",
+        f"{epsilon_text(largest['replace_one'])}; without amplification (every unit once an epoch) "
+        f"{epsilon_text(largest['no_amplification'])}{_groups(largest, privacy['unit'])}",
     )
     if tuning["epsilon"] is None:
-        lines += labelled("tuning", "one run is claimed; a search costs more (privacy.trials)")
-    else:
-        lines += labelled(
-            "tuning",
-            f"best of a {tuning['distribution']} number of runs, {tuning['trials']:g} on average: "
-            f"epsilon {epsilon_text(tuning['epsilon'])} (RDP)",
-        )
-    if shared["texts_on_several_clients"]:
-        lines += labelled(
-            "shared",
-            f"{count(shared['texts_on_several_clients'])} texts on several clients (at most "
-            f"{shared['most_clients']}): epsilon {epsilon_text(shared['epsilon'])} at delta "
-            f"{shared['delta']:g} for such a row",
-        )
-    if shared["rows_repeated_within_a_client"]:
-        lines += labelled(
-            "copies",
-            f"{count(shared['rows_repeated_within_a_client'])} rows stand more than once on their "
-            f"client (at most {shared['most_copies']} times); one copy is protected, k of them "
-            "together k times less",
-        )
-    return lines
+        return [
+            *lines,
+            *labelled("tuning", "one run is claimed; a search costs more (privacy.trials)"),
+        ]
+    number = f"{tuning['trials']:g} runs, a fixed number"
+    if tuning["distribution"] != "fixed":
+        number = f"a {tuning['distribution']} number of runs, {tuning['trials']:g} on average"
+    how = "RDP"  # of an earlier schema
+    if "method" in tuning:
+        how = f"unit {tuning['unit']}, delta {delta_text(tuning['delta'])}, {tuning['method']}"
+    cost = f"epsilon {epsilon_text(tuning['epsilon'])} ({how})"
+    return [*lines, *labelled("tuning", f"best of {number}: {cost}")]
+
+
+def _clip(privacy: Mapping[str, Any]) -> str:
+    """The rule that ran: its norm, what it is taken over, and how it moves."""
+    mechanism = privacy["mechanism"]
+    text = f"{privacy['max_grad_norm']:g}, {mechanism['clip']}: {mechanism['clip_note']}"
+    adaptive = mechanism["adaptive_clip"]
+    if adaptive is None:
+        return text
+    return f"{text}; adaptive, to quantile {adaptive['quantile']:g}: {adaptive['note']}"
+
+
+def _groups(largest: Mapping[str, Any], unit: str) -> str:
+    """One row of a unit, and several units together, as far as they have a bound."""
+    names = {
+        "one_row": f"one of several rows of a {unit}",
+        "two_units": f"two {unit}s together",
+        "three_units": "three",
+    }
+    return "".join(
+        f"; {words} {epsilon_text(largest[key])}"
+        for key, words in names.items()
+        if largest.get(key) is not None
+    )
 
 
 def _cell(key: str, value: Any) -> str:

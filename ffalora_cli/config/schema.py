@@ -136,10 +136,10 @@ class PrivacyConfig:
     clip_count_noise: float | None = None  # null = expected batch / 20
     client_noise: Literal["central", "local"] = "central"
     sampling: Literal["poisson", "fixed", "shuffled"] = "poisson"  # of the rows of a batch
-    budget_guard: Literal["stop", "refuse"] = "stop"  # when the target affords fewer rounds
     rows_per_unit: int | None = None  # rows of a unit used in a step (cost alone); null = all
-    trials: int = 1  # runs of a random-stopping search (its mean); 1 = no tuning
-    trial_distribution: Literal["geometric", "poisson"] = "geometric"
+    budget_guard: Literal["stop", "refuse"] = "stop"  # when the target affords fewer rounds
+    trials: int = 1  # runs of a search on the same rows (their mean); 1 = no tuning
+    trial_distribution: Literal["geometric", "poisson", "fixed"] = "geometric"
 
     @property
     def inside_clients(self) -> bool:

@@ -85,7 +85,7 @@ def privacy(plan: PrivacyPlan) -> dict[str, Any]:
         "accountant": plan.accountant,
         "max_grad_norm": plan.max_grad_norm,
         "epsilon_target": plan.epsilon_target,
-        "epsilon_planned": _finite(plan.claim(plan.epsilon_planned)),
+        "epsilon_planned": _finite(plan.epsilon_claimed),
         "noise_multiplier": spread(plan.noise_multiplier),
         "sample_rate": spread(plan.sample_rate),
         "steps": spread(plan.planned_steps),

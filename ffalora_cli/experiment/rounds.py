@@ -114,14 +114,15 @@ def _with_names(parts: Parts, record: RoundRecord) -> RoundRecord:
 
 def _with_epsilon(parts: Parts, record: RoundRecord) -> RoundRecord:
     """The record with what has been spent by now: the largest client's, and each one's."""
-    from ffalora_cli.privacy.spent import spent
+    from ffalora_cli.privacy.spent import claimed, spent
 
     ledger = parts.simulation.privacy_ledger
     if parts.plan is None or ledger is None:
         return record
-    epsilon = spent(parts.plan, ledger.steps_before(record.round + 1))
+    steps = ledger.steps_before(record.round + 1)
+    epsilon = spent(parts.plan, steps)
     clients = tuple(
         {**line, "epsilon_spent": float(epsilon[int(line["client"])])} for line in record.clients
     )
-    metrics = {**record.metrics, "privacy/epsilon_spent": parts.plan.claim(epsilon)}
+    metrics = {**record.metrics, "privacy/epsilon_spent": claimed(parts.plan, steps, epsilon)}
     return replace(record, metrics=metrics, clients=clients)

@@ -98,7 +98,7 @@ def epsilon(
     elif accountant == "pld":
         value = _pld(runs, delta, interval)
     elif accountant == "rdp":
-        value = _rdp(runs, delta)
+        value = epsilon_of_renyi(renyi(runs), delta)
     else:
         value = _prv(runs, delta)
     return max(0.0, value) if math.isfinite(value) else math.inf
@@ -127,6 +127,7 @@ def _pld(runs: History, delta: float, interval: float) -> float:
         from dp_accounting import get_epsilon_gaussian
 
         return float(get_epsilon_gaussian(runs[0][0], delta))
+    interval = loss_distribution.fitting(runs, interval) if runs else interval
     for noise, rate, steps in runs:
         loss = loss_distribution.step(noise, rate, interval)
         loss = loss.self_compose(steps) if steps > 1 else loss
@@ -145,15 +146,23 @@ def _rdp_step(noise: float, rate: float) -> Any:
     return compute_rdp(q=rate, noise_multiplier=noise, steps=1, orders=RDPAccountant.DEFAULT_ALPHAS)
 
 
-def _rdp(runs: History, delta: float) -> float:
+def renyi(history: History, sampling: str = "poisson") -> Any:
+    """Renyi divergence of a history at Opacus' orders ``[orders]``; poisson or shuffled."""
+    if sampling == "shuffled":
+        history = [(noise, 1.0, uses(rate, steps)) for noise, rate, steps in history]
+    return sum(_rdp_step(noise, rate) * steps for noise, rate, steps in _merge(history))
+
+
+def epsilon_of_renyi(divergence: Any, delta: float) -> float:
+    """Epsilon of a bound on the Renyi divergence ``[orders]``."""
     from opacus.accountants import RDPAccountant
     from opacus.accountants.analysis.rdp import get_privacy_spent
 
-    total = sum(_rdp_step(noise, rate) * steps for noise, rate, steps in runs)
     # "Optimal order is the largest alpha": the list of orders ends at 63. Every order gives a valid
     # bound, so the value is loose there (very large noise), not wrong.
     with _silenced("Optimal order is the"):
-        value, _ = get_privacy_spent(orders=RDPAccountant.DEFAULT_ALPHAS, rdp=total, delta=delta)
+        orders = RDPAccountant.DEFAULT_ALPHAS
+        value, _ = get_privacy_spent(orders=orders, rdp=divergence, delta=delta)
     return float(value)
 
 

@@ -7,9 +7,10 @@ from typing import Any
 from ffalora_cli.privacy.accountants import FINE
 from ffalora_cli.privacy.calibrate import stored_epsilon
 from ffalora_cli.privacy.disk_cache import load, store
-from ffalora_cli.privacy.plan import PrivacyPlan
+from ffalora_cli.privacy.groups import epsilon_of_one_row, epsilon_of_units
+from ffalora_cli.privacy.plan import Ints, PrivacyPlan
 from ffalora_cli.privacy.sampling import replace_one_poisson
-from ffalora_cli.privacy.tuning import tuned_epsilon
+from ffalora_cli.privacy.tuning import epsilon_of_search
 
 
 def other_assumptions(plan: PrivacyPlan, client: int, steps: int) -> dict[str, Any]:
@@ -45,19 +46,47 @@ def other_assumptions(plan: PrivacyPlan, client: int, steps: int) -> dict[str, A
     }
 
 
-def tuning(plan: PrivacyPlan, client: int, steps: int) -> float | None:
-    """Epsilon of choosing the best of ``plan.trials`` runs; None without tuning."""
+def other_groups(plan: PrivacyPlan, client: int, steps: int) -> dict[str, float | None]:
+    """Epsilon of one client's steps for one row of a unit, and for two and three units together.
+
+    Returns:
+        ``one_row`` (None where a row is a unit, or nothing bounds it), ``two_units`` and
+        ``three_units``, by PLD at the plan's delta; None where no bound is known.
+    """
+    how = (float(plan.noise_multiplier[client]), float(plan.accounted_rate[client]))
+    several: dict[str, float | None] = {"two_units": None, "three_units": None}
+    if plan.client_noise == "central":
+        for name, units in (("two_units", 2), ("three_units", 3)):
+            several[name] = epsilon_of_units(plan.sampling, *how, steps, plan.delta, units)
+    row = None
+    if plan.bounds_one_row:
+        row = epsilon_of_one_row(plan.sampling, *how, steps, plan.delta)
+    return {"one_row": row, **several}
+
+
+def tuning(plan: PrivacyPlan, steps_taken: Ints, claim: float) -> float | None:
+    """Epsilon of choosing the best of ``plan.trials`` runs, of the worst unit; None without tuning.
+
+    Args:
+        plan: of the run.
+        steps_taken: by each client ``[num_clients]``.
+        claim: epsilon of the run alone, below which no search of it can be.
+    """
     if plan.trials <= 1.0:
         return None
-    return tuned_epsilon(
+    steps = plan.steps_of_clients(steps_taken)
+    histories = [[one] for one in steps]
+    histories += [[steps[client] for client in held] for held in plan.shared.holders]
+    found = epsilon_of_search(
+        plan.accountant,
         plan.sampling,
-        float(plan.noise_multiplier[client]),
-        float(plan.accounted_rate[client]),
-        steps,
+        histories,
         plan.delta,
         plan.trials,
         plan.trial_distribution,
+        plan.interval,
     )
+    return max(claim, found)
 
 
 def _replaced(noise: float, rate: float, steps: int, delta: float) -> float:

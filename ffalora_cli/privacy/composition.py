@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from ffalora_cli.privacy.loss_distribution import divergences
+from ffalora_cli.privacy.loss_distribution import Curve, divergences, fitting
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -43,8 +43,24 @@ def trajectory(
         Upper bounds ``[points]``, the larger of removing and adding.
     """
     counts = np.asarray(steps, dtype=np.int64)
+    width = fitting([(noise_multiplier, sample_rate, 1)], interval)
+    return composed(divergences(noise_multiplier, sample_rate, width), counts, delta, width)
+
+
+def composed(curves: Sequence[Curve], counts: Ints, delta: float, interval: float) -> Floats:
+    """Epsilon after each number of equal steps, the largest of several pairs.
+
+    Args:
+        curves: of one step, one a pair of data sets.
+        counts: numbers of steps, > 0 ``[points]``.
+        delta: in (0, 1).
+        interval: of the curves.
+
+    Returns:
+        Upper bounds ``[points]``.
+    """
     found = np.zeros(len(counts))
-    for low, deltas in divergences(noise_multiplier, sample_rate, interval):
+    for low, deltas in curves:
         masses = _masses(deltas, interval)
         values = _composed(masses, low, float(deltas[-1]), counts, delta, interval)
         found = np.maximum(found, values)

@@ -42,14 +42,23 @@ class Curves:
 
     def at(self, steps_taken: Ints) -> Floats:
         """Epsilon at the next point up ``[num_clients]``; ``inf`` beyond a curve's end."""
+        values = self.epsilon[self.row, self._point(steps_taken)]
+        values = np.where(steps_taken > self.steps[self.row, -1], math.inf, values)
+        return np.where(steps_taken == 0, 0.0, values)
+
+    def up(self, steps_taken: Ints) -> Ints:
+        """Steps of the next point up ``[num_clients]``; as they are beyond a curve's end."""
+        found = self.steps[self.row, self._point(steps_taken)]
+        return np.where(steps_taken == 0, 0, np.maximum(found, steps_taken))
+
+    def _point(self, steps_taken: Ints) -> Ints:
+        """Index of the next point up ``[num_clients]``; the last one beyond the end."""
         width = self.steps.shape[1]
         stride = int(self.steps.max(initial=0)) + 1
         taken = np.minimum(steps_taken, stride - 1)
         flat = (self.steps + np.arange(len(self.steps))[:, None] * stride).ravel()
         found = np.searchsorted(flat, taken + self.row * stride) - self.row * width
-        values = self.epsilon[self.row, np.minimum(found, width - 1)]
-        values = np.where(steps_taken > self.steps[self.row, -1], math.inf, values)
-        return np.where(steps_taken == 0, 0.0, values)
+        return np.minimum(found, width - 1)
 
 
 def make_curves(

@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 Question = Mapping[str, str | float | int | list[int]]
+REVISION = 2  # of how answers are computed; older files are no answers
 
 
 def folder() -> Path:
@@ -64,5 +65,5 @@ def store(question: Question, answer: float | list[float]) -> None:
 
 
 def _file(question: Question) -> Path:
-    canonical = json.dumps(dict(question), sort_keys=True)
+    canonical = json.dumps({"revision": REVISION, **question}, sort_keys=True)
     return folder() / f"{hashlib.sha256(canonical.encode()).hexdigest()[:32]}.json"

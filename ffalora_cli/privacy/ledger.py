@@ -12,8 +12,9 @@ from __future__ import annotations
 import errno
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -167,6 +168,32 @@ class PrivacyLedger:
             os.fsync(handle)
         finally:
             os.close(handle)
+
+
+def charged(
+    rows: Sequence[Mapping[str, Any]], num_clients: int, until: int | None = None
+) -> list[tuple[float, float, int]]:
+    """What a recorded ledger charged each client: (noise_multiplier, sample_rate, steps).
+
+    Args:
+        rows: of the file, the header first.
+        num_clients: of the run.
+        until: count rounds up to this one; None for all.
+
+    Raises:
+        ValueError: rows that are no ledger of so many clients.
+    """
+    try:
+        head, *charges = rows
+        shape = (num_clients,)
+        noise, rate = (np.broadcast_to(head[k], shape) for k in ("noise_multiplier", "sample_rate"))
+        steps = np.zeros(num_clients, dtype=np.int64)
+        for row in charges:
+            if until is None or row["round"] <= until:
+                steps[slice(None) if row["clients"] is None else row["clients"]] += row["steps"]
+    except (KeyError, TypeError, ValueError, IndexError) as error:
+        raise ValueError(f"not a privacy ledger: {error}") from error
+    return list(zip(noise.tolist(), rate.tolist(), steps.tolist(), strict=True))
 
 
 def _column(values: Floats) -> float | list[float]:

@@ -9,8 +9,9 @@ from ffalora_cli.privacy.plan import Floats, PrivacyPlan
 CLIPS = {
     "flat": "one norm over all covered tensors, cut to max_grad_norm",
     "per_layer": "each layer cut to max_grad_norm / sqrt(layers); together max_grad_norm",
-    "automatic": "every example scaled by max_grad_norm / (norm + 0.01), below max_grad_norm",
+    "automatic": "every gradient scaled by max_grad_norm / (norm + 0.01), below max_grad_norm",
 }
+GROUPS = "; a row's gradient first, then the sum over a unit's rows"
 LOCAL = (
     "every client clips its whole upload and adds the noise itself, so the server need not be "
     "trusted; sensitivity 2 max_grad_norm (its rows replaced by any others), and what stays with "
@@ -20,7 +21,7 @@ CENTRAL = "the server clips every upload and adds noise once to their sum; it is
 EXAMPLE = "every client adds noise to the sum of clipped gradients of each local step"
 ADAPTIVE = (
     "max_grad_norm is where the clip starts; it follows a quantile of the gradient norms, and the "
-    "noised count of unclipped examples behind it is paid out of the same noise multiplier"
+    "noised count of unclipped units behind it is paid out of the same noise multiplier"
 )
 
 
@@ -42,7 +43,7 @@ def mechanism(plan: PrivacyPlan) -> dict[str, Any]:
         }
     return {
         "clip": plan.clip,
-        "clip_note": CLIPS[plan.clip],
+        "clip_note": CLIPS[plan.clip] + (GROUPS if plan.unit in ("text", "column") else ""),
         "sensitivity": (2.0 if local else 1.0) * plan.max_grad_norm,
         "noise_by": where,
         "noise_on_release": _range(plan.added_noise),

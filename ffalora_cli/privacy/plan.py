@@ -31,11 +31,13 @@ from ffalora_cli.privacy.rules import (
 from ffalora_cli.privacy.sampling import RELATIONS
 from ffalora_cli.privacy.schedule import affordable_rounds, planned_rounds
 from ffalora_cli.privacy.shared_rows import SharedRows
+from ffalora_cli.privacy.worst import worst_epsilon
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 
 MOST_RATES = 50  # distinct sampling rates planned exactly; beyond, rates go up on a 1 % grid
+_MERGED = ("text", "column")  # units that may be on several clients
 GRID = 5e-4  # width of the grid of privacy losses then: five times quicker, at most 0.3 % above
 
 
@@ -81,6 +83,7 @@ class PrivacyPlan:
     count_noise: Floats | None = None  # sd on a step's count of unclipped examples (adaptive clip)
     client_noise: Literal["central", "local"] = "central"
     rows_per_unit: int | None = None  # most rows of a unit that a step uses; None: all
+    epsilon_claimed: float = 0.0  # planned, of the worst unit
 
     @property
     def added_noise(self) -> Floats:
@@ -116,17 +119,31 @@ class PrivacyPlan:
         return "replace one" if self.client_noise == "local" else RELATIONS[self.sampling]
 
     @property
-    def epsilon_of_shared_rows(self) -> float:
-        """Largest planned sum of epsilons over the clients that hold one row; 0 without such."""
-        return self.shared.largest_sum(self.epsilon_planned)
+    def bounds_one_row(self) -> bool:
+        """Whether one row of a unit of several moves its clipped sum by ``max_grad_norm`` at most.
 
-    def claim(self, epsilons: Floats) -> float:
-        """Epsilon of the worst row: of the worst client, or of all clients that share the row.
+        A projection does not expand; scaling to nearly C does, and so do rows drawn within a unit
+        (another one takes a drawn one's place) and the adaptive clip's count (it flips a bit).
+        """
+        projects = self.clip != "automatic" and self.clip_quantile is None
+        return self.unit in ("text", "column") and projects and self.rows_per_unit is None
+
+    def joint_epsilon(self, steps_taken: Ints, interval: float | None = None) -> float:
+        """Epsilon of the worst unit that several clients hold, all of them composed; 0 without.
 
         Args:
-            epsilons: of each client ``[num_clients]``.
+            steps_taken: of each client ``[num_clients]``.
+            interval: grid of privacy losses; None for the plan's.
         """
-        return max(float(epsilons.max()), self.shared.largest_sum(epsilons))
+        steps = self.steps_of_clients(steps_taken)
+        histories = [[steps[client] for client in held] for held in self.shared.holders]
+        width = self.interval if interval is None else interval
+        return worst_epsilon(self.accountant, self.sampling, histories, self.delta, width)
+
+    def steps_of_clients(self, steps_taken: Ints) -> list[tuple[float, float, int]]:
+        """(noise_multiplier, accounted rate, steps) of each client, as the accountants read it."""
+        columns = (self.noise_multiplier, self.accounted_rate, steps_taken)
+        return list(zip(*(column.tolist() for column in columns), strict=True))
 
 
 def make_plan(
@@ -144,10 +161,10 @@ def make_plan(
 
     Args:
         privacy: ``epsilon_target``, ``noise_multiplier`` or both are set.
-        sizes: training rows of each client ``[num_clients]``.
+        sizes: units of each client ``[num_clients]`` (at unit ``client``: any number above 0).
         federation: participation, rounds, local steps and batch.
         covered: names of all tensors trained under the guarantee, uploaded or not.
-        shared: rows that several clients hold, from ``find_shared_rows``.
+        shared: units that several clients hold, from ``find_shared_rows``; a row is on one client.
 
     Returns:
         The plan; None for ``privacy.unit=none``.
@@ -211,7 +228,7 @@ def make_plan(
         interval=interval,
         trials=float(privacy.trials),
         trial_distribution=privacy.trial_distribution,
-        shared=shared if shared is not None and privacy.inside_clients else SharedRows(),
+        shared=shared if shared is not None and privacy.unit in _MERGED else SharedRows(),
         clip=privacy.clip,
         clip_quantile=privacy.clip_quantile,
         clip_lr=privacy.clip_lr,
@@ -219,6 +236,8 @@ def make_plan(
         client_noise=privacy.client_noise,
         rows_per_unit=privacy.rows_per_unit,
     )
+    claimed = max(float(plan.epsilon_planned.max()), plan.joint_epsilon(plan.planned_steps))
+    plan = replace(plan, epsilon_claimed=claimed)
     return replace(plan, warnings=warnings_of(plan, federation, rounds))
 
 

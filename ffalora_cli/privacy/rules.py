@@ -116,7 +116,7 @@ def warnings_of(plan: PrivacyPlan, federation: FederationConfig, rounds: int) ->
     small = int((units < batch).sum()) if plan.inside_clients else 0
     if small:
         found.append(
-            f"{small} of {len(units)} clients have fewer rows than local_batch_size={batch} and "
+            f"{small} of {len(units)} clients have fewer units than local_batch_size={batch} and "
             "use all of them at every step (sample rate 1, no amplification)"
         )
     if not np.isfinite(plan.epsilon_planned).all():
@@ -141,11 +141,10 @@ def _short_of_rounds(plan: PrivacyPlan, rounds: int) -> list[str]:
 
 
 def _shared(plan: PrivacyPlan) -> list[str]:
-    """What rows on several clients make of the claim."""
-    shared = plan.shared
-    if not shared.texts:
+    """What units on several clients make of the claim."""
+    if not plan.shared.holders:
         return []
     return [
-        f"{shared.texts} texts are on several clients (at most {shared.most_clients}): epsilons of "
-        f"such a row add up to {plan.epsilon_of_shared_rows:.4g}, and that is the claim"
+        f"some units ({plan.unit}) are on several clients, which all release them: composed, that "
+        f"is epsilon {plan.epsilon_claimed:.4g}, and that is the claim"
     ]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from ffalora_cli.privacy.accountants import COARSE
 from ffalora_cli.privacy.calibrate import epsilon_of
 from ffalora_cli.privacy.plan import Floats, Ints, PrivacyPlan
 
@@ -43,3 +44,26 @@ def spent(plan: PrivacyPlan, steps_taken: Ints, *, exact: bool = False) -> Float
         ]
         found[clients] = np.asarray(values)[where.reshape(-1)]
     return found
+
+
+def claimed(
+    plan: PrivacyPlan, steps_taken: Ints, epsilons: Floats, *, exact: bool = False
+) -> float:
+    """Epsilon of the worst unit: of the worst client, or of all clients that hold the unit.
+
+    Args:
+        plan: of the run.
+        steps_taken: ``[num_clients]``.
+        epsilons: of each client, from ``spent`` ``[num_clients]``.
+        exact: at these very steps; else, as ``spent``, at the next points up of the curves.
+    """
+    largest = float(epsilons.max())
+    if not plan.shared.holders:
+        return largest
+    steps = np.asarray(steps_taken, dtype=np.int64)
+    if exact or bool((steps == plan.planned_steps).all()):
+        return max(largest, plan.joint_epsilon(steps))
+    joint = plan.joint_epsilon(plan.curves.up(steps), max(plan.interval, COARSE))
+    if bool((steps <= plan.planned_steps).all()):
+        joint = min(joint, plan.epsilon_claimed)
+    return max(largest, joint)

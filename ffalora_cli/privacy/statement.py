@@ -11,14 +11,14 @@ from typing import Any
 import numpy as np
 
 from ffalora_cli.privacy.accountants import library
-from ffalora_cli.privacy.assumptions import other_assumptions, tuning
+from ffalora_cli.privacy.assumptions import other_assumptions, other_groups, tuning
 from ffalora_cli.privacy.mechanism import mechanism
 from ffalora_cli.privacy.plan import Floats, Ints, PrivacyPlan
 from ffalora_cli.privacy.rounding import delta_text, epsilon_text
 from ffalora_cli.privacy.sampling import NOTES, WORDS
-from ffalora_cli.privacy.spent import spent
+from ffalora_cli.privacy.spent import claimed, spent
 
-SCHEMA = 2
+SCHEMA = 3
 LISTED = 20  # up to so many clients are listed, more are summarised
 EXACT = 8  # up to so many different clients, spent values are computed at their own step
 
@@ -34,23 +34,30 @@ NOISE_NOTES = {
 }
 PROTECTS = {
     "row": (
-        "one row of the task on one client, whatever it says; not all rows about one person, nor a "
-        "sentence whose phrases are rows of their own"
+        "one row of the task on one client, whatever it says; not all rows about one person, nor "
+        "copies of the row: the same text elsewhere is another row"
     ),
     "text": (
-        "all rows of one client that are one text to the model, together and each of them; not all "
-        "rows about one person, nor a sentence whose phrases are rows of their own"
+        "all rows that are one text to the model, together, on whatever clients; not all rows "
+        "about one person, nor a sentence whose phrases are rows of their own"
     ),
-    "column": "all rows of one client with one value of task.unit_column, together and each",
+    "column": "all rows with one value of task.unit_column, together, on whatever clients",
     "client": "all rows of one client together: whether the client took part at all",
 }
+SELECTED = "RDP, Papernot and Steinke 2022"
+SUBJECT = {"row": "any row", "text": "any text", "column": "any unit", "client": "any client"}
 OUTSIDE = (
     "training loss, clip fraction and gradient norms (records of the run, computed without noise)",
-    "label histograms and the number of rows of each client",
+    "label histograms of the clients",
+    "the number of units of each client: taken as public, since noise multipliers and sampling "
+    "rates follow from it",
+    "what the partition tells: that a client exists, how much it holds, and where units lie on "
+    "several clients that they do (the claim is larger then)",
     "the time a round takes",
     "the choice of hyper-parameters over several runs, beyond the trials stated here",
-    "the evaluation data, and any selection of a checkpoint on private rows",
-    "texts that resemble or contain one another: only exact copies are counted as one row",
+    "rows held out for evaluation or for choosing, also where they were cut from private rows: a "
+    "score on them, and a checkpoint or setting chosen by it, is computed without noise",
+    "texts that resemble or contain one another: only equal ones are one unit",
     "the base model's own pre-training data",
 )
 
@@ -58,21 +65,16 @@ OUTSIDE = (
 def sentence(plan: PrivacyPlan, steps_taken: Ints | None = None) -> str:
     """The claim in one line; planned, or spent where ``steps_taken [num_clients]`` is given.
 
-    Epsilon is rounded up to two decimals, so that the text never understates it. Where rows are on
-    several clients, the claim is their sum, and delta that of all of them.
+    Epsilon is rounded up to two decimals, so that the text never understates it. Where a unit is on
+    several clients, the claim is of all of them composed, at the same delta.
     """
     values = plan.epsilon_planned if steps_taken is None else _spent(plan, steps_taken)
-    claim, largest = plan.claim(values), float(values.max())
+    claim = _claim(plan, steps_taken, values)
     what = "planned epsilon" if steps_taken is None else "epsilon"
-    each = plan.inside_clients or plan.client_noise == "local"
-    over = f"largest of {plan.num_clients} clients; " if each else ""
-    delta = plan.delta
-    if claim > largest:
-        delta *= plan.shared.most_clients
-        over = (
-            f"a row on up to {plan.shared.most_clients} clients, their epsilons added; "
-            f"{epsilon_text(largest)} is the {over}"
-        )
+    who = SUBJECT[plan.unit]
+    if plan.inside_clients:
+        where = "on several clients, composed" if claim > values.max() else "of one client"
+        who = f"{who} {where}"
     sampling = WORDS[plan.sampling]
     if plan.client_noise == "local":
         sampling = "every upload noised by its client, no amplification"
@@ -80,8 +82,8 @@ def sentence(plan: PrivacyPlan, steps_taken: Ints | None = None) -> str:
         whole = bool((plan.sample_rate == 1.0).all())
         sampling = "every client in every round" if whole else f"{sampling} of the cohort"
     return (
-        f"{what} {epsilon_text(claim)} ({over}unit {plan.unit}, {plan.relation}, "
-        f"delta {delta_text(delta)}, {sampling}, {plan.accountant.upper()} accountant)"
+        f"{what} {epsilon_text(claim)} ({who}; unit {plan.unit}, {plan.relation}, "
+        f"delta {delta_text(plan.delta)}, {sampling}, {plan.accountant.upper()} accountant)"
     )
 
 
@@ -98,6 +100,9 @@ def statement(plan: PrivacyPlan, steps_taken: Ints | None = None) -> dict[str, A
     """
     used = None if steps_taken is None else np.asarray(steps_taken, dtype=np.int64)
     values = None if used is None else _spent(plan, used)
+    planned, spent_now = plan.epsilon_claimed, None
+    if used is not None and values is not None:
+        spent_now = _claim(plan, used, values)
     return {
         "schema": SCHEMA,
         "sentence": sentence(plan, used),
@@ -115,14 +120,13 @@ def statement(plan: PrivacyPlan, steps_taken: Ints | None = None) -> dict[str, A
         "calibration": plan.calibration,
         "epsilon_target": plan.epsilon_target,
         "epsilon_max": {
-            "planned": _number(plan.claim(plan.epsilon_planned)),
-            "spent": None if values is None else _number(plan.claim(values)),
+            "planned": _number(planned),
+            "spent": None if spent_now is None else _number(spent_now),
         },
         "num_clients": plan.num_clients,
         "clients": _clients(plan, used, values),
         "largest": _largest(plan, used, values),
-        "tuning": _tuning(plan, used, values),
-        "shared_rows": _shared(plan, values),
+        "tuning": _tuning(plan, used, planned if spent_now is None else spent_now),
         "covered": list(plan.covered),
         "noise": {"mode": plan.noise, "note": NOISE_NOTES[plan.noise]},
         "warnings": list(plan.warnings),
@@ -134,6 +138,13 @@ def _spent(plan: PrivacyPlan, steps_taken: Ints) -> Floats:
     columns = np.stack([plan.noise_multiplier, plan.accounted_rate, steps_taken], axis=1)
     few = len(np.unique(columns, axis=0)) <= EXACT
     return spent(plan, steps_taken, exact=few)
+
+
+def _claim(plan: PrivacyPlan, steps_taken: Ints | None, values: Floats) -> float:
+    """Of the worst unit, at these very steps."""
+    if steps_taken is None:
+        return plan.epsilon_claimed
+    return claimed(plan, steps_taken, values, exact=True)
 
 
 def _clients(
@@ -173,6 +184,7 @@ def _largest(plan: PrivacyPlan, used: Ints | None, values: Floats | None) -> dic
     """The client with the largest epsilon, under the claim's assumptions and under others."""
     client, steps = _worst(plan, used, values)
     found = other_assumptions(plan, client, steps)
+    groups = other_groups(plan, client, steps)
     return {
         "client": client,
         "steps": steps,
@@ -181,31 +193,21 @@ def _largest(plan: PrivacyPlan, used: Ints | None, values: Floats | None) -> dic
         "epsilon": {name: _number(value) for name, value in found["accountants"].items()},
         "replace_one": _number(found["replace_one"]),
         "no_amplification": _number(found["no_amplification"]),
+        **{name: None if value is None else _number(value) for name, value in groups.items()},
     }
 
 
-def _tuning(plan: PrivacyPlan, used: Ints | None, values: Floats | None) -> dict[str, Any]:
-    """Trials, and what choosing the best of them costs (of the client with the largest epsilon)."""
-    client, steps = _worst(plan, used, values)
-    epsilon = tuning(plan, client, steps)
+def _tuning(plan: PrivacyPlan, used: Ints | None, claim: float) -> dict[str, Any]:
+    """Trials, and what choosing the best of them costs the worst unit."""
+    epsilon = tuning(plan, plan.planned_steps if used is None else used, claim)
+    fixed = plan.trial_distribution == "fixed"
     return {
         "trials": plan.trials,
         "distribution": plan.trial_distribution,
         "epsilon": None if epsilon is None else _number(epsilon),
-    }
-
-
-def _shared(plan: PrivacyPlan, values: Floats | None) -> dict[str, Any]:
-    """Texts on several clients, and copies within one."""
-    shared = plan.shared
-    now = plan.epsilon_planned if values is None else values
-    return {
-        "texts_on_several_clients": shared.texts,
-        "most_clients": shared.most_clients,
-        "epsilon": _number(shared.largest_sum(now)),
-        "delta": plan.delta * shared.most_clients,
-        "rows_repeated_within_a_client": shared.repeated,
-        "most_copies": shared.copies,
+        "delta": plan.delta,
+        "unit": plan.unit,
+        "method": f"{plan.accountant.upper()}, trial by trial" if fixed else SELECTED,
     }
 
 

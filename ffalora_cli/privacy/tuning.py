@@ -1,33 +1,62 @@
-"""What choosing the best of several private runs costs (Papernot and Steinke, ICLR 2022)."""
+"""What choosing the best of several private runs costs.
+
+A *random* number of runs, drawn before the first one: Papernot and Steinke (ICLR 2022), by RDP.
+A *fixed* number (a grid) composes trial by trial. Every run is on the same rows by the same
+mechanism.
+"""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
+from typing import Any
 
-from ffalora_cli.privacy.sampling import fixed_size_event, uses
+from ffalora_cli.privacy.accountants import FINE
+from ffalora_cli.privacy.disk_cache import load, store
+from ffalora_cli.privacy.sampling import History, fixed_size_event, uses
+from ffalora_cli.privacy.worst import Steps, merged, worst_epsilon
 
 SHAPES = {"geometric": 1.0, "poisson": math.inf}  # of the negative binomial family
 
 
-def tuned_epsilon(
+def epsilon_of_search(
+    accountant: str,
     sampling: str,
-    noise_multiplier: float,
-    sample_rate: float,
-    steps: int,
+    histories: Iterable[History],
     delta: float,
     trials: float,
     distribution: str,
+    interval: float = FINE,
 ) -> float:
-    """Epsilon of publishing the best of a random number of equal runs (RDP, dp-accounting).
+    """Epsilon of publishing the best of several equal runs, of the unit for which it is largest.
 
-    Holds only if the number of runs is drawn from the distribution before the first one and every
-    run is on the same rows; a fixed grid composes instead.
+    Args:
+        accountant: of one run; a fixed number of runs is composed by it.
+        sampling: of the runs.
+        histories: what one run releases of each unit: all clients that hold it together.
+        delta: in (0, 1), of the whole search.
+        trials: number of runs (its mean where it is random), > 1.
+        distribution: ``geometric``, ``poisson`` or ``fixed``.
+        interval: grid width of PLD.
+    """
+    distinct = {found for history in histories if (found := merged(history))}
+    if distribution == "fixed":
+        grid = [[(noise, rate, n * round(trials)) for noise, rate, n in h] for h in distinct]
+        return worst_epsilon(accountant, sampling, grid, delta, interval)
+    return max(
+        (tuned_epsilon(sampling, history, delta, trials, distribution) for history in distinct),
+        default=0.0,
+    )
+
+
+def tuned_epsilon(
+    sampling: str, history: Steps, delta: float, trials: float, distribution: str
+) -> float:
+    """Epsilon of publishing the best of a random number of runs (dp-accounting, RDP).
 
     Args:
         sampling: of the runs.
-        noise_multiplier: of one run.
-        sample_rate: of one run.
-        steps: of one run.
+        history: of one run: (noise_multiplier, sample_rate, steps).
         delta: in (0, 1), of the whole search.
         trials: mean number of runs, > 1.
         distribution: of that number: ``geometric`` or ``poisson``.
@@ -35,26 +64,42 @@ def tuned_epsilon(
     Returns:
         Epsilon at ``delta``, relation as for one run; ``inf`` without noise.
     """
-    from dp_accounting import (
-        GaussianDpEvent,
-        NeighboringRelation,
-        PoissonSampledDpEvent,
-        SelfComposedDpEvent,
-    )
+    question: dict[str, str | float | int | list[int]] = {
+        "search": repr(history),
+        "sampling": sampling,
+        "delta": delta,
+        "trials": trials,
+        "distribution": distribution,
+    }
+    known = load(question)
+    if known is None:
+        known = _selected(sampling, history, delta, trials, SHAPES[distribution])
+        store(question, known)
+    return known
+
+
+def _selected(sampling: str, history: Steps, delta: float, trials: float, shape: float) -> float:
+    from dp_accounting import ComposedDpEvent, NeighboringRelation
     from dp_accounting.dp_event import RepeatAndSelectDpEvent
     from dp_accounting.rdp import RdpAccountant
 
     relation = NeighboringRelation.ADD_OR_REMOVE_ONE
-    if steps == 0:
-        return 0.0
     if sampling == "fixed":
         relation = NeighboringRelation.REPLACE_ONE
-        run = SelfComposedDpEvent(fixed_size_event(noise_multiplier / 2.0, sample_rate), steps)
-    elif sampling == "shuffled":
-        run = SelfComposedDpEvent(GaussianDpEvent(noise_multiplier), uses(sample_rate, steps))
-    else:
-        step = PoissonSampledDpEvent(sample_rate, GaussianDpEvent(noise_multiplier))
-        run = SelfComposedDpEvent(step, steps)
+    if not history:
+        return 0.0
+    run = ComposedDpEvent([_event(sampling, *steps) for steps in history])
     accountant = RdpAccountant(neighboring_relation=relation)
-    accountant.compose(RepeatAndSelectDpEvent(run, trials, SHAPES[distribution]))
+    accountant.compose(RepeatAndSelectDpEvent(run, trials, shape))
     return float(accountant.get_epsilon(delta))
+
+
+def _event(sampling: str, noise_multiplier: float, sample_rate: float, steps: int) -> Any:
+    from dp_accounting import GaussianDpEvent, PoissonSampledDpEvent, SelfComposedDpEvent
+
+    if sampling == "fixed":  # replacing a row moves the sum by two clips
+        return SelfComposedDpEvent(fixed_size_event(noise_multiplier / 2.0, sample_rate), steps)
+    if sampling == "shuffled":
+        return SelfComposedDpEvent(GaussianDpEvent(noise_multiplier), uses(sample_rate, steps))
+    step = PoissonSampledDpEvent(sample_rate, GaussianDpEvent(noise_multiplier))
+    return SelfComposedDpEvent(step, steps)

@@ -115,10 +115,7 @@ def privacy(
     largest = statement["largest"]
     values = ", ".join(f"{k.upper()} {epsilon_text(v)}" for k, v in largest["epsilon"].items())
     below = statement["delta"] < statement["one_over_n"]
-    delta, shared = delta_text(statement["delta"]), statement["shared_rows"]
-    if shared["texts_on_several_clients"]:
-        delta += f" a client, {delta_text(shared['delta'])} for a row on "
-        delta += f"{shared['most_clients']} clients"
+    delta = delta_text(statement["delta"])
     rows = [
         ("unit", f"{statement['unit']}: {statement['protects']}"),
         ("relation", str(statement["relation"])),

@@ -41,7 +41,8 @@ def _version(run: RunRecords) -> str:
     return f"version {spelled(value_at(run.config, 'task.version'))}"
 
 
-def _train_rows(run: RunRecords) -> str | None:
+def train_rows(run: RunRecords) -> str | None:
+    """Beginning of the fingerprint of all training rows; None where none was recorded."""
     found = (run.manifest.get("data_fingerprints") or {}).get("train")
     return found and str(found)[:8]
 
@@ -94,7 +95,7 @@ WORTH_SAYING = (
         lambda run: value_at(run.config, "head.mode"),
         "a head that is trained adds parameters, and bytes where it is sent",
     ),
-    Aspect("training rows", _train_rows, "they did not learn from the same rows"),
+    Aspect("training rows", train_rows, "they did not learn from the same rows"),
     Aspect("ffalora versions", _of_manifest("ffalora"), "a change of code may be behind it"),
     Aspect("torch versions", _library("torch"), "results may differ by rounding"),
     Aspect("devices", _of_manifest("device"), "results may differ by rounding"),
@@ -135,7 +136,7 @@ def pairing(run: RunRecords, over: str) -> tuple[str, ...]:
     return (
         f"{over} {spelled(value_at(run.config, over))}",
         clients,
-        str(_train_rows(run)),
+        str(train_rows(run)),
         str(_evaluation_rows(run)),
     )
 

@@ -17,6 +17,7 @@ from ffalora_cli.report.comparison import Comparison
 from ffalora_cli.report.moments import headline
 from ffalora_cli.report.selection import value_at
 from ffalora_cli.report.settings import said_of, setting, title
+from ffalora_cli.report.spent_together import sentences
 
 BEST, TIED = "*", "~"
 _NAMED = 3  # runs named in a sentence
@@ -120,17 +121,18 @@ def _privacy(comparison: Comparison) -> list[str]:
     found = [f"epsilon: largest of the row's runs; {'; or '.join(claims)}"]
     if len(private) > 1:
         found.append(
-            "each epsilon is of one run alone: releasing several on the same rows adds up, and so "
-            "does choosing the best (privacy.trials)"
+            "each epsilon is of one run alone; choosing the best of them costs more "
+            "(privacy.trials), and nothing protects the rows it is chosen on"
         )
-    return found
+    released = (*comparison.runs, *comparison.unfinished, *comparison.without)
+    return [*found, *sentences(released)]
 
 
 def claim(run: RunRecords) -> str:
     """Unit, relation, delta, sampling and accountant, as the run's own sentence has them."""
     sentence = str((run.privacy or {}).get("sentence"))
     parts = sentence.partition("(")[2].rstrip(")").split("; ")
-    kept = [part for part in parts if part.startswith(("a row", "unit"))]
+    kept = [part for part in parts if part.startswith(("a row", "any ", "unit"))]
     return "; ".join(kept) or sentence
 
 

@@ -32,7 +32,7 @@ def federation(**changes: Any) -> FederationConfig:
 def privacy(**changes: Any) -> PrivacyConfig:
     """RDP, because it plans in milliseconds; the rules do not depend on the accountant."""
     values: dict[str, Any] = {
-        "unit": "example",
+        "unit": "text",
         "epsilon_target": 6.0,
         "delta": 1e-5,
         "noise_multiplier": None,

@@ -106,7 +106,7 @@ def test_delta_not_below_one_over_n_warns():
 def test_batch_larger_than_client_is_rate_one_with_warning():
     plan = make_plan(privacy(), [150, 24_526], federation(num_clients=2), ["a"])
     assert plan.sample_rate[0] == 1.0 and plan.expected_batch[0] == 150.0
-    assert "1 of 2 clients have fewer rows" in plan.warnings[0]
+    assert "1 of 2 clients have fewer units" in plan.warnings[0]
     assert plan.epsilon_planned.max() <= 6.0
 
 

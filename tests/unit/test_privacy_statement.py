@@ -24,7 +24,7 @@ def own_cache(tmp_path, monkeypatch):
 def test_sentence_carries_the_whole_claim():
     plan = make_plan(privacy(), SST2, federation(), ["a"])
     assert sentence(plan, np.full(3, 10_000)) == (
-        "epsilon 6.00 (largest of 3 clients; unit example, add/remove one, delta 1e-5, "
+        "epsilon 6.00 (any text of one client; unit text, add/remove one, delta 1e-5, "
         "Poisson sampling, RDP accountant)"
     )
     assert sentence(plan).startswith("planned epsilon 6.00 (")
@@ -54,7 +54,7 @@ KEYS = [
     "schema", "sentence", "unit", "protects", "relation", "sampling", "sampling_note",
     "accountant", "library", "delta", "one_over_n", "max_grad_norm", "mechanism", "calibration",
     "epsilon_target", "epsilon_max", "num_clients", "clients", "largest", "tuning",
-    "shared_rows", "covered", "noise", "warnings", "outside",
+    "covered", "noise", "warnings", "outside",
 ]  # fmt: skip
 
 
@@ -73,7 +73,8 @@ def test_statement_is_json_with_stable_keys():
     assert (largest["client"], largest["steps"]) == (0, 10_000)
     assert largest["epsilon"]["rdp"] == said["epsilon_max"]["spent"]
     assert 5.4 < largest["epsilon"]["pld"] < 5.6  # 5.516 in the reference for the RDP noise
-    assert any("evaluation data" in line for line in said["outside"])
+    assert any("held out for evaluation" in line for line in said["outside"])
+    assert any("taken as public" in line for line in said["outside"])
     assert "nominal" in said["noise"]["note"]
 
 
@@ -96,7 +97,7 @@ def test_many_clients_are_summarised():
     assert len(json.dumps(said)) < 5_000
 
 
-@pytest.mark.parametrize("name", ["none", "example", "client", "paper"])
+@pytest.mark.parametrize("name", ["none", "text", "client", "paper"])
 def test_shipped_yaml_sets_every_key(name):
     path = files("ffalora_cli.configs") / "privacy" / f"{name}.yaml"
     text = path.read_text(encoding="utf-8")
