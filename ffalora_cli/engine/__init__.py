@@ -47,20 +47,30 @@ def build_engine(
     return StackedEngine(network, examples, max_tokens)
 
 
-def pick_device(wanted: str) -> str:
-    """``auto`` is the GPU where there is one.
+def pick_device(wanted: str, cuda: Any = None) -> str:
+    """``auto`` is the GPU where there is one; a GPU becomes torch's current device.
+
+    What has no device of its own (streams, graphs, their memory) is made on the current one.
+
+    Args:
+        wanted: ``engine.device``.
+        cuda: ``torch.cuda``, or what stands for it.
 
     Raises:
         ConfigError: the device is not there.
     """
     import torch
 
+    cuda = cuda or torch.cuda
     if wanted == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
+        wanted = "cuda" if cuda.is_available() else "cpu"
     kind, _, index = wanted.partition(":")
-    if kind == "cuda" and torch.cuda.device_count() <= int(index or 0):
+    if kind != "cuda":
+        return wanted
+    if cuda.device_count() <= int(index or 0):
         raise ConfigError(
-            f"engine.device={wanted}: {torch.cuda.device_count()} CUDA devices are visible; "
+            f"engine.device={wanted}: {cuda.device_count()} CUDA devices are visible; "
             "use engine.device=cpu or auto"
         )
+    cuda.set_device(int(index or 0))
     return wanted

@@ -11,6 +11,8 @@ from ffalora_cli.models.booked import Book
 from ffalora_cli.privacy.clipping import clip_rule, factors, was_cut
 from ffalora_cli.types import Stack
 
+SEAMS = ("add_clipped",)
+"""What an audit may replace; whoever calls it looks it up in this module."""
 FEW_CLIENTS = 16  # so many in a micro-batch are summed by one product, more by index_add
 
 

@@ -20,8 +20,8 @@ from ffalora_cli.engine.dropout import keyed_dropout
 from ffalora_cli.engine.job import ExamplePrivacy, LocalJob, LocalResult
 from ffalora_cli.models.adapters import AdaptedLinear
 from ffalora_cli.models.network import Network
+from ffalora_cli.privacy import example_level
 from ffalora_cli.privacy.clipping import STABILITY, ClipRule, clip_rule, factors, was_cut
-from ffalora_cli.privacy.example_level import noise_stack
 from ffalora_cli.types import Examples, Tensors
 
 
@@ -218,7 +218,7 @@ def _optimizer_class(job: LocalJob) -> Any:
 def _client_noise(job: LocalJob, slot: int, step: int, device: torch.device) -> list[Tensor]:
     assert job.privacy is not None
     shapes = {name: tuple(job.start[name].shape[1:]) for name in job.trainable}
-    noise = noise_stack(
+    noise = example_level.noise_stack(
         shapes,
         job.clients[slot : slot + 1].tolist(),
         torch.from_numpy(job.privacy.noise_sd[slot : slot + 1]),

@@ -11,19 +11,21 @@ from torch import Tensor, nn
 
 from ffalora_cli.data.batches import StepBatches
 from ffalora_cli.data.microbatch import cut, padded_tokens
-from ffalora_cli.engine import joint
-from ffalora_cli.engine.clipped_sums import add_clipped, own_bounds
+from ffalora_cli.engine import clipped_sums, joint
 from ffalora_cli.engine.dropout import keyed_dropout
 from ffalora_cli.engine.fixed import FixedShapes
+from ffalora_cli.engine.graphs import CudaGraph
 from ffalora_cli.engine.job import LocalJob, LocalResult
 from ffalora_cli.engine.paths import booked_tensors
 from ffalora_cli.engine.tensors import RoundTensors
 from ffalora_cli.models.adapters import Factor
 from ffalora_cli.models.booked import Book, Booked
 from ffalora_cli.models.network import Network
-from ffalora_cli.privacy.example_level import noise_stack
+from ffalora_cli.privacy import example_level
 from ffalora_cli.types import Examples, Stack
 
+SEAMS = ("_privatise", "StackedEngine.train")
+"""What an audit may replace; whoever calls it looks it up in this module."""
 MEMORY_BYTES = 256 * 2**20  # of gathered copies and their gradients in one micro-batch
 MOST_HALVINGS = 3  # of micro-batches in one round, before running out of memory ends the run
 
@@ -52,7 +54,8 @@ class StackedEngine:
     def __post_init__(self) -> None:
         self.fixed = self.fixed or self.network.device.type == "cuda"
         self._labels = torch.tensor(np.asarray(self.examples.labels)).to(self.network.device)
-        self._shapes = FixedShapes(self.network, self.examples, self._labels)
+        graph = CudaGraph if self.network.device.type == "cuda" else None
+        self._shapes = FixedShapes(self.network, self.examples, self._labels, graph)
 
     def train(self, job: LocalJob) -> LocalResult:
         """One round: ``local_steps`` optimiser steps of every client at once.
@@ -98,9 +101,9 @@ class StackedEngine:
         )
 
     def _loaded(self, job: LocalJob) -> RoundTensors:
-        """The round's tensors with the job's values; on a GPU at the same addresses as before."""
+        """The round's tensors with the job's values; graphs find them where they were before."""
         device = self.network.device
-        if device.type == "cuda" and self._tensors is not None and self._tensors.fits(job):
+        if self._shapes.graph is not None and self._tensors is not None and self._tensors.fits(job):
             self._tensors.load(job)
             return self._tensors
         self._shapes.forget()
@@ -172,9 +175,12 @@ class StackedEngine:
             common |= {n: Booked(n, trained[n], anchor, book) for n in booked}
         formed = {n: v for n, v in trained.items() if n not in booked}
         losses, grads = self.per_example_gradients(slots, rows, formed, tensors.held, common)
-        index, bounds = torch.from_numpy(slots).to(device), own_bounds(job.privacy, slots)
+        index, bounds = (
+            torch.from_numpy(slots).to(device),
+            clipped_sums.own_bounds(job.privacy, slots),
+        )
         sums = (book, tensors.totals, tensors.counts, None, bounds)
-        add_clipped(job.privacy, index, losses, grads, *sums)
+        clipped_sums.add_clipped(job.privacy, index, losses, grads, *sums)
 
     def per_example_gradients(
         self,
@@ -229,7 +235,7 @@ def _privatise(job: LocalJob, step: int, pairs: StepBatches, tensors: RoundTenso
         sizes = np.bincount(pairs.slots, minlength=clients)
         divisor = torch.from_numpy(np.maximum(sizes, 1)).to(total)
     else:
-        noise = noise_stack(
+        noise = example_level.noise_stack(
             tensors.layout,
             job.clients.tolist(),
             torch.from_numpy(job.privacy.noise_sd),

@@ -35,6 +35,8 @@ from ffalora_cli.privacy.shared_rows import SharedRows
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 
+SEAMS = ("make_plan",)
+"""What an audit may replace; whoever calls it looks it up in this module."""
 MOST_RATES = 50  # distinct sampling rates planned exactly; beyond, rates go up on a 1 % grid
 GRID = 5e-4  # width of the grid of privacy losses then: five times quicker, at most 0.3 % above
 
