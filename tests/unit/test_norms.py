@@ -94,7 +94,8 @@ def test_a_small_client_with_a_hundred_times_the_noise_is_believed():
 
 
 def test_of_two_honest_clients_one_may_have_learnt_already():
-    """One client's labels are what the model says, the other's are not: one update is forty times as long.
+    """One client's labels are what the model says, the other's are not: its update is forty times
+    as long.
 
     With FedSA-LoRA, whose uploaded A learns only what B lets through, the second one was thrown
     out of the first round.
