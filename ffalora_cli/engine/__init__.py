@@ -34,14 +34,12 @@ def auto_max_tokens(network: Network) -> int:
     return min(max(tokens // 512 * 512, least), most)
 
 
-def build_engine(
-    name: str, network: Network, examples: Examples, max_tokens: int, precision: str = "fp32"
-) -> Engine:
+def build_engine(name: str, network: Network, examples: Examples, max_tokens: int) -> Engine:
     """The engine of this name over a network and a training set."""
     if name == "reference":
         from ffalora_cli.engine.reference import ReferenceEngine
 
-        return ReferenceEngine(network, examples, precision)
+        return ReferenceEngine(network, examples)
     from ffalora_cli.engine.stacked import StackedEngine
 
     return StackedEngine(network, examples, max_tokens)
