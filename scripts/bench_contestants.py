@@ -120,7 +120,7 @@ def build(contestant: Contestant, network: Network, examples: Encoded, max_token
     if contestant.engine == "shared":
         return _Shared(network, examples, max_tokens).train
     if contestant.engine in ("stacked", "reference"):
-        engine = build_engine(contestant.engine, network, source, max_tokens, contestant.precision)
+        engine = build_engine(contestant.engine, network, source, max_tokens)
 
         def train(job: LocalJob) -> tuple[Stack, int]:
             result = engine.train(job)

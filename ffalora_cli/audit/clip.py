@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ffalora_cli.audit.draws import endless
 from ffalora_cli.audit.observe import watch
+from ffalora_cli.audit.one_more import one_more
 from ffalora_cli.audit.outcome import Check
 from ffalora_cli.audit.standin import Subject
 from ffalora_cli.data.batches import StepBatches, stack_step
@@ -48,7 +49,7 @@ def clip_checks(subject: Subject) -> tuple[list[Check], float]:
     norms, bad = regular_cases(specs), broken_cases(specs)
     moved = contributions(subject, norms)
     checks = [_bounded(norms, moved), _ignored(subject, bad), divisor(subject, specs)]
-    return [*checks, real_examples(subject)], float(moved.max())
+    return [*checks, one_more(subject)], float(moved.max())
 
 
 def regular_cases(specs: Sequence[TensorSpec]) -> list[Case]:
@@ -132,28 +133,6 @@ def divisor(subject: Subject, specs: Sequence[TensorSpec]) -> Check:
         p_value=None,
         passed=bool(abs(worst - 1.0) <= 1e-3),
         text=f"n equal examples release {worst:.5g} × n clips / expected batch, n = 1 to 11",
-    )
-
-
-def real_examples(subject: Subject) -> Check:
-    """The model's own gradients: each of six rows, the shortest among them, added to five others.
-
-    A model that mixes examples (batch statistics, a dense mask over packed rows) fails here.
-    """
-    rows = list(range(6))
-    batches = [rows, *([r for r in rows if r != left] for left in rows), [*rows, 5]]
-    clients = subject.plan.num_clients
-    steps = [stack_step([np.array(batch, dtype=np.int64)] * clients) for batch in batches]
-    sums = released(subject, steps, None)
-    moved = torch.cat([sums[:1] - sums[1:7], sums[7:] - sums[:1]]).norm(dim=-1)
-    limit = 1.0 + 1e-4  # a row's gradient differs in the last bits with the rows beside it
-    return Check(
-        name="one real example more",
-        statistic=float(moved.max()),
-        limit=limit,
-        p_value=None,
-        passed=bool(moved.max() <= limit),
-        text=f"moves the sum by {float(moved.max()):.7f} clips at most ({moved.numel()} pairs)",
     )
 
 

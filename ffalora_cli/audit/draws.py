@@ -102,8 +102,9 @@ def draw_keys(subject: Subject, draws: int) -> np.ndarray:
     Returns:
         fp32 ``[draws, 4]``. Two equal rows mean that two keys led to the same draw.
     """
-    from ffalora_cli.engine import stacked
+    from ffalora_cli.privacy import example_level
 
     ones, device = torch.ones(draws), subject.network.device
-    drawn = stacked.noise_stack({"keys": (16,)}, range(draws), ones, subject.secret, 1, 0, device)
+    shapes, clients = {"keys": (16,)}, range(draws)
+    drawn = example_level.noise_stack(shapes, clients, ones, subject.secret, 1, 0, device)
     return drawn["keys"][:, :4].cpu().numpy()

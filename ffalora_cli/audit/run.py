@@ -9,6 +9,7 @@ from importlib.util import find_spec
 import numpy as np
 
 from ffalora_cli.audit.battery import Effort, run_checks
+from ffalora_cli.audit.one_more import one_more
 from ffalora_cli.audit.outcome import Bound, Check
 from ffalora_cli.audit.standin import Subject
 from ffalora_cli.audit.step_level import step_level
@@ -21,21 +22,23 @@ from ffalora_cli.privacy.plan import PrivacyPlan
 TIERS = ("mechanism", "canary", "all")
 
 
-def check_auditable(config: Config) -> None:
+def check_auditable(config: Config, tier: str = "mechanism") -> None:
     """Refuse what this audit does not cover.
 
     Raises:
-        ConfigError: for a run without privacy inside its clients, or trained by another engine.
+        ConfigError: for a run without privacy inside its clients, or more than the sensitivity of
+            another engine.
     """
     if not config.privacy.inside_clients:
         raise ConfigError(
             f"privacy.unit={config.privacy.unit}: the audit covers units inside a client; "
             "use privacy=text"
         )
-    if config.engine.name != "stacked":
+    if config.engine.name != "stacked" and tier != "mechanism":
         raise ConfigError(
-            f"engine.name={config.engine.name}: the audit watches the stacked engine, which is "
-            "tested equal to it; use engine=stacked"
+            f"engine.name={config.engine.name}: of this engine only the sensitivity is tested, the "
+            "rest watches the stacked one, which is tested equal to it; use engine=stacked, or "
+            "--tier mechanism"
         )
 
 
@@ -79,12 +82,15 @@ def audit(
 
     Args:
         subject: a run's plan on a stand-in.
-        tier: ``mechanism`` (battery and step-level bound), ``canary``, or ``all``.
+        tier: ``mechanism`` (battery and step-level bound; of the reference engine its sensitivity
+            alone), ``canary``, or ``all``.
         effort: how much the battery draws.
         recorded: checks of a run's records, judged with the others.
     """
     checks, bounds = list(recorded), []
-    if tier != "canary":
+    if subject.config.engine.name != "stacked":
+        checks.append(one_more(subject))
+    elif tier != "canary":
         measured = run_checks(subject, effort)
         checks += measured.checks
         bounds.append(

@@ -1,18 +1,39 @@
-"""Where mutants cut into the real code: every module attribute they replace is named here."""
+"""Where mutants cut into the real code.
+
+Every module that has something to replace says so in its ``SEAMS``, and whatever calls that looks
+it up there: a mutant reaches all paths, the one a GPU takes too.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Callable
+from contextlib import AbstractContextManager, contextmanager
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 Wrap = Callable[[Any], Any]
 """The original function -> what stands in its place."""
 
 
 @contextmanager
-def replaced(owner: Any, name: str, wrap: Wrap) -> Iterator[None]:
-    """Replace an attribute of a module or class inside the ``with``."""
+def replaced(module: ModuleType, seam: str, wrap: Wrap) -> Iterator[None]:
+    """Replace one of a module's ``SEAMS`` inside the ``with``.
+
+    Args:
+        module: that declares it.
+        seam: a function of the module, or ``Class.method``.
+        wrap: makes the stand-in.
+
+    Raises:
+        LookupError: the module declares no such seam.
+    """
+    if seam not in module.SEAMS:
+        raise LookupError(f"{module.__name__} has no seam {seam}")
+    path, _, name = seam.rpartition(".")
+    owner = getattr(module, path) if path else module
     original = getattr(owner, name)
     setattr(owner, name, wrap(original))
     try:
@@ -21,121 +42,95 @@ def replaced(owner: Any, name: str, wrap: Wrap) -> Iterator[None]:
         setattr(owner, name, original)
 
 
-@contextmanager
-def noise(wrap: Wrap) -> Iterator[None]:
+def noise(wrap: Wrap) -> AbstractContextManager[None]:
     """``noise_stack(shapes, clients, sd, secret, round, step, device) -> stack``."""
-    from ffalora_cli.engine import stacked
+    from ffalora_cli.privacy import example_level
 
-    with replaced(stacked, "noise_stack", wrap):
-        yield
+    return replaced(example_level, "noise_stack", wrap)
 
 
-@contextmanager
-def micro_batch(wrap: Wrap) -> Iterator[None]:
+def micro_batch(wrap: Wrap) -> AbstractContextManager[None]:
     """``(privacy, slots, losses, grads, *rest)``: clip and add; ``privacy=None`` only adds.
 
     ``grads`` are ``{name: [examples, ...]}``; a stand-in's tensors are too small to be booked.
     """
-    from ffalora_cli.engine import stacked
+    from ffalora_cli.engine import clipped_sums
 
-    with replaced(stacked, "add_clipped", wrap):
-        yield
+    return replaced(clipped_sums, "add_clipped", wrap)
 
 
-@contextmanager
-def unit_end(wrap: Wrap) -> Iterator[None]:
+def unit_end(wrap: Wrap) -> AbstractContextManager[None]:
     """``close_units(privacy, sums, total, counts)``: clip units of several rows and add them."""
-    from ffalora_cli.engine import stacked
+    from ffalora_cli.engine import unit_sums
 
-    with replaced(stacked, "close_units", wrap):
-        yield
+    return replaced(unit_sums, "close_units", wrap)
 
 
-@contextmanager
-def unit_parts(wrap: Wrap) -> Iterator[None]:
+def unit_parts(wrap: Wrap) -> AbstractContextManager[None]:
     """``whole_units(pairs, most) -> parts``: which rows are summed before units are clipped."""
-    from ffalora_cli.engine import stacked
+    from ffalora_cli.engine import unit_sums
 
-    with replaced(stacked, "whole_units", wrap):
-        yield
+    return replaced(unit_sums, "whole_units", wrap)
 
 
-@contextmanager
-def unit_rows(wrap: Wrap) -> Iterator[None]:
+def unit_rows(wrap: Wrap) -> AbstractContextManager[None]:
     """``rows_of_units(key, client, round, step, drawn, rows, units, most) -> (rows, units)``."""
     from ffalora_cli.data import batches
 
-    with replaced(batches, "rows_of_units", wrap):
-        yield
+    return replaced(batches, "rows_of_units", wrap)
 
 
-@contextmanager
-def example_privacy(wrap: Wrap) -> Iterator[None]:
+def example_privacy(wrap: Wrap) -> AbstractContextManager[None]:
     """``ExampleRelease.privacy(self, ids, state) -> ExamplePrivacy``: what engines are told."""
-    from ffalora_cli.federation.release import ExampleRelease
+    from ffalora_cli.federation import release
 
-    with replaced(ExampleRelease, "privacy", wrap):
-        yield
+    return replaced(release, "ExampleRelease.privacy", wrap)
 
 
-@contextmanager
-def step_end(wrap: Wrap) -> Iterator[None]:
+def step_end(wrap: Wrap) -> AbstractContextManager[None]:
     """``(job, step, pairs, tensors)``: noise and divisor, on ``tensors.total [clients, P]``."""
     from ffalora_cli.engine import stacked
 
-    with replaced(stacked, "_privatise", wrap):
-        yield
+    return replaced(stacked, "_privatise", wrap)
 
 
-@contextmanager
-def training(wrap: Wrap) -> Iterator[None]:
+def training(wrap: Wrap) -> AbstractContextManager[None]:
     """``StackedEngine.train(self, job) -> LocalResult``."""
-    from ffalora_cli.engine.stacked import StackedEngine
+    from ffalora_cli.engine import stacked
 
-    with replaced(StackedEngine, "train", wrap):
-        yield
+    return replaced(stacked, "StackedEngine.train", wrap)
 
 
-@contextmanager
-def sampler(wrap: Wrap) -> Iterator[None]:
+def sampler(wrap: Wrap) -> AbstractContextManager[None]:
     """``poisson_batch(key, client, round, step, rows, sample_rate) -> rows``."""
     from ffalora_cli.data import batches
 
-    with replaced(batches, "poisson_batch", wrap):
-        yield
+    return replaced(batches, "poisson_batch", wrap)
 
 
-@contextmanager
-def planning(wrap: Wrap) -> Iterator[None]:
+def planning(wrap: Wrap) -> AbstractContextManager[None]:
     """``make_plan(privacy, sizes, federation, covered) -> PrivacyPlan``."""
     from ffalora_cli.privacy import plan
 
-    with replaced(plan, "make_plan", wrap):
-        yield
+    return replaced(plan, "make_plan", wrap)
 
 
-@contextmanager
-def ledger(wrap: Wrap) -> Iterator[None]:
+def ledger(wrap: Wrap) -> AbstractContextManager[None]:
     """``PrivacyLedger.charge(self, round, clients, steps)``."""
-    from ffalora_cli.privacy.ledger import PrivacyLedger
+    from ffalora_cli.privacy import ledger
 
-    with replaced(PrivacyLedger, "charge", wrap):
-        yield
+    return replaced(ledger, "PrivacyLedger.charge", wrap)
 
 
-@contextmanager
-def upload(wrap: Wrap) -> Iterator[None]:
+def upload(wrap: Wrap) -> AbstractContextManager[None]:
     """``Simulation._upload(self, round, ids, result) -> Packed``: what a chunk sends."""
-    from ffalora_cli.federation.simulation import Simulation
+    from ffalora_cli.federation import simulation
 
-    with replaced(Simulation, "_upload", wrap):
-        yield
+    return replaced(simulation, "Simulation._upload", wrap)
 
 
-@contextmanager
-def arrival(wrap: Wrap) -> Iterator[None]:
+def arrival(wrap: Wrap) -> AbstractContextManager[None]:
     """``Simulation._receive(self, round, ids, packed, ...) -> Receipt``: what was unpacked."""
-    from ffalora_cli.federation.simulation import Simulation
+    from ffalora_cli.federation import simulation
 
-    with replaced(Simulation, "_receive", wrap):
-        yield
+    return replaced(simulation, "Simulation._receive", wrap)

@@ -96,7 +96,8 @@ class Subject:
         """The run's engine over the stand-in."""
         from ffalora_cli.engine import build_engine
 
-        return build_engine("stacked", self.network, self.examples, self.max_tokens)
+        name = self.config.engine.name
+        return build_engine(name, self.network, self.examples, self.max_tokens)
 
 
 def build_subject(config: Config, plan: PrivacyPlan, secret: Key, width: int = WIDTH) -> Subject:

@@ -42,8 +42,7 @@ def unit_checks(subject: Subject) -> list[Check]:
     made = crafted_units(subject.simulation().trainable(1))
     units = [unit for unit in made if len(unit.rows) <= room]
     checks = [_bounded(subject, UNIT_BOUND, units, [0] * len(units))]
-    plan = subject.plan
-    if plan.clip != "automatic" and plan.clip_quantile is None and plan.rows_per_unit is None:
+    if subject.plan.bounds_one_row:
         several = [unit for unit in units if len(unit.rows) > 1]
         checks.append(_bounded(subject, ROW_BOUND, several, [len(u.rows) - 1 for u in several]))
     return checks

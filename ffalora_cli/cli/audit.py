@@ -62,7 +62,7 @@ def main(arguments: Sequence[str]) -> int:
     config, folder, signature = _subject(options.what, options.runs)
     from ffalora_cli.audit.run import check_auditable, client_sizes
 
-    check_auditable(config)
+    check_auditable(config, "mutants" if options.mutants else options.tier)
     secret = keys.derive(config.seed, "audit", signature)
     sizes = client_sizes(config)
     if options.mutants:
@@ -98,6 +98,8 @@ def _audit(
     some = f"{subject.plan.num_clients} of its {plan.num_clients} clients"
     _print(words.labelled("audit", f"{what}, {some}, on a stand-in of the model's architecture"))
     _print(words.labelled("claim", sentence(plan)))
+    if config.engine.name != "stacked":
+        _print(words.labelled("note", f"of engine={config.engine.name} the sensitivity alone"))
     checks = recorded_checks(folder, config, plan) if folder else []
     verdict = audit(subject, options.tier, effort_for(options.minutes), checks)
     seconds = time.perf_counter() - began

@@ -34,33 +34,41 @@ def auto_max_tokens(network: Network) -> int:
     return min(max(tokens // 512 * 512, least), most)
 
 
-def build_engine(
-    name: str, network: Network, examples: Examples, max_tokens: int, precision: str = "fp32"
-) -> Engine:
+def build_engine(name: str, network: Network, examples: Examples, max_tokens: int) -> Engine:
     """The engine of this name over a network and a training set."""
     if name == "reference":
         from ffalora_cli.engine.reference import ReferenceEngine
 
-        return ReferenceEngine(network, examples, precision)
+        return ReferenceEngine(network, examples)
     from ffalora_cli.engine.stacked import StackedEngine
 
     return StackedEngine(network, examples, max_tokens)
 
 
-def pick_device(wanted: str) -> str:
-    """``auto`` is the GPU where there is one.
+def pick_device(wanted: str, cuda: Any = None) -> str:
+    """``auto`` is the GPU where there is one; a GPU becomes torch's current device.
+
+    What has no device of its own (streams, graphs, their memory) is made on the current one.
+
+    Args:
+        wanted: ``engine.device``.
+        cuda: ``torch.cuda``, or what stands for it.
 
     Raises:
         ConfigError: the device is not there.
     """
     import torch
 
+    cuda = cuda or torch.cuda
     if wanted == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
+        wanted = "cuda" if cuda.is_available() else "cpu"
     kind, _, index = wanted.partition(":")
-    if kind == "cuda" and torch.cuda.device_count() <= int(index or 0):
+    if kind != "cuda":
+        return wanted
+    if cuda.device_count() <= int(index or 0):
         raise ConfigError(
-            f"engine.device={wanted}: {torch.cuda.device_count()} CUDA devices are visible; "
+            f"engine.device={wanted}: {cuda.device_count()} CUDA devices are visible; "
             "use engine.device=cpu or auto"
         )
+    cuda.set_device(int(index or 0))
     return wanted

@@ -13,6 +13,8 @@ from ffalora_cli.models.booked import Book
 from ffalora_cli.privacy.clipping import clip_rule, factors, was_cut
 from ffalora_cli.types import Stack
 
+SEAMS = ("add_clipped",)
+"""What an audit may replace; whoever calls it looks it up in this module."""
 FEW_CLIENTS = 16  # so many in a micro-batch are summed by one product, more by index_add
 LOSS, ROWS, CLIPPED, NONFINITE, UNITS = range(5)  # columns of what is counted
 

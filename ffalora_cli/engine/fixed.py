@@ -15,7 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ffalora_cli.engine.clipped_sums import add_clipped, own_bounds
+from ffalora_cli.engine import clipped_sums
+from ffalora_cli.engine.graphs import Captured, Graph
 from ffalora_cli.engine.job import ExamplePrivacy
 from ffalora_cli.engine.tensors import RoundTensors
 from ffalora_cli.models import packed
@@ -36,7 +37,8 @@ class FixedShapes:
     network: Network
     examples: Examples
     labels: Tensor  # int64 [rows of the data set], on the device
-    _graphs: dict[tuple[object, ...], _Captured | None] = field(default_factory=dict)
+    graph: Callable[[torch.device], Graph] | None = None  # None: everything runs eagerly
+    _graphs: dict[tuple[object, ...], Captured | None] = field(default_factory=dict)
 
     def forget(self) -> None:
         """Drop all graphs: the tensors they read are gone."""
@@ -63,7 +65,7 @@ class FixedShapes:
             Rows computed, filling included.
         """
         inputs, owner = self._inputs(slots, rows)
-        bounds = own_bounds(privacy, inputs["slots"].numpy())
+        bounds = clipped_sums.own_bounds(privacy, inputs["slots"].numpy())
         inputs |= {} if bounds is None else {"bounds": bounds}
         shape = (len(inputs["ids"]), *inputs["index"].shape)
         book = Book(_filled(slots, shape[1]), len(tensors.flat)) if booked else None
@@ -72,7 +74,7 @@ class FixedShapes:
             self._pass(batch, owner, privacy, tensors, booked, book)
 
         device = self.network.device
-        if device.type != "cuda" or booked:
+        if self.graph is None or booked:
             work({name: value.to(device) for name, value in inputs.items()})
             return shape[0]
         clip = privacy and (privacy.clip, "inputs" if bounds is not None else privacy.max_grad_norm)
@@ -81,10 +83,12 @@ class FixedShapes:
         if captured is not None:
             captured.replay(inputs)
             return shape[0]
-        work({name: value.to(device) for name, value in inputs.items()})
         if key in self._graphs and len(self._graphs) <= MOST_GRAPHS:
-            self._graphs[key] = _Captured.of(work, inputs, device)
-        self._graphs.setdefault(key, None)
+            sums, graph = (tensors.total, tensors.counts), self.graph(device)
+            self._graphs[key] = Captured.of(work, inputs, sums, device, graph)
+        else:
+            work({name: value.to(device) for name, value in inputs.items()})
+            self._graphs.setdefault(key, None)
         return shape[0]
 
     def _inputs(self, slots: np.ndarray, rows: np.ndarray) -> tuple[Tensors, np.ndarray]:
@@ -143,7 +147,7 @@ class FixedShapes:
         formed = dict(zip(leaves, grads, strict=False))
         totals, counts = tensors.totals, tensors.counts
         sums = (book, totals, counts, batch["exists"], batch.get("bounds"))
-        add_clipped(privacy, slots, losses.detach(), formed, *sums)
+        clipped_sums.add_clipped(privacy, slots, losses.detach(), formed, *sums)
 
     def _logits(self, batch: Tensors, owner: np.ndarray, values: Mapping[str, Factor]) -> Tensor:
         """Class scores ``[examples, classes]``, fp32."""
@@ -158,30 +162,6 @@ class FixedShapes:
             layout,
             layout.heads,
         ).float()
-
-
-@dataclass(frozen=True)
-class _Captured:
-    """A graph and the tensors it reads."""
-
-    graph: torch.cuda.CUDAGraph
-    inputs: Tensors
-
-    @staticmethod
-    def of(work: Callable[[Tensors], None], inputs: Tensors, device: torch.device) -> _Captured:
-        """Capture ``work`` (which is not run by that)."""
-        static = {name: value.to(device) for name, value in inputs.items()}
-        torch.cuda.synchronize(device)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            work(static)
-        return _Captured(graph, static)
-
-    def replay(self, inputs: Tensors) -> None:
-        """The captured work on other values."""
-        for name, value in inputs.items():
-            self.inputs[name].copy_(value.pin_memory(), non_blocking=True)
-        self.graph.replay()
 
 
 def _up(count: int, unit: int) -> int:

@@ -1,15 +1,19 @@
 """The reference engine: one client at a time, ordinary modules, Opacus. Slow and obvious.
 
 The oracle of the tests and the baseline of the benchmark: same start, batches and noise as the
-stacked engine, so the same result within rounding.
+stacked engine, so the same result within rounding. Opacus' hooks take the first axis of every
+layer's input for the examples; where a model's is something else its per-example gradients are
+wrong, and ``engine.correctness`` refuses the run.
 """
 
 from __future__ import annotations
 
 import copy
 import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -19,11 +23,11 @@ from torch import Tensor, nn
 from ffalora_cli.data.batches import StepBatches
 from ffalora_cli.engine.dropout import keyed_dropout
 from ffalora_cli.engine.job import ExamplePrivacy, LocalJob, LocalResult
-from ffalora_cli.models.adapters import AdaptedLinear
+from ffalora_cli.models.adapters import AdaptedLinear, HeadLinear
 from ffalora_cli.models.network import Network
-from ffalora_cli.privacy.clipping import STABILITY, ClipRule, clip_rule, factors, was_cut
-from ffalora_cli.privacy.example_level import noise_stack
-from ffalora_cli.types import Examples, Tensors
+from ffalora_cli.privacy import example_level
+from ffalora_cli.privacy.clipping import SLACK, STABILITY, ClipRule, clip_rule, factors, was_cut
+from ffalora_cli.types import Examples, Stack, Tensors
 
 
 class LoraLinear(nn.Module):
@@ -45,13 +49,27 @@ class LoraLinear(nn.Module):
         return self.base(x) + delta.to(x.dtype)
 
 
+class HeadLayer(nn.Module):
+    """A linear layer of the head: fp32, whatever the backbone is."""
+
+    def __init__(self, base: nn.Module) -> None:
+        super().__init__()
+        # Opacus captures activations of modules in training mode only; a linear layer's forward is
+        # the same in both, and nothing else of the model leaves eval mode.
+        self.base = base.train()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``base(x)``."""
+        y: Tensor = self.base(x.float())
+        return y.to(x.dtype)
+
+
 @dataclass
 class ReferenceEngine:
     """Opacus ``GradSampleModule`` and ``DPOptimizer``, padded to the longest of each batch."""
 
     network: Network
     examples: Examples
-    precision: str = "fp32"
 
     def train(self, job: LocalJob) -> LocalResult:
         """One round of local training, client after client."""
@@ -73,36 +91,39 @@ class ReferenceEngine:
     def _train_client(self, job: LocalJob, slot: int) -> tuple[Tensors, list[float]]:
         model, names = self._module(job, slot)
         parameters = [names[name] for name in job.trainable]
-        optimizer = job.optimizer.build(parameters)
-        if job.privacy is None:
-            wrapped: nn.Module = model
-        else:
-            wrapped, optimizer = _make_private(model, optimizer, job, slot)
         counts = np.zeros(7)
-        for step, pairs in enumerate(job.batches):
-            job.poll()
-            mine = pairs.slots == slot
-            rows, units = pairs.rows[mine], _rows_of_units(pairs, mine)
-            if job.dropout > 0:
-                _set_dropout(model, keyed_dropout(job, step, np.full(len(rows), slot), rows))
-            optimizer.zero_grad()
-            self._backward(wrapped, job.trainable, parameters, job.privacy, rows, units, counts)
-            if job.privacy is not None:
-                optimizer.units = units  # type: ignore[attr-defined]
-                optimizer.noise_for_step = _client_noise(job, slot, step, self.network.device)  # type: ignore[attr-defined]
-            optimizer.step()
+        with _optimizing(model, parameters, job, slot) as (wrapped, optimizer):
+            for step, pairs in enumerate(job.batches):
+                job.poll()
+                mine = pairs.slots == slot
+                rows, units = pairs.rows[mine], _rows_of_units(pairs, mine)
+                if job.dropout > 0:
+                    _set_dropout(model, keyed_dropout(job, step, np.full(len(rows), slot), rows))
+                optimizer.zero_grad()
+                self._backward(wrapped, job.trainable, parameters, job.privacy, rows, units, counts)
+                if job.privacy is not None:
+                    optimizer.units = units
+                    optimizer.noise_for_step = _client_noise(job, slot, step, self.network.device)
+                optimizer.step()
         return {n: names[n].detach().clone() for n in job.trainable}, counts.tolist()
 
+    def gradients(self, job: LocalJob, rows: np.ndarray) -> Stack:
+        """Gradients in the job's first client: every row's by Opacus, without privacy their mean.
+
+        Returns:
+            ``[rows, ...]`` by name, without privacy ``[1, ...]``.
+        """
+        model, names = self._module(job, 0)
+        parameters = [names[name] for name in job.trainable]
+        with _optimizing(model, parameters, job, 0) as (wrapped, _):
+            self._backward(wrapped, job.trainable, parameters, job.privacy, rows, [], np.zeros(7))
+            if job.privacy is None:
+                return {n: names[n].grad[None] for n in job.trainable}  # type: ignore[index]
+            return {n: names[n].grad_sample for n in job.trainable}  # type: ignore[misc]
+
     def _module(self, job: LocalJob, slot: int) -> tuple[nn.Module, dict[str, nn.Parameter]]:
-        """A copy of the classifier with this client's factors, only the trainable ones learning."""
-        model = copy.deepcopy(self.network.plain)
-        for site in self.network.sites:
-            live = self.network.model.get_submodule(site.name)
-            target = model.get_submodule(site.name)
-            assert isinstance(live, AdaptedLinear) and isinstance(target, nn.Linear)
-            target.weight.data = live.base.weight.detach().float().clone()  # merges included
-        if self.precision == "bf16":
-            model.to(torch.bfloat16)
+        """The classifier with this client's factors, only the trainable ones learning."""
+        model = _around_live_weights(self.network)
         values = {**job.common, **{n: v[slot] for n, v in job.start.items()}}
         names: dict[str, nn.Parameter] = {}
         for site in self.network.sites:
@@ -115,13 +136,15 @@ class ReferenceEngine:
             names[f"{site.name}.lora_a"] = layer.get_parameter("lora_a.weight")
             names[f"{site.name}.lora_b"] = layer.get_parameter("lora_b.weight")
         for name in self.network.head_names:
-            path = name.removeprefix("head.")
-            names[name] = model.get_parameter(path)
-            # Opacus captures activations of modules in training mode only; a linear layer's
-            # forward is the same in both, and nothing else of the model leaves eval mode.
-            model.get_submodule(path.rpartition(".")[0]).train()
+            path, _, leaf = name.removeprefix("head.").rpartition(".")
+            if not isinstance(model.get_submodule(path), HeadLayer):
+                parent, _, own = path.rpartition(".")
+                layer = HeadLayer(model.get_submodule(path))
+                setattr(model.get_submodule(parent), own, layer)
+            names[name] = nn.Parameter(torch.empty(0, device=self.network.device))
+            setattr(model.get_submodule(path).base, leaf, names[name])
         for name, parameter in names.items():
-            parameter.data = values[name].detach().to(parameter.device, torch.float32).clone()
+            parameter.data = values[name].detach().to(parameter.device, torch.float32, copy=True)
             parameter.requires_grad_(name in job.trainable)
         return model, names
 
@@ -161,15 +184,37 @@ class ReferenceEngine:
             counts[2:4] += _clean(parameters, rule, units)
 
 
-def _make_private(
-    model: nn.Module, optimizer: torch.optim.Optimizer, job: LocalJob, slot: int
-) -> tuple[nn.Module, Any]:
-    """Wrap with Opacus; the noise is handed in, so that both engines draw the same."""
+def _around_live_weights(network: Network) -> nn.Module:
+    """The plain classifier's modules anew around the adapted model's frozen weights.
+
+    Nothing is copied; merges and precision are those of the adapted model.
+    """
+    weights: dict[int, Any] = {}
+    for name, module in network.plain.named_modules():
+        live = network.model.get_submodule(name)
+        live = live.base if isinstance(live, AdaptedLinear | HeadLinear) else live
+        own = [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]
+        weights |= {id(value): getattr(live, leaf) for leaf, value in own}
+    return copy.deepcopy(network.plain, weights)
+
+
+@contextmanager
+def _optimizing(
+    model: nn.Module, parameters: Sequence[nn.Parameter], job: LocalJob, slot: int
+) -> Iterator[tuple[nn.Module, Any]]:
+    """The module to call and the optimiser to step: plain ones, or Opacus' under privacy.
+
+    The noise is handed in, so that both engines draw the same. Opacus' hooks and the module they
+    are on hold each other, and every gradient with them: they are taken off at the end.
+    """
+    optimizer = job.optimizer.build(parameters)
+    if job.privacy is None:
+        yield model, optimizer
+        return
     from opacus import GradSampleModule
 
-    assert job.privacy is not None
     wrapped = GradSampleModule(model, loss_reduction="sum")
-    private = _optimizer_class(job)(
+    private = _optimizer_class()(
         optimizer,
         noise_multiplier=1.0,
         max_grad_norm=job.privacy.max_grad_norm,
@@ -177,49 +222,51 @@ def _make_private(
         loss_reduction="mean",
     )
     private.expected_batch_size = float(job.privacy.expected_batch[slot])
-    return wrapped, private
+    private.rule = clip_rule(job.privacy.clip, job.privacy.max_grad_norm, job.trainable)
+    try:
+        yield wrapped, private
+    finally:
+        wrapped.remove_hooks()
 
 
-def _optimizer_class(job: LocalJob) -> Any:
+@cache
+def _optimizer_class() -> Any:
     """Opacus' ``DPOptimizer`` with our keyed noise and, beyond ``flat``, the rule's clip."""
     from opacus.optimizers import DPOptimizer
-
-    assert job.privacy is not None
-    kind = job.privacy.clip
-    layers: dict[str, list[int]] = {}
-    for i, name in enumerate(job.trainable):
-        layers.setdefault(name.rpartition(".")[0] if kind == "per_layer" else "", []).append(i)
 
     class KeyedDPOptimizer(DPOptimizer):
         """Clips by the rule, scales as Opacus, adds the noise it was handed."""
 
+        rule: ClipRule
         noise_for_step: list[Tensor]
         units: list[list[int]]  # rows of the batch that are one unit of privacy
 
         def clip_and_accumulate(self) -> None:
             """Opacus' own for ``flat`` rows; otherwise a loop over layers, units and rows."""
-            if kind == "flat" and all(len(unit) == 1 for unit in self.units):
+            if self.rule.kind == "flat" and all(len(unit) == 1 for unit in self.units):
                 super().clip_and_accumulate()
                 return
-            for parameter in self.params:
+            layers: dict[int, list[Any]] = {}
+            for parameter, layer in zip(self.params, self.rule.groups.values(), strict=True):
                 parameter.summed_grad = torch.zeros_like(parameter)
-            for members in layers.values():
-                parameters = [self.params[i] for i in members]
+                layers.setdefault(layer, []).append(parameter)
+            bound = self.max_grad_norm / len(layers) ** 0.5
+            for parameters in layers.values():
                 for unit in self.units:
-                    rows = [self._cut([p.grad_sample[row] for p in parameters]) for row in unit]
+                    rows = [
+                        self._cut([p.grad_sample[row] for p in parameters], bound) for row in unit
+                    ]
                     total = [sum(parts) for parts in zip(*rows, strict=True)]
-                    for p, part in zip(
-                        parameters, total if len(unit) == 1 else self._cut(total), strict=True
-                    ):
+                    total = total if len(unit) == 1 else self._cut(total, bound)
+                    for p, part in zip(parameters, total, strict=True):
                         p.summed_grad += part
 
-        def _cut(self, parts: list[Tensor]) -> list[Tensor]:
+        def _cut(self, parts: list[Tensor], bound: float) -> list[Tensor]:
             """One gradient of a layer, cut by the rule."""
-            bound = self.max_grad_norm / len(layers) ** 0.5
+            rescales = self.rule.kind == "automatic"
             norm = torch.cat([part.flatten() for part in parts]).norm()
-            factor = bound / (norm + (STABILITY if kind == "automatic" else 1e-6))
-            factor = factor if kind == "automatic" else factor.clamp(max=1.0)
-            return [factor * part for part in parts]
+            factor = bound / (norm + (STABILITY if rescales else SLACK))
+            return [(factor if rescales else factor.clamp(max=1.0)) * part for part in parts]
 
         def add_noise(self) -> None:
             """Add the prepared noise to the clipped sums."""
@@ -232,7 +279,7 @@ def _optimizer_class(job: LocalJob) -> Any:
 def _client_noise(job: LocalJob, slot: int, step: int, device: torch.device) -> list[Tensor]:
     assert job.privacy is not None
     shapes = {name: tuple(job.start[name].shape[1:]) for name in job.trainable}
-    noise = noise_stack(
+    noise = example_level.noise_stack(
         shapes,
         job.clients[slot : slot + 1].tolist(),
         torch.from_numpy(job.privacy.noise_sd[slot : slot + 1]),

@@ -11,28 +11,23 @@ from torch import Tensor, nn
 
 from ffalora_cli.data.batches import StepBatches
 from ffalora_cli.data.microbatch import cut, padded_tokens
-from ffalora_cli.engine import joint
-from ffalora_cli.engine.clipped_sums import (
-    CLIPPED,
-    LOSS,
-    NONFINITE,
-    ROWS,
-    UNITS,
-    add_clipped,
-    own_bounds,
-)
+from ffalora_cli.engine import clipped_sums, joint, unit_sums
+from ffalora_cli.engine.clipped_sums import CLIPPED, LOSS, NONFINITE, ROWS, UNITS
 from ffalora_cli.engine.dropout import keyed_dropout
 from ffalora_cli.engine.fixed import FixedShapes
+from ffalora_cli.engine.graphs import CudaGraph
 from ffalora_cli.engine.job import LocalJob, LocalResult
 from ffalora_cli.engine.paths import booked_tensors
 from ffalora_cli.engine.tensors import RoundTensors
-from ffalora_cli.engine.unit_sums import Sums, close_units, single_rows, whole_units
+from ffalora_cli.engine.unit_sums import Sums, single_rows
 from ffalora_cli.models.adapters import Factor
 from ffalora_cli.models.booked import Book, Booked
 from ffalora_cli.models.network import Network
-from ffalora_cli.privacy.example_level import noise_stack
+from ffalora_cli.privacy import example_level
 from ffalora_cli.types import Examples, Stack
 
+SEAMS = ("_privatise", "StackedEngine.train")
+"""What an audit may replace; whoever calls it looks it up in this module."""
 MEMORY_BYTES = 256 * 2**20  # of gathered copies and their gradients in one micro-batch
 MOST_HALVINGS = 3  # of micro-batches in one round, before running out of memory ends the run
 
@@ -61,7 +56,8 @@ class StackedEngine:
     def __post_init__(self) -> None:
         self.fixed = self.fixed or self.network.device.type == "cuda"
         self._labels = torch.tensor(np.asarray(self.examples.labels)).to(self.network.device)
-        self._shapes = FixedShapes(self.network, self.examples, self._labels)
+        graph = CudaGraph if self.network.device.type == "cuda" else None
+        self._shapes = FixedShapes(self.network, self.examples, self._labels, graph)
 
     def train(self, job: LocalJob) -> LocalResult:
         """One round: ``local_steps`` optimiser steps of every client at once.
@@ -108,9 +104,9 @@ class StackedEngine:
         )
 
     def _loaded(self, job: LocalJob) -> RoundTensors:
-        """The round's tensors with the job's values; on a GPU at the same addresses as before."""
+        """The round's tensors with the job's values; graphs find them where they were before."""
         device = self.network.device
-        if device.type == "cuda" and self._tensors is not None and self._tensors.fits(job):
+        if self._shapes.graph is not None and self._tensors is not None and self._tensors.fits(job):
             self._tensors.load(job)
             return self._tensors
         self._shapes.forget()
@@ -146,10 +142,10 @@ class StackedEngine:
         alone = single_rows(pairs)
         self._add_rows(job, step, alone, tensors, tally, Sums(alone.slots, totals, counts))
         most = max(1, MEMORY_BYTES // (4 * tensors.total.shape[1]))
-        for part in whole_units(pairs, most):
+        for part in unit_sums.whole_units(pairs, most):
             sums = Sums.of_units(part, totals)
             self._add_rows(job, step, part, tensors, tally, sums)
-            close_units(job.privacy, sums, totals, counts)
+            unit_sums.close_units(job.privacy, sums, totals, counts)
 
     def _add_rows(
         self,
@@ -204,9 +200,10 @@ class StackedEngine:
             common |= {n: Booked(n, trained[n], anchor, book) for n in booked}
         formed = {n: v for n, v in trained.items() if n not in booked}
         losses, grads = self.per_example_gradients(slots, rows, formed, tensors.held, common)
-        owner, bounds = torch.from_numpy(sums.owner).to(device), own_bounds(job.privacy, slots)
+        owner = torch.from_numpy(sums.owner).to(device)
+        bounds = clipped_sums.own_bounds(job.privacy, slots)
         into = (book, sums.total, sums.counts, None, bounds)
-        add_clipped(job.privacy, owner, losses, grads, *into)
+        clipped_sums.add_clipped(job.privacy, owner, losses, grads, *into)
 
     def per_example_gradients(
         self,
@@ -261,7 +258,7 @@ def _privatise(job: LocalJob, step: int, pairs: StepBatches, tensors: RoundTenso
         sizes = np.bincount(pairs.slots, minlength=clients)
         divisor = torch.from_numpy(np.maximum(sizes, 1)).to(total)
     else:
-        noise = noise_stack(
+        noise = example_level.noise_stack(
             tensors.layout,
             job.clients.tolist(),
             torch.from_numpy(job.privacy.noise_sd),

@@ -15,18 +15,19 @@ import torch
 from torch import Tensor
 
 from ffalora_cli.data.batches import StepBatches
+from ffalora_cli.engine import clipped_sums
 from ffalora_cli.engine.clipped_sums import (
     CLIPPED,
     LOSS,
     NONFINITE,
     ROWS,
     Whole,
-    add_clipped,
     new_counts,
-    own_bounds,
 )
 from ffalora_cli.engine.job import ExamplePrivacy
 from ffalora_cli.types import Stack
+
+SEAMS = ("whole_units", "close_units")
 
 
 @dataclass(frozen=True)
@@ -89,8 +90,10 @@ def close_units(privacy: ExamplePrivacy | None, sums: Sums, total: Stack, counts
     loss, broken = sums.counts[:, LOSS], sums.counts[:, NONFINITE] > 0
     losses = torch.where(broken, torch.nan, loss)
     whole = Whole(sums.counts[:, ROWS], sums.counts[:, CLIPPED] > 0)
-    slots, bounds = torch.from_numpy(sums.slots).to(counts.device), own_bounds(privacy, sums.slots)
-    add_clipped(privacy, slots, losses, sums.total, None, total, counts, bounds=bounds, whole=whole)
+    slots = torch.from_numpy(sums.slots).to(counts.device)
+    bounds = clipped_sums.own_bounds(privacy, sums.slots)
+    into = (None, total, counts, None, bounds, whole)
+    clipped_sums.add_clipped(privacy, slots, losses, sums.total, *into)
 
 
 def _of_several(pairs: StepBatches) -> np.ndarray | None:

@@ -104,6 +104,7 @@ def build(config: Config, signature: str, observer: Observer, poll: Poll = never
     from ffalora_cli.data.partition import label_table
     from ffalora_cli.data.units import unit_keys
     from ffalora_cli.engine import auto_max_tokens, build_engine, pick_device
+    from ffalora_cli.engine.correctness import check_per_example_gradients
     from ffalora_cli.federation.robust import combination_warnings
     from ffalora_cli.federation.simulation import Simulation
     from ffalora_cli.federation.tensors import covered_names
@@ -142,12 +143,13 @@ def build(config: Config, signature: str, observer: Observer, poll: Poll = never
         plan = replace(plan, covered=covered_names(network, method, config.head))
         check_network(network.plain, plan.covered, config.adapter.init)
     max_tokens = config.engine.max_tokens or auto_max_tokens(network)
+    engine = build_engine(config.engine.name, network, data.train, max_tokens)
+    if plan is not None and plan.unit != "client" and config.engine.name == "reference":
+        check_per_example_gradients(network, data.train, plan.covered)
     simulation = Simulation(
         method=method,
         network=network,
-        engine=build_engine(
-            config.engine.name, network, data.train, max_tokens, config.engine.precision
-        ),
+        engine=engine,
         clients=clients,
         config=config.federation,
         head=config.head,

@@ -2,7 +2,8 @@
 
 What is usual is the larger of two medians: of the last rounds, and of the other uploads of this
 one. A cohort whose updates all grow is believed, a single client is not; with most of a cohort
-lying, neither this nor any other rule knows the truth.
+lying, neither this nor any other rule knows the truth. One other upload is no yardstick: of two
+honest clients one may have learnt what the other has yet to learn, so a second one is waited for.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from ffalora_cli.privacy.plan import PrivacyPlan
 from ffalora_cli.types import ServerState
 
 FACTOR = 10.0  # times the usual norm
+LEAST = 2  # uploads of others, or earlier rounds, before anything is called far
 REMEMBERED = 50  # rounds
 
 
@@ -37,13 +39,16 @@ class NormLimit:
     def exceeded(self, norms: np.ndarray) -> np.ndarray:
         """Which finite ``norms`` (divided by the slack) are too long, bool ``[clients]``.
 
-        Nothing is known of the first upload of a run, so nothing is said about it.
+        Where fewer than ``LEAST`` others that moved, earlier rounds included, tell what is usual,
+        nothing is said.
         """
         if self.fixed is not None:
             return norms > self.fixed
         past = float(np.median(self.history)) if self.history else 0.0
         usual = np.maximum(past, median_of_others(norms))
-        return (usual > 0) & (norms > FACTOR * usual)
+        moved = norms > 0
+        known = len(self.history) + moved.sum() - moved  # [clients]
+        return (known >= LEAST) & (usual > 0) & (norms > FACTOR * usual)
 
 
 def median_of_others(values: np.ndarray) -> np.ndarray:

@@ -13,11 +13,13 @@ from ffalora_cli.engine.job import ExamplePrivacy, LocalResult
 from ffalora_cli.federation.ledger import CommunicationLedger
 from ffalora_cli.federation.payload import pack
 from ffalora_cli.keys import Key
+from ffalora_cli.privacy import example_level
 from ffalora_cli.privacy.adaptive_clip import next_clip, released_share
 from ffalora_cli.privacy.client_level import clip_updates, private_mean
-from ffalora_cli.privacy.example_level import noise_stack
 from ffalora_cli.privacy.plan import PrivacyPlan
 from ffalora_cli.types import Dense, ServerState, Stack, Tensors
+
+SEAMS = ("ExampleRelease.privacy",)
 
 
 def check_round(plan: PrivacyPlan, model: torch.nn.Module, trained: Iterable[str]) -> None:
@@ -88,7 +90,7 @@ class LocalRelease:
         """
         clip = self.plan.max_grad_norm
         clipped, _ = clip_updates({n: v - before[n] for n, v in trained.items()}, clip)
-        noise = noise_stack(
+        noise = example_level.noise_stack(
             {n: tuple(v.shape[1:]) for n, v in clipped.items()},
             ids.tolist(),
             torch.from_numpy(self.plan.added_noise[ids] * clip),

@@ -45,6 +45,8 @@ from ffalora_cli.privacy.plan import PrivacyPlan
 from ffalora_cli.stopping import Poll, never
 from ffalora_cli.types import Kind, PayloadItem, RoundRecord, Tensors, TensorSpec
 
+SEAMS = ("Simulation._upload", "Simulation._receive")
+"""What an audit may replace; whoever calls it looks it up in this module."""
 CHUNK_BYTES = 2**30  # of one copy of a chunk's stack; training holds about six
 
 

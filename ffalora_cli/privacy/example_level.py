@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
     from ffalora_cli.types import Stack
 
+SEAMS = ("noise_stack",)
+"""What an audit may replace; whoever calls it looks it up in this module."""
+
 
 def noise_stack(
     shapes: Mapping[str, tuple[int, ...]],

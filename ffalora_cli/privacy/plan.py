@@ -36,6 +36,8 @@ from ffalora_cli.privacy.worst import worst_epsilon
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 
+SEAMS = ("make_plan",)
+"""What an audit may replace; whoever calls it looks it up in this module."""
 MOST_RATES = 50  # distinct sampling rates planned exactly; beyond, rates go up on a 1 % grid
 _MERGED = ("text", "column")  # units that may be on several clients
 GRID = 5e-4  # width of the grid of privacy losses then: five times quicker, at most 0.3 % above

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from contextlib import nullcontext
 
 import numpy as np
@@ -12,6 +13,7 @@ from ffalora_cli.audit.draws import draw_keys
 from ffalora_cli.audit.mutants import Mutant, all_mutants, run_mutants
 from ffalora_cli.audit.noise import repeats
 from tests.audit.subjects import SIZES, config, subject
+from tests.audit.test_seams import declaring
 
 MUTANTS = {mutant.name: mutant for mutant in all_mutants()}
 BY_CHECK = {mutant.caught_by: mutant.name for mutant in reversed(all_mutants())}
@@ -61,13 +63,19 @@ def test_a_run_of_one_client_is_audited():
 
 
 def test_seams_are_closed_again():
-    from ffalora_cli.engine import stacked
+    def standing():
+        found = {}
+        for module in declaring():
+            for seam in module.SEAMS:
+                found[module.__name__, seam] = operator.attrgetter(seam)(module)
+        return found
 
-    before = stacked.noise_stack, stacked.add_clipped, stacked._privatise
+    before = standing()
+    assert len(before) == 9
     for mutant in all_mutants():
         with pytest.raises(ValueError, match="stop"), mutant.broken():
             raise ValueError("stop")
-    assert (stacked.noise_stack, stacked.add_clipped, stacked._privatise) == before
+    assert standing() == before
 
 
 def test_noise_keyed_by_32_bits_is_seen():

@@ -70,7 +70,7 @@ def test_both_observers_see_clipped_canaries_as_often_as_they_were_drawn(
     audited, momentum, monkeypatch
 ) -> None:
     """Without noise the sums are counts of draws, known from the sampler alone."""
-    monkeypatch.setattr("ffalora_cli.engine.stacked.noise_stack", silent)
+    monkeypatch.setattr("ffalora_cli.privacy.example_level.noise_stack", silent)
     config = replace(
         audited.config, federation=replace(audited.config.federation, local_momentum=momentum)
     )
@@ -124,7 +124,7 @@ def test_noise_that_is_far_too_small_is_noticed_by_both_observers(audited, monke
     def weak(shapes, clients, sd, *rest):
         return honest(shapes, clients, sd * 0.2, *rest)
 
-    monkeypatch.setattr("ffalora_cli.engine.stacked.noise_stack", weak)
+    monkeypatch.setattr("ffalora_cli.privacy.example_level.noise_stack", weak)
     claim = float(audited.plan.epsilon_planned.max())
     rigorous = [b for b in run_canaries(audited, canaries=2000) if b.rigorous]
     for observer in ("every step", "round upload"):

@@ -7,9 +7,13 @@ import dataclasses
 import numpy as np
 import pytest
 
+from ffalora_cli.data.partition import ClientRows
+from ffalora_cli.engine import build_engine
+from ffalora_cli.evaluation.evaluate import predict
 from ffalora_cli.federation import norms
 from ffalora_cli.types import ServerState
 from tests.arrivals import CLIENT, EXAMPLE, federate
+from tests.tiny import TinyExamples
 
 
 def limit(history=(), fixed=None, clients=9):
@@ -31,7 +35,9 @@ def test_the_median_of_the_others_is_a_loop(count):
         ([1.0, 1.2, 0.8], (), []),
         ([1.0, 9.0, 0.8], (), []),
         ([1.0, 12.0, 0.8], (), [1]),
-        ([1.0, 1e30], (), [1]),
+        ([1.0, 1e30], (), []),  # one other is no yardstick
+        ([1.0, 1e30], (1.0,), [1]),
+        ([0.0, 1.0, 12.0], (), []),  # nor are two, one of whom has no rows
         ([1.0, 1.0, 1e30, 1e30], (), [2, 3]),  # half of them
         ([1.0, 1e30, 1e30], (), []),  # two of three in the first round: nobody can tell
         ([1.0, 1e30, 1e30], (1.0,), []),  # nor later: the rest of the cohort is believed
@@ -85,3 +91,26 @@ def test_a_small_client_with_a_hundred_times_the_noise_is_believed():
     blind = federate(privacy=EXAMPLE, max_upload_norm=10 * sim.state.upload_norms[0])
     blind.plan = sim.plan
     assert {r["client"] for r in blind.play(1).rejected} == {6}  # the test can fail
+
+
+def test_of_two_honest_clients_one_may_have_learnt_already():
+    """One client's labels are what the model says, the other's are not: its update is forty times
+    as long.
+
+    With FedSA-LoRA, whose uploaded A learns only what B lets through, the second one was thrown
+    out of the first round.
+    """
+    sim = federate("fedsa_lora", num_clients=2, local_lr=0.1)
+    sim.clients = ClientRows(np.arange(64), np.array([0, 32, 64]))
+    sim.state.tensors.update(
+        {name: 20 * value for name, value in sim.state.tensors.items() if name.startswith("head.")}
+    )
+    examples = TinyExamples(64)
+    right, _ = predict(sim.network, examples, sim.state.tensors, 64)
+    examples.labels = np.concatenate([right[:32], (right[32:] + 1) % 3])
+    sim.engine = build_engine("stacked", sim.network, examples, 64)
+    seen = []
+    receive = sim._receive
+    sim._receive = lambda *arrived: seen.append(receive(*arrived)) or seen[-1]
+    assert not [record.rejected for record in sim.rounds() if record.rejected]
+    assert seen[0].norms.max() > 10 * seen[0].norms.min()  # the test can fail

@@ -1,0 +1,104 @@
+"""What a mutant replaces is what runs: on every path of the engine, the one a GPU takes too."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import importlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import ffalora_cli
+from ffalora_cli.audit import seams
+from ffalora_cli.engine import stacked
+from ffalora_cli.engine.job import LocalOptimizer
+from tests.tiny import TinyExamples, tiny_network
+from tests.unit.test_engines import gap, job
+
+ROOT = Path(ffalora_cli.__file__).parent
+PATHS = {"packed": ("bert", False), "padded": ("distilbert", False), "fixed": ("bert", True)}
+
+
+def declaring():
+    """Every module with ``SEAMS``."""
+    for file in sorted(ROOT.rglob("*.py")):
+        if "\nSEAMS = " in file.read_text(encoding="utf-8"):
+            name = ".".join(file.relative_to(ROOT.parent).with_suffix("").parts)
+            yield importlib.import_module(name)
+
+
+def test_nobody_keeps_a_seam_under_a_name_of_his_own():
+    """``from module import function`` at the top of a file would pass a mutant by."""
+    functions = {(m.__name__, seam) for m in declaring() for seam in m.SEAMS if "." not in seam}
+    assert functions
+    for file in ROOT.rglob("*.py"):
+        for node in ast.parse(file.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.ImportFrom):
+                taken = {(node.module, alias.name) for alias in node.names}
+                assert not taken & functions, f"{file}: {taken & functions}"
+
+
+def test_only_what_is_declared_can_be_replaced():
+    with pytest.raises(LookupError, match="no seam FEW"), seams.replaced(stacked, "FEW", str):
+        pass
+
+
+@pytest.fixture(params=PATHS, scope="module")
+def path(request):
+    """Trains two clipped steps without noise, learning rate 1, on one path."""
+    family, fixed = PATHS[request.param]
+    network, examples = tiny_network(family), TinyExamples(36)
+    work = job(network, head=True, steps=2, optimizer=LocalOptimizer("sgd", 1.0))
+    quiet = dataclasses.replace(work.privacy, noise_sd=np.zeros(3))
+    work = dataclasses.replace(work, privacy=quiet)
+    engine = stacked.StackedEngine(network, examples, 64, fixed=fixed, books=False)
+    return lambda: (work, engine.train(work).trained)
+
+
+def unmoved(work, trained):
+    return all(torch.equal(trained[n], work.start[n]) for n in work.trainable)
+
+
+def test_clip_and_sum(path):
+    """Gradients of zero leave everybody where he was; unclipped ones go further."""
+
+    def zero(real):
+        return lambda privacy, slots, losses, grads, *rest: real(
+            privacy, slots, losses, {n: 0 * g for n, g in grads.items()}, *rest
+        )
+
+    def unclipped(real):
+        return lambda privacy, *rest: real(None, *rest)
+
+    work, clipped = path()
+    assert gap(clipped, work.start) > 1e-3
+    with seams.micro_batch(zero):
+        assert unmoved(*path())
+    with seams.micro_batch(unclipped):
+        assert gap(path()[1], clipped) > 1e-2
+    assert gap(path()[1], clipped) == 0.0
+
+
+def test_noise(path):
+    """A constant instead of the noise shows once a step, divided by the expected batch."""
+
+    def ones(real):
+        return lambda *a: {n: torch.ones_like(v) for n, v in real(*a).items()}
+
+    work, _ = path()
+    with seams.noise(ones), seams.micro_batch(lambda real: lambda *a: None):
+        moved = {n: (v - work.start[n])[0] for n, v in path()[1].items()}
+    expected = -2.0 / float(work.privacy.expected_batch[0])
+    for value in moved.values():
+        torch.testing.assert_close(value, torch.full_like(value, expected), atol=1e-5, rtol=1e-5)
+
+
+def test_end_of_a_step_and_training(path):
+    with seams.step_end(lambda real: lambda j, s, p, tensors: tensors.total.zero_()):
+        assert unmoved(*path())
+    nothing = {"trained": {}}
+    with seams.training(lambda real: lambda *a: dataclasses.replace(real(*a), **nothing)):
+        assert path()[1] == {}
