@@ -7,6 +7,7 @@ from pathlib import Path
 
 import ffalora_cli.configs
 import pytest
+import yaml
 
 from ffalora_cli.cli import catalogue
 from ffalora_cli.cli.compose import compose_jobs
@@ -55,7 +56,7 @@ def test_every_option_of_a_group(group) -> None:
 def test_privacy_and_tracking_options() -> None:
     for option in catalogue.options("privacy"):
         config = plan([f"privacy={option}", "federation.weights=uniform"])[0].config
-        assert config.privacy.unit == {"paper": "example"}.get(option, option)
+        assert config.privacy.unit == {"paper": "row", "example": "text"}.get(option, option)
     for option in ("wandb", "none"):
         assert plan([f"tracking={option}"])[0].config.tracking.name == option
 
@@ -73,11 +74,32 @@ def test_the_paper_protocol_is_what_the_paper_says() -> None:
     assert (federation.local_optimizer, federation.local_momentum) == ("sgd", 0.0)
     assert federation.weights == "uniform"
     assert (config.adapter.rank, config.adapter.alpha, config.head.mode) == (8, 8.0, "frozen")
-    assert (privacy.unit, privacy.epsilon_target, privacy.delta) == ("example", 6.0, 1e-5)
+    assert (privacy.unit, privacy.epsilon_target, privacy.delta) == ("row", 6.0, 1e-5)
     assert (privacy.accountant, privacy.max_grad_norm) == ("rdp", 2.0)
     assert federation.local_lr == 0.5
     lora = plan(["experiment=glue_sst2_dp", "method=lora"])[0].config
     assert lora.federation.local_lr == 0.05
+
+
+def test_experiments_after_the_paper_deal_and_count_rows_and_all_others_texts() -> None:
+    for file in (ROOT / "experiment").glob("*.yaml"):
+        text = file.read_text(encoding="utf-8")
+        content = yaml.safe_load(text)
+        (privacy,) = (
+            d["override /privacy"] for d in content["defaults"] if "override /privacy" in d
+        )
+        kept = content.get("partition", {}).get("keep_together", "text")
+        after_the_paper = "arXiv" in text
+        assert kept == ("row" if after_the_paper else "text"), file.name
+        assert privacy in ("none", "paper" if after_the_paper else "text"), file.name
+    config = plan(["experiment=glue_sst2_dp"])[0].config
+    assert (config.partition.keep_together, config.privacy.unit) == ("row", "row")
+
+
+def test_private_and_plain_runs_share_their_splits() -> None:
+    for option in catalogue.options("privacy"):
+        config = plan([f"privacy={option}", "federation.weights=uniform"])[0].config
+        assert config.partition == plan([])[0].config.partition
 
 
 def test_the_command_of_the_readme_is_an_override_like_any_other(tmp_path) -> None:

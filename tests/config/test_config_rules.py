@@ -58,8 +58,8 @@ def config() -> Config:
 
 
 def test_units_and_refusal_come_from_the_method(config) -> None:
-    check(config, units={"none", "example"})
-    with pytest.raises(ConfigError, match=r"privacy\.unit=example.*because so; use client"):
+    check(config, units={"none", "text"})
+    with pytest.raises(ConfigError, match=r"privacy\.unit=text.*because so; use client"):
         check(config, units={"none", "client"}, refusal="because so")
     with pytest.raises(ConfigError, match="use privacy=none"):
         check(config, units={"none"})
@@ -70,9 +70,9 @@ def test_plain_averaging_is_asked_for_only_where_it_is_needed(config) -> None:
     for change in ({"lr": 0.5}, {"momentum": 0.9}, {"name": "adam"}):
         server = replace(federation.server_optimizer, **change)
         other = replace(config, federation=replace(federation, server_optimizer=server))
-        check(other, units={"example"})
+        check(other, units={"text"})
         with pytest.raises(ConfigError, match="server_optimizer"):
-            check(other, units={"example"}, needs_plain_averaging=True)
+            check(other, units={"text"}, needs_plain_averaging=True)
 
 
 def test_errors_stay_one_readable_line() -> None:

@@ -17,7 +17,7 @@ def row(name: str) -> str:
     method = registry.get(name)
     odd, even = (" and ".join(LETTERS[f] for f in method.trainable(round)) for round in (1, 2))
     trains = odd if odd == even else f"{odd} (odd rounds), {even} (even)"
-    refused = sorted({"none", "example", "client"} - method.units)
+    refused = sorted({"none", "row", "text", "column", "client"} - method.units)
     formulas = (
         f"`{f}`".replace("|", "\\|") for f in (method.uplink_formula, method.downlink_formula)
     )

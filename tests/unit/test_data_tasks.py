@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import importlib.util
 import os
 from pathlib import Path
@@ -14,8 +15,12 @@ from omegaconf import OmegaConf
 
 from ffalora_cli.config.errors import ConfigError
 from ffalora_cli.config.schema import PartitionConfig, TaskConfig
-from ffalora_cli.data.dataset import cut_holdout, prepare
+from ffalora_cli.data import dataset
+from ffalora_cli.data.dataset import TaskData, TrainingRows, training_rows
+from ffalora_cli.data.holdout import cut_holdout, keys_together
 from ffalora_cli.data.load import load_rows
+from ffalora_cli.data.partition import partition
+from ffalora_cli.privacy.shared_rows import find_shared_rows
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 TASKS = sorted(path.stem for path in (CONFIGS / "task").glob("*.yaml"))
@@ -31,6 +36,10 @@ def task(name: str, **changes: object) -> TaskConfig:
     assert isinstance(plain, dict)
     tupled = {str(k): tuple(v) if isinstance(v, list) else v for k, v in plain.items()}
     return dataclasses.replace(TaskConfig(**tupled), **changes)
+
+
+def prepare(*arguments: object, keep_together: str = "text") -> TaskData:
+    return dataset.prepare(*arguments, keep_together=keep_together)  # type: ignore[arg-type]
 
 
 @pytest.fixture(scope="module")
@@ -99,8 +108,9 @@ def test_class_names_are_in_label_order(name: str) -> None:
 @needs_data
 @needs_model
 def test_sst2_clients_share_all_rows_unless_tuning(tokenizer, tmp_path: Path) -> None:
-    def get(eval_on: str):
-        return prepare(task("sst2", eval_on=eval_on), tokenizer, DATA, str(tmp_path))
+    def get(eval_on: str, keep_together: str = "text"):
+        chosen = task("sst2", eval_on=eval_on)
+        return prepare(chosen, tokenizer, DATA, str(tmp_path), keep_together=keep_together)
 
     full = get("eval")
     assert len(full.train) == 67349
@@ -112,8 +122,10 @@ def test_sst2_clients_share_all_rows_unless_tuning(tokenizer, tmp_path: Path) ->
     assert len(tuning.train) + len(tuning.evals["holdout"]) == 67349
     assert tuning.facts["train"]["cache"] == "read"
     assert tuning.facts["evals"]["holdout"]["rows_also_in_train"] == 0
-    _, held = cut_holdout(full.train.labels, full.train.hashes, 2, 0.1, 2024 + 1)
-    assert np.array_equal(tuning.evals["holdout"].hashes, full.train.hashes[held])
+    _, held = cut_holdout(full.train.labels, full.train.hashes, 2, 0.1, 2024 + 1, alone=True)
+    rows = get("tune", "row").evals["holdout"].hashes
+    assert np.array_equal(rows, full.train.hashes[held])
+    assert abs(len(tuning.evals["holdout"]) - 0.1 * 67349) < 2
     with pytest.raises(ConfigError, match="withheld"):
         get("test")
 
@@ -143,10 +155,10 @@ def test_bbc_holdouts_are_disjoint_and_no_client_sees_one(tokenizer, cache: str)
     tuned = prepare(task("bbc_news", eval_on="tune"), tokenizer, None, cache)
     assert len(scored.train) + len(scored.evals["holdout"]) == 2225
     assert 215 <= len(scored.evals["holdout"]) <= 223  # ten per cent, copies kept together
-    evaluation = scored.evals["holdout"].hashes
-    for other in (scored.train.hashes, tuned.train.hashes, tuned.evals["holdout"].hashes):
+    evaluation = scored.evals["holdout"].text_keys
+    for other in (scored.train.text_keys, tuned.train.text_keys, tuned.evals["holdout"].text_keys):
         assert not np.isin(evaluation, other).any()
-    assert not np.isin(tuned.evals["holdout"].hashes, tuned.train.hashes).any()
+    assert not np.isin(tuned.evals["holdout"].text_keys, tuned.train.text_keys).any()
     assert len(tuned.train) + len(tuned.evals["holdout"]) == len(scored.train)
 
 
@@ -180,6 +192,36 @@ def test_lengths_and_splits_that_cannot_be_are_refused(tokenizer, cache: str) ->
             prepare(task("bbc_news", **changes), tokenizer, None, cache)
     with pytest.raises(ConfigError, match="is the evaluation split"):
         prepare(task("sst2", eval_on="tune", tune_split="validation"), tokenizer)
+
+
+@pytest.mark.parametrize("name", ["sst2", "bbc_news", "trec"])
+@pytest.mark.parametrize("split", ["iid", "dirichlet", "quantity", "shards", "severe"])
+def test_no_text_is_on_two_clients_of_a_real_task(name: str, split: str) -> None:
+    if not rows_are_here(name):
+        pytest.skip(f"the rows of {name} are not at hand")
+    described = task(name)
+    if split == "severe" and len(described.classes) not in (2, 3):
+        pytest.skip(f"the paper has no such mix of {len(described.classes)} classes")
+    rows = training(name)
+    scheme = OmegaConf.to_container(OmegaConf.load(CONFIGS / "partition" / f"{split}.yaml"))
+    assert isinstance(scheme, dict)
+    config = PartitionConfig(**{str(k): v for k, v in scheme.items()} | {"seed": 0})
+    clients = partition(
+        config, rows.labels, len(described.classes), 3, None, keys_together(rows, "text")
+    )
+    owner = np.repeat(np.arange(3), clients.sizes)
+    pairs = np.unique(np.stack([rows.text_keys[clients.rows], owner.astype(np.uint64)]), axis=1)
+    texts = np.unique(rows.text_keys)
+    assert pairs.shape[1] == len(texts) < len(rows.labels) == len(clients.rows)
+    alone = partition(config, rows.labels, len(described.classes), 3)
+    apart = np.abs(clients.sizes - alone.sizes)  # a text's label may not be its row's: one or two
+    assert apart.max() <= 10
+    assert len(find_shared_rows(rows.text_keys, clients.rows, clients.offsets).clients) == 0
+
+
+@functools.cache
+def training(name: str) -> TrainingRows:
+    return training_rows(task(name), DATA, "text")
 
 
 def test_holdout_is_stratified_and_blind_to_row_order() -> None:
