@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from ffalora_cli.audit.accounting import accounting_checks
 from ffalora_cli.audit.clip import clip_checks
+from ffalora_cli.audit.dealing import twins
 from ffalora_cli.audit.draws import Draws, draw_empty, draw_full, draw_keys
 from ffalora_cli.audit.noise import noise_checks
 from ffalora_cli.audit.outcome import Check
@@ -76,11 +77,7 @@ def run_checks(subject: Subject, effort: Effort | None = None) -> Measured:
     clipping, contribution = clip_checks(subject)
     drawn = draw_batches(subject, effort.inclusions)
     played = play(subject)
-    checks += (
-        clipping
-        + unit_checks(subject)
-        + sampler_checks(subject, drawn)
-        + release_checks(subject, played)
-    )
+    checks += [*clipping, *unit_checks(subject), twins(subject), *sampler_checks(subject, drawn)]
+    checks += release_checks(subject, played)
     checks += accounting_checks(subject, empty, played)
     return Measured(checks, empty, drawn, contribution)

@@ -10,6 +10,7 @@ import numpy as np
 
 from ffalora_cli import keys
 from ffalora_cli.audit import seams
+from ffalora_cli.audit.dealing import TWINS
 from ffalora_cli.audit.mutants import Mutant
 from ffalora_cli.audit.sampler import DIVISOR, UNIT_ROWS
 from ffalora_cli.audit.standin import SEVERAL
@@ -75,9 +76,22 @@ def _rows_divided_by() -> AbstractContextManager[None]:
     return seams.example_privacy(wrap)
 
 
+def _dealt_row_by_row() -> AbstractContextManager[None]:
+    """Rows are dealt, not units: a text that occurs twice may be on two clients."""
+
+    def wrap(real: Any) -> Any:
+        def collect(owner, num_clients):  # type: ignore[no-untyped-def]
+            return real(np.random.default_rng(0).permutation(owner), num_clients)
+
+        return collect
+
+    return seams.dealt_rows(wrap)
+
+
 MUTANTS = (
     Mutant("units clipped by row only", UNIT_BOUND, _rows_alone),
     Mutant("a unit cut at a micro-batch border", UNIT_BOUND, _torn_units),
     Mutant("rows drawn instead of units", UNIT_ROWS, _rows_drawn),
     Mutant("divided by the expected rows", DIVISOR, _rows_divided_by),
+    Mutant("a twin on two clients", TWINS, _dealt_row_by_row),
 )

@@ -80,6 +80,13 @@ def unit_rows(wrap: Wrap) -> AbstractContextManager[None]:
     return replaced(batches, "rows_of_units", wrap)
 
 
+def dealt_rows(wrap: Wrap) -> AbstractContextManager[None]:
+    """``_collect(owner, num_clients) -> ClientRows``: rows to their clients."""
+    from ffalora_cli.data import partition
+
+    return replaced(partition, "_collect", wrap)
+
+
 def example_privacy(wrap: Wrap) -> AbstractContextManager[None]:
     """``ExampleRelease.privacy(self, ids, state) -> ExamplePrivacy``: what engines are told."""
     from ffalora_cli.federation import release

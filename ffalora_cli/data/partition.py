@@ -14,6 +14,8 @@ from ffalora_cli.data.dealing import deal, sizes_of
 from ffalora_cli.data.groups import Groups, group_rows
 from ffalora_cli.keys import derive
 
+SEAMS = ("_collect",)
+
 
 @dataclass(frozen=True)
 class ClientRows:
