@@ -75,7 +75,7 @@ def test_the_statement_in_words():
         "best of a geometric number of runs, 12 on average: epsilon 8.22 (unit text, delta 1e-5,",
         "clip 2, flat: one norm over all covered tensors, cut to max_grad_norm; a row's gradient",
         "one of several rows of a text 3.",
-        "two texts together 5.",
+        "two texts together 6.1",
         "without amplification",
         "1e-5, below 1/n = 4.08e-5",
         "24,526",
