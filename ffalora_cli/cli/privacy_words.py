@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
 
 from ffalora_cli.cli.units import count
 from ffalora_cli.cli.words import labelled, privacy_sentence
 from ffalora_cli.privacy.rounding import delta_text, epsilon_text
+
+if TYPE_CHECKING:
+    from ffalora_cli.records.reading import RunRecords
+    from ffalora_cli.report.lineage import Lineage
 
 _COLUMNS = (  # key of a client's values, heading, width
     ("client", "client", 6),
@@ -22,13 +27,43 @@ _COLUMNS = (  # key of a client's values, heading, width
 )
 
 
-def print_statement(privacy: Mapping[str, Any] | None, as_json: bool) -> None:
-    """Print the statement for a person, or as it was recorded."""
+def print_statement(run: RunRecords, as_json: bool) -> None:
+    """Print a run's statement for a person, or as it was recorded; and who shares its rounds."""
+    from ffalora_cli.records.files import plain
+    from ffalora_cli.report.lineage import lineage
+
+    privacy, relatives = run.privacy, lineage(run)
     if as_json:
-        print(json.dumps(None if privacy is None else dict(privacy), indent=2))
+        said = None if privacy is None else dict(privacy)
+        if said is not None and relatives is not None:
+            said["lineage"] = plain(asdict(relatives))
+        print(json.dumps(said, indent=2))
         return
     for line in statement_lines(privacy):
         print(line)
+    for line in lineage_lines(relatives):
+        print(line)
+
+
+def lineage_lines(found: Lineage | None) -> list[str]:
+    """A fork and its original name each other, and what all of them spend."""
+    if found is None:
+        return []
+    lines = [""]
+    if found.original:
+        spent = "" if found.before is None else f", by then epsilon {epsilon_text(found.before)}"
+        lines += labelled(
+            "fork of",
+            f"{found.original}, after its round {found.round}{spent} (in the claim above)",
+        )
+    if found.forks:
+        lines += labelled("forks", ", ".join(found.forks))
+    if found.missing:
+        lines += labelled("missing", f"{', '.join(found.missing)}: not in the sum")
+    if (both := found.together) is not None:
+        said = f"epsilon {epsilon_text(both.epsilon)}" if both.epsilon is not None else "not stated"
+        lines += labelled("together", f"{said} ({both.how})")
+    return lines
 
 
 def statement_lines(privacy: Mapping[str, Any] | None) -> list[str]:

@@ -48,7 +48,7 @@ def main(arguments: Sequence[str]) -> int:
 
 def _show(records: RunRecords, privacy: bool, as_json: bool) -> None:
     if privacy:
-        print_statement(records.privacy, as_json)
+        print_statement(records, as_json)
     elif as_json:
         print(json.dumps(_plain(records), indent=2))
     else:

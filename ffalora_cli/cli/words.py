@@ -96,11 +96,12 @@ def privacy_sentence(privacy: Mapping[str, Any] | None) -> str:
     """
     if not privacy:
         return "none: nothing is promised about single examples or clients"
-    tight = (privacy.get("largest") or {}).get("epsilon", {}).get("pld")
-    if privacy.get("accountant") == "pld" or not isinstance(tight, float):
-        return str(privacy["sentence"])
-    beside = f"the same noise by the PLD accountant: epsilon {epsilon_text(tight)}"
-    return f"{privacy['sentence']}; {beside}"
+    sentence = str(privacy["sentence"])
+    tight = (privacy.get("largest") or {}).get("epsilon", {}).get("pld")  # of one client alone
+    several = any(word in sentence for word in ("several clients", "epsilons added"))
+    if privacy.get("accountant") == "pld" or not isinstance(tight, float) or several:
+        return sentence
+    return f"{sentence}; the same noise by the PLD accountant: epsilon {epsilon_text(tight)}"
 
 
 def closing(summary: Mapping[str, Any], metrics_order: Sequence[str]) -> list[str]:

@@ -12,9 +12,9 @@ from ffalora_cli.config.errors import ConfigError
 from ffalora_cli.config.signature import digest
 from ffalora_cli.experiment.identity import begun_manifest
 from ffalora_cli.records.checkpoint import Checkpoint, peek
-from ffalora_cli.records.files import read_json_lines, to_json, write_whole
+from ffalora_cli.records.files import append, read_json_lines, to_json, write_whole
 from ffalora_cli.records.journal import Journal
-from ffalora_cli.records.run_directory import LEDGER
+from ffalora_cli.records.run_directory import FORKS, LEDGER
 
 if TYPE_CHECKING:
     from ffalora_cli.experiment.session import Session
@@ -76,6 +76,25 @@ def begin(session: Session, fork: Fork) -> None:
     session.checkpoints.write(checkpoint)
     session.take(checkpoint)
     session.notes.append(f"forked from {fork.origin['id']} after round {fork.checkpoint.round}")
+    _name_each_other(session, fork)
+
+
+def _name_each_other(session: Session, fork: Fork) -> None:
+    """The original notes its fork: what it spent is spent twice over once both are released."""
+    directory = session.directory
+    line = {
+        "id": directory.id,
+        "folder": str(directory.path.resolve()),
+        "round": fork.checkpoint.round,
+    }
+    try:
+        known = fork.folder / FORKS
+        if not known.exists() or line not in read_json_lines(known)[0]:
+            append(known, to_json(line))
+    except (OSError, ConfigError) as error:
+        session.notes.append(
+            f"{fork.folder.name} cannot note this fork ({error}): its statement will not name it"
+        )
 
 
 def carry_ledger(fork: Fork, plan: PrivacyPlan | None, path: Path) -> None:

@@ -11,6 +11,7 @@ import numpy.typing as npt
 from ffalora_cli.config.errors import ConfigError
 from ffalora_cli.config.schema import FederationConfig, PrivacyConfig
 from ffalora_cli.privacy.accountants import check_accountant, check_fixed
+from ffalora_cli.privacy.rounding import epsilon_text
 
 if TYPE_CHECKING:
     from ffalora_cli.privacy.plan import PrivacyPlan
@@ -146,5 +147,5 @@ def _shared(plan: PrivacyPlan) -> list[str]:
         return []
     return [
         f"some units ({plan.unit}) are on several clients, which all release them: composed, that "
-        f"is epsilon {plan.epsilon_claimed:.4g}, and that is the claim"
+        f"is epsilon {epsilon_text(plan.epsilon_claimed)}, and that is the claim"
     ]

@@ -25,15 +25,15 @@ WORDS = {
     "shuffled": "shuffled epochs without amplification",
 }
 NOTES = {
-    "poisson": "each row is drawn independently at every step, so epsilon is amplified by the rate",
+    "poisson": "each unit is drawn by itself at every step, so epsilon is amplified by the rate",
     "fixed": (
         "every batch has the same size and is drawn without replacement: amplified for replacing "
-        "one row, whose gradient changes the sum by up to two clips"
+        "one unit, which changes the sum by up to two clips"
     ),
     "shuffled": (
-        "epochs are reshuffled: no amplification; a row is used at most once an epoch, and epsilon "
-        "is that of so many Gaussian releases. Removing a row means that its gradient counts as "
-        "zero while the batches stay as they are"
+        "epochs are reshuffled: no amplification; a unit is used at most once an epoch, and "
+        "epsilon is that of so many Gaussian releases. Removing a unit means that its gradient "
+        "counts as zero while the batches stay as they are"
     ),
 }
 

@@ -13,6 +13,7 @@
 | clients.safetensors   | after the last| what stayed with the clients, if anything did          |
 | summary.json          | last          | the result; its presence means that the run is finished|
 | failed.json           | on a failure  | round and reason; taken away when the run goes on      |
+| forks.jsonl           | when forked   | runs that began with its rounds: id, folder, round     |
 
 These files are the truth; a tracker is a mirror. NaN and infinities are stored as ``null``.
 """
@@ -42,6 +43,7 @@ ROUNDS, COMMUNICATION = "rounds.jsonl", "communication.jsonl"
 LEDGER = "privacy_ledger.jsonl"
 ADAPTER, CLIENTS, SUMMARY = "adapter.safetensors", "clients.safetensors", "summary.json"
 FAILED = "failed.json"
+FORKS = "forks.jsonl"
 
 _WORD = re.compile(r"[A-Za-z0-9._-]{1,80}")
 _MAX_FOLDER = 120  # a W&B run id, which is the folder's name, has at most 128 characters

@@ -2,7 +2,8 @@
 
 Made from the ledgers that the runs keep. Where clients have the same rows in all runs, each
 client's steps are composed over the runs; else a row may have been on any client, and at every
-Renyi order the client that loses most stands for its run.
+Renyi order the client that loses most stands for its run. Where units lie on several clients (which
+ones is not recorded), a unit on all of them bounds every other.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 from ffalora_cli.config.errors import ConfigError
 from ffalora_cli.privacy.ledger import charged
@@ -67,9 +69,8 @@ def unit_of(run: RunRecords) -> str:
 
 def composed(runs: Sequence[RunRecords]) -> Together:
     """Runs under one promise, each with its own noise, rates and steps."""
-    reason = _obstacle(runs)
-    if reason:
-        return Together(len(runs), None, reason)
+    if train_rows(runs[0]) is None:
+        return Together(len(runs), None, "no fingerprint of their training rows was recorded")
     try:
         steps = [steps_of(run, runs) for run in runs]
     except ConfigError:
@@ -81,18 +82,22 @@ def composed(runs: Sequence[RunRecords]) -> Together:
     accountant = names.pop() if len(names) == 1 else "rdp" if sampling == "fixed" else "pld"
     rows = {client_rows(run) for run in runs}
     same = len(rows) == 1 and None not in rows and len({len(clients) for clients in steps}) == 1
-    if same:
-        histories = [list(of_client) for of_client in zip(*steps, strict=True)]
-        found: float | None = worst_epsilon(accountant, sampling, histories, delta)
+    found: float | None
+    if any(_shares_units(run) for run in runs):
+        worst = "; as if a unit were on every client"
+        found = worst_epsilon(accountant, sampling, [list(chain.from_iterable(steps))], delta)
+    elif same:
+        worst, histories = "", [list(of_client) for of_client in zip(*steps, strict=True)]
+        found = worst_epsilon(accountant, sampling, histories, delta)
     else:
-        accountant, found = "rdp", unmatched_epsilon(sampling, steps, delta)
+        worst, accountant = "; clients differ: the worst of each run", "rdp"
+        found = unmatched_epsilon(sampling, steps, delta)
     if found is None:
         return Together(len(runs), None, "no bound is known for clients with different rows")
     how = (
         f"any {unit_of(runs[0])}, {relation}, delta {delta_text(delta)}, {WORDS[sampling]}, "
         f"{accountant.upper()} accountant"
     )
-    worst = "" if same else "; clients differ: the worst of each run"
     return Together(len(runs), found, how + worst)
 
 
@@ -119,15 +124,6 @@ def is_original(run: RunRecords, origin: object) -> bool:
     """Whether a run is the one that ``forked_from`` of another's manifest names."""
     named = origin if isinstance(origin, dict) else {}
     return run.manifest.get("signature") == named.get("signature")
-
-
-def _obstacle(runs: Sequence[RunRecords]) -> str:
-    """Why there is no number for these runs; empty where there is one."""
-    if train_rows(runs[0]) is None:
-        return "no fingerprint of their training rows was recorded"
-    if any(_shares_units(run) for run in runs):
-        return "in some of them units lie on several clients"
-    return ""
 
 
 def _shares_units(run: RunRecords) -> bool:

@@ -6,7 +6,6 @@ import json
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from ffalora_cli.cli.main import main
@@ -64,7 +63,7 @@ def test_bad_budgets_are_one_line(words, said, capsys):
 
 
 def test_the_statement_in_words():
-    shared = SharedRows(np.array([0, 2]), np.array([0]), repeated=40, copies=2)
+    shared = SharedRows(((0, 2),))
     given = privacy(trials=12, epsilon_target=3.0)
     plan = make_plan(given, [24_526, 20_373, 22_450], federation(), ["lora_b"], shared)
     said = statement(plan, plan.planned_steps)
@@ -72,11 +71,11 @@ def test_the_statement_in_words():
     assert max(map(len, lines)) <= 80
     text = " ".join(" ".join(lines).split())
     for words in (
-        "epsilon 6.00 (a row on up to 2 clients, their epsilons added; 3.00 is the largest of 3",
-        "delta 2e-5",
-        "best of a geometric number of runs, 12 on average: epsilon 5.8",
-        "1 texts on several clients (at most 2)",
-        "40 rows stand more than once",
+        "epsilon 4.42 (any text on several clients, composed; unit text, add/remove one, delta",
+        "best of a geometric number of runs, 12 on average: epsilon 8.22 (unit text, delta 1e-5,",
+        "clip 2, flat: one norm over all covered tensors, cut to max_grad_norm; a row's gradient",
+        "one of several rows of a text 3.",
+        "two texts together 6.1",
         "without amplification",
         "1e-5, below 1/n = 4.08e-5",
         "24,526",
@@ -92,3 +91,40 @@ def test_the_statement_in_words():
         said = statement(plan)
         assert said["relation"] in said["sentence"]
         assert max(map(len, statement_lines(said))) <= 80
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"clip": "per_layer"}, "per_layer: each layer cut to max_grad_norm / sqrt(layers)"),
+        ({"clip": "automatic"}, "automatic: every gradient scaled by max_grad_norm / (norm"),
+        ({"clip_quantile": 0.5, "clip_count_noise": 9.0}, "adaptive, to quantile 0.5: max_grad_"),
+    ],
+)
+def test_the_clip_line_says_the_rule_that_ran(changes, words):
+    plan = make_plan(privacy(**changes), [24_526], federation(num_clients=1), ["lora_b"])
+    said = statement(plan)
+    lines = statement_lines(said)
+    first = next(i for i, line in enumerate(lines) if line.startswith("clip "))
+    last = next(i for i, line in enumerate(lines) if line.startswith("noise "))
+    assert words in " ".join(" ".join(lines[first:last]).split())
+    bounded = changes.get("clip") == "per_layer"  # a projection; the others are none
+    assert (said["largest"]["one_row"] is not None) == bounded
+
+
+def test_a_statement_of_the_schema_before_is_still_read():
+    """Written at unit example, with sums over clients under ``shared_rows``."""
+    said = statement(make_plan(privacy(), [24_526], federation(num_clients=1), ["lora_b"]))
+    for key in ("one_row", "two_units", "three_units"):
+        del said["largest"][key]
+    for key in ("delta", "unit", "method"):
+        del said["tuning"][key]
+    old = said | {
+        "schema": 2,
+        "unit": "example",
+        "sentence": "epsilon 12.00 (a row on up to 2 clients, their epsilons added)",
+        "shared_rows": {"texts_on_several_clients": 3, "most_clients": 2},
+    }
+    old["tuning"] |= {"epsilon": 10.59, "trials": 12.0, "distribution": "geometric"}
+    text = " ".join(" ".join(statement_lines(old)).split())
+    assert "epsilon 12.00 (a row on up to 2" in text and "epsilon 10.59 (RDP)" in text

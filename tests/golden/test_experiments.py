@@ -78,7 +78,8 @@ def test_every_experiment_runs_a_round(name, tiny_folder, tmp_path):
         statement = json.loads((folder / "privacy.json").read_text())
         spent = [client["epsilon_spent"] for client in statement["clients"]]
         assert max(spent) <= 6.0 + 1e-9
-        assert statement["epsilon_max"]["spent"] == max(spent)  # no text is on two clients
+        claim = statement["epsilon_max"]["spent"]  # of a text on several clients: never their sum
+        assert max(spent) <= claim < 2 * max(spent)
         assert {"pld", "rdp"} == set(statement["largest"]["epsilon"])
 
 

@@ -12,9 +12,16 @@ import pytest
 
 from ffalora_cli.privacy.accountants import FINE, epsilon
 from ffalora_cli.privacy.sampling import replace_one_poisson, uses, without_replacement
-from ffalora_cli.privacy.tuning import tuned_epsilon
+from ffalora_cli.privacy.tuning import epsilon_of_search, tuned_epsilon
 
 DELTA, STEPS = 1e-5, 10_000
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path_factory, monkeypatch):
+    monkeypatch.setenv("FFALORA_CACHE", str(tmp_path_factory.mktemp("cache")))
+
+
 ROWS = {"sst2": 67_349, "qnli": 104_743, "qqp": 363_846, "mnli": 392_702}
 NOISE = {  # PLD, epsilon 6 / 3 / 1
     "sst2": (0.948725, 1.428176, 3.413822),
@@ -88,7 +95,7 @@ def test_shuffled_epochs_have_no_amplification(task):
     ],
 )
 def test_tuning(noise, four, twelve, poisson):
-    run = ("poisson", noise, 600 / 67_349, STEPS, DELTA)
+    run = ("poisson", ((noise, 600 / 67_349, STEPS),), DELTA)
     for trials, distribution, value in (
         (4.0, "geometric", four),
         (12.0, "geometric", twelve),
@@ -101,9 +108,18 @@ def test_tuning(noise, four, twelve, poisson):
     ("noise", "value"), [(0.989210, 26.978), (1.513506, 12.666), (3.691572, 3.942)]
 )
 def test_twelve_runs_composed(noise, value):
-    assert epsilon("rdp", [(noise, 600 / 67_349, 12 * STEPS)], DELTA) == pytest.approx(
-        value, rel=5e-4
-    )
+    """A grid of 12, trial by trial."""
+    run = [(noise, 600 / 67_349, STEPS)]
+    found = epsilon_of_search("rdp", "poisson", [run], DELTA, 12, "fixed")
+    assert found == pytest.approx(value, rel=5e-4)
+    assert epsilon("rdp", [(noise, 600 / 67_349, 12 * STEPS)], DELTA) == found
+
+
+def test_a_search_over_a_row_on_two_clients_is_paid_for_both():
+    """14.533 by dp-accounting for noise 0.98920, q = 200 / 22450; one client alone: 10.581."""
+    one = (0.98920, 200 / 22_450, STEPS)
+    found = epsilon_of_search("rdp", "poisson", [[one], [one, one]], DELTA, 12.0, "geometric")
+    assert found == pytest.approx(14.5334, abs=1e-3)
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import math
+import sys
+from pathlib import Path
 
 import dp_accounting
 import pytest
@@ -10,7 +12,13 @@ from hypothesis import strategies as st
 
 from ffalora_cli.config.errors import ConfigError
 from ffalora_cli.privacy.accountants import COARSE, epsilon, library
+from ffalora_cli.privacy.assumptions import tuning
 from ffalora_cli.privacy.calibrate import epsilon_of, noise_multiplier
+from ffalora_cli.privacy.plan import make_plan
+from ffalora_cli.privacy.shared_rows import SharedRows
+
+sys.path.append(str(Path(__file__).parents[1] / "unit"))
+from privacy_cases import federation, privacy
 
 noises = st.floats(0.7, 5.0)
 rates = st.floats(1e-3, 0.05)
@@ -58,6 +66,35 @@ def test_calibration_ends_just_below_its_target(target, rate, steps, accountant)
     assert 0.999 * target <= epsilon_of(accountant, noise, rate, steps, 1e-5) <= target
     # 1e-5 from the root: a hair less noise passes the target
     assert epsilon_of(accountant, noise * (1 - 1.2e-5), rate, steps, 1e-5) > target
+
+
+@few
+@given(
+    st.lists(st.tuples(st.floats(0.6, 5.0), rates, st.integers(1, 3_000)), min_size=1, max_size=3),
+    st.integers(2, 30),
+    st.sampled_from(["geometric", "poisson", "fixed"]),
+    st.sampled_from(["pld", "rdp", "prv"]),
+    st.sampled_from(["poisson", "shuffled"]),
+)
+def test_a_search_is_never_cheaper_than_one_run(
+    clients, trials, distribution, accountant, sampling
+):
+    """Of the very unit that is claimed: a text that all these clients hold."""
+    sizes = [max(2, round(20 / rate)) for _, rate, _ in clients]
+    noise, steps = clients[0][0], max(steps for _, _, steps in clients)
+    given = privacy(
+        epsilon_target=None, noise_multiplier=noise, accountant=accountant, sampling=sampling,
+        trials=trials, trial_distribution=distribution,
+    )  # fmt: skip
+    some = federation(
+        num_clients=len(sizes), local_batch_size=20, local_steps=1, rounds=min(steps, 32)
+    )
+    shared = SharedRows((tuple(range(len(sizes))),) if len(sizes) > 1 else ())
+    plan = make_plan(given, sizes, some, ["a"], shared)
+    found = tuning(plan, plan.planned_steps, plan.epsilon_claimed)
+    assert found >= plan.epsilon_claimed
+    if distribution == "fixed" and accountant != "prv":
+        assert found > plan.epsilon_claimed
 
 
 @few

@@ -15,11 +15,16 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
 import chaos_breaks as breaks
 import chaos_workload as chaos
 
+from ffalora_cli.cli.privacy_words import lineage_lines
 from ffalora_cli.config.build import leaf_keys, to_plain
 from ffalora_cli.config.errors import ConfigError
 from ffalora_cli.config.signature import relevant
 from ffalora_cli.experiment import identity
+from ffalora_cli.privacy.ledger import charged
+from ffalora_cli.privacy.worst import worst_epsilon
 from ffalora_cli.records.reading import read_run
+from ffalora_cli.report.lineage import lineage
+from ffalora_cli.report.spent_together import composed
 from ffalora_cli.stopping import StopFlag, Stopped
 
 
@@ -195,6 +200,27 @@ def test_a_fork_goes_on_from_there_and_carries_what_was_spent(built):
     assert after.manifest["signature"] != before.manifest["signature"]
     charges = [json.loads(x) for x in (fork / "privacy_ledger.jsonl").read_text().splitlines()]
     assert [c.get("round") for c in charges] == [None, 1, 2, 3]
+
+
+def test_a_fork_and_its_original_name_each_other_and_the_sum(built):
+    """The rounds they share are paid for once; what each did afterwards adds up."""
+    root = built[1] / "fork"
+    run = root / "run"
+    (fork,) = [f for f in root.iterdir() if f.name.startswith("bbc_news")]
+    original, forked = (lineage(read_run(folder)) for folder in (run, fork))
+    assert original.forks == (fork.name,) and not original.original
+    assert (forked.original, forked.round) == ("run", 3)
+    assert not original.missing + forked.missing
+    rows = [json.loads(x) for x in (fork / "privacy_ledger.jsonl").read_text().splitlines()]
+    said = read_run(fork).privacy
+    clients = charged(rows, said["num_clients"])
+    spent = worst_epsilon(said["accountant"], "poisson", [[one] for one in clients], said["delta"])
+    assert 0.0 < forked.before <= spent
+    assert original.together == forked.together
+    alone = composed([read_run(fork)]).epsilon  # neither has gone further
+    assert spent <= original.together.epsilon == pytest.approx(alone)
+    words = " ".join(lineage_lines(forked))
+    assert "fork of   run, after its round 3, by then epsilon" in words and "together" in words
 
 
 def test_the_flag_raises_at_once_until_there_is_something_to_finish():
