@@ -283,4 +283,5 @@ def _engine(config: Config) -> None:
 
 
 def _private(units: Set[str]) -> str:
-    return " or ".join(sorted(units - {"none"})) or "privacy=none"
+    """The groups of ``configs/privacy`` that a person would choose of these units."""
+    return " or ".join(word for word in ("client", "text") if word in units) or "privacy=none"

