@@ -28,7 +28,9 @@ examples:
 def main(arguments: Sequence[str]) -> int:
     """Solve, print, draw."""
     parser = Parser("budget", "Plan the privacy of one client before any run.", _EXAMPLES)
-    parser.add_argument("--examples", type=int, required=True, help="units of the client: its rows, or its texts")
+    parser.add_argument(
+        "--examples", type=int, required=True, help="units of the client: its rows, or its texts"
+    )
     parser.add_argument("--batch", type=int, required=True, help="expected local batch size")
     parser.add_argument("--delta", type=float, default=1e-5, help="default: 1e-5")
     parser.add_argument("--steps", type=int, help="local steps in all: rounds x local_steps")

@@ -105,7 +105,8 @@ class ReferenceEngine:
                     optimizer.units = units
                     optimizer.noise_for_step = _client_noise(job, slot, step, self.network.device)
                 optimizer.step()
-        return {n: names[n].detach().clone() for n in job.trainable}, counts.tolist()
+        trained = {n: names[n].detach().to("cpu", copy=True) for n in job.trainable}
+        return trained, counts.tolist()
 
     def gradients(self, job: LocalJob, rows: np.ndarray) -> Stack:
         """Gradients in the job's first client: every row's by Opacus, without privacy their mean.
