@@ -96,7 +96,11 @@ class LocalRelease:
             round,
             0,
         )
-        return {n: before[n] + v + noise[n].to(v.device) for n, v in clipped.items()}
+        # In the noise's own precision, and rounded once: see ``keys.SecureKey``.
+        return {
+            n: (before[n].to(noise[n].dtype) + v + noise[n].to(v.device)).float()
+            for n, v in clipped.items()
+        }
 
 
 @dataclass(frozen=True)
