@@ -16,8 +16,24 @@ if TYPE_CHECKING:
     from ffalora_cli.data.dataset import TaskData
     from ffalora_cli.data.partition import ClientRows
     from ffalora_cli.federation.simulation import Simulation
+    from ffalora_cli.keys import Key
     from ffalora_cli.methods.base import Method
     from ffalora_cli.privacy.plan import PrivacyPlan
+
+
+@dataclass(frozen=True)
+class Given:
+    """What a run otherwise makes itself, handed in: neighbouring runs differ in nothing else.
+
+    Attributes:
+        secret: key of every privacy draw; not written anywhere.
+        data: training rows and evaluation splits.
+        clients: who owns which training row.
+    """
+
+    secret: Key
+    data: TaskData
+    clients: ClientRows
 
 
 @dataclass
@@ -108,7 +124,13 @@ def client_table(config: Config) -> tuple[np.ndarray, tuple[str, ...], np.ndarra
     return label_table(clients, labels, len(classes)), classes, clients.sizes
 
 
-def build(config: Config, signature: str, observer: Observer, poll: Poll = never) -> Parts:
+def build(
+    config: Config,
+    signature: str,
+    observer: Observer,
+    poll: Poll = never,
+    given: Given | None = None,
+) -> Parts:
     """Data, clients, privacy plan, network, engine: what can be refused is refused first."""
     import torch
 
@@ -130,7 +152,10 @@ def build(config: Config, signature: str, observer: Observer, poll: Poll = never
         torch.set_num_threads(config.engine.threads)
     method = registry.get(config.method.name)
     observer.note("reading data")
-    data, clients = _load_clients(config, load_tokenizer(config.model))
+    if given is None:
+        data, clients = _load_clients(config, load_tokenizer(config.model))
+    else:
+        data, clients = given.data, given.clients
     observer.note("planning privacy" if config.privacy.unit != "none" else "loading the model")
     shared = find_shared_rows(data.train.hashes, clients.rows, clients.offsets)
     plan = make_plan(config.privacy, clients.sizes, config.federation, (), shared)

@@ -1,4 +1,4 @@
-"""Mironov's attack (2012): who knows all other rows reads off one release which candidate was in it.
+"""Mironov's attack (2012): who knows all other rows reads off a release which candidate was in it.
 
 Two observers, both without any statistics of the noise. One knows which values the generator can
 make at all (numpy's fp32 ziggurat: an integer of 23 bits times one of 256 widths). The other knows
