@@ -7,6 +7,7 @@ coordinates give the same bits, whatever was drawn before, in any order, on any 
 from __future__ import annotations
 
 import hashlib
+import math
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,6 +18,13 @@ if TYPE_CHECKING:
 Key = bytes
 
 
+class SecureKey(bytes):
+    """A key whose normal values do not tell, by how they were rounded, what they were added to.
+
+    ``privacy.noise=secure`` keys everything with one; whatever is derived from it is one, too.
+    """
+
+
 def derive(key: Key | int | str, *coordinates: int | str) -> Key:
     """Hash a key and its coordinates to a 32-byte child key (BLAKE2b).
 
@@ -25,14 +33,16 @@ def derive(key: Key | int | str, *coordinates: int | str) -> Key:
         coordinates: purpose first, then client, round, step, tensor as far as they apply.
 
     Returns:
-        32 bytes; equal exactly when key and coordinates (with their types) are equal.
+        32 bytes; equal exactly when key and coordinates (with their types) are equal. Of a
+        ``SecureKey`` another.
     """
     digest = hashlib.blake2b(digest_size=32)
     for part in (key, *coordinates):
         kind = type(part).__name__[0].encode()
         raw = part if isinstance(part, bytes) else str(part).encode()
         digest.update(kind + len(raw).to_bytes(4, "little") + raw)
-    return digest.digest()
+    child = digest.digest()
+    return SecureKey(child) if isinstance(key, SecureKey) else child
 
 
 def numpy_generator(key: Key) -> np.random.Generator:
@@ -40,21 +50,44 @@ def numpy_generator(key: Key) -> np.random.Generator:
     return np.random.Generator(np.random.Philox(key=int.from_bytes(key[:16], "little")))
 
 
-def fill_normal(target: torch.Tensor, key: Key) -> None:
-    """Fill a tensor with standard normal values, drawn where it is (bits differ between devices).
+def standard_normal(
+    shape: tuple[int, ...], key: Key, device: str | torch.device = "cpu"
+) -> torch.Tensor:
+    """Standard normal values ``shape``, for noise; bits differ between device types.
 
-    torch's generator on the CPU keeps 32 bits of its seed: of 65,000 draws two are expected to be
-    the same, and noise could be found by trying all seeds. numpy's Philox takes 128 bits of the
+    Of a ``SecureKey`` float64, drawn on the CPU (``secure_normal``): added to an fp32 sum before
+    anything is rounded, every fp32 result is possible. Otherwise fp32, drawn on the device: torch's
+    generator on the CPU keeps 32 bits of its seed (of 65,000 draws two are expected to be the same,
+    and noise could be found by trying all seeds), so there numpy's Philox takes 128 bits of the
     key; torch's on a GPU is a Philox, too, and takes 63.
     """
     import torch
 
-    if target.device.type == "cpu":
-        drawn = numpy_generator(key).standard_normal(tuple(target.shape), dtype=np.float32)
-        target.copy_(torch.from_numpy(drawn))
-    else:
-        generator = torch.Generator(device=target.device).manual_seed(torch_seed(key))
-        target.normal_(generator=generator)
+    if isinstance(key, SecureKey):
+        return torch.from_numpy(secure_normal(key, shape)).to(device)
+    if torch.device(device).type == "cpu":
+        drawn = numpy_generator(key).standard_normal(shape, dtype=np.float32)
+        return torch.from_numpy(drawn)
+    generator = torch.Generator(device=device).manual_seed(torch_seed(key))
+    return torch.randn(shape, generator=generator, device=device, dtype=torch.float32)
+
+
+def secure_normal(key: Key, shape: tuple[int, ...] = ()) -> np.ndarray:
+    """Standard normal float64 values ``shape``: each is the sum of four, over two.
+
+    One normal value in floating point lies on a grid that its generator makes, and what is left of
+    the grid after a sum tells the summand (Mironov 2012). A sum of four can be had in so many ways
+    that finding one is infeasible (Holohan and Braghin 2021, arXiv 2107.10138, section 5); Opacus'
+    secure mode does the same. The bits are SHAKE-256 of the key, so a replayed round draws the same
+    noise; the four are cosines and sines of two Box-Muller pairs of their own.
+    """
+    count = math.prod(shape)
+    words = np.frombuffer(hashlib.shake_256(key).digest(32 * count), dtype="<u8") >> np.uint64(11)
+    uniform = words.astype(np.float64).reshape(4, count)
+    radius = np.sqrt(-2.0 * np.log((uniform[:2] + 1.0) * 2.0**-53))  # of (0, 1]: no infinity
+    angle = uniform[2:] * (2.0 * math.pi * 2.0**-53)
+    total = (radius * (np.cos(angle) + np.sin(angle))).sum(axis=0)
+    return np.asarray(0.5 * total).reshape(shape)
 
 
 def torch_seed(key: Key) -> int:

@@ -13,8 +13,8 @@ import numpy as np
 from ffalora_cli.audit.draws import Draws, endless
 from ffalora_cli.audit.observe import watch
 from ffalora_cli.audit.outcome import Check
-from ffalora_cli.audit.release import Played
 from ffalora_cli.audit.standin import Subject
+from ffalora_cli.audit.uploads import Played
 from ffalora_cli.privacy.spent import spent
 
 TOLERANCE = 1e-3  # relative: two discretisations of the same privacy loss

@@ -10,10 +10,10 @@ from ffalora_cli.audit.dealing import twins
 from ffalora_cli.audit.draws import Draws, draw_empty, draw_full, draw_keys
 from ffalora_cli.audit.noise import noise_checks
 from ffalora_cli.audit.outcome import Check
-from ffalora_cli.audit.release import play, release_checks
 from ffalora_cli.audit.sampler import Inclusions, draw_batches, sampler_checks
 from ffalora_cli.audit.standin import Subject
 from ffalora_cli.audit.unit_clip import unit_checks
+from ffalora_cli.audit.uploads import play, upload_checks
 
 
 @dataclass(frozen=True)
@@ -78,6 +78,6 @@ def run_checks(subject: Subject, effort: Effort | None = None) -> Measured:
     drawn = draw_batches(subject, effort.inclusions)
     played = play(subject)
     checks += [*clipping, *unit_checks(subject), twins(subject), *sampler_checks(subject, drawn)]
-    checks += release_checks(subject, played)
+    checks += upload_checks(subject, played)
     checks += accounting_checks(subject, empty, played)
     return Measured(checks, empty, drawn, contribution)

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,21 +28,22 @@ if TYPE_CHECKING:
     from ffalora_cli.audit.verdict import Verdict
     from ffalora_cli.config.schema import Config
 
-_TIERS = ("mechanism", "canary", "all")
+_TIERS = ("mechanism", "canary", "release", "all")
 _EXAMPLES = """\
 examples:
   ffalora audit                                    the embedded default
   ffalora audit runs/bbc_news-minilm-ffa_lora-...  a finished run, its records too
   ffalora audit method=lora head.mode=trained privacy.epsilon_target=3
+  ffalora audit --tier release                     what leaves: card, page, trackers, exports
   ffalora audit --mutants                          does the audit see what it should?
 
 Exit codes: 0 nothing found, 1 a test failed or a rigorous bound exceeds the claim."""
 
 LIMITS = (
     "An audit cannot prove privacy: it finds the faults it looks for, at these sample sizes.",
-    "Not looked at: other hardware, the operating system's entropy, floating-point attacks on the "
-    "noise, hyper-parameter choice, and whatever else is published of the run (losses, client "
-    "sizes, logs). Bounds from canaries miss most small faults; the tests come first.",
+    "Not looked at: other hardware, the operating system's entropy, hyper-parameter choice, and "
+    "whatever else is published of the run by hand (its folder, logs, pictures). Bounds from "
+    "canaries miss most small faults; the tests come first.",
 )
 
 
@@ -60,10 +64,14 @@ def main(arguments: Sequence[str]) -> int:
     if options.json and not Path(options.json).parent.is_dir():
         raise ConfigError(f"--json {options.json}: its folder is not there; make it first")
     config, folder, signature = _subject(options.what, options.runs)
+    if options.tier == "release" and not options.mutants:
+        return _release(options, folder)
     from ffalora_cli.audit.run import check_auditable, client_sizes
 
     check_auditable(config, "mutants" if options.mutants else options.tier)
     secret = keys.derive(config.seed, "audit", signature)
+    if config.privacy.noise == "secure":
+        secret = keys.SecureKey(secret)
     sizes = client_sizes(config)
     if options.mutants:
         return _mutants(config, sizes, secret, options.json)
@@ -109,6 +117,61 @@ def _audit(
     if options.json:
         _write(options.json, _plain(config, verdict, seconds))
     return DONE if verdict.passed else FAILED
+
+
+_SHORT = ("federation.rounds=2", "federation.local_steps=1", "federation.eval_every=1")
+_SHORT += ("federation.eval_clients=false", "privacy.accountant=rdp")
+"""What leaves is the same for more rounds; the other accountants take longer to plan."""
+
+
+def _release(options: Any, folder: Path | None) -> int:
+    """Run it three times with one unit as it is, removed and changed; compare all that leaves."""
+    from ffalora_cli.audit.leaks import leak_checks
+    from ffalora_cli.audit.neighbours import play_neighbours
+
+    began = time.perf_counter()
+    short = [word for word in _SHORT if word not in options.what]
+    if folder is not None:
+        job = recorded(folder, short)
+    else:
+        (job,) = plan_jobs([*options.what, *short])
+    if job.config.privacy.unit == "none":
+        raise ConfigError("privacy.unit=none promises nothing to audit; use privacy=text")
+    secret = keys.derive(job.config.seed, "audit", job.signature)
+    if job.config.privacy.noise == "secure":
+        secret = keys.SecureKey(secret)
+    what = f"{job.config.method.name} on {job.config.task.name} with {job.config.model.name}"
+    text = f"{what}, unit {job.config.privacy.unit}: two short rounds, three times"
+    _print(words.labelled("audit", text))
+    with tempfile.TemporaryDirectory() as within, _at_home(within):
+        runs, exports = Path(within, "runs"), Path(within, "exports")
+        played = play_neighbours(job.config, job.resolved, job.signature, secret, runs)
+        checks = leak_checks(played, job.config, job.resolved, exports)
+    _print(["", *(line for check in checks for line in _check(check))])
+    failed = [check.name for check in checks if not check.passed]
+    seconds = time.perf_counter() - began
+    text = "PASSED: nothing leaves that the list does not declare"
+    if failed:
+        text = f"FAILED: {'; '.join(failed)}"
+    _print(["", *words.labelled("verdict", f"{text} ({seconds:.0f} s)")])
+    if options.json:
+        plain = {"schema": 1, "passed": not failed, "failures": failed, "seconds": seconds}
+        _write(options.json, plain | {"checks": [asdict(check) for check in checks]})
+    return FAILED if failed else DONE
+
+
+@contextmanager
+def _at_home(folder: str) -> Iterator[None]:
+    """Trackers write below ``folder`` and reach nobody, whatever the environment says."""
+    kept = dict(os.environ)
+    for name in ("TRACKIO_SPACE_ID", "TRACKIO_SERVER_URL"):
+        os.environ.pop(name, None)
+    os.environ |= {"WANDB_MODE": "offline", "TRACKIO_DIR": str(Path(folder, "trackio"))}
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(kept)
 
 
 def _check(check: Check) -> list[str]:

@@ -13,8 +13,8 @@ from ffalora_cli.cli.units import count
 
 _ACCOUNTANTS = ("pld", "rdp", "prv")
 _NOTE = (
-    "any unit of one client (its rows, texts or column values: what --examples counts), add/remove\n"
-    "one, Poisson sampling; noise sd in clips, on the sum"
+    "any unit of one client (its rows, texts or column values: what --examples counts),\n"
+    "add/remove one, Poisson sampling; noise sd in clips, on the sum"
 )
 
 _EXAMPLES = """\

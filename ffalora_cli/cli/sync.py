@@ -36,7 +36,8 @@ def main(arguments: Sequence[str]) -> int:
         tracking = dataclasses.replace(tracking, name="wandb")
     tracker = open_tracker(tracking)
     records = read_run(folder)
-    tracker.start(RunFacts.of(folder, job.config.name, job.resolved))
+    facts = RunFacts.of(folder, job.config.name, job.resolved)
+    tracker.start(dataclasses.replace(facts, replayed=True))
     for record in records.rounds:
         tracker.log(record)
     tracker.finish(records.summary)

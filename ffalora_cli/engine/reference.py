@@ -272,7 +272,8 @@ def _optimizer_class() -> Any:
         def add_noise(self) -> None:
             """Add the prepared noise to the clipped sums."""
             for parameter, noise in zip(self.params, self.noise_for_step, strict=True):
-                parameter.grad = (parameter.summed_grad + noise).view_as(parameter)
+                total = parameter.summed_grad + noise  # in the noise's precision
+                parameter.grad = total.to(parameter.dtype).view_as(parameter)
 
     return KeyedDPOptimizer
 

@@ -43,8 +43,14 @@ def identity(parts: Parts, resolved: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def run_signature(signature: str, forked_from: Mapping[str, Any] | None) -> str:
-    """Identity of a run: of its config alone, or with the state it was forked from."""
-    return signature if forked_from is None else digest([signature, plain(forked_from)])
+    """Identity of a run: of its config alone, or with the run and round it was forked from.
+
+    The state it was forked from is a hash of records, and a signature leaves the machine.
+    """
+    if forked_from is None:
+        return signature
+    origin = {key: value for key, value in forked_from.items() if key != "state"}
+    return digest([signature, plain(origin)])
 
 
 def begun_manifest(folder: Path) -> dict[str, Any] | None:

@@ -15,9 +15,26 @@ from ffalora_cli.types import RoundRecord
 
 if TYPE_CHECKING:
     from ffalora_cli.data.dataset import TaskData
+    from ffalora_cli.experiment.population import Population
     from ffalora_cli.federation.simulation import Simulation
+    from ffalora_cli.keys import Key
     from ffalora_cli.methods.base import Method
     from ffalora_cli.privacy.plan import PrivacyPlan
+
+
+@dataclass(frozen=True)
+class Given:
+    """What a run otherwise makes itself, handed in: neighbouring runs differ in nothing else.
+
+    Attributes:
+        secret: key of every privacy draw; not written anywhere.
+        data: training rows and evaluation splits.
+        people: who owns which training row.
+    """
+
+    secret: Key
+    data: TaskData
+    people: Population
 
 
 @dataclass
@@ -97,7 +114,13 @@ class Parts:
         return replace(record, metrics=metrics, clients=lines)
 
 
-def build(config: Config, signature: str, observer: Observer, poll: Poll = never) -> Parts:
+def build(
+    config: Config,
+    signature: str,
+    observer: Observer,
+    poll: Poll = never,
+    given: Given | None = None,
+) -> Parts:
     """Data, clients, privacy plan, network, engine: what can be refused is refused first."""
     import torch
 
@@ -121,7 +144,10 @@ def build(config: Config, signature: str, observer: Observer, poll: Poll = never
         torch.set_num_threads(config.engine.threads)
     method = registry.get(config.method.name)
     observer.note("reading data")
-    data, people = population.load(config, load_tokenizer(config.model))
+    if given is None:
+        data, people = population.load(config, load_tokenizer(config.model))
+    else:
+        data, people = given.data, given.people
     config, clients = people.config, people.clients
     observer.note("planning privacy" if config.privacy.unit != "none" else "loading the model")
     keys = unit_keys(data.train, config.privacy.unit)

@@ -10,12 +10,12 @@ from ffalora_cli.config.schema import Config
 from ffalora_cli.experiment import fork as forks
 from ffalora_cli.experiment import head, identity
 from ffalora_cli.experiment.observer import Observer
-from ffalora_cli.experiment.parts import build
+from ffalora_cli.experiment.parts import Given, build
 from ffalora_cli.experiment.rounds import drive
 from ffalora_cli.experiment.session import Session
 from ffalora_cli.records.failure import clear_failure, write_failure
 from ffalora_cli.records.run_directory import LEDGER, RunDirectory, open_folder, open_run
-from ffalora_cli.records.trackers.base import RunFacts, open_tracker
+from ffalora_cli.records.trackers.base import BATCHED, RunFacts, open_tracker
 from ffalora_cli.stopping import StopFlag, Stopped
 
 if TYPE_CHECKING:
@@ -36,6 +36,7 @@ def run(
     folder: Path | None = None,
     fork_of: Path | None = None,
     built: Callable[[Parts], None] | None = None,
+    given: Given | None = None,
 ) -> dict[str, Any]:
     """Run one configuration to its end, from where an earlier sitting of it stopped.
 
@@ -51,6 +52,7 @@ def run(
         folder: of the run to go on with; found by name and signature where None.
         fork_of: folder of another run from whose last round this one starts.
         built: is handed the parts before anything is done with them (``together`` does with it).
+        given: secret, data and clients to use, for audits.
 
     Returns:
         The summary, as written to ``summary.json``, plus ``run_dir`` and ``already_done``.
@@ -74,7 +76,7 @@ def run(
     if manifest is not None:
         identity.check_config(manifest, resolved, directory.path)
         config = identity.keep_choices(config, manifest)
-    parts = build(config, signature, observer, stop.poll)
+    parts = build(config, signature, observer, stop.poll, given)
     if built is not None:
         built(parts)
     with directory.claim():
@@ -82,6 +84,8 @@ def run(
             return _already_done(directory, observer)
         said = {"command": command, "overrides": overrides}
         session = _open_session(parts, directory, resolved, manifest, fork, signature, said)
+        if given is not None:
+            parts.simulation.secret = given.secret
         for note in (directory.note, *session.notes):
             if note:
                 observer.note(note)
@@ -162,7 +166,10 @@ def _play(
     directory, config = session.directory, session.parts.config
     clear_failure(directory.path)
     tracker = open_tracker(config.tracking)
-    tracker.start(RunFacts.of(directory.path, config.name, resolved))
+    told = RunFacts.of(directory.path, config.name, resolved)
+    tracker.start(told)
+    if told.kept_back and config.tracking.name != "none":
+        observer.note(f"{config.tracking.name}: {BATCHED}")
     for record in session.records:
         tracker.log(record)  # it leaves out what it has already
     try:

@@ -98,7 +98,10 @@ class LocalRelease:
             round,
             0,
         )
-        return {n: before[n] + v + noise[n] for n, v in clipped.items()}
+        # In the noise's own precision, and rounded once: see ``keys.SecureKey``.
+        return {
+            n: (before[n].to(noise[n].dtype) + v + noise[n]).float() for n, v in clipped.items()
+        }
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ffalora_cli.config.errors import ConfigError
-from ffalora_cli.keys import Key, derive, numpy_generator
+from ffalora_cli.keys import Key, SecureKey, derive, numpy_generator, secure_normal
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -90,9 +90,7 @@ def released_share(
     """
     noise = [
         sum(
-            numpy_generator(
-                derive(secret, "count noise", int(client), round, step)
-            ).standard_normal()
+            _count_normal(derive(secret, "count noise", int(client), round, step))
             for step in range(steps)
         )
         for client in clients
@@ -100,6 +98,12 @@ def released_share(
     total = unclipped - 0.5 * seen + count_noise * np.asarray(noise, dtype=np.float64)
     result: Floats = total / (steps * expected_batch) + 0.5
     return result
+
+
+def _count_normal(key: Key) -> float:
+    if isinstance(key, SecureKey):
+        return float(secure_normal(key))
+    return float(numpy_generator(key).standard_normal())
 
 
 def next_clip(clip: float, shares: Floats, quantile: float, lr: float) -> float:

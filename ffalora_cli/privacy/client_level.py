@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ffalora_cli.keys import Key, derive, fill_normal
+from ffalora_cli.keys import Key, derive, standard_normal
 
 if TYPE_CHECKING:
     import torch
@@ -68,12 +68,10 @@ def private_mean(
     Returns:
         ``(total + noise) / expected_cohort`` by name, fp32; noise keyed by (round, tensor).
     """
-    import torch
-
     sd = noise_multiplier * max_grad_norm
     released = {}
     for name, value in total.items():
-        noise = torch.empty_like(value, dtype=torch.float32)
-        fill_normal(noise, derive(secret, "server noise", round, name))
-        released[name] = (value.float() + sd * noise) / expected_cohort
+        key = derive(secret, "server noise", round, name)
+        noise = standard_normal(tuple(value.shape), key, value.device)
+        released[name] = (value.float() + sd * noise).float() / expected_cohort
     return released

@@ -1,8 +1,8 @@
 """Example-level mechanism: noise keyed by the run secret (``secret``).
 
 One step of a client releases ``(sum of clipped gradients + noise) / expected batch``. The noise is
-added once, to the sum, in units of max_grad_norm, to an empty sum too. All fp32. How examples are
-clipped stands in ``clipping``.
+added once, to the sum, in units of max_grad_norm, to an empty sum too. Sums are fp32. How examples
+are clipped stands in ``clipping``.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from ffalora_cli.keys import Key, derive, fill_normal
+from ffalora_cli.keys import Key, SecureKey, derive, standard_normal
 
 if TYPE_CHECKING:
     import torch
@@ -45,16 +45,17 @@ def noise_stack(
         device: where to draw; bits differ between device types.
 
     Returns:
-        ``[clients, *shape]`` fp32 by name.
+        ``[clients, *shape]`` by name; fp32, of a ``SecureKey`` float64, to be added as it is.
     """
     import torch
 
     stack: Stack = {}
     for name, shape in shapes.items():
-        drawn = torch.empty((len(clients), *shape), device=device, dtype=torch.float32)
+        dtype = torch.float64 if isinstance(secret, SecureKey) else torch.float32
+        drawn = torch.empty((len(clients), *shape), device=device, dtype=dtype)
         for row, client in zip(drawn, clients, strict=True):
             key = derive(secret, "noise", int(client), round, step, name)
-            fill_normal(row, key)
+            row.copy_(standard_normal(shape, key, device))
         extent = (-1, *(1 for _ in shape))
-        stack[name] = drawn.mul_(sd.to(device=device, dtype=torch.float32).view(extent))
+        stack[name] = drawn.mul_(sd.to(drawn).view(extent))
     return stack

@@ -11,7 +11,7 @@ import os
 from pathlib import Path
 
 from ffalora_cli.config.errors import ConfigError, choose
-from ffalora_cli.keys import Key, derive
+from ffalora_cli.keys import Key, SecureKey, derive
 
 SECRET = "secret.key"
 BYTES = 32
@@ -33,7 +33,7 @@ def run_secret(
             other noise for the same round would be a second release (P6).
 
     Returns:
-        32 bytes.
+        32 bytes; secure ones draw their noise hardened (``keys.SecureKey``).
 
     Raises:
         ConfigError: for an unknown mode, and for a secret that is damaged, readable by others, or
@@ -44,7 +44,7 @@ def run_secret(
     if noise != "secure":
         raise choose("privacy.noise", noise, ("reproducible", "secure"))
     if path is None:
-        return os.urandom(BYTES)
+        return SecureKey(os.urandom(BYTES))
     if path.exists():
         return _read(path)
     if resumed:
@@ -52,7 +52,7 @@ def run_secret(
             f"{path}: the run secret is gone, and other noise for its rounds would be a second "
             "release; start a new run with another name="
         )
-    secret = os.urandom(BYTES)
+    secret = SecureKey(os.urandom(BYTES))
     _write(path, secret, os.O_CREAT | os.O_EXCL)
     return secret
 
@@ -74,7 +74,7 @@ def _read(path: Path) -> Key:
     secret = path.read_bytes()
     if len(secret) != BYTES or secret == bytes(BYTES):
         raise ConfigError(f"{path}: the run secret is damaged; start a new run")
-    return secret
+    return SecureKey(secret)
 
 
 def _write(path: Path, content: bytes, flags: int) -> None:

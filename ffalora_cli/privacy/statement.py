@@ -115,6 +115,7 @@ def statement(plan: PrivacyPlan, steps_taken: Ints | None = None) -> dict[str, A
         "library": library(plan.accountant, plan.sampling),
         "delta": plan.delta,
         "one_over_n": 1.0 / int(plan.examples.max()),
+        "delta_below_one_over_n": plan.delta * int(plan.examples.max()) < 1.0,
         "max_grad_norm": plan.max_grad_norm,
         "mechanism": mechanism(plan),
         "calibration": plan.calibration,

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 from ffalora_cli.config.schema import Config
 from ffalora_cli.methods.base import Method
 from ffalora_cli.privacy.rounding import delta_text, epsilon_text
-from ffalora_cli.records.metric_tags import may_leave
 from ffalora_cli.records.reading import RunRecords
 from ffalora_cli.report.peft_export import public_source
 
@@ -114,8 +113,10 @@ def privacy(
         return text
     largest = statement["largest"]
     values = ", ".join(f"{k.upper()} {epsilon_text(v)}" for k, v in largest["epsilon"].items())
-    below = statement["delta"] < statement["one_over_n"]
     delta = delta_text(statement["delta"])
+    if "delta_below_one_over_n" in statement:
+        below = "below" if statement["delta_below_one_over_n"] else "NOT below"
+        delta += f"; {below} 1/n of the largest n"
     rows = [
         ("unit", f"{statement['unit']}: {statement['protects']}"),
         ("relation", str(statement["relation"])),
@@ -123,7 +124,7 @@ def privacy(
             "epsilon (planned / spent)",
             " / ".join(map(epsilon_text, statement["epsilon_max"].values())),
         ),
-        ("delta", f"{delta}; {'' if below else 'NOT '}below 1/n of the largest n"),
+        ("delta", delta),
         ("sampling", statement["sampling_note"] or statement["sampling"]),
         ("accountant", f"{statement['accountant'].upper()} ({statement['library']})"),
         (
@@ -162,7 +163,7 @@ def communication(records: RunRecords, config: Config, method: Method) -> str:
             ("up", "comm/uplink_bytes_total"),
             ("down", "comm/downlink_bytes_total"),
         )
-        if key in totals and may_leave(key, config.privacy.unit)
+        if key in totals
     ]
     formulas = (
         f"{method.travels} Formula, a client, round and layer: up `{method.uplink_formula}`, "

@@ -21,6 +21,7 @@ from ffalora_cli.config.build import build
 from ffalora_cli.config.errors import ConfigError, RunFailed
 from ffalora_cli.config.schema import Config
 from ffalora_cli.records.files import sync_folder, to_json, write_new
+from ffalora_cli.records.leaving import leaving
 from ffalora_cli.records.reading import RunRecords
 from ffalora_cli.report import reload
 from ffalora_cli.report.model_card import CardFacts, model_card
@@ -115,9 +116,9 @@ def export(
                 f"the reloaded model's class scores differ by {difference:.2g} from ours "
                 f"(at most {TOLERANCE:g}): nothing was kept; please report it with the versions"
             )
-        facts = CardFacts(trained.round, which, merge, client, len(rows), difference)
+        facts = CardFacts(trained.round, which, merge, client, len(rows), TOLERANCE, difference)
         write_new(folder / CARD, model_card(records, config, facts).encode())
-        write_new(folder / FACTS, _facts(records, facts))
+        write_new(folder / FACTS, _facts(records, config, facts))
     hub = not config.model.source.startswith(("package:", ".", "/", "~"))
     return Export(to, trained.round, len(rows), difference, merge or hub)
 
@@ -256,14 +257,12 @@ def _aside(to: Path) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _facts(records: RunRecords, facts: CardFacts) -> bytes:
+def _facts(records: RunRecords, config: Config, facts: CardFacts) -> bytes:
     """For programs, and the mark by which an export is known as one."""
-    return to_json(
-        {
-            "schema": 1,
-            "ffalora": records.manifest.get("ffalora"),
-            "signature": records.manifest.get("signature"),
-            **facts.__dict__,
-        },
-        indent=2,
-    )
+    said = {
+        "schema": 1,
+        "ffalora": records.manifest.get("ffalora"),
+        "signature": records.manifest.get("signature"),
+        **facts.__dict__,
+    }
+    return to_json(leaving(said, "export", config.privacy.unit), indent=2)

@@ -1,7 +1,7 @@
 """The model card of an export: what it is, how good, under which promise, how to make it again.
 
-Nothing of a single client and no path of a machine is in it: sizes, label counts and private
-metrics stay in the run folder (rule A21), folders become the word FOLDER.
+It is made from what may leave the run folder (``records/leaving.py``); folders become the word
+FOLDER.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 from ffalora_cli.config.schema import Config
 from ffalora_cli.config.signature import relevant
 from ffalora_cli.methods import registry
-from ffalora_cli.records.metric_tags import may_leave
+from ffalora_cli.records.leaving import may_leave, released
 from ffalora_cli.records.reading import RunRecords
 from ffalora_cli.report.card_parts import (
     communication,
@@ -36,6 +36,7 @@ class CardFacts:
         merged: a full model; else an adapter.
         client: whose model, or None for the global one.
         rows: compared after reloading.
+        tolerance: that class scores of these rows were within.
         difference: largest absolute difference of a class score among them.
     """
 
@@ -44,6 +45,7 @@ class CardFacts:
     merged: bool
     client: int | None
     rows: int
+    tolerance: float
     difference: float
 
 
@@ -55,6 +57,7 @@ def model_card(records: RunRecords, config: Config, facts: CardFacts) -> str:
         config: of the run.
         facts: of the export.
     """
+    records = released(records)
     method = registry.get(config.method.name)
     scores = _scores(records, config, facts)
     kind = "merged model" if facts.merged else "LoRA adapter"
@@ -74,7 +77,7 @@ def model_card(records: RunRecords, config: Config, facts: CardFacts) -> str:
         ("Training", _training(config)),
         ("Communication", communication(records, config, method)),
         ("Reproduce", reproduce(records, config, facts)),
-        ("Versions", _versions(records.manifest, facts)),
+        ("Versions", _versions(records.manifest, config, facts)),
         ("Limitations", limitations(config, facts)),
     ]
     title = f"# {config.task.name}, {method.title}"
@@ -101,9 +104,7 @@ def _scores(records: RunRecords, config: Config, facts: CardFacts) -> dict[str, 
         if record.round == facts.round:
             wanted = {name: f"eval/{name}" for name in (*config.task.metrics, "loss")}
             return {
-                name: record.metrics[key]
-                for name, key in wanted.items()
-                if key in record.metrics and may_leave(key, config.privacy.unit)
+                name: record.metrics[key] for name, key in wanted.items() if key in record.metrics
             }
     return {}
 
@@ -174,7 +175,10 @@ def _training(config: Config) -> str:
     return table(("", ""), rows)
 
 
-def _versions(manifest: Mapping[str, Any], facts: CardFacts) -> str:
+def _versions(manifest: Mapping[str, Any], config: Config, facts: CardFacts) -> str:
+    within = facts.tolerance
+    if may_leave("export.difference", config.privacy.unit):
+        within = facts.difference
     versions = {k: v for k, v in (manifest.get("versions") or {}).items() if v}
     git = manifest.get("git") or {}
     code = f"ffalora {manifest.get('ffalora')}"
@@ -185,7 +189,7 @@ def _versions(manifest: Mapping[str, Any], facts: CardFacts) -> str:
         f"{code}; Python {manifest.get('python')}; {listed}.\n\nBase weights "
         f"`{manifest.get('model_fingerprint')}`, config `{manifest.get('signature')}`. This folder "
         f"was loaded by plain libraries in a process of its own; class scores of {facts.rows} rows "
-        f"differ from the run's model by {facts.difference:.1e} at most."
+        f"differ from the run's model by {within:.1e} at most."
     )
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import ffalora_cli
 from ffalora_cli.config.errors import ConfigError
-from ffalora_cli.records.metric_tags import may_leave
+from ffalora_cli.records.leaving import metric_may_leave, released
 from ffalora_cli.records.reading import RunRecords
 from ffalora_cli.report import clients_figure, curves, pareto
 from ffalora_cli.report.comparison import Question, compare
@@ -61,7 +61,7 @@ class Page:
 def page(runs: Sequence[RunRecords], question: Question) -> str:
     """The page as HTML.
 
-    What was computed in a private run without noise is left out: a page is made to be shared.
+    It is made from what may leave the run folders (``records/leaving.py``): a page is to be shared.
 
     Args:
         runs: to report on, finished or not.
@@ -72,9 +72,10 @@ def page(runs: Sequence[RunRecords], question: Question) -> str:
     """
     from jinja2 import Environment, StrictUndefined
 
+    runs = [released(run) for run in runs]
     table, notes, metric = _results(runs, question)
     for run in runs:
-        if not may_leave(metric, run.config["privacy"]["unit"]):
+        if not metric_may_leave(metric, run.config["privacy"]["unit"]):
             raise ConfigError(
                 f"--metric {metric}: of the private run {run.path.name} it may not leave the "
                 "folder; choose another, as in --metric eval/accuracy"
@@ -117,7 +118,7 @@ def _figures(
     units = {str(run.config["privacy"]["unit"]) for run in runs}
     makers: list[Callable[[], Picture]] = [lambda: curves.draw(grouping, "round", metric)]
     notes = [*grouping.notes]
-    if all(may_leave("comm/uplink_bytes", unit) for unit in units):
+    if all(metric_may_leave("comm/uplink_bytes", unit) for unit in units):
         makers.append(lambda: curves.draw(grouping, "uplink_bytes", metric))
         if len(costs.groups) > 1:
             makers.append(lambda: pareto.draw(costs, "total_bytes", metric))

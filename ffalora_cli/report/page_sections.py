@@ -5,27 +5,17 @@ from __future__ import annotations
 import math
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from ffalora_cli.privacy.rounding import epsilon_text
-from ffalora_cli.records.metric_tags import may_leave
+from ffalora_cli.records.leaving import metric_may_leave
 from ffalora_cli.records.reading import RunRecords
 from ffalora_cli.report.formats import Grid
 from ffalora_cli.report.settings import differing, setting
 
 WITHHELD = "withheld"
 KINDS = ("uplink", "downlink", "adapter", "head", "merge", "index", "setup", "framing")
-_CLIENT = (  # key of a client's values, heading
-    ("client", "client"),
-    ("examples", "rows"),
-    ("sample_rate", "sampling rate"),
-    ("noise_multiplier", "noise multiplier"),
-    ("steps_planned", "steps planned"),
-    ("steps_taken", "steps taken"),
-    ("epsilon_planned", "epsilon planned"),
-    ("epsilon_spent", "epsilon spent"),
-)
 
 
 @dataclass(frozen=True)
@@ -47,7 +37,6 @@ class RunSection:
     state: str
     claim: str
     privacy: Sequence[tuple[str, str]]  # empty without privacy
-    clients: Table
     outside: Sequence[str]
     command: str
     provenance: Sequence[tuple[str, str]]
@@ -68,7 +57,6 @@ def run_section(run: RunRecords) -> RunSection:
         state=_state(run),
         claim=claim,
         privacy=_privacy(run.privacy or {}),
-        clients=_clients((run.privacy or {}).get("clients") or ()),
         outside=list((run.privacy or {}).get("outside") or ()),
         command=shlex.join(command) if command else f"# {run.path.name}: {known}",
         provenance=_provenance(run.manifest),
@@ -78,7 +66,7 @@ def run_section(run: RunRecords) -> RunSection:
 def results(grid: Grid, runs: Sequence[RunRecords]) -> Table:
     """The table of ``compare``; bytes that would tell who took part are left out."""
     rows: Sequence[Sequence[str]] = grid.rows
-    if not all(may_leave("comm/uplink_bytes", _unit(run)) for run in runs):
+    if not all(metric_may_leave("comm/uplink_bytes", _unit(run)) for run in runs):
         rows = [(*row[:-1], WITHHELD) for row in rows]
     return Table("results", grid.head, rows, grid.words, long=False)
 
@@ -88,7 +76,7 @@ def byte_table(runs: Sequence[RunRecords]) -> tuple[Table, list[str]]:
     notes = ["both directions are the sum of the kinds to their right; MB are 10^6 bytes"]
     rows = []
     for run in runs:
-        if not may_leave("comm/uplink_bytes", _unit(run)):
+        if not metric_may_leave("comm/uplink_bytes", _unit(run)):
             rows.append([run.path.name, *[WITHHELD] * len(KINDS)])
             continue
         totals: dict[str, float] = {}
@@ -137,28 +125,21 @@ def _privacy(said: Mapping[str, Any]) -> list[tuple[str, str]]:
     pairs = [
         ("protects", said["protects"]),
         ("sampling", said["sampling_note"]),
-        ("delta", f"{said['delta']:g}; 1/n of the largest client is {said['one_over_n']:.3g}"),
+        ("delta", _delta(said)),
         ("clip", f"{said['max_grad_norm']:g}, {said['mechanism']['clip_note']}"),
         ("noise", said["noise"]["note"]),
-        ("beside it", f"client {largest['client']}, the same noise: {', '.join(beside)}"),
+        ("beside it", f"largest client, the same noise: {', '.join(beside)}"),
         ("covered", f"{len(said['covered'])} tensors, uploaded or not"),
         ("library", said["library"]),
-        *(("warning", warning) for warning in said["warnings"]),
     ]
     return [(name, str(text)) for name, text in pairs if text]
 
 
-def _clients(clients: Sequence[Mapping[str, Any]] | Mapping[str, Mapping[str, Any]]) -> Table:
-    """Every client, or the quantiles of many."""
-    empty = Table("clients", (), (), words=0, long=False)
-    if isinstance(clients, Mapping):
-        names = list(next(iter(clients.values()), {}))
-        rows = [[k.replace("_", " "), *(_cell(k, v[n]) for n in names)] for k, v in clients.items()]
-        head = ["over all clients", *(name.replace("_", " ") for name in names)]
-        return replace(empty, head=head, rows=rows, words=1)
-    columns = [(key, head) for key, head in _CLIENT if clients and key in clients[0]]
-    rows = [[_cell(key, client[key]) for key, _ in columns] for client in clients]
-    return replace(empty, head=[head for _, head in columns], rows=rows)
+def _delta(said: Mapping[str, Any]) -> str:
+    if "delta_below_one_over_n" not in said:
+        return f"{said['delta']:g}"
+    below = "below" if said["delta_below_one_over_n"] else "NOT below"
+    return f"{said['delta']:g}; {below} 1/n of the largest client"
 
 
 def _provenance(manifest: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -188,13 +169,3 @@ def _megabytes(value: float | None) -> str:
     if value is None or not math.isfinite(value):
         return "-"
     return "0" if value == 0 else f"{value / 1e6:.6f}" if value < 1e4 else f"{value / 1e6:,.3f}"
-
-
-def _cell(key: str, value: Any) -> str:
-    return epsilon_text(value) if key.startswith("epsilon") else _number(value)
-
-
-def _number(value: Any) -> str:
-    if isinstance(value, int):
-        return f"{value:,}"
-    return value if isinstance(value, str) else f"{value:.4g}"

@@ -86,7 +86,7 @@ TEMPLATE = """<!DOCTYPE html>
 <h2>Privacy</h2>
 {% for run in page.runs %}<details{% if loop.first %} open{% endif %}>
 <summary><strong>{{ run.name }}</strong>: {{ run.claim }}</summary>
-{% if run.privacy %}{{ facts(run.privacy) }}{{ table(run.clients) }}
+{% if run.privacy %}{{ facts(run.privacy) }}
 <p class="soft">Outside the guarantee:</p>{{ notes(run.outside) }}{% endif %}
 </details>{% endfor %}
 <h2>What differs</h2>

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 from ffalora_cli.config.errors import ConfigError, RunFailed
+from ffalora_cli.records.leaving import may_leave
 
 
 def check_repository(name: str) -> None:
@@ -25,7 +26,7 @@ def check_repository(name: str) -> None:
 
 
 def push(folder: Path, repository: str) -> str:
-    """Upload a folder; a repository that is not there is made, private.
+    """Upload the files of an export; a repository that is not there is made, private.
 
     Args:
         folder: of a finished export; stays as it is.
@@ -47,7 +48,13 @@ def push(folder: Path, repository: str) -> str:
     try:
         api = HfApi()
         address = str(api.create_repo(repository, private=True, exist_ok=True))
-        api.upload_folder(repo_id=repository, folder_path=folder, commit_message="ffalora export")
+        listed = [file.name for file in folder.iterdir() if may_leave(f"file.{file.name}", "none")]
+        api.upload_folder(
+            repo_id=repository,
+            folder_path=folder,
+            allow_patterns=listed,
+            commit_message="ffalora export",
+        )
     except Exception as error:  # of several libraries, all meaning "not there"
         reason = " ".join(str(error).split())[:90]
         raise RunFailed(f"not pushed ({type(error).__name__}: {reason}); {later}") from error

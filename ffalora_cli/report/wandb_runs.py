@@ -1,6 +1,6 @@
 """Runs read back from W&B, as if they had been read from their folders.
 
-What a folder has beyond the rounds travels in W&B's config (``records/provenance.py``). Metrics
+What a folder has beyond the rounds travels in W&B's config under ``KEY``. Metrics
 that a private run kept at home are not there, and neither are ledger and clients.
 """
 
@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ffalora_cli.config.errors import ConfigError, brief
-from ffalora_cli.records.provenance import KEY
 from ffalora_cli.records.reading import RunRecords
 from ffalora_cli.records.run_directory import SCHEMA_VERSION
 from ffalora_cli.records.summary import summarize
+from ffalora_cli.records.trackers.base import KEY
 from ffalora_cli.report.selection import value_at
 from ffalora_cli.types import RoundRecord
 

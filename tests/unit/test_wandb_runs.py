@@ -11,7 +11,7 @@ import pytest
 
 from ffalora_cli.cli.main import main
 from ffalora_cli.config.errors import ConfigError
-from ffalora_cli.records.metric_tags import may_leave
+from ffalora_cli.records.leaving import metric_may_leave as may_leave
 from ffalora_cli.records.reading import read_run
 from ffalora_cli.report import wandb_runs
 from tests.tiny import save_tiny_bert

@@ -2,10 +2,9 @@
 
 One file per tracker in this folder, named as ``tracking.name``, with a class named ``TRACKER``.
 
-Rule on what leaves the machine: only ``RoundRecord.metrics`` do, never per-client details (sizes,
-label counts, losses). In a private run, what was computed from the training rows without noise
-stays in the run folder too (``records/metric_tags.py``), unless ``tracking.private_metrics`` asks
-for it.
+Rule on what leaves the machine: what ``records/leaving.py`` lists, and nothing about a single
+client. Of a private run neither metrics computed without noise nor moments of single rounds leave,
+unless ``tracking.private_metrics`` asks for them.
 """
 
 from __future__ import annotations
@@ -14,18 +13,33 @@ import importlib
 import pkgutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, Protocol
 
 from ffalora_cli.config.errors import choose
 from ffalora_cli.config.schema import TrackingConfig
 from ffalora_cli.records.files import read_json
-from ffalora_cli.records.metric_tags import may_leave
-from ffalora_cli.records.provenance import KEY, provenance, without_paths
+from ffalora_cli.records.leaving import (
+    leaving,
+    metric_may_leave,
+    released_summary,
+    to_minute,
+)
 from ffalora_cli.records.run_directory import MANIFEST, PRIVACY
 from ffalora_cli.types import RoundRecord
 
+KEY = "ffalora"
+"""Of a tracker's config: where a run's numbers come from, read back by ``report/wandb_runs.py``."""
+
+BATCHED = (
+    "this private run's rounds go in one batch when it is done, because the moments at which they "
+    "arrive are times of single rounds; tracking.private_metrics=true sends everything live"
+)
+"""Said where a run with a tracker begins."""
+
 _SHARED = ("base", "worker")  # files here that are no tracker
+_NOT_MIRRORED = ("schema_version", "id", "command", "git", "platform")
+"""Facts of a manifest that may leave, but say more about a machine than a comparison needs."""
 
 
 @dataclass(frozen=True)
@@ -36,25 +50,45 @@ class RunFacts:
     name: str
     folder: Path
     config: Mapping[str, Any]  # resolved, plain
-    origin: Mapping[str, Any] = field(default_factory=dict)  # see ``records/provenance.py``
+    origin: Mapping[str, Any] = field(default_factory=dict)  # of manifest and statement
+    replayed: bool = False  # from records, all rounds at once (``ffalora sync``)
 
     @staticmethod
     def of(folder: Path, name: str, config: Mapping[str, Any]) -> RunFacts:
         """Facts of a run whose folder has its manifest and, if private, its statement."""
-        statement = read_json(folder / PRIVACY) if (folder / PRIVACY).exists() else None
-        private = config["privacy"]["unit"] != "none"
-        origin = provenance(read_json(folder / MANIFEST), statement, private)
-        return RunFacts(folder.name, name, folder, config, origin)
+        unit = str(config["privacy"]["unit"])
+        manifest = leaving(read_json(folder / MANIFEST), "manifest", unit)
+        if unit != "none" and "created" in manifest:
+            manifest["created"] = to_minute(manifest["created"])
+        kept = {key: value for key, value in manifest.items() if key not in _NOT_MIRRORED}
+        claim = None
+        if (folder / PRIVACY).exists():
+            claim = leaving(read_json(folder / PRIVACY), "privacy", unit)
+        return RunFacts(folder.name, name, folder, config, {"manifest": kept, "privacy": claim})
 
     @property
     def described(self) -> dict[str, Any]:
         """The config as a tracker gets it, with the run's origin."""
-        return {**without_paths(self.config), KEY: dict(self.origin)}
+        kept = leaving(self.config, "config", self.unit)
+        source = str((kept.get("model") or {}).get("source") or "")
+        if source.startswith(("/", "~", ".", "\\")) or ":\\" in source[:3]:
+            kept["model"] = {**kept["model"], "source": PurePath(source).name}
+        return {**kept, KEY: dict(self.origin)}
+
+    @property
+    def unit(self) -> str:
+        """Of privacy."""
+        return str(self.config["privacy"]["unit"])
 
     @property
     def private(self) -> bool:
         """Whether the run claims any privacy."""
-        return bool(self.config["privacy"]["unit"] != "none")
+        return self.unit != "none"
+
+    @property
+    def guarded(self) -> bool:
+        """Whether something stays at home: the run is private, and nobody asked for all of it."""
+        return self.private and not self.config.get("tracking", {}).get("private_metrics", False)
 
     @property
     def group(self) -> str:
@@ -78,12 +112,23 @@ class RunFacts:
             return f"{privacy['unit']}_noise{privacy['noise_multiplier']:g}"
         return f"{privacy['unit']}_eps{privacy['epsilon_target']:g}"
 
+    @property
+    def kept_back(self) -> bool:
+        """Whether rounds wait for the end of the run: their arrival would tell single times."""
+        return self.guarded and not self.replayed
+
     def released(self, metrics: Mapping[str, Any]) -> dict[str, Any]:
         """The metrics that may leave the run folder."""
-        if self.config.get("tracking", {}).get("private_metrics", False):
+        if not self.guarded:
             return dict(metrics)
-        unit = str(self.config["privacy"]["unit"])
-        return {k: v for k, v in metrics.items() if may_leave(k, unit)}
+        return {k: v for k, v in metrics.items() if metric_may_leave(k, self.unit)}
+
+    def summary(self, summary: Mapping[str, Any]) -> dict[str, Any]:
+        """Scalars of a summary that may leave: last metrics by name, the best round ``best/*``."""
+        kept = released_summary(summary, self.unit if self.guarded else "none")
+        values = {key: value for key, value in kept.items() if isinstance(value, str | int | float)}
+        values.update({f"best/{key}": value for key, value in (kept.get("best") or {}).items()})
+        return {**values, **(kept.get("final") or {})}
 
 
 class Tracker(Protocol):

@@ -3,6 +3,10 @@
 So neither a slow import, a dead server nor a hang inside a tracker's package delays a round. A
 mirror says which rounds it has when it opens; a resumed run (or ``ffalora sync``) logs every round
 again and those are left out.
+
+The moment at which a round arrives is the time that the round took, which is a function of the rows
+that were drawn. So a private run's rounds are kept back and go in one batch when the run is done,
+unless ``tracking.private_metrics`` asks for all of it.
 """
 
 from __future__ import annotations
@@ -19,6 +23,7 @@ from ffalora_cli.records.trackers.base import RunFacts
 from ffalora_cli.types import RoundRecord
 
 FINISH_SECONDS = 60.0
+KEPT_BACK = "nothing was sent yet; resume the run, or `ffalora sync` sends the rounds there are"
 
 
 class BackgroundTracker(ABC):
@@ -59,10 +64,11 @@ class BackgroundTracker(ABC):
         return tuple(self._notes)
 
     def start(self, facts: RunFacts) -> None:
-        """Begin in the background; rounds logged meanwhile are kept in order."""
+        """Begin in the background, or at the end; rounds logged meanwhile are kept in order."""
         self._facts = facts
-        self._thread.start()
         self._jobs.put(lambda: self._opened(facts))
+        if not facts.kept_back:
+            self._thread.start()
 
     def log(self, record: RoundRecord) -> None:
         """Mirror a round's released metrics."""
@@ -77,8 +83,13 @@ class BackgroundTracker(ABC):
         """Send the summary and wait until the mirror has everything, ``FINISH_SECONDS`` at most."""
         if self._facts is None:
             return
+        if self._thread.ident is None and summary is None:
+            self._notes.append(f"{self.label}: {KEPT_BACK}")
+            return
         limit = FINISH_SECONDS if seconds is None else seconds
-        values = summary_values(summary or {}, self._facts)
+        values = self._facts.summary(summary or {})
+        if self._thread.ident is None:
+            self._thread.start()
         self._jobs.put(lambda: self._close(values, exit_code))
         self._jobs.put(None)
         self._thread.join(limit)
@@ -113,15 +124,3 @@ class BackgroundTracker(ABC):
             self._dead.set()
             line = one_line(reason.splitlines()[0])[:160]  # it may quote a key
             self._notes.append(f"{self.label} mirror off: {line}; the local records are complete")
-
-
-def summary_values(summary: Mapping[str, Any], facts: RunFacts) -> dict[str, Any]:
-    """Scalars of the summary; last metrics under their own names, the best round as ``best/*``."""
-    values = {key: value for key, value in summary.items() if isinstance(value, str | int | float)}
-    values.update({f"best/{key}": value for key, value in (summary.get("best") or {}).items()})
-    headline = summary.get("headline")
-    if headline is not None and not facts.released({headline: None}):
-        values.pop("value", None)
-        values.pop("best/value", None)
-    values.update(summary.get("final") or {})
-    return facts.released(values)

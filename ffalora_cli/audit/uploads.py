@@ -48,7 +48,7 @@ def play(subject: Subject) -> Played:
     return Played(simulation, seen)
 
 
-def release_checks(subject: Subject, played: Played) -> list[Check]:
+def upload_checks(subject: Subject, played: Played) -> list[Check]:
     """The battery on uploads and frozen tensors."""
     return [uploads(subject, played), only_noised(played), frozen(played)]
 
