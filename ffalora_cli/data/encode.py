@@ -31,6 +31,7 @@ class Encoded:
     hashes: np.ndarray  # uint64 [n], equal for equal texts
     pad_id: int
     fingerprint: str  # of the rows (texts, labels, clients), not of the tokens
+    empty_texts: int = 0  # of pairs of the whole split: the other text is there
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -140,4 +141,5 @@ def encode(rows: Rows, tokenizer: PreTrainedTokenizerBase, max_length: int) -> E
         hashes=rows.hashes,
         pad_id=int(tokenizer.pad_token_id),
         fingerprint=rows.fingerprint,
+        empty_texts=rows.empty_texts,
     )

@@ -131,6 +131,9 @@ def build(config: Config, signature: str, observer: Observer, poll: Poll = never
     method = registry.get(config.method.name)
     observer.note("reading data")
     data, clients = _load_clients(config, load_tokenizer(config.model))
+    empty = data.facts["train"]["empty_texts"]
+    if empty:
+        observer.note(f"warning: {empty} texts of the training pairs are empty")
     observer.note("planning privacy" if config.privacy.unit != "none" else "loading the model")
     shared = find_shared_rows(data.train.hashes, clients.rows, clients.offsets)
     plan = make_plan(config.privacy, clients.sizes, config.federation, (), shared)
