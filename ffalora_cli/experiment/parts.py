@@ -58,7 +58,8 @@ class Parts:
     def _evaluate_clients(self, record: RoundRecord) -> RoundRecord:
         """The record with accuracies of the clients that took part (at most 100 of them).
 
-        Each client's model is the global one with its personal tensors, if the method has any.
+        Each client's model is the global one with its personal tensors. Without any, all clients
+        have the global accuracy, and only that under their own labels says more.
         """
         from ffalora_cli.evaluation.evaluate import client_accuracy
 
@@ -81,16 +82,12 @@ class Parts:
             simulation.poll,
         )
         prefix = "eval/personalized_accuracy" if names else "eval/client_accuracy"
-        metrics = {
-            **record.metrics,
-            prefix: float(plain.mean()),
-            f"{prefix}_min": float(plain.min()),
-            f"{prefix}_own_labels": float(own.mean()),
-        }
-        scores = {
-            int(i): {"accuracy": float(p), "accuracy_own_labels": float(o)}
-            for i, p, o in zip(ids, plain, own, strict=True)
-        }
+        metrics = {**record.metrics, f"{prefix}_own_labels": float(own.mean())}
+        scores = {int(i): {"accuracy_own_labels": float(o)} for i, o in zip(ids, own, strict=True)}
+        if names:
+            metrics |= {prefix: float(plain.mean()), f"{prefix}_min": float(plain.min())}
+            for i, accuracy in zip(ids, plain, strict=True):
+                scores[int(i)]["accuracy"] = float(accuracy)
         lines = tuple({**line, **scores.get(int(line["client"]), {})} for line in record.clients)
         return replace(record, metrics=metrics, clients=lines)
 
