@@ -100,6 +100,8 @@ def test_what_cannot_be_drawn_is_said(tmp_path, seeds):
     grouping = group_runs(seeds)
     with pytest.raises(ConfigError, match=r"did you mean 'eval/accuracy'"):
         curves.draw(grouping, "round", "eval/acuracy")
+    with pytest.raises(ConfigError, match=r"models of the clients' own.*accuracy_own_labels"):
+        clients_figure.draw(group_runs(seeds), "accuracy")
     with pytest.raises(ConfigError, match="eval_clients=true"):
         clients_figure.draw(grouping, "accuracy")
     public = made_run(tmp_path, ["privacy=none"], FIRST)
