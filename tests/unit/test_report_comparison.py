@@ -10,6 +10,7 @@ from scipy import stats
 
 from ffalora_cli.config.errors import ConfigError
 from ffalora_cli.report.comparison import Question, compare
+from ffalora_cli.report.formats import grid
 from ffalora_cli.report.moments import parse
 from ffalora_cli.report.notes import baseline_name, notes
 from ffalora_cli.report.selection import select_runs
@@ -152,6 +153,18 @@ def test_one_run_has_no_interval_and_says_so(tmp_path) -> None:
     found = table(tmp_path)
     assert found.rows[0].cells[0].sample.half_width is None
     assert "n = 1: a single run has no spread and no interval" in notes(found)
+
+
+def test_a_column_without_a_value_is_left_out(tmp_path) -> None:
+    """No pair shares a seed: the note says so, and a column of dashes would add nothing."""
+    for method, seed in (("lora", 0), ("ffa_lora", 1)):
+        write_run(tmp_path, [f"method={method}", f"seed={seed}"], [0.1, 0.5])
+    found = table(tmp_path, by=("method",))
+    assert found.rows[0].baseline == ("lora",)
+    shown = grid(found)
+    assert shown.head == ("method", "accuracy %", "n", "epsilon", "up B")
+    assert all("-" not in row and len(row) == len(shown.head) for row in shown.rows)
+    assert any("no pair has the same seed" in note for note in shown.notes)
 
 
 def test_other_tasks_are_refused_unless_laid_side_by_side(runs) -> None:
