@@ -10,6 +10,7 @@ from pathlib import Path
 from ffalora_cli.cli.arguments import Parser
 from ffalora_cli.cli.exits import DONE
 from ffalora_cli.cli.units import count
+from ffalora_cli.privacy.rounding import epsilon_text
 
 _ACCOUNTANTS = ("pld", "rdp", "prv")
 _NOTE = (
@@ -67,8 +68,8 @@ def main(arguments: Sequence[str]) -> int:
     print(f"{'accountant':<12}{heads}")
     for b in found:
         print(
-            f"{b.accountant:<12}{b.epsilon:>9.4f}{b.delta:>9.3g}{b.noise_multiplier:>18.5f}"
-            f"{b.sample_rate:>10.4g}{count(b.steps):>9}"
+            f"{b.accountant:<12}{epsilon_text(b.epsilon, 4):>9}{b.delta:>9.3g}"
+            f"{b.noise_multiplier:>18.5f}{b.sample_rate:>10.4g}{count(b.steps):>9}"
         )
     print(f"\n{_NOTE}")
     if options.plot:

@@ -17,7 +17,7 @@ from hydra import compose, initialize_config_module
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import (
     GrammarParseError,
     InterpolationKeyError,
@@ -28,6 +28,7 @@ from omegaconf.resolvers import oc
 
 from ffalora_cli.cli.catalogue import PACKAGE, groups
 from ffalora_cli.cli.overrides import expand
+from ffalora_cli.cli.renamed import forget_below, forget_origin
 from ffalora_cli.config.build import check_value, nearest_key
 from ffalora_cli.config.errors import ConfigError, brief, one_line
 
@@ -57,7 +58,10 @@ def compose_jobs(overrides: Sequence[str], sweep: bool) -> list[tuple[list[str],
             chosen = [text for text in job if text.split("=", 1)[0] in groups()]
             settings = [text for text in job if text not in chosen]
             some = tuple(text for text in chosen if not text.endswith("=null"))  # null: none of it
-            jobs.append((job, _resolve(_with_settings(_compose(some), settings))))
+            composed, choices = _compose(some)
+            config = _with_settings(composed, settings)
+            forget_origin(config, choices, _keys(settings))
+            jobs.append((job, _resolve(config)))
     return jobs
 
 
@@ -85,7 +89,10 @@ def change(plain: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]
             base = OmegaConf.create(dict(plain))
         except OmegaConfBaseException as error:  # a reference that was never resolved
             raise ConfigError(f"{error.full_key}: {_reason(error)}") from error
-        return _resolve(_with_settings(base, settings))
+        config = _with_settings(base, settings)
+        if OmegaConf.select(config, "task.name") != OmegaConf.select(base, "task.name"):
+            forget_below(config, [{"task.name"}, _keys(settings)])
+        return _resolve(config)
 
 
 def choices_of(overrides: Sequence[str]) -> dict[str, str | None]:
@@ -95,24 +102,29 @@ def choices_of(overrides: Sequence[str]) -> dict[str, str | None]:
         ConfigError: anything wrong with an override.
     """
     (job,) = expand(overrides, sweep=False)
-    chosen = [text for text in job if text.split("=", 1)[0] in groups()]
-    try:
-        with initialize_config_module(PACKAGE, version_base="1.3"):
-            found = compose("config", overrides=chosen, return_hydra_config=True)
-    except (HydraException, OmegaConfBaseException) as error:
-        raise ConfigError(_reason(error)) from error
-    choices = found.hydra.runtime.choices
-    return {str(name): choices[name] for name in choices if name in groups()}
+    return _compose(tuple(text for text in job if text.split("=", 1)[0] in groups()))[1]
 
 
 @cache  # a sweep over seeds composes its groups once; 0.1 s each
-def _compose(chosen: tuple[str, ...]) -> DictConfig:
-    """Hydra's part: the defaults list with these group choices; not to be changed in place."""
+def _compose(chosen: tuple[str, ...]) -> tuple[DictConfig, dict[str, str | None]]:
+    """Hydra's part: the defaults list with these group choices; not to be changed in place.
+
+    Returns:
+        What they compose, and group to chosen option in the order of merging.
+    """
     try:
         with initialize_config_module(PACKAGE, version_base="1.3"):
-            return compose(config_name="config", overrides=list(chosen))
+            found = compose("config", overrides=list(chosen), return_hydra_config=True)
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(_reason(error)) from error
+    choices = found.hydra.runtime.choices
+    with open_dict(found):
+        del found["hydra"]
+    return found, {str(name): choices[name] for name in choices if name in groups()}
+
+
+def _keys(settings: Sequence[str]) -> set[str]:
+    return {text.split("=", 1)[0].lstrip("+") for text in settings}
 
 
 def _with_settings(base: DictConfig, settings: Sequence[str]) -> DictConfig:

@@ -67,10 +67,13 @@ def _explained(
     choices: Mapping[str, str | None],
 ) -> dict[str, Any]:
     from ffalora_cli.cli.provenance import documentation, who_set
+    from ffalora_cli.cli.renamed import ORIGIN
 
     kind = key_type(key)
     place = who_set(key, choices)
     typed = next((t for t in reversed(overrides) if _sets(t, key)), None)
+    if not typed and key in ORIGIN and place and _value(plain, key) == ORIGIN[key] != place.written:
+        typed = next((t for t in reversed(overrides) if _sets(t, "task.name")), None)  # unset by it
     return {
         "key": key,
         "value": _value(plain, key),

@@ -75,12 +75,12 @@ def _lines(records: RunRecords) -> list[str]:
 
 def _rounds(records: RunRecords, config: Config) -> list[str]:
     """The evaluated rounds as a table, thinned evenly to a screenful; the last is always there."""
-    columns = table.columns(config, live=False)
     key = f"eval/{config.task.metrics[0]}"
     evaluated = [record for record in records.rounds if key in record.metrics]
     step = max(1, math.ceil(len(evaluated) / _ROUNDS))
     kept = evaluated[::-1][::step][::-1]
     moments = [table.Moment(r.round, config.federation.rounds, r.metrics) for r in kept]
+    columns = table.filled(table.columns(config, live=False), moments)
     return [table.heading(columns), *(table.row(columns, moment) for moment in moments)]
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from ffalora_cli.cli.units import human_bytes, human_seconds, number, score
@@ -41,9 +41,10 @@ def columns(config: Config, live: bool = True) -> list[Column]:
         Column("round", 9, lambda m: f"{m.round}/{m.rounds}"),
         Column(headline, 9, lambda m: score(headline, m.metrics.get(f"eval/{headline}"))),
     ]
-    if _personal(config):
-        key = "eval/personalized_accuracy"
-        chosen.append(Column("personal", 9, lambda m: score("accuracy", m.metrics.get(key))))
+    own = _of_clients(config)
+    if own is not None:
+        title, key = own
+        chosen.append(Column(title, 9, lambda m: score("accuracy", m.metrics.get(key))))
     chosen.append(Column("loss", 6, lambda m: score("loss", m.metrics.get("eval/loss"))))
     if config.privacy.unit != "none":
         spent = "privacy/epsilon_spent"
@@ -58,6 +59,11 @@ def columns(config: Config, live: bool = True) -> list[Column]:
     return chosen
 
 
+def filled(chosen: list[Column], moments: Sequence[Moment]) -> list[Column]:
+    """The columns that have something to say in any of the rounds."""
+    return [column for column in chosen if any(column.cell(m) != "-" for m in moments)]
+
+
 def heading(chosen: list[Column]) -> str:
     """The titles as one line of text."""
     return " ".join(column.title.rjust(column.width) for column in chosen)
@@ -68,6 +74,15 @@ def row(chosen: list[Column], moment: Moment) -> str:
     return " ".join(column.cell(moment).rjust(column.width) for column in chosen)
 
 
-def _personal(config: Config) -> bool:
-    """Whether clients end with models of their own, so that their average says something."""
-    return config.head.mode == "personal" or config.federation.eval_clients
+def _of_clients(config: Config) -> tuple[str, str] | None:
+    """Title and metric of the clients' average: of own models, or of the global one on own labels.
+
+    None where neither is recorded.
+    """
+    from ffalora_cli.methods import registry
+
+    if config.head.mode == "personal" or registry.get(config.method.name).personal:
+        return "personal", "eval/personalized_accuracy"
+    if config.federation.eval_clients:
+        return "own-label", "eval/client_accuracy_own_labels"
+    return None

@@ -134,16 +134,17 @@ def closing(summary: Mapping[str, Any], metrics_order: Sequence[str]) -> list[st
 
 
 def communication(metrics: Mapping[str, float]) -> str:
-    """Bytes of the whole run in both directions, with set-up and head as parts of them."""
+    """Bytes of the whole run by direction and together, with set-up and head as parts of both."""
     up = metrics.get("comm/uplink_bytes_total")
     down = metrics.get("comm/downlink_bytes_total")
+    both = None if up is None or down is None else up + down
     parts = [
         f"{name} {human_bytes(value)}"
         for name, key in (("set-up", "comm/setup_bytes"), ("head", "comm/head_bytes"))
         if (value := metrics.get(f"{key}_total", metrics.get(key))) is not None
     ]
-    including = f"; of it {', '.join(parts)}" if parts else ""
-    return f"up {human_bytes(up)}, down {human_bytes(down)}, all clients together{including}"
+    ways = f"up {human_bytes(up)}, down {human_bytes(down)}, together {human_bytes(both)}"
+    return f"{ways} (all clients){'; of it ' if parts else ''}{', '.join(parts)}"
 
 
 def suggestions(config: Config, overrides: Sequence[str], run: str) -> list[str]:

@@ -20,8 +20,9 @@ from ffalora_cli.data.encode import Encoded
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-FORMAT = 2  # raise when the files or their meaning change
+FORMAT = 3  # raise when the files or their meaning change
 ARRAYS = ("ids", "type_ids", "offsets", "labels", "clients", "hashes", "text_keys", "unit_keys")
+FACTS = ("client_names", "pad_id", "fingerprint", "empty_texts")
 META = "meta.json"
 
 
@@ -62,13 +63,12 @@ def read_entry(folder: Path) -> Encoded | None:
             if _crc32(path) != checksum:
                 return None
             arrays[name] = np.load(path, mmap_mode="r", allow_pickle=False).view(np.ndarray)
-        names = meta["client_names"]
-        return Encoded(
-            **arrays,
-            client_names=None if names is None else tuple(names),
-            pad_id=meta["pad_id"],
-            fingerprint=meta["fingerprint"],
-        )
+        if _checksum(meta["facts"]) != meta["facts_crc32"]:
+            return None
+        facts = meta["facts"]
+        names = facts["client_names"]
+        facts["client_names"] = None if names is None else tuple(names)
+        return Encoded(**arrays, **facts)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
 
@@ -88,18 +88,18 @@ def write_entry(folder: Path, encoded: Encoded) -> None:
             if array is not None:
                 np.save(partial / f"{name}.npy", array, allow_pickle=False)
                 checksums[name] = _crc32(partial / f"{name}.npy")
-        meta = {
-            "crc32": checksums,
-            "client_names": encoded.client_names,
-            "pad_id": encoded.pad_id,
-            "fingerprint": encoded.fingerprint,
-        }
+        facts = {name: getattr(encoded, name) for name in FACTS}
+        meta = {"crc32": checksums, "facts": facts, "facts_crc32": _checksum(facts)}
         (partial / META).write_text(json.dumps(meta))
         if folder.exists():  # damaged, or another process was faster: ours is as good
             shutil.rmtree(folder, ignore_errors=True)
         os.rename(partial, folder)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def _checksum(facts: dict[str, Any]) -> int:
+    return zlib.crc32(json.dumps(facts, sort_keys=True).encode())
 
 
 def _crc32(path: Path) -> int:

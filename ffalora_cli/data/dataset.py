@@ -167,17 +167,15 @@ def _encoded_split(
     provenance = {"origin": source.origin, "source_fingerprint": source.fingerprint}
     key = entry_key(tokenizer, *identity, source.fingerprint, max_length)
     folder = root / f"{task.name}-{split}-{key}"
-    encoded = read_entry(folder)
-    if encoded is not None:
-        return encoded, provenance | {"cache": "read"}
-    encoded = encode(read_rows(task, source, split), tokenizer, max_length)
-    try:
-        write_entry(folder, encoded)
-    except OSError as error:
-        note = f"not written: {root}: {error.strerror or error}"
-        return encoded, provenance | {"cache": note}
-    stored = read_entry(folder)
-    return (encoded if stored is None else stored), provenance | {"cache": "written"}
+    encoded, cache = read_entry(folder), "read"
+    if encoded is None:
+        encoded = encode(read_rows(task, source, split), tokenizer, max_length)
+        try:
+            write_entry(folder, encoded)
+            encoded, cache = read_entry(folder) or encoded, "written"
+        except OSError as error:
+            cache = f"not written: {root}: {error.strerror or error}"
+    return encoded, provenance | {"cache": cache, "empty_texts": encoded.empty_texts}
 
 
 def _describe(split: Encoded, task: TaskConfig, max_length: int) -> dict[str, Any]:

@@ -34,6 +34,7 @@ class Encoded:
     unit_keys: np.ndarray | None  # uint64 [n], equal for equal values of task.unit_column
     pad_id: int
     fingerprint: str  # of the rows (texts, labels, clients, units), not of the tokens
+    empty_texts: int = 0  # of pairs of the whole split: the other text is there
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -149,4 +150,5 @@ def encode(rows: Rows, tokenizer: PreTrainedTokenizerBase, max_length: int) -> E
         unit_keys=rows.unit_keys,
         pad_id=int(tokenizer.pad_token_id),
         fingerprint=rows.fingerprint,
+        empty_texts=rows.empty_texts,
     )

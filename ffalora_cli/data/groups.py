@@ -7,13 +7,10 @@ from __future__ import annotations
 
 import hashlib
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-
-from ffalora_cli.config.errors import ConfigError
 
 SEPARATOR = "\x1f"  # between columns; a blank to ``str.split``, so no normalised text holds it
 
@@ -50,25 +47,6 @@ def text_keys(texts: tuple[list[str], ...]) -> np.ndarray:
     return as_keys(SEPARATOR.join(map(normalised, row)) for row in zip(*texts, strict=True))
 
 
-def value_keys(values: Sequence[Any], where: str) -> np.ndarray:
-    """A hash of each value of a column that names persons or documents, uint64 [n].
-
-    Args:
-        values: [n], one kind of text or number.
-        where: file and column, for the refusal.
-
-    Raises:
-        ConfigError: rows without a value: nobody could say whose they are.
-    """
-    missing = [row for row, value in enumerate(values) if _is_missing(value)]
-    if missing:
-        raise ConfigError(
-            f"{where}: {len(missing)} of {len(values)} rows have no value (the first is row "
-            f"{missing[0]}); give each the name of its unit, or one of its own"
-        )
-    return as_keys(str(value) for value in values)
-
-
 def group_rows(labels: np.ndarray, keys: np.ndarray | None) -> Groups:
     """Groups of the rows with equal keys.
 
@@ -103,8 +81,3 @@ def as_keys(texts: Iterable[str | bytes]) -> np.ndarray:
         for t in texts
     )
     return np.frombuffer(b"".join(digests), dtype="<u8").astype(np.uint64)
-
-
-def _is_missing(value: Any) -> bool:
-    """Whether a cell is empty: null, not a number, or blank text."""
-    return value is None or value != value or (isinstance(value, str) and not value.strip())

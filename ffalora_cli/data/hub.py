@@ -7,7 +7,7 @@ from typing import Any
 
 from ffalora_cli.config.errors import ConfigError, choose
 from ffalora_cli.config.schema import TaskConfig
-from ffalora_cli.data.readers import Table, require
+from ffalora_cli.data.readers import Table, from_arrow
 
 
 def cached(task: TaskConfig) -> Any | None:
@@ -52,15 +52,6 @@ def read(builder: Any, stem: str, origin: str, columns: Sequence[str]) -> Table:
     Raises:
         ConfigError: no such split or column.
     """
-    from datasets import ClassLabel
-
     if stem not in builder.info.splits:
         raise choose(f"split of {origin}", stem, builder.info.splits)
-    rows = builder.as_dataset(split=stem)
-    require(columns, rows.column_names, origin)
-    table = {name: list(rows[name]) for name in columns}
-    for name in columns:
-        feature = rows.features[name]
-        if isinstance(feature, ClassLabel):  # by name: the hub may number classes differently
-            table[name] = [feature.names[v] if v >= 0 else v for v in table[name]]
-    return table
+    return from_arrow(builder.as_dataset(split=stem).data.table, columns, origin)

@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from ffalora_cli.config.errors import ConfigError, brief, nearest
+from ffalora_cli.config.errors import ConfigError
 from ffalora_cli.config.schema import TaskConfig
-from ffalora_cli.data.groups import as_keys, text_keys, value_keys
-from ffalora_cli.data.source import Source, Table, locate
-
-WITHHELD = -1
+from ffalora_cli.data.groups import as_keys, text_keys
+from ffalora_cli.data.labels import class_indices
+from ffalora_cli.data.readers import Table
+from ffalora_cli.data.source import Source, locate
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,7 @@ class Rows:
     unit_keys: np.ndarray | None  # uint64 [n], equal for equal values of task.unit_column
     fingerprint: str  # of texts, labels, clients and units, whatever the file format
     origin: str
+    empty_texts: int = 0  # of pairs: the other text is there
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -44,27 +45,29 @@ def load_rows(task: TaskConfig, data_dir: str | None, split: str) -> Rows:
         split: a key of ``task.splits``.
 
     Raises:
-        ConfigError: the split is not to be found, a column is missing, a text is not text, a label
-            is outside ``task.classes`` or withheld (-1).
+        ConfigError: the split is not to be found; a column, or a cell, is missing; a text is not
+            text; a label is outside ``task.classes`` or withheld (-1).
     """
     return read_rows(task, locate(task, data_dir, split), split)
 
 
 def read_rows(task: TaskConfig, source: Source, split: str) -> Rows:
     """The same, of a source already located."""
-    extra = [c for c in (task.client_column, task.unit_column) if c is not None]
-    table = source.read(list(dict.fromkeys([*task.text_columns, task.label_column, *extra])))
-    texts = tuple(_texts(table, name, source.origin) for name in task.text_columns)
-    labels = _labels(task, table[task.label_column], source.origin, split)
-    if not len(labels):
+    others = [task.label_column, task.client_column, task.unit_column]
+    table = source.read(list(dict.fromkeys([*task.text_columns, *filter(None, others)])))
+    columns = table.columns
+    if not columns[task.label_column]:
         raise ConfigError(f"{source.origin} has no rows; give the split at least one")
-    clients, names = None, None
+    _require_any(table, task.text_columns)
+    for name in filter(None, others):
+        _require_any(table, (name,))
+    texts = tuple(_texts(table, name) for name in task.text_columns)
+    labels = class_indices(task, columns[task.label_column], table.place, split)
+    clients, names, units = None, None, None
     if task.client_column is not None:
-        where = f"{source.origin}: {task.client_column}"
-        clients, names = _clients(table[task.client_column], where)
-    units = None
+        clients, names = _clients(table, task.client_column)
     if task.unit_column is not None:
-        units = value_keys(table[task.unit_column], f"{source.origin}: {task.unit_column}")
+        units = as_keys(str(value) for value in columns[task.unit_column])
     hashes = _hash_texts(texts)
     digest = hashlib.blake2b(hashes.tobytes() + labels.tobytes(), digest_size=16)
     for column in (clients, units):
@@ -80,17 +83,35 @@ def read_rows(task: TaskConfig, source: Source, split: str) -> Rows:
         unit_keys=units,
         fingerprint=digest.hexdigest(),
         origin=source.origin,
+        empty_texts=sum(not text.strip() for column in texts for text in column),
     )
 
 
-def _texts(table: Table, name: str, origin: str) -> list[str]:
-    values = table[name]
+def _require_any(table: Table, names: Sequence[str]) -> None:
+    """Refuse rows with nothing in any of the columns; of a pair, one text may be empty."""
+    cells = zip(*(table.columns[name] for name in names), strict=True)
+    empty = [row for row, values in enumerate(cells) if all(map(_is_missing, values))]
+    if empty:
+        total = len(table.columns[names[0]])
+        raise ConfigError(
+            f"{table.place(empty[0])}: {' and '.join(names)} missing or empty, in {len(empty)} of "
+            f"{total} rows; fill it in, or remove such rows"
+        )
+
+
+def _is_missing(value: Any) -> bool:
+    """A null, what pandas writes for one (NaN), or blanks: formats differ in what they can say."""
+    return value is None or value != value or (isinstance(value, str) and not value.strip())
+
+
+def _texts(table: Table, name: str) -> list[str]:
+    values = ["" if _is_missing(value) else value for value in table.columns[name]]
     for row, value in enumerate(values):
         if not isinstance(value, str):
             kind = type(value).__name__
-            raise ConfigError(f"{origin}, row {row}: {name} is {kind}, not text; correct the row")
+            raise ConfigError(f"{table.place(row)}: {name} is {kind}, not text; correct the row")
         if not _encodable(value):
-            raise ConfigError(f"{origin}, row {row}: {name} is not Unicode text; correct the row")
+            raise ConfigError(f"{table.place(row)}: {name} is not Unicode text; correct the row")
     return values
 
 
@@ -103,56 +124,15 @@ def _encodable(text: str) -> bool:
     return True
 
 
-def _labels(task: TaskConfig, values: Sequence[Any], origin: str, split: str) -> np.ndarray:
-    """Class indices from indices, their decimal text (CSV), or class names."""
-    strange = {type(value) for value in values} - {str, int, float, bool}
-    if strange:
-        kind = min(t.__name__ for t in strange)
-        raise ConfigError(
-            f"{origin}: {task.label_column} holds {kind}; give class numbers or names"
-        )
-    index = {value: _class_index(task, value) for value in set(values)}
-    for value, label in index.items():
-        if label is None:
-            close = nearest(str(value), task.classes) if isinstance(value, str) else None
-            hint = f" (nearest class is {close!r})" if close else ""
-            where = f"{origin}, row {values.index(value)}"
-            raise ConfigError(
-                f"{where}: {task.label_column}={brief(value)} is not one of "
-                f"the {len(task.classes)} classes of task {task.name}, numbered 0 to "
-                f"{len(task.classes) - 1}{hint}; correct the row or task.classes"
-            )
-    labels = np.fromiter((index[value] for value in values), np.int64, len(values))
-    missing = int((labels == WITHHELD).sum())
-    if missing:
-        raise ConfigError(
-            f"{origin}: {missing} of {len(labels)} labels of split {split!r} are withheld (-1), so "
-            "nothing can be scored; use task.eval_on=eval"
-        )
-    return labels
-
-
-def _class_index(task: TaskConfig, value: Any) -> int | None:
-    if isinstance(value, str):
-        if value in task.classes:
-            return task.classes.index(value)
-        digits = value.strip()
-        if not digits.removeprefix("-").isdecimal() or len(digits) > 20:
-            return None
-        number = int(value)
-    elif isinstance(value, float) and not value.is_integer():
-        return None
-    else:
-        number = int(value)
-    return number if WITHHELD <= number < len(task.classes) else None
-
-
-def _clients(values: Sequence[Any], where: str) -> tuple[np.ndarray, tuple[str, ...]]:
+def _clients(table: Table, name: str) -> tuple[np.ndarray, tuple[str, ...]]:
     """Client of each row, int64 [n], and their names."""
-    kinds = {type(value) for value in values}
-    if len(kinds) > 1 or kinds - {str, int, float, bool}:
-        found = ", ".join(sorted(kind.__name__ for kind in kinds))
-        raise ConfigError(f"{where} holds {found}; give every row one kind of name or number")
+    values = table.columns[name]
+    for row, value in enumerate(values):
+        if not isinstance(value, str | int | float) or type(value) is not type(values[0]):
+            raise ConfigError(
+                f"{table.place(row)}: {name} is {type(value).__name__}; "
+                "give every row one kind of name or number"
+            )
     names, codes = np.unique(np.asarray(values), return_inverse=True)
     return codes.astype(np.int64), tuple(map(str, names.tolist()))
 

@@ -3,66 +3,191 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
-from collections.abc import Collection, Iterator, Sequence
+import sys
+from bisect import bisect_right
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import accumulate, chain
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ffalora_cli.config.errors import ConfigError, listed, nearest, one_line
 from ffalora_cli.config.schema import TaskConfig
 
-Table = dict[str, list[Any]]
-"""Column name -> values, all of one length."""
+if TYPE_CHECKING:
+    import pyarrow
+
+SEPARATORS = (",", ";", "\t")  # a spreadsheet's choice follows its country
 
 
-def read_parquet(path: Path, columns: Sequence[str]) -> Table:
-    """Columns of a Parquet file. ConfigError: a column is missing, or the file is damaged."""
+@dataclass(frozen=True)
+class Table:
+    """The wanted columns of a split; a cell that is not there is None."""
+
+    columns: dict[str, list[Any]]  # name -> values, all of one length
+    place: Callable[[int], str]  # row number -> where a person finds it: "train.csv, line 7"
+
+
+def read_files(paths: Sequence[Path], columns: Sequence[str]) -> Table:
+    """Columns of a split that lies in one file, or in several pieces one after the other.
+
+    Raises:
+        ConfigError: a file is damaged or not what its name says; a column is missing.
+    """
+    tables = [READERS[path.suffix](path, columns) for path in paths]
+    ends = list(accumulate(len(table.columns[columns[0]]) for table in tables))
+
+    def place(row: int) -> str:
+        piece = bisect_right(ends, row)
+        return tables[piece].place(row - (ends[piece - 1] if piece else 0))
+
+    joined = {name: list(chain(*(table.columns[name] for table in tables))) for name in columns}
+    return Table(joined, place)
+
+
+def from_arrow(table: pyarrow.Table, columns: Sequence[str], where: str) -> Table:
+    """Columns of an Arrow table; a class label goes by its name, whatever its number there."""
+    require(columns, table.column_names, where)
+    values = {name: table.column(name).to_pylist() for name in columns}
+    for name in columns:
+        names = _class_names(table.schema, name)
+        if names is not None:
+            values[name] = [
+                names[v] if isinstance(v, int) and 0 <= v < len(names) else v for v in values[name]
+            ]
+    return Table(values, lambda row: f"{where}, row {row} (the first is 0)")
+
+
+def _class_names(schema: pyarrow.Schema, column: str) -> list[str] | None:
+    """What `datasets` wrote beside the columns: the names of a ClassLabel, in its own order."""
+    try:
+        feature = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"][column]
+        names = feature["names"] if feature["_type"] == "ClassLabel" else None
+    except (KeyError, TypeError, ValueError, RecursionError):
+        return None
+    return names if isinstance(names, list) and all(isinstance(n, str) for n in names) else None
+
+
+def _read_parquet(path: Path, columns: Sequence[str]) -> Table:
     import pyarrow
     import pyarrow.parquet
 
     try:
-        require(columns, pyarrow.parquet.read_schema(path).names, str(path))
-        return dict(pyarrow.parquet.read_table(path, columns=list(columns)).to_pydict())
+        with pyarrow.parquet.ParquetFile(path) as file:
+            require(columns, file.schema_arrow.names, str(path))
+            return from_arrow(file.read(list(columns)), columns, str(path))
     except (pyarrow.ArrowException, OSError, ValueError, KeyError) as error:
-        if isinstance(error, ConfigError):
-            raise
+        raise _unreadable(path, "Parquet", error) from error
+
+
+def _read_arrow(path: Path, columns: Sequence[str]) -> Table:
+    """A stream of record batches, as ``save_to_disk`` writes it."""
+    import pyarrow
+
+    try:
+        with pyarrow.memory_map(str(path)) as file, pyarrow.ipc.open_stream(file) as stream:
+            table = stream.read_all()
+            table.validate(full=True)
+            return from_arrow(table, columns, str(path))
+    except (pyarrow.ArrowException, OSError, ValueError, KeyError) as error:
+        raise _unreadable(path, "Arrow", error) from error
+
+
+def _unreadable(path: Path, kind: str, error: Exception) -> ConfigError:
+    if isinstance(error, ConfigError):
+        return error
+    return ConfigError(f"{path} is not {kind} that can be read; copy it again")
+
+
+def _read_jsonl(path: Path, columns: Sequence[str]) -> Table:
+    """One JSON object a line; blank lines are passed over."""
+    values: dict[str, list[Any]] = {name: [] for name in columns}
+    lines: list[int] = []
+    present: set[str] = set()
+    for number, line in enumerate(io.StringIO(_text(path), newline=None), start=1):
+        if not line.strip():
+            continue
+        try:
+            record = json.loads(line)
+        except (ValueError, RecursionError):
+            record = None
+        if not isinstance(record, dict):
+            raise ConfigError(f"{path}, line {number}: not a JSON object; correct it")
+        lines.append(number)
+        present.update(record)
+        for name in columns:
+            values[name].append(record.get(name))
+    if lines:
+        require(columns, present, str(path))
+    return Table(values, lambda row: f"{path}, line {lines[row]}")
+
+
+def _read_csv(path: Path, columns: Sequence[str]) -> Table:
+    """Cells as text below a header; blank lines are passed over."""
+    csv.field_size_limit(sys.maxsize)  # a text may be long
+    text = _text(path)
+    headers = {mark: _header(text, mark) for mark in SEPARATORS}
+    fitting = (mark for mark in SEPARATORS if set(columns) <= set(headers[mark]))
+    separator = next(fitting, SEPARATORS[0])
+    header = headers[separator]
+    require(columns, header, str(path))
+    values: dict[str, list[Any]] = {name: [] for name in columns}
+    lines: list[int] = []
+    records = _records(path, text, separator)
+    next(records)  # the header
+    for line, cells in records:
+        if any(cells[len(header) :]):
+            raise ConfigError(
+                f"{path}, line {line}: {len(cells)} cells, the header has {len(header)}; "
+                'put a text with the separator in it between "quotes"'
+            )
+        lines.append(line)
+        for name in columns:
+            at = header.index(name)
+            values[name].append(cells[at] if at < len(cells) else None)
+    return Table(values, lambda row: f"{path}, line {lines[row]}")
+
+
+def _header(text: str, separator: str) -> list[str]:
+    return next(filter(None, csv.reader(io.StringIO(text, newline=""), delimiter=separator)), [])
+
+
+def _records(path: Path, text: str, separator: str) -> Iterator[tuple[int, list[str]]]:
+    """(line it starts on, cells) of every record that is not blank; lines as an editor counts."""
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
+    line = 1
+    try:
+        for cells in reader:
+            if cells:
+                yield line, cells
+            line = reader.line_num + 1
+    except csv.Error as error:
         raise ConfigError(
-            f"{path} is not a Parquet file that can be read; copy it again"
+            f"{path}, line {line}: a cell that opens with a quote does not end with one "
+            f'({error}); double a quote that belongs to the text (""), or remove it'
         ) from error
 
 
-def read_jsonl(path: Path, columns: Sequence[str]) -> Table:
-    """Columns of a file of JSON objects, one a line. ConfigError: a line is not, or lacks a key."""
-
-    def records() -> Iterator[dict[str, Any]]:
-        with path.open(encoding="utf-8") as stream:
-            for number, line in enumerate(stream, start=1):
-                try:
-                    yield dict(json.loads(line))
-                except (TypeError, ValueError, RecursionError) as error:
-                    raise ConfigError(
-                        f"{path}, line {number}: not a JSON object; correct it"
-                    ) from error
-
-    return _gather(path, records(), columns)
-
-
-def read_csv(path: Path, columns: Sequence[str]) -> Table:
-    """Columns of a CSV file with a header, all values text. ConfigError: not UTF-8, not CSV."""
-    with path.open(encoding="utf-8", newline="") as stream:
-        return _gather(path, csv.DictReader(stream), columns)
-
-
-def _gather(path: Path, records: Iterator[dict[str, Any]], columns: Sequence[str]) -> Table:
-    table: Table = {name: [] for name in columns}
+def _text(path: Path) -> str:
+    """A file as text, without the mark that spreadsheets put first."""
+    content = path.read_bytes()
     try:
-        for number, record in enumerate(records, start=1):
-            require(columns, record, f"{path}, record {number}")
-            for name in columns:
-                table[name].append(record[name])
-    except (csv.Error, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} cannot be read: {error}; save it again as UTF-8") from error
-    return table
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise ConfigError(f"{path}, line {line}: not UTF-8; save it again as UTF-8") from error
+
+
+READERS: dict[str, Callable[[Path, Sequence[str]], Table]] = {
+    ".parquet": _read_parquet,
+    ".jsonl": _read_jsonl,
+    ".csv": _read_csv,
+    ".tsv": _read_csv,
+    ".arrow": _read_arrow,
+}
 
 
 def read_texts(task: TaskConfig, files: Sequence[Path], columns: Sequence[str]) -> Table:
@@ -70,17 +195,21 @@ def read_texts(task: TaskConfig, files: Sequence[Path], columns: Sequence[str]) 
     known = (task.text_columns[0], task.label_column)
     require(columns, known, f"package {task.package}")
     texts = [path.read_text(encoding="utf-8", errors="ignore").strip() for path in files]
-    return {known[0]: texts, known[1]: [path.parent.name for path in files]}
+    labels = [path.parent.name for path in files]
+    return Table({known[0]: texts, known[1]: labels}, lambda row: str(files[row]))
 
 
 def require(columns: Sequence[str], present: Collection[str], where: str) -> None:
-    """Raise a ConfigError naming the first wanted column that is not there, and the nearest."""
+    """Raise a ConfigError naming the first wanted column that is not there, or is there twice."""
+    times = Counter(present)
     for name in columns:
-        if name not in present:
+        if not times[name]:
             close = nearest(name, present)
             names = sorted(one_line(str(other)) for other in present)  # a quoted one has lines
-            hint = f"nearest is {close!r}" if close else f"it has {listed(names)}"
+            hint = f"nearest is {close!r}" if close else f"it has {listed(names) or 'none'}"
             raise ConfigError(
                 f"{where} has no column {name!r} ({hint}); rename it, or set task.text_columns / "
                 "task.label_column / task.client_column"
             )
+        if times[name] > 1:
+            raise ConfigError(f"{where} has {times[name]} columns {name!r}; rename all but one")

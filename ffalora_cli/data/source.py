@@ -5,8 +5,10 @@ Finding a source is cheap (no row is parsed), so a warm start only compares fing
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import importlib.util
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -17,11 +19,7 @@ from ffalora_cli.config.schema import TaskConfig
 from ffalora_cli.data import hub, readers
 from ffalora_cli.data.readers import Table
 
-READERS = {
-    ".parquet": readers.read_parquet,
-    ".jsonl": readers.read_jsonl,
-    ".csv": readers.read_csv,
-}
+_PIECE = re.compile(r"-(\d{5})-of-(\d{5})\.")  # how the datasets library numbers them
 
 
 @dataclass(frozen=True)
@@ -38,7 +36,7 @@ def locate(task: TaskConfig, data_dir: str | None, split: str) -> Source:
 
     Args:
         task: what to look for.
-        data_dir: folder with ``<task>/<split>.parquet`` (or jsonl, csv), or None.
+        data_dir: folder with ``<task>/<split>.parquet`` (or jsonl, csv, tsv), or None.
         split: a key of ``task.splits``.
 
     Raises:
@@ -70,17 +68,54 @@ def _from_folder(task: TaskConfig, root: Path, stem: str) -> Source:
             f"paths.data={root} has no folder {task.name!r} ({found}); add it, or leave "
             "paths.data=null to use the Hugging Face cache and hub"
         )
-    for suffix, reader in READERS.items():
-        path = folder / f"{stem}{suffix}"
-        if path.is_file():
-            with path.open("rb") as stream:
-                digest = hashlib.file_digest(stream, "sha256").hexdigest()
-            return Source(f"{task.name}/{path.name}", digest, partial(reader, path))
-    present = sorted(p.name for p in folder.iterdir())
-    raise ConfigError(
-        f"paths.data={root} has no {task.name}/{stem}{{{','.join(READERS)}}} "
-        f"(the folder has {listed(present) or 'no file'}); add the file or choose another split"
-    )
+    files = _files(folder, stem)
+    if not files:
+        present = sorted(p.name for p in folder.iterdir())
+        raise ConfigError(
+            f"paths.data={root} has no {task.name}/{stem}{{{','.join(readers.READERS)}}} "
+            f"(the folder has {listed(present) or 'no file'}); add the file or choose another split"
+        )
+    origin = f"{task.name}/{files[0].relative_to(folder)}"
+    return Source(origin, _digest(files), partial(readers.read_files, files))
+
+
+def _files(folder: Path, stem: str) -> list[Path]:
+    """The file ``stem``, else the pieces of it that the hub or ``save_to_disk`` make; [] if none.
+
+    Raises:
+        ConfigError: a piece is missing, or there are pieces of two data sets.
+    """
+    for suffix in readers.READERS:
+        if (folder / f"{stem}{suffix}").is_file():
+            return [folder / f"{stem}{suffix}"]
+    name = glob.escape(stem)
+    for pattern in (f"{name}-*-of-*", f"data/{name}-*-of-*", f"{name}/data-*-of-*.arrow"):
+        pieces = {
+            path: (int(numbers[1]), int(numbers[2]))
+            for path in sorted(folder.glob(pattern))
+            if path.suffix in readers.READERS and (numbers := _PIECE.search(path.name))
+        }
+        if not pieces:
+            continue
+        total = max(of for _, of in pieces.values())
+        if sorted(pieces.values()) != [(number, total) for number in range(total)]:
+            raise ConfigError(
+                f"{folder} has {len(pieces)} pieces of {stem!r} ({listed(p.name for p in pieces)}) "
+                f"and wants one each of {total}; copy them again"
+            )
+        return list(pieces)
+    return []
+
+
+def _digest(files: Sequence[Path]) -> str:
+    """SHA-256 of a file; of several, of their digests."""
+    digests = []
+    for path in files:
+        with path.open("rb") as stream:
+            digests.append(hashlib.file_digest(stream, "sha256").hexdigest())
+    if len(digests) == 1:
+        return digests[0]
+    return hashlib.sha256("".join(digests).encode()).hexdigest()
 
 
 def _from_package(task: TaskConfig, stem: str) -> Source | None:

@@ -77,7 +77,8 @@ class Parts:
     def _evaluate_clients(self, record: RoundRecord) -> RoundRecord:
         """The record with accuracies of the clients that took part (at most 100 of them).
 
-        Each client's model is the global one with its personal tensors, if the method has any.
+        Each client's model is the global one with its personal tensors. Without any, all clients
+        have the global accuracy, and only that under their own labels says more.
         """
         from ffalora_cli.evaluation.evaluate import client_accuracy
 
@@ -100,16 +101,12 @@ class Parts:
             simulation.poll,
         )
         prefix = "eval/personalized_accuracy" if names else "eval/client_accuracy"
-        metrics = {
-            **record.metrics,
-            prefix: float(plain.mean()),
-            f"{prefix}_min": float(plain.min()),
-            f"{prefix}_own_labels": float(own.mean()),
-        }
-        scores = {
-            int(i): {"accuracy": float(p), "accuracy_own_labels": float(o)}
-            for i, p, o in zip(ids, plain, own, strict=True)
-        }
+        metrics = {**record.metrics, f"{prefix}_own_labels": float(own.mean())}
+        scores = {int(i): {"accuracy_own_labels": float(o)} for i, o in zip(ids, own, strict=True)}
+        if names:
+            metrics |= {prefix: float(plain.mean()), f"{prefix}_min": float(plain.min())}
+            for i, accuracy in zip(ids, plain, strict=True):
+                scores[int(i)]["accuracy"] = float(accuracy)
         lines = tuple({**line, **scores.get(int(line["client"]), {})} for line in record.clients)
         return replace(record, metrics=metrics, clients=lines)
 
@@ -149,6 +146,9 @@ def build(
     else:
         data, people = given.data, given.people
     config, clients = people.config, people.clients
+    empty = data.facts["train"]["empty_texts"]
+    if empty:
+        observer.note(f"warning: {empty} texts of the training pairs are empty")
     observer.note("planning privacy" if config.privacy.unit != "none" else "loading the model")
     keys = unit_keys(data.train, config.privacy.unit)
     shared = find_shared_rows(keys, clients.rows, clients.offsets)

@@ -57,9 +57,10 @@ class Network:
 
     @property
     def frozen_parameters(self) -> int:
-        """Number of parameters of the backbone, the head left out."""
-        head = sum(spec.size for spec in self.specs if spec.kind == "head")
-        return sum(p.numel() for p in self.plain.parameters()) - head
+        """Number of parameters of the backbone, the head left out; a tied weight counts once."""
+        named = self.plain.named_parameters(remove_duplicate=False)
+        held = {id(p): p.numel() for name, p in named if f"head.{name}" not in self.head_names}
+        return sum(held.values())
 
     @property
     def packs(self) -> bool:

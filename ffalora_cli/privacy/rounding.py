@@ -5,14 +5,20 @@ from __future__ import annotations
 import math
 
 
-def epsilon_text(value: float | str | None) -> str:
-    """Two decimals, rounded up; ``inf``, as records spell it; a dash for nothing."""
+def rounded_up(value: float, decimals: int = 2) -> float:
+    """The smallest number with so many decimals that is not below an epsilon."""
+    scale = 10**decimals
+    return math.ceil(value * scale - 1e-9) / scale if math.isfinite(value) else value
+
+
+def epsilon_text(value: float | str | None, decimals: int = 2) -> str:
+    """With two decimals, rounded up; ``inf``, as records spell it; a dash for nothing."""
     if value is None or value == "inf":
         return value or "-"
     number = float(value)
     if not math.isfinite(number):
         return "-" if math.isnan(number) else "inf"
-    return f"{math.ceil(number * 100 - 1e-9) / 100:.2f}"
+    return f"{rounded_up(number, decimals):.{decimals}f}"
 
 
 def delta_text(value: float) -> str:

@@ -16,6 +16,12 @@ MEASURES = {
     "accuracy_own_labels": "accuracy on the client's own mix of labels",
     "accuracy": "accuracy of the client's model on the common split",
 }
+_RECORDED = {
+    "accuracy_own_labels": "no run scored its clients one by one; run with "
+    "federation.eval_clients=true",
+    "accuracy": "no run has models of the clients' own (head.mode=personal, method=fedsa_lora); "
+    "take --y accuracy_own_labels",
+}
 _SPREAD = 0.28  # of a row's height: dots are spread over it so that they do not hide one another
 
 
@@ -39,10 +45,7 @@ def draw(grouping: Grouping, measure: str) -> Picture:
     }
     found = {label: dots for label, dots in found.items() if dots}
     if not found:
-        raise ConfigError(
-            "--kind clients: no run scored its clients one by one; run with "
-            "federation.eval_clients=true"
-        )
+        raise ConfigError(f"--kind clients: {_RECORDED[measure]}")
     longest = max(map(len, found))
     figure = Figure(figsize=(WIDTH, 0.85 + 0.36 * len(found)), layout="constrained")
     axis = figure.subplots()

@@ -20,7 +20,7 @@ from ffalora_cli.report.moments import (
     value_of,
 )
 from ffalora_cli.report.selection import values_of
-from ffalora_cli.report.settings import column_of, determines, differing, setting
+from ffalora_cli.report.settings import beside, carried, column_of, differing, setting
 from ffalora_cli.report.standings import against_baseline, block, ranked
 from ffalora_cli.report.statistics import Paired, Sample
 
@@ -77,7 +77,8 @@ class Comparison:
     rows: tuple[Row, ...]
     question: Question
     following: tuple[str, ...]  # keys that the columns determine
-    mixed: tuple[str, ...]  # keys that differ within rows
+    split: tuple[str, ...]  # columns beside those asked for: rows would mix settings without them
+    mixed: tuple[str, ...]  # other seeds that differ within rows
     unfinished: tuple[RunRecords, ...]
     repeated: tuple[RunRecords, ...]  # the same run again: counted once
     without: tuple[RunRecords, ...]  # finished, but no value at the moment
@@ -110,9 +111,10 @@ def compare(runs: Sequence[RunRecords], question: Question) -> Comparison:
     columns = tuple(column_of(key) for key in question.by) or tuple(found) or ("method",)
     for key in (*columns, question.over):
         values_of(finished[0], key)
-    mixed = [k for k in found if k not in columns and not determines(finished, columns, k)]
+    more, mixed, told = beside(finished, columns, found)
     if not question.anyway:
         _refuse(finished, columns, question.by)
+    columns += tuple(more)
     counted = [run for run in finished if value_of(run, question.moment, metrics[0]) is not None]
     if not counted:
         evaluated = sorted({number for run in finished for number in run.series(headline(run))[0]})
@@ -126,11 +128,11 @@ def compare(runs: Sequence[RunRecords], question: Question) -> Comparison:
         _row(settings, groups[settings], metrics, question)
         for settings in sorted(groups, key=_order)
     ]
-    rows = against_baseline(rows, columns, metrics, question, mixed)
+    rows = against_baseline(rows, columns, metrics, question, carried(finished, columns), mixed)
     rows = ranked(rows, columns, metrics)
     return Comparison(
-        columns, metrics, tuple(rows), question, tuple(following), tuple(mixed), unfinished,
-        tuple(repeated), tuple(run for run in finished if run not in counted),
+        columns, metrics, tuple(rows), question, (*told, *following), tuple(more), tuple(mixed),
+        unfinished, tuple(repeated), tuple(run for run in finished if run not in counted),
     )  # fmt: skip
 
 

@@ -67,7 +67,14 @@ def grid(comparison: Comparison) -> Grid:
         cells += [epsilon_text(row.epsilon)] if private else []
         cells.append(f"{row.uplink_bytes / factor:.2f}")
         rows.append(tuple(cells))
-    return Grid(tuple(head), tuple(rows), len(comparison.columns), tuple(notes(comparison)))
+    words = len(comparison.columns)  # what was asked for stays, whatever it holds
+    kept = [
+        place
+        for place in range(len(head))
+        if place < words or any(row[place] not in ("-", "baseline") for row in rows)
+    ]
+    rows = [tuple(row[place] for place in kept) for row in rows]
+    return Grid(tuple(head[place] for place in kept), tuple(rows), words, tuple(notes(comparison)))
 
 
 def markdown(table: Grid) -> str:

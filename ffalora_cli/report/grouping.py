@@ -9,7 +9,7 @@ from ffalora_cli.config.errors import ConfigError
 from ffalora_cli.records.reading import RunRecords
 from ffalora_cli.report.comparison import once
 from ffalora_cli.report.selection import values_of
-from ffalora_cli.report.settings import column_of, determines, differing, setting, title
+from ffalora_cli.report.settings import beside, column_of, differing, setting, title
 
 
 @dataclass(frozen=True)
@@ -58,6 +58,8 @@ def group_runs(
     keys = tuple(column_of(_unit(key)) for key in by) or tuple(found)
     for key in (*keys, over):
         values_of(kept[0], key)
+    more, seeds, _ = beside(kept, keys, found)
+    keys += tuple(more)
     cells: dict[tuple[str, ...], list[RunRecords]] = {}
     for run in kept:
         cells.setdefault(tuple(setting(run, key) for key in keys), []).append(run)
@@ -66,8 +68,8 @@ def group_runs(
         Group(", ".join(_words(keys[i], cell[i], own[0]) for i in told), (*own,))
         for cell, own in cells.items()
     ]
-    mixed = [key for key in found if key not in keys and not determines(kept, keys, key)]
-    notes = [f"averaged although they differ: {', '.join(mixed)}"] if mixed else []
+    notes = [f"split by {', '.join(more)}, too: runs differ in it"] if more and by else []
+    notes += [f"averaged although they differ: {', '.join(seeds)}"] if seeds else []
     if repeated:
         notes.append(f"the same run again, counted once: {repeated[0].path.name}")
     return Grouping(tuple(groups), tuple(notes))

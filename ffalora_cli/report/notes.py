@@ -140,10 +140,13 @@ def _settings(comparison: Comparison) -> list[str]:
     runs = comparison.runs
     hidden = [key for key in comparison.following if _worth_saying(key, runs)]
     found = [f"goes with them: {said_of(runs, comparison.columns, key)}" for key in hidden[:6]]
-    if comparison.mixed:
+    if comparison.split and comparison.question.by:
         found.append(
-            f"rows mix runs that differ in {listed(comparison.mixed)}: add them to --by, or select"
+            f"rows are split by {listed(comparison.split)}, too: a mean over its values would be "
+            f"none over {title(comparison.question.over)}"
         )
+    if comparison.mixed:
+        found.append(f"a row's runs differ in {listed(comparison.mixed)}, too")
     for aspect, values in differences(runs, (*MEANINGLESS, *WORTH_SAYING)).items():
         if aspect in MEANINGLESS and not comparison.question.anyway:
             continue  # of different tasks, which --by lays side by side

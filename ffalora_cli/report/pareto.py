@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ffalora_cli.config.errors import ConfigError
+from ffalora_cli.privacy.rounding import epsilon_text, rounded_up
 from ffalora_cli.report.grouping import Group, Grouping
 from ffalora_cli.report.moments import higher_is_better
 from ffalora_cli.report.series import (
@@ -34,10 +35,10 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _HEIGHT = 2.1
-_APART = 7.0  # points between markers of equal bytes, which would hide one another
+_SIZE = 5.0  # of a marker, in points
 _CAPTION = (
-    "points of equal bytes stand side by side; filled: no other point is as good in score, bytes "
-    "and epsilon and better in one; bars: one sample standard deviation each way"
+    "filled: no other point is as good in score, bytes and epsilon and better in one; "
+    "bars: one sample standard deviation each way"
 )
 
 
@@ -77,10 +78,9 @@ def draw(grouping: Grouping, x: str, y: str) -> Picture:
     handles, named = _legend(labels, levels)
     figure, axis = column_figure(_HEIGHT, named)
     scale, unit = byte_unit(max(point.bytes for point in found))
-    for point in found:
-        beside = [other for other in found if other.bytes == point.bytes]
-        shift = _APART * (beside.index(point) - (len(beside) - 1) / 2)
-        _mark(axis, point, scale, shift, levels.index(point.epsilon), labels.index(point.label))
+    for place, point in enumerate(found):
+        size = _SIZE + 3 * _covered(point, found[place + 1 :], found)  # what lies below is larger
+        _mark(axis, point, scale, size, levels.index(point.epsilon), labels.index(point.label))
     _axes(axis, found, x, y, unit)
     legend_below(figure, handles, named)
     left_out = sum(not run.finished for run in runs)
@@ -121,31 +121,37 @@ def _axes(axis: Axes, found: Sequence[Point], x: str, y: str, unit: str) -> None
     axis.autoscale_view()
 
 
-def _mark(axis: Axes, point: Point, scale: float, shift: float, level: int, group: int) -> None:
-    """One marker with its bar; equal bytes stand side by side, ``shift`` points apart."""
-    from matplotlib.transforms import ScaledTranslation
+def _covered(point: Point, later: Sequence[Point], found: Sequence[Point]) -> int:
+    """How many markers are drawn over this one: of its bytes, and nearly of its score."""
+    means = [other.sample.mean for other in found]
+    near = 0.04 * (max(means) - min(means))
+    return sum(
+        other.bytes == point.bytes and abs(other.sample.mean - point.sample.mean) <= near
+        for other in later
+    )
 
+
+def _mark(axis: Axes, point: Point, scale: float, size: float, level: int, group: int) -> None:
+    """One marker with its bar; the ends of a later group's bars are wider."""
     colour = pen(level).colour
-    move = ScaledTranslation(shift / 72, 0, axis.figure.dpi_scale_trans)
     axis.errorbar(
         point.bytes / scale,
         point.sample.mean,
         yerr=point.sample.sd,
         fmt=pen(group).marker,
         color=colour,
-        markerfacecolor=colour if point.best else "none",
-        markersize=5,
+        markerfacecolor=colour if point.best else "white",
+        markeredgecolor="white" if point.best else colour,  # seen on a marker of its colour
+        markeredgewidth=0.6 if point.best else 1.0,
+        markersize=size,
         elinewidth=0.8,
-        capsize=2,
-        transform=axis.transData + move,
+        capthick=0.8,
+        capsize=2 + group,
     )
-    reach = point.sample.sd or 0.0
-    at = point.bytes / scale  # a moved marker does not widen the axes by itself
-    axis.update_datalim([(at, point.sample.mean - reach), (at, point.sample.mean + reach)])
 
 
 def _points(group: Group, x: str, y: str) -> list[Point]:
-    """One point for each epsilon in the group, of three digits."""
+    """One point for each epsilon in the group, of two decimals."""
     ends: dict[float, list[tuple[float, float]]] = {}
     for run in group.runs:
         bytes_, scores = points(run, x, y)
@@ -153,7 +159,7 @@ def _points(group: Group, x: str, y: str) -> list[Point]:
             continue
         spent = [record.metrics[EPSILON] for record in run.rounds if EPSILON in record.metrics]
         private = run.config["privacy"]["unit"] != "none"
-        epsilon = float(f"{spent[-1]:.3g}") if private and spent else math.inf
+        epsilon = rounded_up(spent[-1]) if private and spent else math.inf
         ends.setdefault(epsilon, []).append((float(bytes_[-1]), float(scores[-1])))
     return [
         Point(
@@ -173,13 +179,14 @@ def _legend(labels: Sequence[str], levels: Sequence[float]) -> tuple[list[Artist
     ink = "#777777"
     named = [label or "runs" for label in labels]
     handles: list[Artist] = [
-        Line2D([], [], color=ink, marker=pen(i).marker, linestyle="", markersize=5)
+        Line2D([], [], color=ink, marker=pen(i).marker, linestyle="", markersize=_SIZE)
         for i in range(len(labels))
     ]
     if len(levels) > 1 or math.isfinite(levels[0]):
         handles += [Line2D([], [], color=pen(i).colour, linewidth=3) for i in range(len(levels))]
         named += [
-            f"epsilon {level:g}" if math.isfinite(level) else "no privacy" for level in levels
+            f"epsilon {epsilon_text(level)}" if math.isfinite(level) else "no privacy"
+            for level in levels
         ]
     return handles, named
 

@@ -121,6 +121,7 @@ def write_merged(folder: Path, model: Any, classes: Sequence[str]) -> None:
     """``config.json`` with the task's classes, and ``model.safetensors``."""
     model.config.id2label = dict(enumerate(classes))
     model.config.label2id = {name: number for number, name in enumerate(classes)}
+    model.config.problem_type = "single_label_classification"  # whatever its base was made for
     model.config.architectures = [type(model).__name__]
     model.config._name_or_path = ""  # where it was loaded from is a path of this machine
     model.config.save_pretrained(folder)

@@ -123,7 +123,7 @@ def values_of(run: RunRecords, key: str) -> list[Any]:
         section = run.config.get("partition", {})
         return [value for n in ("label_mix", "name") if (value := section.get(n)) is not None]
     if key in _RECORDED:
-        return [value for name, value in _choices(run.manifest) if name == key]
+        return [value for name, value in typed(run.manifest) if name == key]
     dotted = GROUP_KEYS.get(key, key)
     if not is_known(dotted):
         hint = nearest(key, (*GROUP_KEYS, *_RECORDED, "partition", "tag"))
@@ -158,7 +158,7 @@ def _is_condition(text: str) -> bool:
     return "=" in text and not Path(text).exists()
 
 
-def _choices(manifest: Mapping[str, Any]) -> list[tuple[str, str]]:
+def typed(manifest: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Overrides of one run: its own, or those of its command where that was no sweep.
 
     A fork has none: it began with another run's rounds, so it is no run of that protocol.

@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from ffalora_cli.config.errors import ConfigError, listed, nearest
+from ffalora_cli.privacy.rounding import epsilon_text
 from ffalora_cli.records.reading import RunRecords
 from ffalora_cli.report.grouping import Group, Grouping
 from ffalora_cli.report.statistics import Sample, summarize
@@ -75,8 +76,9 @@ def curve(group: Group, x: str, y: str) -> Curve | None:
     if not len(grid):
         notes.append(f"{group.label or 'runs'}: nothing in common along {x}")
     elif max(ends) > grid[-1]:
+        end = epsilon_text(grid[-1]) if x == "epsilon" else f"{grid[-1]:g}"
         notes.append(
-            f"{group.label or 'runs'}: the mean ends at {x} {grid[-1]:g}, where the shortest of "
+            f"{group.label or 'runs'}: the mean ends at {x} {end}, where the shortest of "
             f"{len(there)} runs does"
         )
     table = np.array([_held(line, grid) for line in there.values()])  # [runs, points]

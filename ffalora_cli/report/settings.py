@@ -7,7 +7,7 @@ from typing import Any
 
 from ffalora_cli.config.signature import relevant
 from ffalora_cli.records.reading import RunRecords
-from ffalora_cli.report.selection import GROUP_KEYS, spelled, value_at, values_of
+from ffalora_cli.report.selection import GROUP_KEYS, spelled, typed, value_at, values_of
 
 _SEEDS = ("partition.seed", "adapter.seed", "head.seed")  # follow ``seed`` unless set
 _FIRST = (
@@ -54,6 +54,7 @@ def differing(runs: Sequence[RunRecords], over: str) -> tuple[list[str], list[st
         (keys that make columns, keys whose values those columns determine). The learning rate that
         a model recommends for a method is of the second kind; anything set by hand of the first.
     """
+    by_hand = {column_of(key) for run in runs for key, _ in typed(run.manifest)}
     leaves = [dict(_leaves(relevant(run.config), "")) for run in runs]
     ignored = {over}
     if over == "seed":
@@ -69,10 +70,53 @@ def differing(runs: Sequence[RunRecords], over: str) -> tuple[list[str], list[st
     columns: list[str] = []
     following: list[str] = []
     for key in keys:
-        follows = key.startswith(_FOLLOWERS) or key in _FOLLOWING_KEYS
-        determined = follows and columns and determines(runs, columns, key)
-        (following if determined else columns).append(key)
+        brought = _is_brought(key) and columns and determines(runs, columns, key)
+        (following if brought and key not in by_hand else columns).append(key)
     return columns, following
+
+
+def beside(
+    runs: Sequence[RunRecords], by: Sequence[str], found: Sequence[str]
+) -> tuple[list[str], list[str], list[str]]:
+    """What else differs than the columns that were asked for.
+
+    Args:
+        runs: to be compared.
+        by: columns that were asked for.
+        found: all keys that differ, as ``differing`` has them.
+
+    Returns:
+        (keys that rows are split by, too: a mean over their values would be none over seeds; other
+        seeds, which a row may have several of; keys whose values the columns determine).
+    """
+    more: list[str] = []
+    seeds: list[str] = []
+    told: list[str] = []
+    for key in found:
+        if key in by:
+            continue
+        if determines(runs, [*by, *more], key):
+            told.append(key)
+        else:
+            (seeds if title(key) == "seed" else more).append(key)
+    return more, seeds, told
+
+
+def carried(runs: Sequence[RunRecords], columns: Sequence[str]) -> list[str]:
+    """Columns whose values the others bring along: a rate tuned by hand for each method.
+
+    The baseline of a row differs from it in them, too.
+    """
+    found: list[str] = []
+    for key in columns:
+        rest = [column for column in columns if column != key and column not in found]
+        if rest and _is_brought(key) and determines(runs, rest, key):
+            found.append(key)
+    return found
+
+
+def _is_brought(key: str) -> bool:
+    return key.startswith(_FOLLOWERS) or key in _FOLLOWING_KEYS
 
 
 def said_of(runs: Sequence[RunRecords], columns: Sequence[str], key: str) -> str:

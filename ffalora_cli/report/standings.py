@@ -27,6 +27,7 @@ def against_baseline(
     columns: Sequence[str],
     metrics: Sequence[str],
     question: Question,
+    carried: Sequence[str],
     mixed: Sequence[str],
 ) -> list[Row]:
     """Rows with their paired differences to the row that the baseline's settings lead to.
@@ -36,7 +37,8 @@ def against_baseline(
         columns: keys of their settings.
         metrics: of their cells.
         question: what was asked.
-        mixed: keys that differ within rows; runs of a pair agree in them.
+        carried: columns that the others determine; a row and its baseline may differ in them.
+        mixed: seeds that differ within rows; runs of a pair agree in them.
 
     Raises:
         ConfigError: for a baseline that no row is.
@@ -45,15 +47,21 @@ def against_baseline(
     unknown = [key for key in changes if key not in columns]
     if unknown:
         raise ConfigError(f"--baseline {unknown[0]}=: rows are made by {listed(columns)}; name one")
-    named = {row.settings: row for row in rows}
-    if question.baseline and not any(_target(row, columns, changes) in named for row in rows):
+    free = [key for key in carried if key not in changes]
+    core = [place for place, key in enumerate(columns) if key not in free]
+
+    def target(row: Row, changes: Mapping[str, str]) -> tuple[str, ...]:
+        return tuple(changes.get(columns[place], row.settings[place]) for place in core)
+
+    named = {target(row, {}): row for row in rows}
+    if question.baseline and not any(target(row, changes) in named for row in rows):
         raise ConfigError(
             f"--baseline {','.join(f'{k}={v}' for k, v in changes.items())} is none of the rows: "
             f"{listed('/'.join(row.settings) for row in rows)}"
         )
     found = []
     for row in rows:
-        base = named.get(_target(row, columns, changes))
+        base = named.get(target(row, changes))
         if base is None:
             found.append(row)
         elif base is row:
@@ -96,10 +104,6 @@ def _default(rows: Sequence[Row], columns: Sequence[str]) -> Mapping[str, str]:
         for key, value in zip(columns, rows[0].settings, strict=True)
         if key.split(".")[0] != "task"
     }
-
-
-def _target(row: Row, columns: Sequence[str], changes: Mapping[str, str]) -> tuple[str, ...]:
-    return tuple(changes.get(k, v) for k, v in zip(columns, row.settings, strict=True))
 
 
 def _paired(

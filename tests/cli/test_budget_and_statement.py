@@ -41,6 +41,11 @@ def test_budget_table_of_all(capsys):
     assert main([*GIVEN, "--steps", "100", "--noise-multiplier", "1", "--accountant", "all"]) == 0
     text = capsys.readouterr().out
     assert [line.split()[0] for line in text.splitlines()[1:4]] == ["pld", "rdp", "prv"]
+    shown = [float(line.split()[1]) for line in text.splitlines()[1:4]]
+    main([*GIVEN, "--steps", "100", "--noise-multiplier", "1", "--accountant", "all",
+          "--format", "json"])  # fmt: skip
+    exact = [row["epsilon"] for row in json.loads(capsys.readouterr().out)]
+    assert all(0 <= up - value < 1e-4 for up, value in zip(shown, exact, strict=True))
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import re
 import pytest
 from rich.console import Console
 
+from ffalora_cli.cli import table, words
 from ffalora_cli.cli.display import Display, LiveDisplay, PlainDisplay, open_display
 from ffalora_cli.cli.jobs import Job, plan
 from ffalora_cli.cli.units import human_bytes, human_seconds, number, score
@@ -89,8 +90,8 @@ records   runs/bbc_news-minilm-ffa_lora-0123456789ab
       4/4    60.0 %  1.200     5.99   1.8 MB   1.3 MB       143    0:00
 
 result    accuracy 60.0 %, loss 1.200 (after 4 rounds in 1:23)
-bytes     up 1.8 MB, down 1.3 MB, all clients together; of it set-up 48 B, head
-          0 B
+bytes     up 1.8 MB, down 1.3 MB, together 3.1 MB (all clients); of it set-up
+          48 B, head 0 B
 privacy   epsilon 5.99 (largest of 3 clients; unit example, add/remove one,
           delta 1e-5, Poisson sampling, PLD accountant)
 records   runs/bbc_news-minilm-ffa_lora-0123456789ab
@@ -111,6 +112,35 @@ def test_piped_output_is_plain_and_whole(job) -> None:
     assert "4 rounds of 10 steps, batch" in protocol.group(1)
     assert text.isascii()
     assert max(map(len, text.splitlines())) <= 80
+
+
+@pytest.mark.parametrize(
+    ("typed", "title", "key"),
+    [
+        ([], None, None),
+        (["method=fedsa_lora"], "personal", "eval/personalized_accuracy"),
+        (["head.mode=personal"], "personal", "eval/personalized_accuracy"),
+        (["federation.eval_clients=true"], "own-label", "eval/client_accuracy_own_labels"),
+    ],
+)
+def test_the_clients_column_shows_what_such_runs_record(typed, title, key) -> None:
+    (job,) = plan(["privacy=none", *typed])
+    moments = [table.Moment(r, 2, {"eval/accuracy": 0.5, key: 0.25} if r else {}) for r in (0, 1)]
+    chosen = table.columns(job.config, live=False)
+    titles = [column.title for column in chosen]
+    assert titles[2] == (title or "loss")
+    shown = [column.title for column in table.filled(chosen, moments)]
+    assert shown == ["round", "accuracy", *([title] if title else [])]  # no loss, no bytes: gone
+    if title:
+        assert chosen[2].cell(moments[1]) == "25.0 %"
+
+
+def test_no_part_of_the_bytes_is_larger_than_its_whole() -> None:
+    """Head bytes go both ways: 3.649 MB each way round down, their sum rounds up."""
+    sent = {"comm/uplink_bytes_total": 3_649_000.0, "comm/downlink_bytes_total": 3_649_000.0}
+    said = words.communication({**sent, "comm/head_bytes_total": 7_298_000.0})
+    assert said == "up 3.6 MB, down 3.6 MB, together 7.3 MB (all clients); of it head 7.3 MB"
+    assert words.communication(sent) == "up 3.6 MB, down 3.6 MB, together 7.3 MB (all clients)"
 
 
 def test_quiet_prints_only_the_last_lines(job) -> None:
@@ -154,7 +184,16 @@ def test_columns_follow_the_run() -> None:
         PlainDisplay(plan(["task=cola", "privacy=none", "federation.eval_clients=true"])[0], stream)
     )
     heading = next(line for line in stream.getvalue().splitlines() if "round  " in line)
-    assert heading.split() == ["round", "mcc", "personal", "loss", "up", "down", "samples/s", "ETA"]
+    assert heading.split() == [
+        "round",
+        "mcc",
+        "own-label",
+        "loss",
+        "up",
+        "down",
+        "samples/s",
+        "ETA",
+    ]
 
 
 def test_no_epsilon_without_its_sentence(job) -> None:

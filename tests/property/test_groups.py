@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from ffalora_cli.config.errors import ConfigError
 from ffalora_cli.config.schema import PartitionConfig
 from ffalora_cli.data.dealing import deal
-from ffalora_cli.data.groups import group_rows, normalised, text_keys, value_keys
+from ffalora_cli.data.groups import group_rows, normalised, text_keys
 from ffalora_cli.data.holdout import cut_holdout, keys_together
 from ffalora_cli.data.partition import ClientRows, fingerprint, partition
 
@@ -195,12 +195,6 @@ def test_columns_are_kept_apart_and_words_too() -> None:
 @given(st.text(max_size=20))
 def test_normalising_twice_changes_nothing(text: str) -> None:
     assert normalised(normalised(text)) == normalised(text)
-
-
-@pytest.mark.parametrize("empty", [None, "", "  ", float("nan")])
-def test_rows_without_their_unit_are_refused_with_a_count(empty: object) -> None:
-    with pytest.raises(ConfigError, match=r"who: 2 of 3 rows .*first is row 1"):
-        value_keys(["ann", empty, empty], "train.csv: who")
 
 
 def test_what_is_dealt_as_one() -> None:

@@ -97,7 +97,7 @@ def test_class_names_are_labels(tmp_path: Path) -> None:
     assert load_rows(TASK, str(tmp_path), "train").labels.tolist() == [1, 0, 0]
     write(tmp_path, [{**ROWS[0], "label": "positiv"}], ".jsonl")
     message = refusal(TASK, tmp_path)
-    assert "'positiv'" in message and "'positive'" in message and "row 0" in message
+    assert "'positiv'" in message and "'positive'" in message and "line 1" in message
 
 
 @pytest.mark.parametrize("label", [2, -2, 0.5, None, "", [1]])
@@ -132,7 +132,7 @@ def test_unreadable_files_are_named(tmp_path: Path) -> None:
     write(tmp_path, ROWS, ".csv").write_bytes(b"sentence,label\n\xff\xfe,1\n")
     assert "UTF-8" in refusal(TASK, tmp_path)
     write(tmp_path, [{"sentence": None, "label": 0}], ".jsonl")
-    assert "row 0" in refusal(TASK, tmp_path)
+    assert "line 1: sentence missing or empty" in refusal(TASK, tmp_path)
 
 
 def test_missing_folders_and_files_name_paths_data(tmp_path: Path) -> None:

@@ -75,6 +75,7 @@ def test_peft_computes_the_same_from_the_adapter(family, tmp_path):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_merged_model_computes_the_same_with_merges_in_the_base(family, tmp_path):
     network, values, examples, order = subject(family)
+    network.plain.config.problem_type = "multi_label_classification"  # its base's, not the task's
     delta = {s.name: 0.1 * torch.randn(s.d_out, s.d_in) for s in network.sites}
     before = {name: p.clone() for name, p in network.plain.named_parameters()}
     network.add_to_base(delta)
@@ -83,6 +84,7 @@ def test_the_merged_model_computes_the_same_with_merges_in_the_base(family, tmp_
     model = AutoModelForSequenceClassification.from_pretrained(tmp_path).eval()
     assert (ours - plain_logits(model, examples, order)).abs().max() < 2e-5
     assert model.config.id2label == {0: "a", 1: "b", 2: "c"}
+    assert model.config.problem_type == "single_label_classification"
     assert all(torch.equal(p, before[name]) for name, p in network.plain.named_parameters())
     assert {f.suffix for f in tmp_path.iterdir()} == {".json", ".safetensors"}
 

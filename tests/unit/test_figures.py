@@ -100,6 +100,8 @@ def test_what_cannot_be_drawn_is_said(tmp_path, seeds):
     grouping = group_runs(seeds)
     with pytest.raises(ConfigError, match=r"did you mean 'eval/accuracy'"):
         curves.draw(grouping, "round", "eval/acuracy")
+    with pytest.raises(ConfigError, match=r"models of the clients' own.*accuracy_own_labels"):
+        clients_figure.draw(group_runs(seeds), "accuracy")
     with pytest.raises(ConfigError, match="eval_clients=true"):
         clients_figure.draw(grouping, "accuracy")
     public = made_run(tmp_path, ["privacy=none"], FIRST)
@@ -123,8 +125,12 @@ def test_labels_are_the_fewest_words_that_tell_lines_apart(tmp_path, seeds):
     assert labels == ["ffa_lora, epsilon 6 a client", "lora, epsilon 6 a client",
                       "lora, not private"]  # fmt: skip
     grouping = group_runs(runs[2:], by=["method"])
-    assert [len(group.runs) for group in grouping.groups] == [3]
-    assert "adapter.rank" in grouping.notes[0]
+    assert [group.label for group in grouping.groups] == [
+        "epsilon 6 a client, alpha 8",
+        "not private, alpha 8",
+        "epsilon 6 a client, alpha 2",
+    ]
+    assert grouping.notes[0].startswith("split by") and "adapter.alpha" in grouping.notes[0]
     again = group_runs([*seeds, seeds[0]])
     assert len(again.runs) == 2
     assert "counted once" in again.notes[0]
@@ -206,11 +212,35 @@ def test_pareto_has_a_point_for_each_epsilon_and_leaves_out_the_unfinished(tmp_p
     assert picture.notes == ("left out: 1 unfinished of 5 runs",)
     axis = picture.figure.axes[0]
     (low, high), (left, right) = axis.get_ylim(), axis.get_xlim()
+    beside = {(row["uplink_bytes"] / 1e6, row["eval/accuracy"]) for row in picture.rows}
+    drawn = [bars.lines[0] for bars in axis.containers]
+    assert all(line.get_transform() == axis.transData for line in drawn)  # nothing is moved aside
+    assert {(line.get_xdata()[0], line.get_ydata()[0]) for line in drawn} == beside
     for row in picture.rows:
         assert low < row["eval/accuracy"] - (row["sd"] or 0) and high > row["eval/accuracy"]
         assert left < row["uplink_bytes"] / 1e6 < right
     with pytest.raises(ConfigError, match="bytes below"):
         pareto.draw(group_runs(runs), "round", "eval/accuracy")
+
+
+def test_pareto_labels_an_epsilon_rounded_up(tmp_path):
+    run = made_run(tmp_path, ["seed=8"], FIRST)
+    last = run.rounds[-1]
+    spent = {**last.metrics, "privacy/epsilon_spent": 6.0012}
+    run = replace(run, rounds=(*run.rounds[:-1], replace(last, metrics=spent)))
+    with styled():
+        picture = pareto.draw(group_runs([run]), "uplink_bytes", "eval/accuracy")
+    assert picture.rows[0]["epsilon"] == 6.01
+    words = [text.get_text() for legend in picture.figure.legends for text in legend.texts]
+    assert "epsilon 6.01" in words
+
+
+def test_a_pareto_point_under_another_is_larger(tmp_path):
+    runs = [made_run(tmp_path, [f"method={method}"], FIRST) for method in ("lora", "ffa_lora")]
+    with styled():
+        picture = pareto.draw(group_runs(runs), "uplink_bytes", "eval/accuracy")
+    below, above = (bars.lines[0] for bars in picture.figure.axes[0].containers)
+    assert below.get_markersize() > above.get_markersize()
 
 
 def test_clients_are_dots_at_their_last_score(tmp_path):

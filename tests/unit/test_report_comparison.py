@@ -10,6 +10,7 @@ from scipy import stats
 
 from ffalora_cli.config.errors import ConfigError
 from ffalora_cli.report.comparison import Question, compare
+from ffalora_cli.report.formats import grid
 from ffalora_cli.report.moments import parse
 from ffalora_cli.report.notes import baseline_name, notes
 from ffalora_cli.report.selection import select_runs
@@ -154,6 +155,18 @@ def test_one_run_has_no_interval_and_says_so(tmp_path) -> None:
     assert "n = 1: a single run has no spread and no interval" in notes(found)
 
 
+def test_a_column_without_a_value_is_left_out(tmp_path) -> None:
+    """No pair shares a seed: the note says so, and a column of dashes would add nothing."""
+    for method, seed in (("lora", 0), ("ffa_lora", 1)):
+        write_run(tmp_path, [f"method={method}", f"seed={seed}"], [0.1, 0.5])
+    found = table(tmp_path, by=("method",))
+    assert found.rows[0].baseline == ("lora",)
+    shown = grid(found)
+    assert shown.head == ("method", "accuracy %", "n", "epsilon", "up B")
+    assert all("-" not in row and len(row) == len(shown.head) for row in shown.rows)
+    assert any("no pair has the same seed" in note for note in shown.notes)
+
+
 def test_other_tasks_are_refused_unless_laid_side_by_side(runs) -> None:
     write_run(runs, ["task=sst2", "method=lora"], [0.1, 0.99])
     write_run(runs, ["task=sst2", "method=ffa_lora"], [0.1, 0.90])
@@ -165,7 +178,7 @@ def test_other_tasks_are_refused_unless_laid_side_by_side(runs) -> None:
     standing = {row.settings: row.cells[0].standing for row in found.rows}
     assert standing[("bbc_news", "ffa_lora")] == standing[("sst2", "lora")] == "best"
     assert found.rows[0].baseline == ("bbc_news", "lora")
-    assert len(table(runs, by=("method",), anyway=True).rows) == 2
+    assert table(runs, by=("method",), anyway=True).columns == ("method", "task")
 
 
 @pytest.mark.parametrize(
@@ -202,11 +215,42 @@ def test_what_may_be_compared_by_who_knows_is_flagged(runs, overrides, keywords,
     assert word in " ".join(notes(table(runs)))
 
 
-def test_rows_that_mix_settings_say_so(runs) -> None:
-    write_run(runs, ["method=lora", "adapter.rank=4"], [0.1, 0.5])
-    assert "rows mix runs that differ in adapter.rank" in " ".join(
-        notes(table(runs, by=("method",)))
-    )
+def test_rows_that_would_mix_settings_are_split(runs) -> None:
+    for seed in (0, 1):
+        write_run(runs, ["method=lora", "adapter.alpha=4", f"seed={seed}"], [0.1, 0.5 + seed / 10])
+    found = table(runs, by=("method",))
+    assert found.columns == ("method", "adapter.alpha")
+    assert {row.settings: len(row.runs) for row in found.rows} == {
+        ("ffa_lora", "8"): 3, ("lora", "4"): 2, ("lora", "8"): 3,
+    }  # fmt: skip
+    assert "rows are split by adapter.alpha, too" in " ".join(notes(found))
+    apart = table(runs, by=("method", "adapter.alpha"))
+    assert apart.rows == found.rows and "split" not in " ".join(notes(apart))
+
+
+def test_other_seeds_are_averaged_over_and_said(runs) -> None:
+    write_run(runs, ["method=lora", "seed=3", "partition.seed=7"], [0.1, 0.5])
+    found = table(runs, by=("method",))
+    assert found.columns == ("method",) and [len(row.runs) for row in found.rows] == [3, 4]
+    assert "a row's runs differ in partition.seed, too" in notes(found)
+
+
+def test_what_was_set_by_hand_is_a_column_and_no_bar_to_the_baseline(tmp_path) -> None:
+    """A rate tuned for each method differs with it, but is nobody's recommendation."""
+    for method, rate, mode in (("lora", 0.05, "trained"), ("ffa_lora", 0.5, "frozen")):
+        for seed in (0, 1):
+            typed = [f"method={method}", f"federation.local_lr={rate}", f"head.mode={mode}"]
+            write_run(tmp_path, [*typed, f"seed={seed}"], [0.1, rate + seed / 10])
+    found = table(tmp_path)
+    assert found.columns == ("method", "federation.local_lr", "head.mode")
+    assert not {"federation.local_lr", "head.mode"} & set(found.following)
+    ffa, lora = found.rows
+    assert ffa.baseline == lora.settings == ("lora", "0.05", "trained")
+    assert ffa.cells[0].against.differences.mean == pytest.approx(0.45)
+    hidden = " ".join(notes(table(tmp_path, by=("method",))))
+    assert "goes with them: federation.local_lr: 0.5 (ffa_lora), 0.05 (lora)" in hidden
+    with pytest.raises(ConfigError, match="none of the rows"):
+        table(tmp_path, baseline=(("federation.local_lr", "7"),))
 
 
 def test_runs_judged_by_different_metrics_need_one_named(runs) -> None:

@@ -8,13 +8,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ffalora_cli.privacy.rounding import delta_text, epsilon_text
+from ffalora_cli.privacy.rounding import delta_text, epsilon_text, rounded_up
 
 
 @given(st.floats(0.0, 1e6))
 def test_never_below_and_within_a_hundredth(value):
     shown = float(epsilon_text(value))
     assert value - 1e-9 <= shown < value + 0.01 + 1e-9
+    assert rounded_up(value) == shown
+    assert value - 1e-9 <= float(epsilon_text(value, 4)) < value + 1e-4 + 1e-9
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from ffalora_cli.config.errors import ConfigError
 from ffalora_cli.data.encode import Encoded, encode
-from ffalora_cli.data.groups import text_keys, value_keys
+from ffalora_cli.data.groups import as_keys, text_keys
 from ffalora_cli.data.load import Rows
 from ffalora_cli.data.partition import ClientRows, fingerprint
 from ffalora_cli.data.units import unit_keys, with_units
@@ -36,7 +36,7 @@ def encoded(
         client_names=None,
         hashes=keys,
         text_keys=keys,
-        unit_keys=None if people is None else value_keys(people, "who"),
+        unit_keys=None if people is None else as_keys(map(str, people)),
         pad_id=0,
         fingerprint="f",
     )

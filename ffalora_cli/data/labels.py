@@ -1,0 +1,95 @@
+"""Labels to class indices: class names, numbers, and numbers written as text, in every format."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from ffalora_cli.config.errors import ConfigError, brief, listed, nearest
+from ffalora_cli.config.schema import TaskConfig
+
+WITHHELD = -1
+_WHOLE = re.compile(r"([+-]?\d{1,20})(?:\.0*)?")  # as floats are written, too
+_TRUTH = {"true": 1, "false": 0}
+_SHOWN = 4  # numbers written out before a range is
+
+
+def class_indices(
+    task: TaskConfig, values: Sequence[Any], place: Callable[[int], str], split: str
+) -> np.ndarray:
+    """Class indices, int64 [n].
+
+    Args:
+        task: classes, in label order.
+        values: a label a row; none is missing.
+        place: where a row is, for people.
+        split: its name, for people.
+
+    Raises:
+        ConfigError: a label is no class name or number, or a number that no class has.
+    """
+    for row, value in enumerate(values):
+        if not isinstance(value, str | int | float):
+            raise ConfigError(
+                f"{place(row)}: {task.label_column} is {type(value).__name__}; "
+                "give a class number or name"
+            )
+    numbers = {value: _number(task, value) for value in set(values)}
+    known = range(len(task.classes))
+    wrong = [row for row, value in enumerate(values) if numbers[value] not in known]
+    if wrong:
+        nameless = [row for row in wrong if numbers[values[row]] is None]
+        if nameless:
+            raise _unknown(task, values[nameless[0]], place(nameless[0]))
+        found = sorted({number for number in numbers.values() if number is not None})
+        if found == [WITHHELD]:
+            raise _withheld(task, len(values), split)
+        raise _misnumbered(task, found, split, place(wrong[0]))
+    return np.fromiter((numbers[value] for value in values), np.int64, len(values))
+
+
+def _number(task: TaskConfig, value: str | float) -> int | None:
+    """The number a label stands for, a class's or not; None when it is none."""
+    if isinstance(value, str):
+        if value in task.classes:
+            return task.classes.index(value)
+        whole = _WHOLE.fullmatch(value.strip())
+        return int(whole[1]) if whole else _TRUTH.get(value.strip().lower())
+    return int(value) if isinstance(value, int) or value.is_integer() else None
+
+
+def _unknown(task: TaskConfig, value: str | float, where: str) -> ConfigError:
+    close = nearest(value, task.classes) if isinstance(value, str) else None
+    hint = f"nearest is {close!r}" if close else listed(task.classes)
+    return ConfigError(
+        f"{where}: {task.label_column}={brief(value)} is not one of the {len(task.classes)} "
+        f"classes of task {task.name} ({hint}); correct the row or task.classes"
+    )
+
+
+def _withheld(task: TaskConfig, count: int, split: str) -> ConfigError:
+    remedies = {"train": "give labels to learn from", "test": "use task.eval_on=eval"}
+    remedy = remedies.get(split, "use task.eval_split=holdout")
+    return ConfigError(
+        f"task {task.name}: {count} of {count} labels of split {split!r} are withheld (-1), so "
+        f"there is nothing to score or learn from; {remedy}"
+    )
+
+
+def _misnumbered(task: TaskConfig, found: Sequence[int], split: str, where: str) -> ConfigError:
+    shown = [brief(number) for number in found]
+    if len(shown) > _SHOWN:
+        labels = f"{shown[0]} to {shown[-1]}"
+    else:
+        labels = " and ".join([", ".join(shown[:-1]), shown[-1]] if shown[1:] else shown)
+    withheld = found[0] == WITHHELD and 0 in found
+    also = "; a row whose label is withheld (-1) has to go" if withheld else ""
+    many = "s" if shown[1:] else ""
+    return ConfigError(
+        f"{where}: split {split!r} has the label{many} {labels}, task {task.name} "
+        f"numbers its {len(task.classes)} classes from 0 to {len(task.classes) - 1}{also}; "
+        f"renumber them, or write class names ({listed(task.classes)})"
+    )
