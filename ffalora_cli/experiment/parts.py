@@ -153,7 +153,7 @@ def build(
     keys = unit_keys(data.train, config.privacy.unit)
     shared = find_shared_rows(keys, clients.rows, clients.offsets)
     plan = make_plan(config.privacy, clients.num_units, config.federation, (), shared)
-    warnings = (*people.notes, *_spread_people(config, shared.texts))
+    warnings = (*people.notes, *_spread_people(config, bool(shared.holders)))
     warnings += (*(plan.warnings if plan else ()), *combination_warnings(config, len(clients)))
     for warning in warnings:
         observer.note(f"warning: {warning}")
@@ -191,12 +191,12 @@ def build(
     return Parts(config, data, method, simulation, plan, table, max_tokens, people.names, warnings)
 
 
-def _spread_people(config: Config, shared: int) -> tuple[str, ...]:
+def _spread_people(config: Config, shared: bool) -> tuple[str, ...]:
     """Persons on several clients although the split could keep them together, in words."""
     if config.privacy.unit != "column" or config.partition.name == "natural" or not shared:
         return ()
     column = config.task.unit_column
     return (
-        f"{shared} values of task.unit_column={column} lie on several clients, which all release "
+        f"some values of task.unit_column={column} lie on several clients, which all release "
         f"something of them; partition.keep_together={column} keeps each on one",
     )
