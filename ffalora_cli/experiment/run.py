@@ -36,6 +36,7 @@ def run(
     folder: Path | None = None,
     fork_of: Path | None = None,
     built: Callable[[Parts], None] | None = None,
+    remarks: Callable[[], Sequence[str]] = tuple,
 ) -> dict[str, Any]:
     """Run one configuration to its end, from where an earlier sitting of it stopped.
 
@@ -51,6 +52,7 @@ def run(
         folder: of the run to go on with; found by name and signature where None.
         fork_of: folder of another run from whose last round this one starts.
         built: is handed the parts before anything is done with them (``together`` does with it).
+        remarks: asked at the end for lines that the summary keeps, as of an observer that failed.
 
     Returns:
         The summary, as written to ``summary.json``, plus ``run_dir`` and ``already_done``.
@@ -85,7 +87,7 @@ def run(
         for note in (directory.note, *session.notes):
             if note:
                 observer.note(note)
-        return _play(session, resolved, signature, observer, stop)
+        return _play(session, resolved, signature, observer, stop, remarks)
 
 
 def _already_done(directory: RunDirectory, observer: Observer) -> dict[str, Any]:
@@ -155,6 +157,7 @@ def _play(
     signature: str,
     observer: Observer,
     stop: StopFlag,
+    remarks: Callable[[], Sequence[str]],
 ) -> dict[str, Any]:
     """The rounds, mirrored and observed."""
     from ffalora_cli.privacy.secret import SECRET, erase_secret
@@ -168,7 +171,7 @@ def _play(
     try:
         stop.defer()
         observer.started(head.facts(session, signature))
-        summary = drive(session, tracker, observer)
+        summary = drive(session, tracker, observer, remarks)
         erase_secret(directory.path / SECRET)
         stop.defer(False)  # nothing is at stake any more: do not wait for a tracker
         stop.poll()
