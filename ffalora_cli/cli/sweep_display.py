@@ -69,10 +69,12 @@ class SweepDisplay:
         from rich.console import Console
 
         console, shown = Console(file=self.stream), self.urgent(_ROWS)
+        if len(shown) < len(self.jobs):  # of so many, those that nothing is known of are counted
+            shown = [job for job in shown if self.statuses[job.number].state != WAITING]
         for line in _table(shown, [self._cells(job) for job in shown], room()):
             console.print(line, crop=False, overflow="ignore")
         if len(shown) < len(self.jobs):
-            self._write(f"and {len(self.jobs) - len(shown)} more jobs; all are in the record")
+            self._write(f"and {len(self.jobs) - len(shown):,} other jobs; all are in the record")
         for error, numbers in self._complaints().items():
             self._write(f"job {_numbers(numbers)}: {error}")
         self._write(f"{self.counts()}; record and logs in {self.folder}")
