@@ -6,7 +6,11 @@ between batches. What is in flight is dropped: the last finished round is on dis
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
+"""What asks for a stop: Ctrl-C, a scheduler, a terminal that closes, a time limit that is near."""
 
 Poll = Callable[[], None]
 
@@ -18,9 +22,9 @@ class Stopped(BaseException):
         signal: its number.
     """
 
-    def __init__(self, signal: int) -> None:
-        super().__init__(f"signal {signal}")
-        self.signal = signal
+    def __init__(self, number: int) -> None:
+        super().__init__(f"signal {number}")
+        self.signal = number
 
 
 class StopFlag:
@@ -34,15 +38,15 @@ class StopFlag:
         self._signal: int | None = None
         self._deferred = False
 
-    def request(self, signal: int) -> None:
-        """Ask for a stop.
+    def request(self, number: int) -> None:
+        """Ask for a stop, by the signal of this number.
 
         Raises:
             Stopped: at once, unless stops are deferred to the next poll.
         """
-        self._signal = signal
+        self._signal = number
         if not self._deferred:
-            raise Stopped(signal)
+            raise Stopped(number)
 
     def defer(self, until_poll: bool = True) -> None:
         """From now on a request waits for the next ``poll``, or again does not."""

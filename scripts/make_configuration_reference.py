@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ffalora_cli.cli import catalogue
-from ffalora_cli.cli.compose import choices_of, compose_jobs
+from ffalora_cli.cli.compose import choices_of, compose_job
 from ffalora_cli.cli.provenance import documentation, who_set
 from ffalora_cli.config.build import build, leaf_keys, to_plain
 from ffalora_cli.config.documentation import UNITS, in_identity, key_type
@@ -35,8 +35,7 @@ part of a run's identity: they cannot change its results (`ffalora_cli/config/si
 
 def reference() -> str:
     """The whole page as Markdown."""
-    ((_, composed),) = compose_jobs([], sweep=False)
-    plain, choices = to_plain(build(composed)), choices_of([])
+    plain, choices = to_plain(build(compose_job([]))), choices_of([])
     keys = [key.removesuffix(".*") for key in leaf_keys()]
     parts = [_HEAD]
     sections = dict.fromkeys(key.split(".")[0] if "." in key else "" for key in keys)

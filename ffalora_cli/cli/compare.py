@@ -167,21 +167,52 @@ def _print(grid: Grid, format: str) -> None:
     console = Console(highlight=False, soft_wrap=False, emoji=False, markup=False)
     if not console.is_terminal:
         console = Console(width=_PIPED, highlight=False, emoji=False, no_color=True, markup=False)
-    console.print(_rich(grid))
+    if _least_width(grid) <= console.width:
+        console.print(_rich(grid))
+    else:
+        console.print("\n\n".join(_listed(grid)), soft_wrap=True)
     for note in grid.notes:
         console.print(note, style="dim")
 
 
 def _rich(grid: Grid) -> Table:
-    """No frames: it is read in terminals of any colour, and pasted into mails."""
+    """No frames: it is read in terminals of any colour, and pasted into mails.
+
+    Words give way on a narrow screen, at their blanks; numbers never do.
+    """
     from rich import box
     from rich.table import Table
     from rich.text import Text
 
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
-    for place, title in enumerate(grid.head):
-        justify = "left" if place < grid.words else "right"
-        table.add_column(title, justify=justify, overflow="fold")
+    for place, (title, width) in enumerate(zip(grid.head, _widths(grid), strict=True)):
+        number = place >= grid.words
+        table.add_column(title, justify="right" if number else "left", min_width=width)
     for row in grid.rows:
         table.add_row(*(Text(cell, "bold" if cell.endswith("*") else "") for cell in row))
     return table
+
+
+def _widths(grid: Grid) -> list[int]:
+    """Columns that cells need: numbers all of theirs, words the longest; titles break anywhere."""
+    return [
+        max(
+            len(piece)
+            for row in (*grid.rows, [""] * len(grid.head))
+            for piece in ([row[place]] if place >= grid.words else row[place].split() or [""])
+        )
+        for place in range(len(grid.head))
+    ]
+
+
+def _least_width(grid: Grid) -> int:
+    return sum(_widths(grid)) + len(grid.head)
+
+
+def _listed(grid: Grid) -> list[str]:
+    """A row as lines of title and cell, for a screen that is too narrow for the table."""
+    room = max(map(len, grid.head)) + 2
+    return [
+        "\n".join(title.ljust(room) + cell for title, cell in zip(grid.head, row, strict=True))
+        for row in grid.rows
+    ]

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import copy
 import os
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any
 
 from hydra import compose, initialize_config_module
@@ -35,34 +36,50 @@ from ffalora_cli.config.errors import ConfigError, brief, one_line
 _OF_HYDRA = ("_target_", "_partial_", "_args_", "_recursive_", "_convert_")  # of its instantiate
 ENVIRONMENT = ("FFALORA_DATA", "HOME", "TMPDIR", "USER")  # what ${oc.env:NAME} may read
 
+_ALONE = threading.RLock()  # what Hydra and OmegaConf keep is global, threads or not
 _BY_NAME = "tracking"  # the group whose options differ in their name alone
 
 
-def compose_jobs(overrides: Sequence[str], sweep: bool) -> list[tuple[list[str], dict[str, Any]]]:
-    """Compose every job of a command line before any of them runs.
+def compose_job(job: Sequence[str]) -> dict[str, Any]:
+    """Compose one job.
 
     Args:
-        overrides: in Hydra's grammar, as typed.
-        sweep: whether ``-m`` was given: comma lists, ``range``, ``choice`` and ``glob`` expand.
+        job: overrides of one job, as ``overrides.expand`` makes them.
 
     Returns:
-        One (overrides, configuration) a job, in the order they run: the last override varies
-        fastest. Configurations are plain and fully resolved.
+        The configuration: plain and fully resolved.
 
     Raises:
-        ConfigError: anything wrong with an override or the composition, in one line.
+        ConfigError: anything wrong with the composition, in one line.
     """
-    jobs = []
+    chosen = [text for text in job if text.split("=", 1)[0] in groups()]
+    settings = [text for text in job if text not in chosen]
+    some = tuple(text for text in chosen if not text.endswith("=null"))  # null: none of it
+    parsed = [_parsed(text) for text in settings]
     with _guarded_environment():
-        for job in expand(overrides, sweep):
-            chosen = [text for text in job if text.split("=", 1)[0] in groups()]
-            settings = [text for text in job if text not in chosen]
-            some = tuple(text for text in chosen if not text.endswith("=null"))  # null: none of it
-            composed, choices = _compose(some)
-            config = _with_settings(composed, settings)
-            forget_origin(config, choices, _keys(settings))
-            jobs.append((job, _resolve(config)))
-    return jobs
+        choices = _compose(some)[1]
+        config = _set(_own(some, tuple(p.key_or_group for p in parsed), parsed), parsed)
+        forget_origin(config, choices, _keys(settings))
+        return _resolve(config)
+
+
+def _own(
+    chosen: tuple[str, ...], keys: tuple[str, ...], settings: Sequence[Override]
+) -> DictConfig:
+    """A copy of a composition to set values in; jobs that set the same keys take the same one.
+
+    Each sets all of them anew. Sections are merged and would keep what another job set, and a task
+    that one job renamed has lost its origin.
+    """
+    sections = any(isinstance(setting.value(), dict | list) for setting in settings)
+    if sections or "task.name" in keys:
+        return copy.deepcopy(_compose(chosen)[0])
+    return _shared(chosen, keys)
+
+
+@lru_cache(2)
+def _shared(chosen: tuple[str, ...], keys: tuple[str, ...]) -> DictConfig:
+    return copy.deepcopy(_compose(chosen)[0])
 
 
 def change(plain: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
@@ -89,7 +106,8 @@ def change(plain: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]
             base = OmegaConf.create(dict(plain))
         except OmegaConfBaseException as error:  # a reference that was never resolved
             raise ConfigError(f"{error.full_key}: {_reason(error)}") from error
-        config = _with_settings(base, settings)
+        _refuse_targets(OmegaConf.to_container(base, resolve=False), "")
+        config = _set(copy.deepcopy(base), [_parsed(text) for text in settings])
         if OmegaConf.select(config, "task.name") != OmegaConf.select(base, "task.name"):
             forget_below(config, [{"task.name"}, _keys(settings)])
         return _resolve(config)
@@ -113,13 +131,14 @@ def _compose(chosen: tuple[str, ...]) -> tuple[DictConfig, dict[str, str | None]
         What they compose, and group to chosen option in the order of merging.
     """
     try:
-        with initialize_config_module(PACKAGE, version_base="1.3"):
+        with _ALONE, initialize_config_module(PACKAGE, version_base="1.3"):
             found = compose("config", overrides=list(chosen), return_hydra_config=True)
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(_reason(error)) from error
     choices = found.hydra.runtime.choices
     with open_dict(found):
         del found["hydra"]
+    _refuse_targets(OmegaConf.to_container(found, resolve=False), "")
     return found, {str(name): choices[name] for name in choices if name in groups()}
 
 
@@ -127,12 +146,12 @@ def _keys(settings: Sequence[str]) -> set[str]:
     return {text.split("=", 1)[0].lstrip("+") for text in settings}
 
 
-def _with_settings(base: DictConfig, settings: Sequence[str]) -> DictConfig:
+def _set(config: DictConfig, settings: Sequence[Override]) -> DictConfig:
     """Values set as Hydra sets ``++key=value``; keys were checked against the schema before."""
-    config = copy.deepcopy(base)
-    for override in _parsed(settings):
+    for override in settings:
         key = override.key_or_group
         check_value(key, override.value())
+        _refuse_targets(override.value(), key)
         try:
             OmegaConf.update(config, key, override.value(), merge=True, force_add=True)
         except (OmegaConfBaseException, RecursionError) as error:
@@ -140,19 +159,19 @@ def _with_settings(base: DictConfig, settings: Sequence[str]) -> DictConfig:
     return config
 
 
-def _parsed(settings: Sequence[str]) -> list[Override]:
-    """Overrides read a second time, after sweeps became values: as text they may not read alike."""
+@lru_cache(10_000)
+def _parsed(setting: str) -> Override:
+    """An override read a second time, after sweeps became values: it may not read alike."""
     try:
-        return OverridesParser.create().parse_overrides(list(settings))
+        return OverridesParser.create().parse_override(setting)
     except (HydraException, RecursionError, ValueError) as error:  # a number without end
         raise ConfigError(
-            f"{brief(' '.join(settings), 80)} cannot be read; quote special characters twice"
+            f"{brief(setting, 80)} cannot be read; quote special characters twice"
         ) from error
 
 
 def _resolve(composed: DictConfig) -> dict[str, Any]:
     """Plain values, every interpolation followed, nothing missing, no code named."""
-    _refuse_targets(OmegaConf.to_container(composed, resolve=False), "")
     try:
         plain = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
     except MissingMandatoryValue as error:
@@ -169,11 +188,12 @@ def _resolve(composed: DictConfig) -> dict[str, Any]:
 @contextmanager
 def _guarded_environment() -> Iterator[None]:
     """``${oc.env:...}`` limited to the allowed names, however the reference is written."""
-    OmegaConf.register_new_resolver("oc.env", _allowed_env, replace=True)
-    try:
-        yield
-    finally:
-        OmegaConf.register_new_resolver("oc.env", oc.env, replace=True)
+    with _ALONE:
+        OmegaConf.register_new_resolver("oc.env", _allowed_env, replace=True)
+        try:
+            yield
+        finally:
+            OmegaConf.register_new_resolver("oc.env", oc.env, replace=True)
 
 
 def _allowed_env(name: str, *default: str) -> str | None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from ffalora_cli.cli import table, words
 from ffalora_cli.cli.jobs import Job
+from ffalora_cli.cli.screen import Screen, redraws, width
 from ffalora_cli.cli.units import human_seconds, number
 from ffalora_cli.types import RoundRecord
 
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from rich.live import Live
 
 _ROWS = 8  # evaluated rounds that stay on the screen
+_BAR = 16  # columns of the progress bar
+_SILENCE = 10.0  # seconds after which a plain display shows a round that was not evaluated
 
 
 class Display:
@@ -35,7 +38,7 @@ class Display:
         self.job = job
         self.stream = stream or sys.stdout
         self.facts: Mapping[str, Any] = {}
-        self.columns = table.columns(job.config)
+        self.columns = table.fitting(table.columns(job.config), width())
         self.done: int | None = None  # last round on disk
         self._first = 0  # round that this sitting began with
         self._began: float | None = None  # when the first round was done: training starts
@@ -49,6 +52,17 @@ class Display:
 
     def close(self) -> None:
         """Leave the terminal as it was found."""
+
+    @property
+    def lost(self) -> str | None:
+        """Why nothing is shown any more, if that is so."""
+        return self.stream.lost if isinstance(self.stream, Screen) else None
+
+    def remarks(self) -> list[str]:
+        """What the records should say about this sitting."""
+        if self.lost is None:
+            return []
+        return [f"standard output failed on the way ({self.lost}); the run went on without it"]
 
     def note(self, text: str) -> None:
         """Something worth knowing beside the rounds."""
@@ -64,6 +78,8 @@ class Display:
         if self._began is None:
             self._began, self._first = self._reached, record.round
         self.done = record.round
+        if self.lost is not None:
+            self.close()
 
     def finished(self, summary: Mapping[str, Any]) -> None:
         """The run is on disk; says what came out."""
@@ -96,7 +112,14 @@ class Display:
 
 
 class PlainDisplay(Display):
-    """For pipes and log files: one line an evaluated round, nothing else moves."""
+    """For pipes, log files and dumb terminals: lines, one an evaluated round; nothing moves.
+
+    Where evaluations are far apart, the rounds between them show that the run is alive.
+    """
+
+    def __init__(self, job: Job, stream: TextIO | None = None) -> None:
+        super().__init__(job, stream)
+        self._written = time.monotonic()  # when the last row was
 
     def note(self, text: str) -> None:
         """Print the note under its label."""
@@ -108,12 +131,14 @@ class PlainDisplay(Display):
         super().started(facts)
         for line in (*words.opening(facts, self.job.config), "", table.heading(self.columns)):
             self._write(line)
+        self._written = time.monotonic()
 
     def round_done(self, record: RoundRecord) -> None:
-        """Print a row, if the round was evaluated."""
+        """Print a row, if the round was evaluated or none was printed for a while."""
         super().round_done(record)
-        if self.evaluated(record):
+        if self.evaluated(record) or time.monotonic() - self._written >= _SILENCE:
             self._write(table.row(self.columns, self.moment(record)))
+            self._written = time.monotonic()
 
     def finished(self, summary: Mapping[str, Any]) -> None:
         """Print the closing, apart from the table, and what to try next."""
@@ -134,13 +159,15 @@ class LiveDisplay(PlainDisplay):
         self._console = console
         self._live: Live | None = None
         self._opened = 0.0
-        self._rows: deque[str] = deque(maxlen=_ROWS)
+        self._rows: deque[table.Moment] = deque(maxlen=_ROWS)
         self._last: Mapping[str, float] = {}
 
     def note(self, text: str) -> None:
         """Print the note above what is redrawn."""
+        from rich.text import Text
+
         for line in words.labelled("note", text):
-            self._console.print(line, markup=False, highlight=False, style="dim")
+            self._console.print(Text(line, style="dim"))
 
     def started(self, facts: Mapping[str, Any]) -> None:
         """Print the opening and start redrawing."""
@@ -158,7 +185,7 @@ class LiveDisplay(PlainDisplay):
         Display.round_done(self, record)
         self._last = record.metrics
         if self.evaluated(record):
-            self._rows.append(table.row(self.columns, self.moment(record)))
+            self._rows.append(self.moment(record))
 
     def close(self) -> None:
         """Stop redrawing; the table stays on the screen."""
@@ -174,20 +201,27 @@ class LiveDisplay(PlainDisplay):
 
         rounds = self.job.config.federation.rounds
         speed = number(self._last.get("time/samples_per_second"), 0)
-        status = f"round {self.done or 0}/{rounds}  {speed} samples/s  elapsed "
-        status += human_seconds(time.monotonic() - self._opened)
-        status += f"  ETA {human_seconds(self.remaining())}"
+        parts = [
+            f"round {self.done or 0}/{rounds}",
+            f"ETA {human_seconds(self.remaining())}",
+            f"elapsed {human_seconds(time.monotonic() - self._opened)}",
+            f"{speed} samples/s",
+        ]
+        while len(parts) > 1 and len("  ".join(parts)) + _BAR + 2 > self._console.width:
+            parts.pop()
+        status = Text("  ".join(parts), no_wrap=True)
         line = Table.grid(padding=(0, 2))
-        line.add_row(ProgressBar(total=rounds, completed=self.done or 0, width=16), Text(status))
-        rows = [Text(row, no_wrap=True) for row in self._rows]
-        return Group(Text(table.heading(self.columns), style="bold", no_wrap=True), *rows, line)
+        line.add_row(ProgressBar(total=rounds, completed=self.done or 0, width=_BAR), status)
+        columns = table.fitting(table.columns(self.job.config), self._console.width)
+        rows = [Text(table.row(columns, moment), no_wrap=True) for moment in list(self._rows)]
+        return Group(Text(table.heading(columns), style="bold", no_wrap=True), *rows, line)
 
 
 def open_display(job: Job, quiet: bool) -> Display:
-    """The display that fits: quiet when asked, live on a terminal, plain when piped."""
+    """The display that fits: quiet when asked, live on a terminal that can redraw, else plain."""
     if quiet:
         return Display(job)
-    if not sys.stdout.isatty():
+    if not redraws():
         return PlainDisplay(job)
     from rich.console import Console
 

@@ -50,13 +50,14 @@ def explained(keys: Sequence[str], overrides: Sequence[str]) -> list[dict[str, A
     Raises:
         ConfigError: overrides that do not compose, a key this configuration does not have.
     """
-    from ffalora_cli.cli.compose import choices_of, compose_jobs
+    from ffalora_cli.cli.compose import choices_of, compose_job
+    from ffalora_cli.cli.overrides import expand
 
     for key in keys:
         if key in ("experiment", "debug"):
             raise ConfigError(f"{key} is a group that sets keys of others; see ffalora ls {key}s")
-    ((_, composed),) = compose_jobs(overrides, sweep=False)
-    plain, choices = to_plain(build(composed)), choices_of(overrides)
+    (job,) = expand(overrides, sweep=False)
+    plain, choices = to_plain(build(compose_job(job))), choices_of(overrides)
     return [_explained(key, overrides, plain, choices) for key in keys]
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -25,27 +25,34 @@ class Job:
     notes: tuple[str, ...] = ()  # about how it was read
 
 
-def plan(overrides: Sequence[str], sweep: bool = False) -> list[Job]:
+def plan(
+    overrides: Sequence[str],
+    sweep: bool = False,
+    told: Callable[[int, int], None] = lambda done, total: None,
+) -> list[Job]:
     """Every job of a command line, all checked before the first runs.
 
     Args:
         overrides: as typed.
         sweep: whether ``-m`` was given.
+        told: how many jobs were checked, of how many; after each.
 
     Raises:
         ConfigError: the first thing wrong; in a sweep it names the job.
     """
-    from ffalora_cli.cli.compose import compose_jobs
+    from ffalora_cli.cli.compose import compose_job
+    from ffalora_cli.cli.overrides import expand
 
-    composed = compose_jobs(overrides, sweep)
-    jobs = []
-    for number, (job, plain) in enumerate(composed, start=1):
+    jobs: list[Job] = []
+    expanded = expand(overrides, sweep)
+    for number, typed in enumerate(expanded, start=1):
         try:
-            jobs.append(_job(job, plain))
+            jobs.append(_job(typed, compose_job(typed)))
         except ConfigError as error:
-            if len(composed) == 1:
+            if len(expanded) == 1:
                 raise
-            raise ConfigError(f"{error} (job {number} of {len(composed)})") from error
+            raise ConfigError(f"{error} (job {number} of {len(expanded)})") from error
+        told(number, len(expanded))
     return jobs
 
 

@@ -5,14 +5,15 @@ Nothing heavy is imported here: a verb's module is loaded when it is asked for.
 
 from __future__ import annotations
 
+import errno
 import importlib
 import os
-import signal
 import sys
 from collections.abc import Sequence
 
 from ffalora_cli import __version__
-from ffalora_cli.cli.exits import BAD_USAGE, DONE, FAILED, INTERRUPTED, TERMINATED
+from ffalora_cli.cli.exits import BAD_USAGE, BROKEN_PIPE, DONE, FAILED, INTERRUPTED
+from ffalora_cli.cli.screen import Screen, screens
 from ffalora_cli.config.errors import ConfigError, brief, nearest, one_line
 from ffalora_cli.config.secrets import redact
 from ffalora_cli.stopping import Stopped
@@ -55,7 +56,10 @@ examples:
 
 `ffalora VERB --help` says more. Options: -h, --help; --version.
 Exit codes: 0 done, 1 run failed, 2 bad usage or config, 3 sweep partly done,
-130 interrupted, 143 terminated. FFALORA_TRACEBACK=1 shows tracebacks."""
+128 + n signal n (130 Ctrl-C, 143 SIGTERM, 129 SIGHUP, 138 SIGUSR1), 141 nobody
+reads what it prints. FFALORA_TRACEBACK=1 shows tracebacks."""
+
+_RECORDED = ("run", "sweep", "resume")  # their results are on disk, whatever the screen takes
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -76,6 +80,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     os.environ.setdefault("LRU_CACHE_CAPACITY", "256")
     # Matrix products with the same bits on one thread and on several; costs nothing measurable.
     os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")
+    with screens() as (output, _):
+        code = _code(arguments)
+        output.flush()
+        return code if arguments and arguments[0] in _RECORDED else _printed(code, output)
+
+
+def _printed(code: int, output: Screen) -> int:
+    """The exit code of a verb that is nothing but what it prints."""
+    if output.lost is None or code != DONE:
+        return code
+    if output.errno == errno.EPIPE:  # `ffalora ls tasks | head`: who left knows
+        return BROKEN_PIPE
+    print(f"ffalora: standard output cannot be written ({output.lost})", file=sys.stderr)
+    return FAILED
+
+
+def _code(arguments: list[str]) -> int:
+    """The exit code of a command line; a line on standard error for whatever is not done."""
     try:
         return _dispatch(arguments)
     except ConfigError as error:
@@ -84,14 +106,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return BAD_USAGE
     except Stopped as stopped:
         print(": ".join(["ffalora", "stopped", *map(str, stopped.args[1:])]), file=sys.stderr)
-        return TERMINATED if stopped.signal == signal.SIGTERM else INTERRUPTED
+        return 128 + stopped.signal
     except KeyboardInterrupt as interrupt:
         print(": ".join(["ffalora", "interrupted", *map(str, interrupt.args)]), file=sys.stderr)
         return INTERRUPTED
-    except BrokenPipeError:
-        # The reader went away (`ffalora ls tasks | head`); Python would complain again at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return FAILED
     except Exception as error:
         _traceback_if_wanted()
         what = one_line(f"{type(error).__name__}: {error}")[:150]

@@ -9,6 +9,7 @@ from typing import Any
 
 from ffalora_cli.cli import plan_words
 from ffalora_cli.cli.arguments import OVERRIDES, Parser
+from ffalora_cli.cli.counting import Counting
 from ffalora_cli.cli.exits import DONE
 from ffalora_cli.cli.jobs import Job, plan
 from ffalora_cli.config.errors import ConfigError
@@ -33,7 +34,8 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--format", choices=("table", "json"), default="table")
     parser.add_argument("--no-measure", action="store_true", help="no step: no time, no memory")
     options = parser.read(arguments)
-    jobs = plan(options.overrides, options.multirun)
+    with Counting("checking jobs") as counting:
+        jobs = plan(options.overrides, options.multirun, told=counting)
     found = _forecasts(jobs, measured=not options.no_measure)
     if options.format == "json":
         print(json.dumps({"schema": SCHEMA, "jobs": found, "total": total(found)}, indent=2))
@@ -55,15 +57,17 @@ def _forecasts(jobs: list[Job], measured: bool) -> list[dict[str, Any]]:
     from ffalora_cli.experiment.forecast import Forecaster
 
     forecaster, found = Forecaster(measured), []
-    for number, job in enumerate(jobs, start=1):
-        try:
-            forecast = forecaster.forecast(job.config, job.signature)
-        except ConfigError as error:
-            if len(jobs) == 1:
-                raise
-            raise ConfigError(f"{error} (job {number} of {len(jobs)})") from error
-        names = {"overrides": list(job.overrides), "signature": job.signature}
-        found.append({**names, **forecast})
+    with Counting("planning jobs") as counting:
+        for number, job in enumerate(jobs, start=1):
+            try:
+                forecast = forecaster.forecast(job.config, job.signature)
+            except ConfigError as error:
+                if len(jobs) == 1:
+                    raise
+                raise ConfigError(f"{error} (job {number} of {len(jobs)})") from error
+            names = {"overrides": list(job.overrides), "signature": job.signature}
+            found.append({**names, **forecast})
+            counting(number, len(jobs))
     return found
 
 

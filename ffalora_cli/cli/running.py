@@ -63,6 +63,7 @@ def play(
                 stop=stop,
                 folder=folder,
                 fork_of=fork_of,
+                remarks=display.remarks,
             )
         except ConfigError:
             raise
@@ -79,6 +80,8 @@ def play(
             display.close()
             print(f"ffalora: {_failure(error, job, display)}", file=sys.stderr)
             return FAILED, f"failed: {type(error).__name__}"
+    for remark in display.remarks():
+        print(f"ffalora: {remark}; records in {summary['run_dir']}", file=sys.stderr)
     headline = str(summary["headline"]).removeprefix("eval/")
     return DONE, f"{headline} {score(headline, summary['value'])}  {summary['run_dir']}"
 

@@ -12,6 +12,7 @@ from ffalora_cli.cli import table, words
 from ffalora_cli.cli.arguments import Parser
 from ffalora_cli.cli.exits import DONE
 from ffalora_cli.cli.privacy_words import print_statement
+from ffalora_cli.cli.screen import width
 from ffalora_cli.config.build import build
 from ffalora_cli.config.errors import ConfigError, brief
 from ffalora_cli.config.schema import Config
@@ -65,6 +66,8 @@ def _lines(records: RunRecords) -> list[str]:
     summary = dict(records.summary or _unfinished(records))
     summary |= {"run_dir": str(records.path), "privacy": records.privacy}
     lines += words.closing(summary, config.task.metrics)
+    for remark in summary.get("notes") or ():
+        lines += words.labelled("note", str(remark))
     if records.summary is None:
         go_on = f"go on with: ffalora resume {shlex.quote(str(records.path))}"
         what = f"failed: {records.failure.reason}" if records.failure else "did not finish"
@@ -80,7 +83,8 @@ def _rounds(records: RunRecords, config: Config) -> list[str]:
     step = max(1, math.ceil(len(evaluated) / _ROUNDS))
     kept = evaluated[::-1][::step][::-1]
     moments = [table.Moment(r.round, config.federation.rounds, r.metrics) for r in kept]
-    columns = table.filled(table.columns(config, live=False), moments)
+    filled = table.filled(table.columns(config, live=False), moments)
+    columns = table.fitting(filled, width())
     return [table.heading(columns), *(table.row(columns, moment) for moment in moments)]
 
 

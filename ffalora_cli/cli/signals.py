@@ -1,37 +1,52 @@
-"""SIGINT and SIGTERM: the first asks for an orderly stop, the second stops at once."""
+"""Signals that ask for a stop: the first for one in good order, the second for one at once."""
 
 from __future__ import annotations
 
 import os
 import signal
 import sys
+import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-from ffalora_cli.stopping import StopFlag
+from ffalora_cli.stopping import SIGNALS, StopFlag
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _SHOW_CURSOR = b"\x1b[?25h"
+_ECHO = 1.0  # seconds in which a closing terminal may say it twice: the kernel, and the shell
 
 
 @contextmanager
 def stop_on_signals() -> Iterator[StopFlag]:
-    """The flag that signals set while the block runs; the handlers before it come back after."""
+    """The flag that signals set while the block runs; the handlers before it come back after.
+
+    In a thread nothing is handled: signals are the main thread's affair, and its program's.
+    """
     stop = StopFlag()
-    asked: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+    asked: list[float] = []
 
     def handle(number: int, frame: FrameType | None) -> None:
+        now = time.monotonic()
+        if asked and number == signal.SIGHUP and now - asked[0] < _ECHO:
+            return
         if asked:  # every finished round is on disk, so nothing is lost by leaving here and now
             if sys.stderr.isatty():
                 os.write(sys.stderr.fileno(), _SHOW_CURSOR)
             os._exit(128 + number)
-        asked.append(number)
+        asked.append(now)
         stop.request(number)
 
-    before = {number: signal.signal(number, handle) for number in _SIGNALS}
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    for number, handler in before.items():
+        if number != signal.SIGHUP or handler is not signal.SIG_IGN:  # nohup means it
+            signal.signal(number, handle)
     try:
         yield stop
     finally:
         for number, handler in before.items():
-            signal.signal(number, handler)
+            if handler is not None:  # None: set by other code than Python's
+                signal.signal(number, handler)

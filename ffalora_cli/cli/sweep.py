@@ -7,6 +7,7 @@ import sys
 from collections.abc import Mapping, Sequence
 
 from ffalora_cli.cli.arguments import OVERRIDES, Parser
+from ffalora_cli.cli.counting import Counting
 from ffalora_cli.cli.exits import DONE, PARTLY_DONE
 from ffalora_cli.cli.exits import FAILED as ALL_FAILED
 from ffalora_cli.cli.hydra_keys import SweepSettings, take
@@ -71,7 +72,9 @@ def sweep(overrides: Sequence[str], command: Sequence[str], quiet: bool, fail_fa
             raise ConfigError(
                 f"hydra.sweeper.{key} is a setting of optuna; add hydra/sweeper=optuna"
             )
-        return _grid(plan(rest, sweep=True), about, launch, command, quiet, fail_fast, stop)
+        with Counting("checking jobs") as counting:
+            planned = plan(rest, sweep=True, told=counting)
+        return _grid(planned, about, launch, command, quiet, fail_fast, stop)
 
 
 def _grid(

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
+from ffalora_cli.cli.screen import redraws, width
 from ffalora_cli.cli.units import human_seconds, score
 from ffalora_cli.sweep.jobs import ALREADY, FAILED, GOOD, RUNNING, WAITING, Status, SweepJob
 from ffalora_cli.sweep.progress import Progress, Watcher, headline, result, total_remaining
@@ -15,9 +16,13 @@ from ffalora_cli.sweep.progress import Progress, Watcher, headline, result, tota
 if TYPE_CHECKING:
     from rich.console import Console, Group
     from rich.live import Live
-    from rich.table import Table
+    from rich.text import Text
 
 _STYLES = {RUNNING: "bold", FAILED: "red", "busy": "yellow", "stopped": "yellow", WAITING: "dim"}
+_ROWS = 40  # jobs in a table that is printed; the live one has what the screen holds
+_WORD = 20  # characters of a setting's value
+_PIPED = 1000  # columns where there is no terminal
+_NUMBERS = ("job", "round", "score", "time")  # right-aligned
 _ORDER = (RUNNING, FAILED, "busy", "stopped", WAITING, "done", ALREADY)  # kept on a short screen
 
 
@@ -59,17 +64,34 @@ class SweepDisplay:
         self.statuses[job.number] = status
 
     def finished(self) -> None:
-        """Print the table of all jobs, and the counts."""
+        """Print the table of the jobs that matter most, their complaints, and the counts."""
         self.close()
         from rich.console import Console
 
-        console = Console(file=self.stream)
-        console.print(_table(self.jobs, [self._cells(job) for job in self.jobs]))
+        console, shown = Console(file=self.stream), self.urgent(_ROWS)
+        if len(shown) < len(self.jobs):  # of so many, those that nothing is known of are counted
+            shown = [job for job in shown if self.statuses[job.number].state != WAITING]
+        for line in _table(shown, [self._cells(job) for job in shown], room()):
+            console.print(line, crop=False, overflow="ignore")
+        if len(shown) < len(self.jobs):
+            self._write(f"and {len(self.jobs) - len(shown):,} other jobs; all are in the record")
+        for error, numbers in self._complaints().items():
+            self._write(f"job {_numbers(numbers)}: {error}")
+        self._write(f"{self.counts()}; record and logs in {self.folder}")
+
+    def urgent(self, most: int) -> list[SweepJob]:
+        """As many jobs as there is room for: those that run or failed first; by number."""
+        first = sorted(self.jobs, key=lambda job: _ORDER.index(self.statuses[job.number].state))
+        return sorted(first[:most], key=lambda job: job.number)
+
+    def _complaints(self) -> dict[str, list[int]]:
+        """Jobs by what they complained of."""
+        found: dict[str, list[int]] = {}
         for job in self.jobs:
             ended = self.statuses[job.number].ended
             if ended is not None and ended.error:
-                self._write(f"job {job.number}: {ended.error}")
-        self._write(f"{self.counts()}; record and logs in {self.folder}")
+                found.setdefault(ended.error, []).append(job.number)
+        return dict(list(found.items())[:_ROWS])
 
     def counts(self) -> str:
         """How many jobs stand where."""
@@ -109,6 +131,8 @@ class PlainSweepDisplay(SweepDisplay):
     def changed(self, job: SweepJob, status: Status) -> None:
         """Print where the job stands."""
         super().changed(job, status)
+        if status.state == ALREADY and self.total > _ROWS:
+            return  # the last line counts them
         state, _, shown, spent = self._cells(job)
         error = status.ended.error if status.ended else None
         words = [f"job {job.number}/{self.total}", job.label, state, shown, spent, error or ""]
@@ -141,7 +165,9 @@ class LiveSweepDisplay(SweepDisplay):
 
     def note(self, text: str) -> None:
         """Print the note above what is redrawn."""
-        self._console.print(f"note  {text}", markup=False, highlight=False, style="dim")
+        from rich.text import Text
+
+        self._console.print(Text(f"note  {text}", style="dim"))
 
     def view(self) -> Group:
         """The table as it is now; as many rows as the screen has, those that matter first."""
@@ -151,50 +177,73 @@ class LiveSweepDisplay(SweepDisplay):
         jobs, statuses = list(self.jobs), dict(self.statuses)
         running = [job for job in jobs if statuses[job.number].state == RUNNING]
         progress = {job.number: self.watcher.look(job) for job in running}
-        room = max(3, self._console.height - 6)
-        urgent = sorted(jobs, key=lambda job: _ORDER.index(statuses[job.number].state))[:room]
-        shown = sorted(urgent, key=lambda job: job.number)
+        shown = self.urgent(max(3, self._console.height - 6))
         rows = [self._cells(job, progress.get(job.number)) for job in shown]
         hidden = f" ({len(jobs) - len(shown)} rows not shown)" if len(shown) < len(jobs) else ""
         elapsed = human_seconds(time.monotonic() - self._began)
         eta = human_seconds(total_remaining(jobs, statuses, progress))
         feet = (f"{self.counts()}{hidden}", f"elapsed {elapsed}  ETA {eta}")
-        return Group(_table(shown, rows), *(Text(foot, no_wrap=True) for foot in feet))
+        return Group(*_table(shown, rows, self._console.width), *map(Text, feet))
 
 
-def _table(jobs: Sequence[SweepJob], rows: Sequence[tuple[str, ...]]) -> Table:
-    """A row a job under its headings; what varies gives way on a narrow screen."""
-    from rich.table import Table
+def room() -> int:
+    """Columns for a table: those of the terminal; without one, nothing is left out."""
+    return width() if sys.stdout.isatty() else _PIPED
+
+
+def _table(jobs: Sequence[SweepJob], rows: Sequence[tuple[str, ...]], room: int) -> list[Text]:
+    """A row a job under its headings; on a narrow screen whole columns give way, no number is cut.
+
+    Time goes first, then the round, then what varies, from the right.
+    """
     from rich.text import Text
 
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
-    table.add_column("job", justify="right", no_wrap=True, min_width=3)
     keys = list(dict.fromkeys(key for job in jobs for key in job.varying))
-    for key in keys:
-        table.add_column(key, no_wrap=True, overflow="ellipsis")
-    table.add_column("state", no_wrap=True, min_width=7)
-    for title, width in (("round", 7), ("score", 6), ("time", 9)):
-        table.add_column(title, no_wrap=True, justify="right", min_width=width)
-    for job, row in zip(jobs, rows, strict=True):
-        varying = [_short(job.varying.get(key, "")) for key in keys]
-        cells = (Text(cell) for cell in (str(job.number), *varying, *row))
-        table.add_row(*cells, style=_STYLES.get(row[0]))
-    return table
+    columns = [("job", [str(job.number) for job in jobs])]
+    columns += [(key, [_short(job.varying.get(key, "")) for job in jobs]) for key in keys]
+    for place, title in enumerate(("state", "round", "score", "time")):
+        columns.append((title, [row[place] for row in rows]))
+    widths = {t: max(map(len, (t, *cells)), default=0) for t, cells in columns}
+    for title in ("time", "round", *reversed(keys)):
+        if sum(widths.values()) + 2 * len(widths) <= room:
+            break
+        del widths[title]
+    kept = [(title, cells) for title, cells in columns if title in widths]
+
+    def line(texts: Sequence[str]) -> str:
+        cells = zip(kept, texts, strict=True)
+        aligned = (
+            text.rjust(widths[title]) if title in _NUMBERS else text.ljust(widths[title])
+            for (title, _), text in cells
+        )
+        return "  ".join(aligned).rstrip()
+
+    lines = [Text(line([title for title, _ in kept]), "bold", no_wrap=True)]
+    for place, row in enumerate(rows):
+        style = _STYLES.get(row[0], "")
+        lines.append(Text(line([cells[place] for _, cells in kept]), style, no_wrap=True))
+    return lines
 
 
 def _short(value: str) -> str:
-    """A long number, as a search proposes it, with four digits."""
+    """A long number, as a search proposes it, with four digits; a long word with its two ends."""
     try:
         return f"{float(value):.4g}" if len(value) > 8 else value
     except ValueError:
-        return value
+        return value if len(value) <= _WORD else f"{value[:9]}...{value[-8:]}"
+
+
+def _numbers(numbers: Sequence[int]) -> str:
+    """``1, 2, 5``; of many, how many there are."""
+    some = ", ".join(map(str, numbers[:5]))
+    return some if len(numbers) <= 5 else f"{some}, ... ({len(numbers)} jobs)"
 
 
 def open_sweep_display(quiet: bool, folder: Path, total: int) -> SweepDisplay:
-    """The display that fits: quiet when asked, live on a terminal, plain when piped."""
+    """The display that fits: quiet when asked, live on a terminal that can redraw, else plain."""
     if quiet:
         return SweepDisplay(folder, total)
-    if not sys.stdout.isatty():
+    if not redraws():
         return PlainSweepDisplay(folder, total)
     from rich.console import Console
 

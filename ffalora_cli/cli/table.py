@@ -1,4 +1,4 @@
-"""The columns of the round table, 80 characters wide: the same live, piped and in ``show``."""
+"""The columns of the round table, as many as fit: the same live, piped and in ``show``."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ def columns(config: Config, live: bool = True) -> list[Column]:
         config: decides the headline metric, and whether there is an epsilon or a client average.
         live: with speed and time left, which a finished run no longer has.
     """
-    headline = config.task.metrics[0]
+    headline, rounds = config.task.metrics[0], config.federation.rounds
     chosen = [
-        Column("round", 9, lambda m: f"{m.round}/{m.rounds}"),
+        Column("round", max(9, 2 * len(str(rounds)) + 1), lambda m: f"{m.round}/{m.rounds}"),
         Column(headline, 9, lambda m: score(headline, m.metrics.get(f"eval/{headline}"))),
     ]
     own = _of_clients(config)
@@ -62,6 +62,22 @@ def columns(config: Config, live: bool = True) -> list[Column]:
 def filled(chosen: list[Column], moments: Sequence[Moment]) -> list[Column]:
     """The columns that have something to say in any of the rounds."""
     return [column for column in chosen if any(column.cell(m) != "-" for m in moments)]
+
+
+_FIRST_TO_GO = ("samples/s", "down", "loss", "up", "personal", "own-label", "ETA", "epsilon")
+
+
+def fitting(chosen: list[Column], width: int) -> list[Column]:
+    """The columns that a line of this width holds; those a person misses least give way.
+
+    Round and headline always stay: a number is never cut.
+    """
+    kept = list(chosen)
+    for title in _FIRST_TO_GO:
+        if len(heading(kept)) <= width:
+            break
+        kept = [column for column in kept if column.title != title]
+    return kept
 
 
 def heading(chosen: list[Column]) -> str:

@@ -9,22 +9,22 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ffalora_cli.cli.screen import WIDTH, width
 from ffalora_cli.cli.units import count, human_bytes, human_seconds, score
 from ffalora_cli.config.errors import one_line
 from ffalora_cli.config.schema import Config
 from ffalora_cli.config.secrets import redact
 from ffalora_cli.privacy.rounding import epsilon_text
 
-_WIDTH = 80
 _LABEL = 10
 _UNIT = re.compile(r"(?<=\d) (?=[kMGT]?B\b|%)")
 
 
 def labelled(label: str, text: str) -> list[str]:
-    """``label  text`` wrapped to 80 columns with a hanging indent; long paths stay in one piece."""
+    """``label  text`` wrapped to 80 columns or the terminal; long paths stay in one piece."""
     lines = textwrap.wrap(
         _UNIT.sub("\u00a0", text),  # wrap never parts a number from its unit
-        width=_WIDTH,
+        width=min(WIDTH, width()),
         initial_indent=label.ljust(_LABEL),
         subsequent_indent=" " * _LABEL,
         break_long_words=False,

@@ -78,7 +78,7 @@ def check_value(key: str, value: Any) -> None:
     parts = key.split(".")
     for depth, part in enumerate(parts):
         if dataclasses.is_dataclass(expected):
-            hints = get_type_hints(expected)
+            hints: dict[str, Any] = _hints(expected)  # type: ignore[arg-type]
             if part not in hints:
                 section = ".".join(parts[:depth])
                 hint = nearest(part, hints) or next(iter(hints))
@@ -118,13 +118,18 @@ def earlier_words(plain: Mapping[str, Any]) -> list[str]:
 
 
 def _keys(schema: type, prefix: str) -> Iterator[str]:
-    for name, expected in get_type_hints(schema).items():
+    for name, expected in _hints(schema).items():
         key = f"{prefix}{name}"
         yield key
         if dataclasses.is_dataclass(expected):
             yield from _keys(expected, f"{key}.")  # type: ignore[arg-type]
         elif get_origin(expected) is dict:
             yield f"{key}.*"
+
+
+@cache  # reading them anew for every job takes as long as all the rest
+def _hints(schema: Any) -> dict[str, Any]:
+    return get_type_hints(schema)
 
 
 def _section(schema: type, value: Any, key: str) -> Any:
@@ -135,7 +140,7 @@ def _section(schema: type, value: Any, key: str) -> Any:
     for name in value:
         if name not in _field_names(schema):
             raise unknown_key(f"{prefix}{name}")
-    hints = get_type_hints(schema)
+    hints = _hints(schema)
     arguments = {}
     for item in dataclasses.fields(schema):
         if item.name in value:

@@ -7,7 +7,7 @@ characters is left alone: it would be found in every second word.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 _NAMED = ("KEY", "TOKEN", "SECRET", "PASSWORD")  # endings of a variable's name
@@ -21,23 +21,32 @@ def redact(text: str) -> str:
     return text
 
 
-def held(plain: Any, key: str = "") -> tuple[str, str] | None:
+def held(plain: Any) -> tuple[str, str] | None:
     """The first key of nested plain values that holds a secret, and the secret's variable."""
+    secrets = _secrets()
+    return _held(plain, "", secrets) if secrets else None
+
+
+def _held(plain: Any, key: str, secrets: Sequence[tuple[str, str]]) -> tuple[str, str] | None:
     if isinstance(plain, Mapping):
         found = (
-            held(str(name), key) or held(child, f"{key}.{name}" if key else str(name))
+            _held(str(name), key, secrets) or _held(child, _below(key, name), secrets)
             for name, child in plain.items()
         )
     elif isinstance(plain, list | tuple):
-        found = (held(child, key) for child in plain)
+        found = (_held(child, key, secrets) for child in plain)
     elif isinstance(plain, str):
-        found = ((key, name) for name, secret in _secrets() if secret in plain)
+        found = ((key, name) for name, secret in secrets if secret in plain)
     else:
         return None
     return next(filter(None, found), None)
 
 
-def _secrets() -> Iterable[tuple[str, str]]:
+def _below(key: str, name: object) -> str:
+    return f"{key}.{name}" if key else str(name)
+
+
+def _secrets() -> list[tuple[str, str]]:
     """Longest first, so that one that holds another is replaced as a whole."""
     found = [
         (name, value)

@@ -129,13 +129,13 @@ def communication(seen: Rehearsed, config: Config) -> dict[str, Any]:
     drawn = config.privacy.unit != "none" and config.privacy.noise == "secure" and partial
     directions: dict[str, Any] = {}
     for way in WAYS:
-        per_round = [ledger.total(way, rounds=[r]) for r in range(1, seen.rounds + 1)]
+        per_round = ledger.by_round(way, seen.rounds)
         directions[way] = {
             "total": ledger.total(way),
             "by_kind": {k: n for k in KINDS if (n := ledger.total(way, [k]))},
-            "first_round": per_round[0] if per_round else 0,
-            "median_round": int(np.median(per_round)) if per_round else 0,
-            "largest_round": max(per_round, default=0),
+            "first_round": ledger.total(way, rounds=[1]),
+            "median_round": int(np.median(per_round)) if len(per_round) else 0,
+            "largest_round": int(per_round.max(initial=0)),
         }
     sizes = ledger.per_client()
     return {
@@ -143,11 +143,17 @@ def communication(seen: Rehearsed, config: Config) -> dict[str, Any]:
         "setup": ledger.total(None, ["seed", "setup"]),
         "per_client": {way: spread(values) for way, values in sizes.items()},
         "participations": spread(seen.participations),
-        "exact": not drawn,
-        "how": "packed payloads of every round, without values; cohorts as the run draws them"
-        if not drawn
-        else "packed payloads; cohorts as likely as the run's, whose secret does not exist yet",
+        "exact": not drawn and seen.exact,
+        "how": _how(drawn, seen.exact),
     }
+
+
+def _how(drawn: bool, exact: bool) -> str:
+    if not exact:
+        return "packed payloads of some thousand rounds with drawn cohorts, the others as those"
+    if drawn:
+        return "packed payloads; cohorts as likely as the run's, whose secret does not exist yet"
+    return "packed payloads of every round, without values; cohorts as the run draws them"
 
 
 def parameters(parts: Parts) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -19,8 +19,13 @@ if TYPE_CHECKING:
     from ffalora_cli.federation.diagnosis import Watch
 
 
-def drive(session: Session, tracker: Tracker, observer: Observer) -> dict[str, Any]:
-    """Play what is left of the run and write its result.
+def drive(
+    session: Session,
+    tracker: Tracker,
+    observer: Observer,
+    remarks: Callable[[], Sequence[str]] = tuple,
+) -> dict[str, Any]:
+    """Play what is left of the run and write its result; what ``remarks`` says goes with it.
 
     Returns:
         The summary, as written to ``summary.json``.
@@ -48,7 +53,8 @@ def drive(session: Session, tracker: Tracker, observer: Observer) -> dict[str, A
     statement = privacy_statement(parts)
     if statement is not None:
         directory.write_privacy(statement)
-    summary = summarize(session.records, session.headline, session.seconds, {"privacy": statement})
+    said = {"privacy": statement, **({"notes": list(found)} if (found := remarks()) else {})}
+    summary = summarize(session.records, session.headline, session.seconds, said)
     directory.write_summary(summary)
     return summary
 

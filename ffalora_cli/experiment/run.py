@@ -37,6 +37,7 @@ def run(
     fork_of: Path | None = None,
     built: Callable[[Parts], None] | None = None,
     given: Given | None = None,
+    remarks: Callable[[], Sequence[str]] = tuple,
 ) -> dict[str, Any]:
     """Run one configuration to its end, from where an earlier sitting of it stopped.
 
@@ -53,6 +54,7 @@ def run(
         fork_of: folder of another run from whose last round this one starts.
         built: is handed the parts before anything is done with them (``together`` does with it).
         given: secret, data and clients to use, for audits.
+        remarks: asked at the end for lines that the summary keeps, as of an observer that failed.
 
     Returns:
         The summary, as written to ``summary.json``, plus ``run_dir`` and ``already_done``.
@@ -89,7 +91,7 @@ def run(
         for note in (directory.note, *session.notes):
             if note:
                 observer.note(note)
-        return _play(session, resolved, signature, observer, stop)
+        return _play(session, resolved, signature, observer, stop, remarks)
 
 
 def _already_done(directory: RunDirectory, observer: Observer) -> dict[str, Any]:
@@ -159,6 +161,7 @@ def _play(
     signature: str,
     observer: Observer,
     stop: StopFlag,
+    remarks: Callable[[], Sequence[str]],
 ) -> dict[str, Any]:
     """The rounds, mirrored and observed."""
     from ffalora_cli.privacy.secret import SECRET, erase_secret
@@ -175,7 +178,7 @@ def _play(
     try:
         stop.defer()
         observer.started(head.facts(session, signature))
-        summary = drive(session, tracker, observer)
+        summary = drive(session, tracker, observer, remarks)
         erase_secret(directory.path / SECRET)
         stop.defer(False)  # nothing is at stake any more: do not wait for a tracker
         stop.poll()

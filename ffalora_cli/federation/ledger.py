@@ -49,8 +49,10 @@ class CommunicationLedger:
     """
 
     def __init__(self, num_clients: int) -> None:
-        self._transfers: list[Transfer] = []
+        self._transfers: dict[int, list[Transfer]] = {}  # by round
         self._sums: dict[int, dict[tuple[Direction, Kind], int]] = {}  # round -> bytes
+        self._all: dict[tuple[Direction, Kind], int] = {}  # the same of all rounds so far
+        self._more: dict[int, int] = {}  # round -> how many others it stands for
         self._per_client: dict[Direction, np.ndarray] = {
             "uplink": np.zeros(num_clients, dtype=np.int64),
             "downlink": np.zeros(num_clients, dtype=np.int64),
@@ -72,11 +74,33 @@ class CommunicationLedger:
             return
         if len(np.unique(clients)) != len(clients):
             raise ValueError("a client occurs twice in one transfer")
-        self._transfers.append(Transfer(round, direction, clients, dict(lines)))
+        transfer = Transfer(round, direction, clients, dict(lines))
+        self._transfers.setdefault(round, []).append(transfer)
         sums = self._sums.setdefault(round, {})
         for kind, size in lines.items():
             sums[direction, kind] = sums.get((direction, kind), 0) + size * len(clients)
+            self._all[direction, kind] = self._all.get((direction, kind), 0) + size * len(clients)
         self._per_client[direction][clients] += sum(lines.values())
+
+    def repeat(self, rounds: range, times: int) -> None:
+        """Count what was sent in these rounds ``times`` more, as a rehearsal that skips rounds.
+
+        Totals and clients count them; ``rows`` has each round once.
+        """
+        for round in rounds:
+            for transfer in self._transfers.get(round, ()):
+                sizes = self._per_client[transfer.direction]
+                sizes[transfer.clients] += times * sum(transfer.lines.values())
+            for key, size in self._sums.get(round, {}).items():
+                self._all[key] += times * size
+            self._more[round] = self._more.get(round, 0) + times
+
+    def by_round(self, direction: Direction, rounds: int) -> np.ndarray:
+        """Bytes of each of so many rounds in one direction, int64 ``[rounds]``, in no order."""
+        sizes = [self.total(direction, rounds=[number]) for number in self._sums]
+        times = [1 + self._more.get(number, 0) for number in self._sums]
+        sent = np.repeat(np.array(sizes, dtype=np.int64), times)
+        return np.pad(sent, (0, rounds - len(sent)))  # in the others nothing was sent
 
     def total(
         self,
@@ -86,17 +110,18 @@ class CommunicationLedger:
     ) -> int:
         """Bytes over all clients, limited to a direction, kinds, and rounds where given."""
         wanted = None if kinds is None else set(kinds)
-        chosen = self._sums.keys() if rounds is None else rounds
+        sums = [self._all] if rounds is None else [self._sums.get(round, {}) for round in rounds]
         return sum(
             size
-            for round in chosen
-            for (way, kind), size in self._sums.get(round, {}).items()
+            for part in sums
+            for (way, kind), size in part.items()
             if direction in (None, way) and (wanted is None or kind in wanted)
         )
 
     def round_totals(self, round: int) -> dict[str, int]:
         """Metrics of a round: bytes over all clients in it, and ``*_total`` up to and with it."""
-        past = [r for r in self._sums if r <= round]
+        newest = next(reversed(self._sums), 0) <= round  # as a run asks: nothing to leave out
+        past = None if newest else [r for r in self._sums if r <= round]
         metrics: dict[str, int] = {}
         for suffix, rounds in (("", [round]), ("_total", past)):
             for direction in self._per_client:
@@ -115,6 +140,7 @@ class CommunicationLedger:
         ``bytes`` is what one client of the row sent or was sent, by kind.
         """
         everybody = np.arange(len(self._per_client["uplink"]))
+        chosen = self._transfers if round is None else [round]
         return [
             {
                 "round": transfer.round,
@@ -124,8 +150,8 @@ class CommunicationLedger:
                 else transfer.clients.tolist(),
                 "bytes": dict(transfer.lines),
             }
-            for transfer in self._transfers
-            if round in (None, transfer.round)
+            for number in chosen
+            for transfer in self._transfers.get(number, ())
         ]
 
     @classmethod

@@ -5,10 +5,13 @@ dropouts, downlink plans, methods and payloads on tensors without values (torch'
 The communication ledger comes out as a run writes it, byte for byte, unless the run ends early
 (uploads refused) or its cohorts are drawn from a secret that does not exist yet
 (``privacy.noise=secure``): then the cohorts are others of the same distribution.
+
+Of a million rounds not every one is played (``leaps.py``).
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 
@@ -17,6 +20,7 @@ import torch
 
 from ffalora_cli.engine.job import LocalResult
 from ffalora_cli.federation import dropouts
+from ffalora_cli.federation.leaps import SAMPLE, Played, leap
 from ffalora_cli.federation.ledger import CommunicationLedger
 from ffalora_cli.federation.payload import pack
 from ffalora_cli.federation.release import ClientRelease, adapt_clip
@@ -45,27 +49,32 @@ class Rehearsed:
     rounds: int  # fewer than asked for where nobody's budget affords another
     participations: np.ndarray  # int64 [num_clients], rounds each client was sent
     state: ServerState  # after the last round, on the meta device: shapes only
+    exact: bool = True  # False: rounds with drawn cohorts stand for others
 
 
-def rehearse(simulation: Simulation) -> Rehearsed:
+def rehearse(simulation: Simulation, leaps: bool = True) -> Rehearsed:
     """Play all rounds of a simulation without training; it stays as it is.
 
     Args:
         simulation: built, at round 0.
+        leaps: rounds that repeat are multiplied, not played.
     """
     given = {f.name: getattr(simulation, f.name) for f in fields(Simulation)}
-    rehearsal = _Rehearsal(**given)
-    for _ in rehearsal.rounds():
-        pass
+    rehearsal = Rehearsal(**given)
+    exact = True
+    while not rehearsal.is_last(rehearsal.state.round):
+        rehearsal.play(rehearsal.state.round + 1)
+        exact &= not leaps or leap(rehearsal)
     return Rehearsed(
         rehearsal.communication,
         rehearsal.state.round,
         rehearsal.participations,
         rehearsal.state,
+        exact,
     )
 
 
-class _Rehearsal(Simulation):
+class Rehearsal(Simulation):
     """A simulation whose clients answer with tensors of the right shape."""
 
     def __post_init__(self) -> None:
@@ -73,6 +82,7 @@ class _Rehearsal(Simulation):
         shapes = {name: value.to("meta") for name, value in self.state.tensors.items()}
         self.state = replace(self.state, tensors=shapes)
         self.participations = np.zeros(len(self.clients), dtype=np.int64)
+        self.history: deque[Played] = deque(maxlen=SAMPLE)
         self._sizes: dict[tuple[object, ...], dict[Kind, int]] = {}
         self._updates: dict[tuple[object, ...], ServerUpdate] = {}
         if self.plan is not None:
@@ -82,6 +92,7 @@ class _Rehearsal(Simulation):
 
     def play(self, round: int) -> RoundRecord:
         """One round: sample, send, charge, count the answers, combine their shapes."""
+        taken = self.privacy_ledger.steps_taken.copy() if self.privacy_ledger else 0
         asked = np.sort(self._sample(round))
         chosen = asked[~dropouts.absent(self.seed, round, asked, self.config.dropout_rate)]
         self._send(round, chosen)
@@ -97,6 +108,8 @@ class _Rehearsal(Simulation):
         self.state, _ = adapt_clip(
             self._release, self.communication, round, chosen, [_nothing(chosen)], self.state
         )
+        charged = self.privacy_ledger.steps_taken - taken if self.privacy_ledger else None
+        self.history.append(Played(chosen, charged, len(self.state.merges)))
         return RoundRecord(round, {})
 
     def _answer(self, round: int, chosen: np.ndarray) -> None:

@@ -129,7 +129,7 @@ def _pld(runs: History, delta: float, interval: float) -> float:
         return float(get_epsilon_gaussian(runs[0][0], delta))
     interval = loss_distribution.fitting(runs, interval) if runs else interval
     for noise, rate, steps in runs:
-        loss = loss_distribution.step(noise, rate, interval)
+        loss = loss_distribution.step(noise, rate, interval, steps)
         loss = loss.self_compose(steps) if steps > 1 else loss
         total = loss if total is None else total.compose(loss)
     # An epsilon of hundreds: a mass so small that its reciprocal overflows, reported as infinite.

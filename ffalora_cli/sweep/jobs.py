@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 from ffalora_cli.config.schema import Config
 from ffalora_cli.records.run_directory import SUMMARY, run_path
+from ffalora_cli.stopping import SIGNALS
 
 WAITING, RUNNING, DONE, ALREADY = "waiting", "running", "done", "already done"
 FAILED, BUSY, STOPPED = "failed", "busy", "stopped"
@@ -93,7 +94,7 @@ def status_of(ended: Ended | None) -> Status:
         return Status(RUNNING)
     if ended.code == 0:
         return Status(DONE, ended)
-    if ended.code in (130, 143):
+    if ended.code - 128 in SIGNALS:
         return Status(STOPPED, ended)
     if "another process is writing this run" in (ended.error or ""):
         return Status(BUSY, ended)

@@ -11,8 +11,10 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from ffalora_cli.stopping import SIGNALS
 from ffalora_cli.sweep.jobs import Command, Ended, Stop
 
+PYTHON = (sys.executable, "-P")  # -P: a random.py or torch.py in the folder is not imported
 _POLL = 0.1  # seconds
 _PATIENCE = 30.0  # seconds a process has to save and leave; it promises five
 _TAIL = 20_000  # bytes of a log in which the complaint is looked for
@@ -39,7 +41,7 @@ def play(command: Command, stop: Stop | None = None, threads: int | None = None)
     began = time.monotonic()
     with command.log.open("wb") as log, _signals_let_through():
         process = subprocess.Popen(
-            [sys.executable, "-m", "ffalora_cli", *command.arguments],
+            [*PYTHON, "-m", "ffalora_cli", *command.arguments],
             cwd=command.folder,
             env=environment,
             stdin=subprocess.DEVNULL,
@@ -59,7 +61,7 @@ def play(command: Command, stop: Stop | None = None, threads: int | None = None)
 @contextlib.contextmanager
 def _signals_let_through() -> Iterator[None]:
     """Ray blocks SIGINT in its workers, and a process inherits what is blocked."""
-    before = signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGINT, signal.SIGTERM))
+    before = signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
     try:
         yield
     finally:

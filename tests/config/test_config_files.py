@@ -10,9 +10,9 @@ import pytest
 import yaml
 
 from ffalora_cli.cli import catalogue
-from ffalora_cli.cli.compose import compose_jobs
 from ffalora_cli.cli.grids import axes
 from ffalora_cli.cli.jobs import plan
+from ffalora_cli.cli.overrides import expand
 from tests.grids import one_job
 
 ROOT = Path(ffalora_cli.configs.__file__).parent
@@ -153,8 +153,7 @@ def test_sweeps_expand_in_the_order_typed() -> None:
         "method=glob(fed*,exclude=fedsvd)",
         "head.mode=choice(frozen,trained)",
     ]
-    jobs = [job for job, _ in compose_jobs(typed, sweep=True)]
-    assert jobs == [
+    assert expand(typed, sweep=True) == [
         [f"seed={seed}", f"method={method}", f"head.mode={mode}"]
         for seed in (0, 1)
         for method in ("fedex_lora", "fedsa_lora")

@@ -8,16 +8,17 @@ import pytest
 from omegaconf import OmegaConf
 
 from ffalora_cli.cli import catalogue
-from ffalora_cli.cli.compose import change, compose_jobs
+from ffalora_cli.cli.compose import change, compose_job
 from ffalora_cli.cli.main import main
+from ffalora_cli.cli.overrides import expand
 from ffalora_cli.cli.renamed import forget_below
 
 UNSET = {"hub_path": None, "hub_name": None, "package": None, "license": ""}
 
 
 def composed(*typed: str) -> dict:
-    ((_, config),) = compose_jobs(typed, sweep=False)
-    return config
+    (job,) = expand(typed, sweep=False)
+    return compose_job(job)
 
 
 def origin(config: dict) -> dict:
@@ -38,9 +39,10 @@ def test_what_is_given_is_kept() -> None:
 
 
 def test_every_job_of_a_sweep_is_judged_by_its_own_name() -> None:
-    jobs = compose_jobs(["task=sst2", "task.name=sst2,mine"], sweep=True)
-    kept, renamed = (origin(config) for _, config in jobs)
-    assert kept["hub_path"] == "nyu-mll/glue" and renamed == UNSET
+    for names in ("sst2,mine", "mine,sst2"):  # whatever was composed before
+        jobs = expand(["task=sst2", f"task.name={names}"], sweep=True)
+        found = {config["task"]["name"]: origin(config) for config in map(compose_job, jobs)}
+        assert found["sst2"]["hub_path"] == "nyu-mll/glue" and found["mine"] == UNSET
 
 
 def test_a_recorded_run_that_is_renamed_forgets_it_too() -> None:

@@ -7,6 +7,7 @@ import pytest
 
 from ffalora_cli.cli.jobs import plan
 from ffalora_cli.experiment.parts import build
+from ffalora_cli.federation import leaps
 from ffalora_cli.federation.rehearsal import rehearse
 from ffalora_cli.methods import registry
 from ffalora_cli.privacy.ledger import PrivacyLedger
@@ -97,3 +98,56 @@ def test_the_ledger_is_that_of_the_run(name, tiny, monkeypatch, tmp_path_factory
     for name, value in simulation.state.optimizer.items():
         assert seen.state.optimizer[name].shape == value.shape
     assert [m.round for m in seen.state.merges] == [m.round for m in simulation.state.merges]
+
+
+LEAPS = {
+    "default": [],
+    "merges": ["method=fedex_lora", "federation.downlink=stateless", "privacy=none"],
+    "phases": ["method=rolora"],
+    "kept head": ["method=fedsa_lora", "head.mode=trained", "privacy=none"],
+    "uneven budgets": ["privacy.noise_multiplier=1.0", "privacy.epsilon_target=4"],
+    "server": ["federation.server_optimizer.name=adam", "privacy=none"],
+}
+
+
+@pytest.mark.parametrize("name", LEAPS)
+def test_leaps_count_what_playing_every_round_counts(name, tiny):
+    settings = ["model=auto", f"model.source={tiny}", "task.max_length=16", "adapter.rank=2"]
+    settings += ["federation.num_clients=4", "federation.rounds=137", *LEAPS[name]]
+    (job,) = plan([*settings, "federation.local_steps=1", "federation.local_batch_size=4"])
+    simulation = build(job.config, job.signature, Silent()).simulation
+    short, long = (rehearse(simulation, leaps=some) for some in (True, False))
+    assert len(short.communication.rows()) < len(long.communication.rows()) / 2
+    assert (short.rounds, short.exact) == (long.rounds, True)
+    kinds = {kind for row in long.communication.rows() for kind in row["bytes"]}
+    for way in ("uplink", "downlink"):
+        for kind in kinds:
+            assert short.communication.total(way, [kind]) == long.communication.total(way, [kind])
+        ours, theirs = (
+            np.sort(seen.communication.by_round(way, seen.rounds)) for seen in (short, long)
+        )
+        assert (ours == theirs).all()
+        ours, theirs = (seen.communication.per_client()[way] for seen in (short, long))
+        assert (ours == theirs).all()
+    assert (short.participations == long.participations).all()
+    assert [m.round for m in short.state.merges] == [m.round for m in long.state.merges]
+    assert short.state.versions == long.state.versions
+
+
+def test_drawn_cohorts_stand_for_others_like_them(tiny, monkeypatch):
+    monkeypatch.setattr(leaps, "_PLAYED", 200)
+    monkeypatch.setattr(leaps, "SAMPLE", 100)
+    settings = ["model=auto", f"model.source={tiny}", "task.max_length=16", "adapter.rank=2"]
+    settings += ["federation.num_clients=6", "federation.cohort_size=3", "privacy=none"]
+    settings += ["federation.cohort_sampling=fixed", "federation.rounds=450"]
+    (job,) = plan([*settings, "method=fedex_lora", "federation.local_batch_size=4"])
+    simulation = build(job.config, job.signature, Silent()).simulation
+    short, long = (rehearse(simulation, leaps=some) for some in (True, False))
+    assert (short.exact, long.exact) == (False, True)
+    assert short.rounds == long.rounds == 450
+    assert short.participations.sum() == long.participations.sum() == 3 * 450
+    for way in ("uplink", "downlink"):
+        assert short.communication.total(way) == pytest.approx(
+            long.communication.total(way), rel=0.03
+        )
+        assert len(short.communication.by_round(way, 450)) == 450

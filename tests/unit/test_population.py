@@ -143,5 +143,7 @@ def test_a_unit_column_must_be_there_and_full(towns: list[str], tmp_path: Path) 
     for row in rows[4:7]:
         row["who"] = None
     file.write_text("\n".join(map(json.dumps, rows)))
-    with pytest.raises(ConfigError, match=r"train.jsonl, line 5: who missing or empty, in 3 of 60 rows"):
+    with pytest.raises(
+        ConfigError, match=r"train.jsonl, line 5: who missing or empty, in 3 of 60 rows"
+    ):
         client_table(plan([*towns, "task.unit_column=who"])[0].config)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import logging
 import signal
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from ffalora_cli.config.errors import ConfigError
+from ffalora_cli.stopping import SIGNALS
 from ffalora_cli.sweep.jobs import Ended, OnChange, Stop, SweepJob
 from ffalora_cli.sweep.process import play
 from ffalora_cli.sweep.remote import follow
@@ -64,7 +66,8 @@ def launch(jobs: Sequence[SweepJob], settings: Settings, on_change: OnChange, st
     import ray
 
     mine = not ray.is_initialized()
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    main = threading.current_thread() is threading.main_thread()
+    handlers = {number: signal.getsignal(number) for number in SIGNALS if main}
     if mine:
         try:
             ray.init(

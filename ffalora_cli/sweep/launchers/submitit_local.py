@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ffalora_cli.sweep.jobs import OnChange, Stop, SweepJob
+from ffalora_cli.sweep.process import PYTHON
 from ffalora_cli.sweep.remote import cores, follow
 from ffalora_cli.sweep.submitit_queue import SubmititQueue
 
@@ -27,7 +29,9 @@ def launch(jobs: Sequence[SweepJob], settings: Settings, on_change: OnChange, st
     import submitit
 
     folder = jobs[0].command.log.parent.parent / "submitit"
-    executor = submitit.LocalExecutor(folder, max_num_timeout=settings.max_num_timeout)
+    executor = submitit.LocalExecutor(
+        folder, max_num_timeout=settings.max_num_timeout, python=shlex.join(PYTHON)
+    )
     executor.update_parameters(
         timeout_min=settings.timeout_min, gpus_per_node=settings.gpus_per_node
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ from typing import Any
 
 from ffalora_cli.config.errors import ConfigError
 from ffalora_cli.sweep.jobs import OnChange, Stop, SweepJob
+from ffalora_cli.sweep.process import PYTHON
 from ffalora_cli.sweep.remote import follow
 from ffalora_cli.sweep.submitit_queue import SubmititQueue
 
@@ -64,6 +66,8 @@ def launch(jobs: Sequence[SweepJob], settings: Settings, on_change: OnChange, st
             "hydra/launcher=submitit_local tries the same here"
         )
     folder = jobs[0].command.log.parent.parent / "submitit"
-    executor = submitit.SlurmExecutor(folder, max_num_timeout=settings.max_num_timeout)
+    executor = submitit.SlurmExecutor(
+        folder, max_num_timeout=settings.max_num_timeout, python=shlex.join(PYTHON)
+    )
     executor.update_parameters(**parameters(settings))
     follow(SubmititQueue(executor, settings.cpus_per_task), jobs, on_change, stop)
