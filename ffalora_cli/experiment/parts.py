@@ -108,6 +108,16 @@ def client_table(config: Config) -> tuple[np.ndarray, tuple[str, ...], np.ndarra
     return label_table(clients, labels, len(classes)), classes, clients.sizes
 
 
+def pin(config: Config, observer: Observer) -> Config:
+    """The configuration with hub revisions turned into commits; rows are downloaded here."""
+    from ffalora_cli.data import source
+    from ffalora_cli.models.backbone import pin_model
+
+    model = pin_model(config.model, observer.note)
+    task = source.pin(config.task, config.paths.data, observer.note)
+    return replace(config, model=model, task=task)
+
+
 def build(config: Config, signature: str, observer: Observer, poll: Poll = never) -> Parts:
     """Data, clients, privacy plan, network, engine: what can be refused is refused first."""
     import torch
@@ -130,7 +140,8 @@ def build(config: Config, signature: str, observer: Observer, poll: Poll = never
         torch.set_num_threads(config.engine.threads)
     method = registry.get(config.method.name)
     observer.note("reading data")
-    data, clients = _load_clients(config, load_tokenizer(config.model))
+    config = pin(config, observer)
+    data, clients = _load_clients(config, load_tokenizer(config.model, observer.note))
     observer.note("planning privacy" if config.privacy.unit != "none" else "loading the model")
     shared = find_shared_rows(data.train.hashes, clients.rows, clients.offsets)
     plan = make_plan(config.privacy, clients.sizes, config.federation, (), shared)
@@ -145,6 +156,7 @@ def build(config: Config, signature: str, observer: Observer, poll: Poll = never
         len(config.task.classes),
         config.engine.precision,
         device,
+        observer.note,
     )
     if plan is not None:
         plan = replace(plan, covered=covered_names(network, method, config.head))
