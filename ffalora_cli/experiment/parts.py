@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from ffalora_cli.data.partition import ClientRows
     from ffalora_cli.federation.simulation import Simulation
     from ffalora_cli.methods.base import Method
+    from ffalora_cli.models.backbone import Weights
     from ffalora_cli.privacy.plan import PrivacyPlan
 
 
@@ -118,8 +119,22 @@ def pin(config: Config, observer: Observer) -> Config:
     return replace(config, model=model, task=task)
 
 
-def build(config: Config, signature: str, observer: Observer, poll: Poll = never) -> Parts:
-    """Data, clients, privacy plan, network, engine: what can be refused is refused first."""
+def build(
+    config: Config,
+    signature: str,
+    observer: Observer,
+    poll: Poll = never,
+    weights: Weights = "loaded",
+) -> Parts:
+    """Data, clients, privacy plan, network, engine: what can be refused is refused first.
+
+    Args:
+        config: checked.
+        signature: of the run.
+        observer: is told what happens.
+        poll: of the simulation.
+        weights: of the model; a forecast needs none of its own (``load_backbone``).
+    """
     import torch
 
     from ffalora_cli.data.partition import label_table
@@ -141,6 +156,8 @@ def build(config: Config, signature: str, observer: Observer, poll: Poll = never
     method = registry.get(config.method.name)
     observer.note("reading data")
     config = pin(config, observer)
+    if weights != "loaded":
+        config = replace(config, model=replace(config.model, random_weights=True))
     data, clients = _load_clients(config, load_tokenizer(config.model, observer.note))
     observer.note("planning privacy" if config.privacy.unit != "none" else "loading the model")
     shared = find_shared_rows(data.train.hashes, clients.rows, clients.offsets)
@@ -154,9 +171,10 @@ def build(config: Config, signature: str, observer: Observer, poll: Poll = never
         config.adapter,
         config.head,
         len(config.task.classes),
-        config.engine.precision,
-        device,
+        config.engine.precision if weights != "none" else "fp32",
+        device if weights != "none" else "cpu",
         observer.note,
+        weights,
     )
     if plan is not None:
         plan = replace(plan, covered=covered_names(network, method, config.head))

@@ -7,7 +7,7 @@ import importlib.util
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import nn
@@ -27,6 +27,9 @@ from ffalora_cli.models.fingerprint import fingerprint_tensors
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+
+Weights = Literal["loaded", "random", "none"]
 
 
 @dataclass(frozen=True)
@@ -119,7 +122,11 @@ def load_settings(config: ModelConfig, note: Note = silent, **changed: Any) -> P
 
 
 def load_backbone(
-    config: ModelConfig, head: HeadConfig, num_labels: int, note: Note = silent
+    config: ModelConfig,
+    head: HeadConfig,
+    num_labels: int,
+    note: Note = silent,
+    weights: Weights = "loaded",
 ) -> Backbone:
     """Load ``AutoModelForSequenceClassification``, freeze it, and draw what the checkpoint lacks.
 
@@ -128,6 +135,7 @@ def load_backbone(
         head: scale (standard deviation of new weights) and seed of the head.
         num_labels: classes of the task.
         note: is told of a download.
+        weights: ``none`` reserves memory and fills nothing in, for who needs names and shapes.
 
     Returns:
         The model in eval mode, every parameter frozen, fp32, on the CPU.
@@ -137,7 +145,12 @@ def load_backbone(
     """
     from transformers import AutoModelForSequenceClassification
 
-    if config.random_weights:
+    if weights == "none":
+        settings = load_settings(config, note, num_labels=num_labels)
+        with _readable_errors(config), torch.device("meta"):
+            model = AutoModelForSequenceClassification.from_config(settings)
+        return Backbone(model.to_empty(device="cpu").eval().requires_grad_(False), "none", ())
+    if config.random_weights or weights == "random":
         settings = load_settings(config, note, num_labels=num_labels)
         with _readable_errors(config), torch.random.fork_rng(devices=[]):
             torch.manual_seed(keys.torch_seed(keys.derive(head.seed, "random_weights")))
