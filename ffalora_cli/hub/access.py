@@ -47,8 +47,12 @@ def is_offline(kind: Kind = "model") -> bool:
 
 def offline_switch() -> str:
     """The switch that is set, as it was typed."""
-    typed = [f"{name}={os.environ[name]}" for name in _SWITCHES if os.environ.get(name)]
-    return typed[0] if typed else "offline mode"
+    from huggingface_hub import constants
+
+    for name in _SWITCHES:
+        if os.environ.get(name, "").upper() in constants.ENV_VARS_TRUE_VALUES:
+            return f"{name}={os.environ[name]}"
+    return "offline mode"
 
 
 def cache_folder(kind: Kind, repository: str) -> Path:

@@ -28,7 +28,7 @@ def test_a_missing_package_or_folder_is_one_line_with_the_remedy(tmp_path):
 
 
 def test_an_unreachable_hub_is_one_line(monkeypatch):
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     config = model_config("someone/no-such-model")
     for load in (load_tokenizer, lambda c: load_backbone(c, HeadConfig("frozen", 0.2, 0), 2)):
         with pytest.raises(ConfigError) as error:
