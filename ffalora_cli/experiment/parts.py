@@ -206,7 +206,13 @@ def _load_clients(config: Config, tokenizer: Any) -> tuple[TaskData, ClientRows]
     from ffalora_cli.data.dataset import prepare
     from ffalora_cli.data.partition import partition
 
-    data = prepare(config.task, tokenizer, config.paths.data, config.paths.cache)
+    data = prepare(
+        config.task,
+        tokenizer,
+        config.paths.data,
+        config.paths.cache,
+        max_examples=config.evaluation.max_examples,
+    )
     clients = partition(
         config.partition,
         np.asarray(data.train.labels),

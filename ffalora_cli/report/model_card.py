@@ -136,7 +136,9 @@ def _split(config: Config) -> str:
     task = config.task
     split = {"eval": task.eval_split, "tune": task.tune_split, "test": "test"}[task.eval_on]
     share = f" ({task.holdout_fraction:g} of train, given to no client)"
-    return split + (share if split == "holdout" else " split")
+    most = config.evaluation.max_examples
+    rows = f", at most {most} rows of it" if most is not None else ""
+    return split + (share if split == "holdout" else " split") + rows
 
 
 def _data(records: RunRecords, config: Config) -> str:
