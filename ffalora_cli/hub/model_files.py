@@ -11,6 +11,7 @@ from typing import Literal
 
 from ffalora_cli.config.errors import ConfigError
 from ffalora_cli.hub.access import (
+    COMMIT,
     DOWNLOADING,
     Note,
     ask_commit,
@@ -124,14 +125,17 @@ def _fetch(wanted: Wanted, commit: str, part: Part, note: Note) -> None:
     info = repository_info("model", wanted.repository, commit)
     sizes = {file.rfilename: int(file.size or 0) for file in info.siblings}
     folder = cache_folder("model", wanted.repository) / "snapshots" / commit
-    if part != "config":
-        _download(wanted.repository, commit, CONFIG)
-    names = {"config": _config, "tokenizer": _tokenizer, "weights": _weights}[part](sizes, wanted)
+    if CONFIG not in sizes:
+        raise _error(wanted, f"no {CONFIG} there, so no model of transformers; {_INSTEAD}")
+    _download(wanted.repository, commit, CONFIG)
+    if part == "config":
+        return
+    names = _tokenizer(sizes, wanted) if part == "tokenizer" else _weights(sizes, wanted)
     if INDEX in names:
         _download(wanted.repository, commit, INDEX)
         names += [name for name in _shards(folder / INDEX) if name in sizes]
     left = [name for name in names if not (folder / name).is_file()]
-    if part != "config" and left:
+    if any(sizes.get(name) for name in left):
         size = _size(sum(sizes.get(name, 0) for name in left))
         note(f"{DOWNLOADING} {wanted.repository} ({part}), {size}, to {constants.HF_HUB_CACHE}")
     for name in left:
@@ -139,12 +143,6 @@ def _fetch(wanted: Wanted, commit: str, part: Part, note: Note) -> None:
     if not _has(wanted.repository, commit, part):
         text = f"{INDEX} names files that the repository lacks; {_INSTEAD}"
         raise _error(wanted, text)
-
-
-def _config(sizes: Collection[str], wanted: Wanted) -> list[str]:
-    if CONFIG not in sizes:
-        raise _error(wanted, f"no {CONFIG} there, so no model of transformers; {_INSTEAD}")
-    return [CONFIG]
 
 
 def _tokenizer(sizes: Collection[str], wanted: Wanted) -> list[str]:
@@ -189,6 +187,8 @@ def _missing_offline(folder: Path, part: Part, wanted: Wanted) -> str:
 
 
 def _of(wanted: Wanted, what: str) -> str:
+    if COMMIT.fullmatch(wanted.revision):
+        return f"{what} (commit {wanted.revision[:12]})"
     return what if wanted.revision == "main" else f"{what} (revision {wanted.revision})"
 
 
