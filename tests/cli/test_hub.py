@@ -232,7 +232,7 @@ BUSY = {
     "once 503": {"pattern": "/api/models/lab/busy0", "status": 503, "times": 1},
     "once 429": {"pattern": "/api/models/lab/busy1", "status": 429, "times": 1}
     | {"headers": {"Retry-After": "1"}},
-    "slow": {"pattern": "/api/models/lab/busy2", "sleep": 3.0, "times": 1},
+    "slow": {"pattern": "/api/models/lab/busy2", "sleep": 6.0, "times": 1},
     "503 on the weights": {"pattern": "GET .*lab/busy3.*safetensors", "status": 503, "times": 1},
 }
 
