@@ -72,9 +72,10 @@ def play_neighbours(
 def _given(config: Config, secret: Key) -> list[Given]:
     """What each of ``VARIANTS`` is handed."""
     from ffalora_cli.experiment import population
-    from ffalora_cli.experiment.parts import Given
+    from ffalora_cli.experiment.parts import Given, pin
     from ffalora_cli.models.backbone import load_tokenizer
 
+    config = pin(config, _Silent())
     data, people = population.load(config, load_tokenizer(config.model))
     data = replace(data, evals={name: _some(rows) for name, rows in data.evals.items()})
     owned = min(OWNED, config.federation.local_batch_size)

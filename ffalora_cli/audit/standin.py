@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ffalora_cli.config.errors import ConfigError
 from ffalora_cli.config.schema import Config
 from ffalora_cli.keys import Key
 
@@ -166,22 +165,12 @@ def some_clients(plan: PrivacyPlan, most: int) -> PrivacyPlan:
 def standin_network(config: Config, width: int = WIDTH) -> Network:
     """A random model of the run's architecture, two layers, with the run's adapters."""
     import torch
-    from transformers import AutoConfig, AutoModelForSequenceClassification
+    from transformers import AutoModelForSequenceClassification
 
-    from ffalora_cli.models.backbone import Backbone, resolve_source
+    from ffalora_cli.models.backbone import Backbone, load_settings
     from ffalora_cli.models.network import build_network
 
-    try:
-        full = AutoConfig.from_pretrained(
-            resolve_source(config.model.source),
-            revision=config.model.revision or "main",
-            trust_remote_code=False,
-        )
-    except (OSError, ValueError) as error:
-        raise ConfigError(
-            f"model.source={config.model.source!r}: its architecture cannot be read "
-            f"({type(error).__name__}); audit the same mechanism with model=minilm"
-        ) from error
+    full = load_settings(config.model)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = AutoModelForSequenceClassification.from_config(shrink(full, width))

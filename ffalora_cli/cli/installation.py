@@ -17,6 +17,7 @@ from typing import Literal
 from urllib.parse import urlparse
 
 from ffalora_cli.cli.units import human_bytes
+from ffalora_cli.hub.access import is_offline, offline_switch
 
 PROGRAM = "ffalora"
 CLASHING = ("torch", "transformers", "peft", "opacus", "wandb", "datasets", "dp-accounting")
@@ -129,16 +130,16 @@ def _folder(name: str, path: Path, key: str) -> Finding:
 
 def hub_cache() -> Path:
     """Where Hugging Face keeps what it downloaded."""
-    home = os.environ.get("HF_HOME") or Path.home() / ".cache" / "huggingface"
-    return Path(os.environ.get("HF_HUB_CACHE") or Path(home) / "hub").expanduser()
+    from huggingface_hub import constants
+
+    return Path(constants.HF_HUB_CACHE).expanduser()
 
 
 def offline() -> Finding:
     """Whether the embedded default can run without a network, and what else is at hand."""
     missing = [pip for module, pip in PACKAGED.items() if util.find_spec(module) is None]
-    wanted = os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "TRUE", "YES", "ON")
     cached = len(list(hub_cache().glob("models--*")))
-    switch = "HF_HUB_OFFLINE is set" if wanted else "HF_HUB_OFFLINE is not set"
+    switch = f"{offline_switch()} is set" if is_offline() else "HF_HUB_OFFLINE is not set"
     if missing:
         remedy = f"pip install --no-deps {' '.join(missing)}"
         return Finding("offline", "warn", f"{switch}; {', '.join(missing)} missing", remedy)

@@ -80,6 +80,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     os.environ.setdefault("LRU_CACHE_CAPACITY", "256")
     # Matrix products with the same bits on one thread and on several; costs nothing measurable.
     os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")
+    if "--quiet" in arguments or not sys.stderr.isatty():  # bars are for who looks at them
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+        os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
     with screens() as (output, _):
         code = _code(arguments)
         output.flush()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -54,9 +55,17 @@ def _forecasts(jobs: list[Job], measured: bool) -> list[dict[str, Any]]:
     Raises:
         ConfigError: the first impossible job; in a sweep the error names it.
     """
-    from ffalora_cli.experiment.forecast import Forecaster
+    from ffalora_cli.experiment.forecast import Forecaster, Nobody
+    from ffalora_cli.hub.access import DOWNLOADING
 
-    forecaster, found = Forecaster(measured), []
+    class _Downloads(Nobody):
+        """Says on standard error what takes a person's time; the rest is in the forecast."""
+
+        def note(self, text: str) -> None:
+            if text.startswith(DOWNLOADING):
+                print(f"ffalora: {text}", file=sys.stderr)
+
+    forecaster, found = Forecaster(measured, _Downloads()), []
     with Counting("planning jobs") as counting:
         for number, job in enumerate(jobs, start=1):
             try:

@@ -110,10 +110,23 @@ def _provenance(manifest: Mapping[str, Any]) -> list[str]:
     lines += words.labelled("code", f"{code}; Python {manifest.get('python')}, {packages}")
     for split, fingerprint in data.items():
         lines += words.labelled("data", f"{split} {fingerprint}")
+    for text in _hub(manifest):
+        lines += words.labelled("hub", text)
     lines += words.labelled("weights", str(manifest.get("model_fingerprint")))
     lines += words.labelled("seeds", seeds)
     lines += words.labelled("signature", str(manifest.get("signature")))
     return lines + words.labelled("command", " ".join(manifest.get("command") or ()))
+
+
+def _hub(manifest: Mapping[str, Any]) -> list[str]:
+    """Commits of what came from the Hugging Face hub."""
+    model = manifest.get("model") or {}
+    origin = str(((manifest.get("data") or {}).get("train") or {}).get("origin", ""))
+    found = [f"{model.get('source')} commit {model['commit']}"] if model.get("commit") else []
+    if origin.startswith("hub:"):
+        place, _, commit = origin.removeprefix("hub:").rpartition("@")
+        found.append(f"{place} commit {commit}")
+    return found
 
 
 def _plain(records: RunRecords) -> dict[str, Any]:

@@ -75,6 +75,8 @@ def protocol(config: Config) -> str:
     ]
     if federation.cohort_size is not None:
         parts.append(f"{federation.cohort_sampling} cohorts of {federation.cohort_size}")
+    if config.evaluation.max_examples is not None:
+        parts.append(f"at most {counted(config.evaluation.max_examples, 'row')} evaluated")
     return ", ".join(parts)
 
 

@@ -196,7 +196,10 @@ def _scalar(expected: type, value: Any, key: str) -> Any:
         except OverflowError:
             raise _mistyped(key, value, "a number that a float can hold") from None
     if type(value) is not expected:
-        raise _mistyped(key, value, _SPOKEN[expected])
+        quoted = (
+            f""", as in '{key}="{value}"'""" if expected is str and type(value) in _SPOKEN else ""
+        )
+        raise _mistyped(key, value, _SPOKEN[expected] + quoted)
     if isinstance(value, str) and _UNPRINTABLE.search(value):
         raise _mistyped(key, value, "text without control characters")
     if isinstance(value, float) and not math.isfinite(value):

@@ -182,6 +182,9 @@ def _adapter(config: Config) -> None:
         raise choose("adapter.targets", adapter.targets, config.model.targets)
     if not config.model.targets[adapter.targets]:
         raise ConfigError(f"model.targets.{adapter.targets} is empty; name at least one layer")
+    most = config.evaluation.max_examples
+    if most is not None:
+        require("evaluation.max_examples", most, most >= 1, "1 or more, or null for all")
     require("head.scale", head.scale, head.scale > 0, "above 0 (a zero head passes no gradient)")
 
 

@@ -91,6 +91,13 @@ class HeadConfig:
 
 
 @dataclass(frozen=True)
+class EvaluationConfig:
+    """How much of a split is scored; ``task`` says which, ``federation.eval_every`` how often."""
+
+    max_examples: int | None = None  # null = all
+
+
+@dataclass(frozen=True)
 class MethodConfig:
     """A federated LoRA method, by the name of its file in ``ffalora_cli/methods``."""
 
@@ -238,3 +245,4 @@ class Config:
     engine: EngineConfig
     tracking: TrackingConfig
     paths: PathsConfig
+    evaluation: EvaluationConfig = EvaluationConfig()

@@ -13,9 +13,9 @@ Left out, because the same numbers come out either way:
 - ``privacy.budget_guard``: it decides whether a run starts, not what comes out of it;
 - ``task.license``.
 
-``federation.eval_every`` and ``eval_clients`` stay in although they do not change the model: they
-decide which numbers a run reports, so a run evaluated more often is a different answer, and a
-finished coarse one must not be returned for it.
+``federation.eval_every``, ``eval_clients`` and ``evaluation.max_examples`` stay in although they
+do not change the model: they decide which numbers a run reports, so a run evaluated more often, or
+on more rows, is a different answer, and a finished coarse one must not be returned for it.
 """
 
 from __future__ import annotations

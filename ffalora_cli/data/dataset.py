@@ -15,6 +15,7 @@ from ffalora_cli.data.encode import Encoded, encode
 from ffalora_cli.data.holdout import HOLDOUT, cut_rows
 from ffalora_cli.data.load import load_rows, read_rows
 from ffalora_cli.data.source import locate
+from ffalora_cli.keys import derive, numpy_generator
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -47,6 +48,7 @@ def prepare(
     data_dir: str | None = None,
     cache_dir: str | None = None,
     max_length: int | None = None,
+    max_examples: int | None = None,
     *,
     keep_together: str,
 ) -> TaskData:
@@ -62,6 +64,7 @@ def prepare(
         data_dir: ``paths.data``.
         cache_dir: ``paths.cache``; None means ``$FFALORA_CACHE`` or ``~/.cache/ffalora``.
         max_length: tokens a row is truncated to; None means ``task.max_length``.
+        max_examples: of each evaluated split so many rows are kept; None means all.
         keep_together: ``partition.keep_together``: what a hold-out takes whole.
 
     Raises:
@@ -87,15 +90,30 @@ def prepare(
             evals[name], splits[name] = _encoded_split(
                 task, tokenizer, data_dir, root, name, length
             )
+    whole = {name: len(split) for name, split in evals.items()}
+    evals = {name: some_rows(task, name, split, max_examples) for name, split in evals.items()}
     facts["eval_on"] = task.eval_on
     facts["train"] = train_facts | _describe(train, task, length)
     facts["evals"] = {
         name: splits[name]
         | _describe(split, task, length)
         | {"rows_also_in_train": int(np.isin(split.text_keys, train.text_keys).sum())}
+        | {"rows_of_split": whole[name]}
         for name, split in evals.items()
     }
     return TaskData(train, evals, facts)
+
+
+def some_rows(task: TaskConfig, name: str, split: Encoded, most: int | None) -> Encoded:
+    """At most ``most`` rows of a split, in its order.
+
+    Which ones follows from the task (its ``holdout_seed``) and the split's name alone, so that all
+    runs of a task with one ``most`` are scored on the same rows.
+    """
+    if most is None or len(split) <= most:
+        return split
+    generator = numpy_generator(derive(task.holdout_seed, "evaluated", name))
+    return split.take(np.sort(generator.permutation(len(split))[:most]))
 
 
 def _evaluated_splits(task: TaskConfig) -> tuple[str, ...]:

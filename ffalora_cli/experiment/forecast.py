@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING, Any
 from ffalora_cli.config.schema import Config
 from ffalora_cli.experiment import cost, planned
 from ffalora_cli.experiment.measurement import Measurement, measure
+from ffalora_cli.experiment.observer import Observer
 from ffalora_cli.experiment.parts import build
 
 if TYPE_CHECKING:
     from ffalora_cli.experiment.parts import Parts
+    from ffalora_cli.models.backbone import Weights
     from ffalora_cli.types import RoundRecord
 
 
@@ -42,9 +44,11 @@ class Forecaster:
 
     Attributes:
         measured: whether to train a few steps for time and memory.
+        observer: is told of downloads, among other notes.
     """
 
     measured: bool = True
+    observer: Observer = field(default_factory=Nobody)
     _measurements: dict[str, Measurement] = field(default_factory=dict)
 
     def forecast(self, config: Config, signature: str) -> dict[str, Any]:
@@ -57,9 +61,12 @@ class Forecaster:
         Raises:
             ConfigError: a budget that cannot be, data that cannot be had; with the nearest remedy.
         """
+        from ffalora_cli.engine import pick_device
         from ffalora_cli.federation.rehearsal import rehearse
 
-        parts = build(config, signature, Nobody())
+        # Bytes and epsilon need shapes alone; a step takes as long with random weights.
+        weights: Weights = "random" if self.measured else "none"
+        parts = build(config, signature, self.observer, weights=weights)
         seen = rehearse(parts.simulation)
         measured = self._measured(parts) if self.measured else None
         return {
@@ -72,7 +79,7 @@ class Forecaster:
             "time": None if measured is None else cost.time(parts, seen, measured),
             "memory": None if measured is None else {"peak_bytes": measured.peak_bytes},
             "disk": cost.disk(parts, seen),
-            "device": str(parts.simulation.network.device),
+            "device": pick_device(config.engine.device),
             "warnings": list(parts.warnings),
         }
 

@@ -7,6 +7,8 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from ffalora_cli.experiment.rounds import privacy_statement
+from ffalora_cli.hub.access import local_commit
+from ffalora_cli.models.backbone import model_origin
 from ffalora_cli.records.manifest import build_manifest, environment
 from ffalora_cli.records.run_directory import RunDirectory
 
@@ -56,7 +58,12 @@ def write_head(
             data_fingerprints={"train": parts.data.train.fingerprint}
             | {name: rows.fingerprint for name, rows in parts.data.evals.items()},
             model_fingerprint=network.fingerprint,
-            extra={**_shared(parts), "data": parts.data.facts, **extra},
+            extra={
+                **_shared(parts),
+                "model": {"revision": resolved["model"]["revision"], **model_origin(config.model)},
+                "data": parts.data.facts,
+                **extra,
+            },
         )
     )
 
@@ -81,10 +88,23 @@ def add_sitting(
     earlier = manifest.get("sittings") or []
     directory.write_manifest({**manifest, "sittings": [*earlier, sitting]})
     before = earlier[-1] if earlier else manifest
-    return [
+    notes = [
         f"{key} was {before.get(key)} and is {sitting[key]}: results may differ by rounding"
         for key in ("device", "max_tokens", "git")
         if before.get(key) != sitting[key]
+    ]
+    return notes + _moved(manifest.get("model") or {})
+
+
+def _moved(model: Mapping[str, Any]) -> list[str]:
+    """A line where this machine knows that the revision of a hub model points elsewhere now."""
+    commit, revision = model.get("commit"), model.get("revision") or "main"
+    now = local_commit("model", model["source"], revision) if commit else None
+    if now in (None, commit, revision):
+        return []
+    return [
+        f"{revision} of {model['source']} is commit {now} by now: the run goes on with the one it "
+        f"began with; a new run takes that with model.revision={commit}"
     ]
 
 

@@ -11,7 +11,7 @@ from ffalora_cli.config.errors import ConfigError, brief
 from ffalora_cli.config.schema import Config
 from ffalora_cli.config.signature import digest, relevant
 from ffalora_cli.records.files import plain, read_json
-from ffalora_cli.records.manifest import environment
+from ffalora_cli.records.manifest import environment, recorded_commits
 from ffalora_cli.records.run_directory import MANIFEST
 
 if TYPE_CHECKING:
@@ -70,7 +70,8 @@ def check_identity(manifest: Mapping[str, Any], now: Mapping[str, Any], folder: 
 
 
 def keep_choices(config: Config, manifest: Mapping[str, Any]) -> Config:
-    """The config with what was left open and chosen when the run began: ``max_tokens``."""
+    """The config with what was left open and chosen when it began: commits, ``max_tokens``."""
+    config = recorded_commits(config, manifest)
     if config.engine.max_tokens is not None:
         return config
     return replace(config, engine=replace(config.engine, max_tokens=manifest.get("max_tokens")))

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from ffalora_cli.federation.simulation import Simulation
     from ffalora_cli.keys import Key
     from ffalora_cli.methods.base import Method
+    from ffalora_cli.models.backbone import Weights
     from ffalora_cli.privacy.plan import PrivacyPlan
 
 
@@ -111,14 +112,34 @@ class Parts:
         return replace(record, metrics=metrics, clients=lines)
 
 
+def pin(config: Config, observer: Observer) -> Config:
+    """The configuration with hub revisions turned into commits; rows are downloaded here."""
+    from ffalora_cli.data import source
+    from ffalora_cli.models.backbone import pin_model
+
+    model = pin_model(config.model, observer.note)
+    task = source.pin(config.task, config.paths.data, observer.note)
+    return replace(config, model=model, task=task)
+
+
 def build(
     config: Config,
     signature: str,
     observer: Observer,
     poll: Poll = never,
     given: Given | None = None,
+    weights: Weights = "loaded",
 ) -> Parts:
-    """Data, clients, privacy plan, network, engine: what can be refused is refused first."""
+    """Data, clients, privacy plan, network, engine: what can be refused is refused first.
+
+    Args:
+        config: checked.
+        signature: of the run.
+        observer: is told what happens.
+        poll: of the simulation.
+        given: what is not to be made here, for audits.
+        weights: of the model; a forecast needs none of its own (``load_backbone``).
+    """
     import torch
 
     from ffalora_cli.data.partition import label_table
@@ -142,10 +163,14 @@ def build(
     method = registry.get(config.method.name)
     observer.note("reading data")
     if given is None:
-        data, people = population.load(config, load_tokenizer(config.model))
+        config = pin(config, observer)
+        tokenizer = load_tokenizer(config.model, observer.note)
+        data, people = population.load(config, tokenizer)
     else:
         data, people = given.data, given.people
     config, clients = people.config, people.clients
+    if weights != "loaded":
+        config = replace(config, model=replace(config.model, random_weights=True))
     empty = data.facts["train"]["empty_texts"]
     if empty:
         observer.note(f"warning: {empty} texts of the training pairs are empty")
@@ -162,8 +187,10 @@ def build(
         config.adapter,
         config.head,
         len(config.task.classes),
-        config.engine.precision,
-        device,
+        config.engine.precision if weights != "none" else "fp32",
+        device if weights != "none" else "cpu",
+        observer.note,
+        weights,
     )
     if plan is not None:
         plan = replace(plan, covered=covered_names(network, method, config.head))

@@ -61,6 +61,7 @@ def load(config: Config, tokenizer: Any) -> tuple[TaskData, Population]:
         tokenizer,
         config.paths.data,
         config.paths.cache,
+        max_examples=config.evaluation.max_examples,
         keep_together=config.partition.keep_together,
     )
     found = populate(config, data.train)

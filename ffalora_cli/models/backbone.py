@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
-import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import nn
@@ -16,10 +15,21 @@ from torch import nn
 from ffalora_cli import keys
 from ffalora_cli.config.errors import ConfigError, brief, one_line
 from ffalora_cli.config.schema import HeadConfig, ModelConfig
+from ffalora_cli.hub.access import Note, silent
+from ffalora_cli.hub.model_files import (
+    Part,
+    check_sentencepiece,
+    model_folder,
+    pinned_commit,
+)
+from ffalora_cli.hub.reasons import of_ours
 from ffalora_cli.models.fingerprint import fingerprint_tensors
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+
+Weights = Literal["loaded", "random", "none"]
 
 
 @dataclass(frozen=True)
@@ -58,26 +68,74 @@ def resolve_source(source: str) -> str:
     return source
 
 
-def load_tokenizer(config: ModelConfig) -> PreTrainedTokenizerBase:
-    """The fast tokenizer that belongs to the model."""
+def pin_model(config: ModelConfig, note: Note = silent) -> ModelConfig:
+    """The model with its revision turned into the commit that is loaded from now on.
+
+    A folder or package has none and stays as it is.
+
+    Raises:
+        ConfigError: the source cannot be found or reached.
+    """
+    path = resolve_source(config.source)
+    if Path(path).is_dir():
+        return config
+    return replace(config, revision=pinned_commit(path, config.revision, note))
+
+
+def model_origin(config: ModelConfig) -> dict[str, str | None]:
+    """Source of a pinned model and its commit, for the records."""
+    hub = not Path(resolve_source(config.source)).is_dir()
+    return {"source": config.source, "commit": config.revision if hub else None}
+
+
+def _local_folder(config: ModelConfig, part: Part, note: Note) -> str:
+    """The folder of a model: its own, or the hub's cache with the wanted part in it."""
+    path = resolve_source(config.source)
+    if Path(path).is_dir():
+        return path
+    commit = pinned_commit(path, config.revision)
+    return str(model_folder(path, commit, part, config.revision, note))
+
+
+def load_tokenizer(config: ModelConfig, note: Note = silent) -> PreTrainedTokenizerBase:
+    """The fast tokenizer that belongs to the model; ``note`` is told of a download."""
     from transformers import AutoTokenizer
 
-    path, revision = resolve_source(config.source), config.revision or "main"
-    with _readable_errors(config):
-        local = _is_local(path, revision)
+    folder = _local_folder(config, "tokenizer", note)
+    check_sentencepiece(Path(folder), config.source)
+    with _readable_errors(config), _quiet_transformers():
         # Left open, ``trust_remote_code`` asks on the terminal whether to run the folder's code.
-        return AutoTokenizer.from_pretrained(
-            path, revision=revision, local_files_only=local, trust_remote_code=False
-        )
+        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
 
 
-def load_backbone(config: ModelConfig, head: HeadConfig, num_labels: int) -> Backbone:
+def load_settings(config: ModelConfig, note: Note = silent, **changed: Any) -> PretrainedConfig:
+    """The architecture alone: transformers' configuration of the model, no weights.
+
+    Raises:
+        ConfigError: it cannot be found, read or reached.
+    """
+    from transformers import AutoConfig
+
+    folder = _local_folder(config, "config", note)
+    with _readable_errors(config), _quiet_transformers():
+        return AutoConfig.from_pretrained(folder, trust_remote_code=False, **changed)
+
+
+def load_backbone(
+    config: ModelConfig,
+    head: HeadConfig,
+    num_labels: int,
+    note: Note = silent,
+    weights: Weights = "loaded",
+) -> Backbone:
     """Load ``AutoModelForSequenceClassification``, freeze it, and draw what the checkpoint lacks.
 
     Args:
         config: the model group.
         head: scale (standard deviation of new weights) and seed of the head.
         num_labels: classes of the task.
+        note: is told of a download.
+        weights: ``none`` reserves memory and fills nothing in, for who needs names and shapes.
 
     Returns:
         The model in eval mode, every parameter frozen, fp32, on the CPU.
@@ -85,37 +143,32 @@ def load_backbone(config: ModelConfig, head: HeadConfig, num_labels: int) -> Bac
     Raises:
         ConfigError: the source cannot be found, read or reached.
     """
-    from transformers import AutoConfig, AutoModelForSequenceClassification
+    from transformers import AutoModelForSequenceClassification
 
-    path = resolve_source(config.source)
-    revision = config.revision or "main"
-    with _readable_errors(config), _quiet_transformers():
-        local = _is_local(path, revision, not config.random_weights)
-        if config.random_weights:
-            settings = AutoConfig.from_pretrained(
-                path,
-                revision=revision,
-                num_labels=num_labels,
-                local_files_only=local,
-                trust_remote_code=False,
-            )
-            with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(keys.torch_seed(keys.derive(head.seed, "random_weights")))
-                model = AutoModelForSequenceClassification.from_config(settings)
-            missing: set[str] = {name for name, _ in head_linears_parameters(model)}
-        else:
+    if weights == "none":
+        settings = load_settings(config, note, num_labels=num_labels)
+        with _readable_errors(config), torch.device("meta"):
+            model = AutoModelForSequenceClassification.from_config(settings)
+        return Backbone(model.to_empty(device="cpu").eval().requires_grad_(False), "none", ())
+    if config.random_weights or weights == "random":
+        settings = load_settings(config, note, num_labels=num_labels)
+        with _readable_errors(config), torch.random.fork_rng(devices=[]):
+            torch.manual_seed(keys.torch_seed(keys.derive(head.seed, "random_weights")))
+            model = AutoModelForSequenceClassification.from_config(settings)
+        missing: set[str] = {name for name, _ in head_linears_parameters(model)}
+    else:
+        folder = _local_folder(config, "weights", note)
+        with _readable_errors(config), _quiet_transformers():
             model, info = AutoModelForSequenceClassification.from_pretrained(
-                path,
-                revision=revision,
+                folder,
                 num_labels=num_labels,
                 dtype=torch.float32,
                 output_loading_info=True,
                 ignore_mismatched_sizes=True,
                 trust_remote_code=False,
                 use_safetensors=True,  # a pickle is never opened
-                local_files_only=local,
             )
-            missing = set(info["missing_keys"]) | {key for key, *_ in info["mismatched_keys"]}
+        missing = set(info["missing_keys"]) | {key for key, *_ in info["mismatched_keys"]}
     model.eval().requires_grad_(False)
     lost = sorted(name for name in missing if name.startswith(f"{model.base_model_prefix}."))
     lost = [name for name in lost if ".pooler." not in name]
@@ -128,40 +181,6 @@ def load_backbone(config: ModelConfig, head: HeadConfig, num_labels: int) -> Bac
     head_names = {name for name, _ in head_linears_parameters(model)}
     frozen = {n: t for n, t in model.state_dict().items() if n not in head_names}
     return Backbone(model, fingerprint_tensors(frozen), drawn)
-
-
-def _is_local(path: str, revision: str, needs_weights: bool = True) -> bool:
-    """Whether config (and weights) are on this machine; if not, one short request to the hub.
-
-    Asking first matters: transformers retries an unreachable hub for most of a minute.
-    """
-    from huggingface_hub import HfApi, try_to_load_from_cache
-
-    if Path(path).is_dir():
-        return True
-    has_config = isinstance(try_to_load_from_cache(path, "config.json", revision=revision), str)
-    if has_config and (not needs_weights or _is_cached(path, revision)):
-        return True
-    if os.environ.get("HF_HUB_OFFLINE") != "1":
-        try:
-            HfApi().model_info(path, revision=revision, timeout=5)
-        except Exception as error:  # a dozen libraries' exceptions, all meaning "not to be had"
-            raise OSError(type(error).__name__) from error
-    return False
-
-
-def _is_cached(path: str, revision: str) -> bool:
-    """Whether the hub's cache has weights of this model that are no pickles."""
-    from huggingface_hub import try_to_load_from_cache
-
-    return any(
-        isinstance(try_to_load_from_cache(path, name, revision=revision), str)
-        for name in ("model.safetensors", "model.safetensors.index.json")
-    )
-
-
-def _is_folder(source: str) -> bool:
-    return Path(resolve_source(source)).is_dir()
 
 
 def head_modules(model: nn.Module) -> dict[str, nn.Linear]:
@@ -201,50 +220,30 @@ def _draw_missing(model: nn.Module, missing: set[str], head: HeadConfig) -> tupl
 
 @contextlib.contextmanager
 def _readable_errors(config: ModelConfig) -> Iterator[None]:
-    """Re-word what transformers and the hub raise into one line with a remedy."""
+    """Re-word what transformers raises about a folder's files into one line with a remedy."""
     try:
         yield
     except Exception as error:  # a damaged folder can raise anything its libraries know
-        if isinstance(error, ConfigError) or _is_ours(error):
+        if of_ours(error):
             raise
         source = f"model.source={brief(config.source, 60)}"
-        if _holds_pickles(config, error):
+        if _holds_pickles(config):
             raise ConfigError(
                 f"{source}: its weights are pickles only, which are never opened; where you trust "
                 "it, save it with safetensors (save_pretrained), then model.source=FOLDER"
             ) from error
-        offline = os.environ.get("HF_HUB_OFFLINE") == "1" and not _is_folder(config.source)
-        reason = one_line(str(error))[:90]
-        where = (
-            "not in the local cache (HF_HUB_OFFLINE=1)" if offline else f"not loadable ({reason})"
-        )
+        reason = one_line(f"{type(error).__name__}: {error}").rstrip(". ")
         raise ConfigError(
-            f"{source}: {where}; use model=minilm (no download) or model.source=FOLDER"
+            f"{source}: not loadable ({reason}); use model=minilm (no download) or "
+            "model.source=FOLDER"
         ) from error
 
 
-def _is_ours(error: Exception) -> bool:
-    """Whether our own code raised it and not on purpose: a bug here is no damaged model."""
-    frame = error.__traceback__
-    while frame is not None and frame.tb_next is not None:
-        frame = frame.tb_next
-    name = frame.tb_frame.f_globals.get("__name__", "") if frame is not None else ""
-    return name.startswith("ffalora_cli.") and not isinstance(error, OSError)
-
-
-def _holds_pickles(config: ModelConfig, error: Exception) -> bool:
-    """Whether weights are there, or on the hub, but in ``pytorch_model.bin`` alone."""
-    from huggingface_hub import try_to_load_from_cache
-
-    names = ("pytorch_model.bin", "pytorch_model.bin.index.json")
+def _holds_pickles(config: ModelConfig) -> bool:
+    """Whether a folder's weights are in ``pytorch_model.bin`` alone."""
     folder = Path(resolve_source(config.source))
-    if folder.is_dir():
-        return any((folder / n).exists() for n in names) and not any(folder.glob("*.safetensors"))
-    if "cannot be loaded with `safetensors`" in str(error):  # transformers, of a repository
-        return True
-    revision = config.revision or "main"
-    found = [try_to_load_from_cache(config.source, name, revision=revision) for name in names]
-    return any(isinstance(file, str) for file in found) and not _is_cached(config.source, revision)
+    names = ("pytorch_model.bin", "pytorch_model.bin.index.json")
+    return any((folder / n).exists() for n in names) and not any(folder.glob("*.safetensors"))
 
 
 @contextlib.contextmanager

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from ffalora_cli.config.schema import AdapterConfig, HeadConfig, ModelConfig
+from ffalora_cli.hub.access import Note, silent
 from ffalora_cli.models import adapters, packed
-from ffalora_cli.models.backbone import Backbone, head_modules, load_backbone
+from ffalora_cli.models.backbone import Backbone, Weights, head_modules, load_backbone
 from ffalora_cli.models.frozen import freeze_linears
 from ffalora_cli.types import Examples, Site, Tensors, TensorSpec
 
@@ -162,9 +163,11 @@ def load_network(
     num_labels: int,
     precision: str = "fp32",
     device: str = "cpu",
+    note: Note = silent,
+    weights: Weights = "loaded",
 ) -> Network:
-    """Load, adapt, move: the one way a run gets its network."""
-    backbone = load_backbone(config, head, num_labels)
+    """Load, adapt, move: the one way a run gets its network; ``note`` is told of a download."""
+    backbone = load_backbone(config, head, num_labels, note, weights)
     backbone.model.to(device)
     return build_network(backbone, adapter, config.targets[adapter.targets], precision)
 

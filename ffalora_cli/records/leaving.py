@@ -73,6 +73,7 @@ LINES: tuple[tuple[str, Kind, Kind], ...] = (
     ("manifest.trainable_parameters", "public", "public"),
     ("manifest.frozen_parameters", "public", "public"),
     ("manifest.model_fingerprint", "public", "public"),
+    ("manifest.model.*", "public", "public"),
     ("manifest.forked_from", "public", "public"),
     ("manifest.forked_from.id", "public", "public"),
     ("manifest.forked_from.signature", "public", "public"),
@@ -120,6 +121,7 @@ LINES: tuple[tuple[str, Kind, Kind], ...] = (
     ("export.schema", "public", "public"),
     ("export.ffalora", "public", "public"),
     ("export.signature", "public", "public"),
+    ("export.base.*", "public", "public"),
     ("export.round", "noised", "noised"),  # the best one is chosen by the released model's scores
     ("export.chosen", "public", "public"),
     ("export.merged", "public", "public"),

@@ -6,12 +6,14 @@ import os
 import platform
 import subprocess
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import ffalora_cli
+from ffalora_cli.config.schema import Config
 from ffalora_cli.records.run_directory import SCHEMA_VERSION
 
 PACKAGES = (
@@ -60,6 +62,22 @@ def build_manifest(
         **environment(),
         **(extra or {}),
     }
+
+
+def recorded_commits(config: Config, manifest: Mapping[str, Any]) -> Config:
+    """The config of a run with the hub commits that it was made from, wherever main is by now.
+
+    What an older run did not record stays as it was typed.
+    """
+    model, task = config.model, config.task
+    commit = (manifest.get("model") or {}).get("commit")
+    if commit:
+        model = replace(model, revision=str(commit))
+    origin = str(((manifest.get("data") or {}).get("train") or {}).get("origin", ""))
+    if origin.startswith("hub:") and task.hub_path is not None:
+        repository, used = task.hub_path.partition("@")[0], origin.rpartition("@")[2]
+        task = replace(task, hub_path=f"{repository}@{used}")
+    return replace(config, model=model, task=task)
 
 
 def environment() -> dict[str, Any]:

@@ -23,6 +23,11 @@ NOMINAL = (
 )
 
 
+def from_hub(config: Config) -> bool:
+    """Whether the base model is a repository of the hub; its revision is a commit by then."""
+    return not config.model.source.startswith(("package:", ".", "/", "~"))
+
+
 def table(heading: tuple[str, str], rows: Sequence[tuple[str, str]]) -> str:
     """A Markdown table of two columns."""
     lines = [f"| {heading[0]} | {heading[1]} |", "| --- | --- |"]
@@ -34,14 +39,15 @@ def front_matter(config: Config, merged: bool, scores: Mapping[str, float], priv
     import yaml
 
     source, task = config.model.source, config.task
-    hub = public_source(source) if not source.startswith(("package:", ".", "/", "~")) else None
+    data_id, _, commit = str(task.hub_path or "").partition("@")
+    hub = source if from_hub(config) else None
     tags = ["ffalora", "federated-learning", "lora", config.method.name.replace("_", "-")]
     content: dict[str, Any] = {
         **({"base_model": hub} if hub else {}),
         "library_name": "transformers" if merged else "peft",
         "pipeline_tag": "text-classification",
         "tags": [*tags, *(["differential-privacy"] if private else [])],
-        **({"datasets": [task.hub_path]} if task.hub_path else {}),
+        **({"datasets": [data_id]} if data_id else {}),
     }
     metrics = [
         {"type": _HUB_METRICS[name], "name": name, "value": round(value, 6)}
@@ -49,9 +55,11 @@ def front_matter(config: Config, merged: bool, scores: Mapping[str, float], priv
         if name in _HUB_METRICS
     ]
     if metrics:
-        data = {"name": task.name, "type": task.hub_path or task.name, "split": task.eval_split}
+        data = {"name": task.name, "type": data_id or task.name, "split": task.eval_split}
         if task.hub_name:
             data["config"] = task.hub_name
+        if commit:
+            data["revision"] = commit
         kind = {"type": "text-classification", "name": "Text classification"}
         result = {"task": kind, "dataset": data, "metrics": metrics}
         content |= {
@@ -66,6 +74,7 @@ def usage(config: Config, merged: bool) -> str:
     columns = [f'"{name}"' for name in config.task.text_columns]
     call = f"tokenizer({', '.join(columns)}, truncation=True, max_length={config.task.max_length}"
     labels = "{" + ", ".join(f'{i}: "{c}"' for i, c in enumerate(config.task.classes)) + "}"
+    revision = f'revision="{config.model.revision}", ' if from_hub(config) else ""
     lines = ["from transformers import AutoModelForSequenceClassification, AutoTokenizer"]
     if merged:
         lines += ['model = AutoModelForSequenceClassification.from_pretrained("THIS_FOLDER")']
@@ -73,7 +82,7 @@ def usage(config: Config, merged: bool) -> str:
         lines += ["from peft import PeftModel", "", *_base_lines(config), f"id2label = {labels}"]
         lines += [
             "model = AutoModelForSequenceClassification.from_pretrained(",
-            f"    base, num_labels={len(config.task.classes)}, id2label=id2label,",
+            f"    base, {revision}num_labels={len(config.task.classes)}, id2label=id2label,",
             "    ignore_mismatched_sizes=True,",
             ")",
             'model = PeftModel.from_pretrained(model, "THIS_FOLDER")',

@@ -11,7 +11,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,10 +22,17 @@ from ffalora_cli.config.errors import ConfigError, RunFailed
 from ffalora_cli.config.schema import Config
 from ffalora_cli.records.files import sync_folder, to_json, write_new
 from ffalora_cli.records.leaving import leaving
+from ffalora_cli.records.manifest import recorded_commits
 from ffalora_cli.records.reading import RunRecords
 from ffalora_cli.report import reload
+from ffalora_cli.report.card_parts import from_hub
 from ffalora_cli.report.model_card import CardFacts, model_card
-from ffalora_cli.report.peft_export import merged_model, write_adapter, write_merged
+from ffalora_cli.report.peft_export import (
+    merged_model,
+    public_source,
+    write_adapter,
+    write_merged,
+)
 from ffalora_cli.report.trained_model import TrainedModel, read_model
 
 if TYPE_CHECKING:
@@ -83,11 +90,12 @@ def export(
         RunFailed: the reloaded model is another one; nothing was kept.
     """
     from ffalora_cli.data.encode import encode
-    from ffalora_cli.models.backbone import load_backbone, load_tokenizer
+    from ffalora_cli.models.backbone import load_backbone, load_tokenizer, pin_model
     from ffalora_cli.models.network import build_network
 
     _check_target(to, force)
-    config = build(records.config)
+    config = recorded_commits(build(records.config), records.manifest)
+    config = replace(config, model=pin_model(config.model))
     trained = read_model(records, which, _headline(records, config))
     _check_form(config, trained, merge)
     rows = _rows(config)
@@ -119,8 +127,8 @@ def export(
         facts = CardFacts(trained.round, which, merge, client, len(rows), TOLERANCE, difference)
         write_new(folder / CARD, model_card(records, config, facts).encode())
         write_new(folder / FACTS, _facts(records, config, facts))
-    hub = not config.model.source.startswith(("package:", ".", "/", "~"))
-    return Export(to, trained.round, len(rows), difference, merge or hub)
+    alone = merge or from_hub(config)
+    return Export(to, trained.round, len(rows), difference, alone)
 
 
 def _check_target(to: Path, force: bool) -> None:
@@ -156,8 +164,6 @@ def _headline(records: RunRecords, config: Config) -> str:
 
 def _rows(config: Config) -> Rows:
     """Some real texts of the evaluation split, or of train where that is cut from it."""
-    from dataclasses import replace
-
     from ffalora_cli.data.load import load_rows
 
     task = config.task
@@ -263,6 +269,10 @@ def _facts(records: RunRecords, config: Config, facts: CardFacts) -> bytes:
         "schema": 1,
         "ffalora": records.manifest.get("ffalora"),
         "signature": records.manifest.get("signature"),
+        "base": {
+            "source": public_source(config.model.source),
+            "revision": config.model.revision,
+        },
         **facts.__dict__,
     }
     return to_json(leaving(said, "export", config.privacy.unit), indent=2)

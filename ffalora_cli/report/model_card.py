@@ -17,6 +17,7 @@ from ffalora_cli.records.leaving import may_leave, released
 from ffalora_cli.records.reading import RunRecords
 from ffalora_cli.report.card_parts import (
     communication,
+    from_hub,
     front_matter,
     limitations,
     privacy,
@@ -89,7 +90,8 @@ def model_card(records: RunRecords, config: Config, facts: CardFacts) -> str:
 def _base(config: Config) -> str:
     from ffalora_cli.report.peft_export import public_source
 
-    return f"`{public_source(config.model.source)}`"
+    at = f" at commit `{config.model.revision}`" if from_hub(config) else ""
+    return f"`{public_source(config.model.source)}`{at}"
 
 
 def _scores(records: RunRecords, config: Config, facts: CardFacts) -> dict[str, float]:
@@ -135,7 +137,9 @@ def _split(config: Config) -> str:
     task = config.task
     split = {"eval": task.eval_split, "tune": task.tune_split, "test": "test"}[task.eval_on]
     share = f" ({task.holdout_fraction:g} of train, given to no client)"
-    return split + (share if split == "holdout" else " split")
+    most = config.evaluation.max_examples
+    rows = f", at most {most} rows of it" if most is not None else ""
+    return split + (share if split == "holdout" else " split") + rows
 
 
 def _data(records: RunRecords, config: Config) -> str:
@@ -146,7 +150,7 @@ def _data(records: RunRecords, config: Config) -> str:
     prints = records.manifest.get("data_fingerprints") or {}
     rows = [
         ("task", f"{task.name}, version {task.version}"),
-        ("source", task.hub_path or task.package or "a folder of files"),
+        ("source", _rows_from(records, config)),
         ("licence of the data", task.license or "not stated"),
         ("classes", ", ".join(task.classes)),
         ("tokens", f"the first {task.max_length} of a row"),
@@ -154,6 +158,16 @@ def _data(records: RunRecords, config: Config) -> str:
         *((f"fingerprint of {name}", f"`{value}`") for name, value in prints.items()),
     ]
     return table(("", ""), rows)
+
+
+def _rows_from(records: RunRecords, config: Config) -> str:
+    """Where the rows came from, with the commit where that was the hub."""
+    origin = str(((records.manifest.get("data") or {}).get("train") or {}).get("origin", ""))
+    if origin.startswith("hub:"):
+        place, _, commit = origin.removeprefix("hub:").rpartition("@")
+        return f"{place}, commit `{commit}`"
+    path = str(config.task.hub_path or "").partition("@")[0]
+    return path or config.task.package or "a folder of files"
 
 
 def _training(config: Config) -> str:

@@ -149,11 +149,13 @@ def _provenance(manifest: Mapping[str, Any]) -> list[tuple[str, str]]:
     if git:
         code += f" at {str(git['commit'])[:12]}{' with local changes' if git['dirty'] else ''}"
     versions = {"Python": manifest.get("python"), **(manifest.get("versions") or {})}
+    base = manifest.get("model") or {}
     pairs = [
         ("code", code),
         ("versions", ", ".join(f"{name} {v}" for name, v in versions.items() if v)),
         ("machine", f"{manifest.get('device')}, {manifest.get('platform')}"),
         ("data", _joined(manifest.get("data_fingerprints"))),
+        ("base", f"{base['source']} commit {base['commit']}" if base.get("commit") else ""),
         ("weights", str(manifest.get("model_fingerprint"))),
         ("seeds", _joined(manifest.get("seeds"))),
         ("signature", str(manifest.get("signature"))),

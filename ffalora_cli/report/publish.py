@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
-from ffalora_cli.config.errors import ConfigError, RunFailed
+from ffalora_cli.config.errors import ConfigError, RunFailed, one_line
+from ffalora_cli.hub.access import is_offline, offline_switch
 from ffalora_cli.records.leaving import may_leave
 
 
@@ -41,8 +41,8 @@ def push(folder: Path, repository: str) -> str:
     from huggingface_hub import HfApi, get_token
 
     later = f"{folder} is complete; later: hf upload {repository} {folder}"
-    if os.environ.get("HF_HUB_OFFLINE") == "1":
-        raise RunFailed(f"not pushed, HF_HUB_OFFLINE=1; {later}")
+    if is_offline():
+        raise RunFailed(f"not pushed, {offline_switch()}; {later}")
     if get_token() is None:
         raise RunFailed(f"not pushed, no hub token (hf auth login); {later}")
     try:
@@ -56,6 +56,6 @@ def push(folder: Path, repository: str) -> str:
             commit_message="ffalora export",
         )
     except Exception as error:  # of several libraries, all meaning "not there"
-        reason = " ".join(str(error).split())[:90]
+        reason = one_line(str(error)).rstrip(". ")
         raise RunFailed(f"not pushed ({type(error).__name__}: {reason}); {later}") from error
     return address

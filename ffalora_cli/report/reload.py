@@ -32,6 +32,7 @@ def load(question: dict[str, Any]) -> Any:
         revision=question["revision"] or "main",
         num_labels=len(classes),
         ignore_mismatched_sizes=True,
+        use_safetensors=True,
     )
     return PeftModel.from_pretrained(model.float(), folder).eval()
 

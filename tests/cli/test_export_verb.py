@@ -201,7 +201,7 @@ def test_publishing_noise_that_can_be_drawn_again_is_refused(run_of, tmp_path, c
 
 
 def test_a_push_that_fails_keeps_the_folder(run_of, tmp_path, capsys, monkeypatch):
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     to = tmp_path / "x"
     assert main(["export", run_of("lora"), "--to", str(to), "--push", "me/model"]) == 1
     assert f"hf upload me/model {to}" in capsys.readouterr().err

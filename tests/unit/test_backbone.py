@@ -10,7 +10,7 @@ from ffalora_cli.config.errors import ConfigError
 from ffalora_cli.config.schema import HeadConfig, ModelConfig
 from ffalora_cli.models import backbone
 from ffalora_cli.models.backbone import head_modules, load_backbone, load_tokenizer, resolve_source
-from tests.tiny import tiny_model
+from tests.tiny import FAMILIES, tiny_model
 
 
 def model_config(source: str, random_weights: bool = False) -> ModelConfig:
@@ -28,7 +28,7 @@ def test_a_missing_package_or_folder_is_one_line_with_the_remedy(tmp_path):
 
 
 def test_an_unreachable_hub_is_one_line(monkeypatch):
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     config = model_config("someone/no-such-model")
     for load in (load_tokenizer, lambda c: load_backbone(c, HeadConfig("frozen", 0.2, 0), 2)):
         with pytest.raises(ConfigError) as error:
@@ -49,13 +49,12 @@ def test_a_bug_of_ours_does_not_read_as_a_model_that_cannot_be_loaded(monkeypatc
     def bug(*_):
         raise TypeError("of ours")
 
-    monkeypatch.setattr(backbone, "_is_local", bug)
-    with pytest.raises(ConfigError, match="not loadable") as caught:
+    monkeypatch.setattr("transformers.AutoTokenizer.from_pretrained", None)
+    with pytest.raises(TypeError):  # called by us
         load_tokenizer(PACKAGED)
-    assert isinstance(caught.value.__cause__, TypeError)
     monkeypatch.undo()
-    monkeypatch.setattr(backbone.Path, "is_dir", None)  # ``_is_local`` itself now fails
-    with pytest.raises(TypeError):
+    monkeypatch.setattr(backbone, "_local_folder", bug)
+    with pytest.raises(TypeError, match="of ours"):
         load_tokenizer(PACKAGED)
 
 
@@ -105,6 +104,20 @@ def test_a_checkpoint_without_its_backbone_is_refused(tmp_path):
     save_file(kept, tmp_path / "model.safetensors", {"format": "pt"})
     with pytest.raises(ConfigError, match="lacks"):
         load_backbone(model_config(str(tmp_path)), HeadConfig("frozen", 0.2, 0), 3)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_without_weights_there_are_names_and_shapes_alone(family, tmp_path):
+    saved = tiny_model(family)
+    saved.save_pretrained(tmp_path)
+    (tmp_path / "model.safetensors").unlink()  # not even looked for
+    head = HeadConfig("frozen", 0.2, 0)
+    found = load_backbone(model_config(str(tmp_path)), head, 3, weights="none").model
+    assert {n: p.shape for n, p in found.named_parameters()} == {
+        n: p.shape for n, p in saved.named_parameters()
+    }
+    assert set(head_modules(found)) == set(head_modules(saved))
+    assert not found.training and not any(p.requires_grad for p in found.parameters())
 
 
 @pytest.mark.parametrize("family", ["roberta", "deberta", "distilbert", "modernbert"])

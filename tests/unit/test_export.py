@@ -145,7 +145,7 @@ class Hub:
 
 
 def online(monkeypatch, api, token="hf_x"):
-    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
     monkeypatch.setattr("huggingface_hub.get_token", lambda: token)
     monkeypatch.setattr("huggingface_hub.HfApi", api)
 
@@ -167,8 +167,9 @@ def test_push_that_cannot_be_done_says_what_to_do_later(tmp_path, monkeypatch):
     online(monkeypatch, Hub, token=None)
     with pytest.raises(RunFailed, match="no hub token"):
         publish.push(tmp_path, "me/model")
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    with pytest.raises(RunFailed, match="HF_HUB_OFFLINE=1"):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "yes")
+    with pytest.raises(RunFailed, match="HF_HUB_OFFLINE=yes"):
         publish.push(tmp_path, "me/model")
 
 
