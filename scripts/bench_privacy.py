@@ -68,7 +68,7 @@ def thousand() -> list[tuple[str, float, float]]:
         *(1_000, None, "full", 1_000, 10, 32, "sgd", 0.5, 0.0, 0.0, "size", server),
         *("cached", "float32", 1, False),
     )
-    privacy = PrivacyConfig("example", 6.0, 1e-5, None, 1.0, "pld", "per_client", "reproducible")
+    privacy = PrivacyConfig("row", 6.0, 1e-5, None, 1.0, "pld", "per_client", "reproducible")
     began = time.perf_counter()
     plan = make_plan(privacy, sizes, federation, ["lora_b"])
     planned = time.perf_counter() - began

@@ -41,7 +41,7 @@ FEDERATION = FederationConfig(
     eval_every=1,
     eval_clients=False,
 )
-EXAMPLE = PrivacyConfig("example", None, 1e-5, 0.5, 0.3, "rdp", "per_client", "reproducible")
+EXAMPLE = PrivacyConfig("row", None, 1e-5, 0.5, 0.3, "rdp", "per_client", "reproducible")
 CLIENT = PrivacyConfig("client", None, 1e-2, 2.0, 0.05, "rdp", "per_client", "reproducible")
 NONE = PrivacyConfig("none", None, None, None, None, "rdp", "per_client", "reproducible")
 

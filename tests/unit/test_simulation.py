@@ -26,7 +26,7 @@ from tests import arrivals
 from tests.tiny import TinyExamples, tiny_network
 
 FEDERATION = dataclasses.replace(arrivals.FEDERATION, num_clients=4, rounds=5)
-PRIVATE = PrivacyConfig("example", None, 1e-5, 0.5, 0.3, "rdp", "per_client", "reproducible")
+PRIVATE = PrivacyConfig("row", None, 1e-5, 0.5, 0.3, "rdp", "per_client", "reproducible")
 OFFSETS = np.array([0, 20, 32, 40, 64])  # unequal clients
 
 
