@@ -63,7 +63,7 @@ def test_it_says_what_the_records_say(runs):
     reader = Reader(page(runs, Question()))
     for words in (
         "5 runs, 4 of them finished",
-        "epsilon 10.00 (unit example, add/remove one, delta 1e-05)",
+        "epsilon 10.00 (unit text, add/remove one, delta 1e-05)",
         "a note about noise",
         "training loss",
         "a warning",
