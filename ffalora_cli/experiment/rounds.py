@@ -107,10 +107,10 @@ def _records(session: Session) -> Iterator[RoundRecord]:
     for record in parts.simulation.rounds():
         if record.round % federation.eval_every == 0 or parts.simulation.is_last(record.round):
             record = parts.evaluate(record)
-        yield _with_epsilon(parts, _with_names(parts, record))
+        yield _with_epsilon(parts, named_lines(parts, record))
 
 
-def _with_names(parts: Parts, record: RoundRecord) -> RoundRecord:
+def named_lines(parts: Parts, record: RoundRecord) -> RoundRecord:
     """The record with its clients' names, where the data has names; both stay in the run folder."""
     if parts.names is None:
         return record

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,6 +13,8 @@ from ffalora_cli.cli.jobs import plan
 from ffalora_cli.cli.partition import closing, lines
 from ffalora_cli.config.errors import ConfigError
 from ffalora_cli.experiment.population import client_table, populate
+from ffalora_cli.experiment.rounds import named_lines
+from ffalora_cli.types import RoundRecord
 
 SIZES = {"north": 30, "east": 20, "south": 10}
 
@@ -101,6 +104,16 @@ def test_units_are_shown_where_rows_share_one(towns: list[str]) -> None:
     column = ["privacy.unit=column", "task.unit_column=who", "partition.keep_together=who"]
     people = client_table(plan([*towns, *column])[0].config)
     assert people.units.sum() == 15
+
+
+def test_lines_of_clients_have_their_names_at_home() -> None:
+    parts = SimpleNamespace(names=("east", "north"))
+    record = RoundRecord(1, {"eval/accuracy": 0.5}, ({"client": 1, "loss": 0.1},))
+    named = named_lines(parts, record)
+    assert named.clients == ({"client": 1, "loss": 0.1, "name": "north"},)
+    assert named.metrics == record.metrics  # what a tracker is sent
+    parts.names = None
+    assert named_lines(parts, record) is record
 
 
 def test_persons_are_dealt_whole(towns: list[str]) -> None:
