@@ -90,7 +90,7 @@ class StackedEngine:
         lengths = np.asarray(self.examples.lengths)
         tokens = sum(int(lengths[pairs.rows].sum()) for pairs in job.batches)
         return LocalResult(
-            trained={n: v.clone() for n, v in part.trained.items()},
+            trained={n: v.to("cpu", copy=True) for n, v in part.trained.items()},
             loss_sum=counts[:, 0].copy(),
             examples=counts[:, 1].astype(np.int64),
             clipped=counts[:, 2].astype(np.int64),
