@@ -120,7 +120,7 @@ class ReferenceEngine:
             self._backward(wrapped, job.trainable, parameters, job.privacy, rows, [], np.zeros(7))
             if job.privacy is None:
                 return {n: names[n].grad[None] for n in job.trainable}  # type: ignore[index]
-            return {n: names[n].grad_sample for n in job.trainable}  # type: ignore[misc]
+            return {n: names[n].grad_sample for n in job.trainable}  # type: ignore[attr-defined]
 
     def _module(self, job: LocalJob, slot: int) -> tuple[nn.Module, dict[str, nn.Parameter]]:
         """The classifier with this client's factors, only the trainable ones learning."""
@@ -140,8 +140,7 @@ class ReferenceEngine:
             path, _, leaf = name.removeprefix("head.").rpartition(".")
             if not isinstance(model.get_submodule(path), HeadLayer):
                 parent, _, own = path.rpartition(".")
-                layer = HeadLayer(model.get_submodule(path))
-                setattr(model.get_submodule(parent), own, layer)
+                setattr(model.get_submodule(parent), own, HeadLayer(model.get_submodule(path)))
             names[name] = nn.Parameter(torch.empty(0, device=self.network.device))
             setattr(model.get_submodule(path).base, leaf, names[name])
         for name, parameter in names.items():

@@ -92,7 +92,7 @@ class StackedEngine:
         lengths = np.asarray(self.examples.lengths)
         tokens = sum(int(lengths[pairs.rows].sum()) for pairs in job.batches)
         return LocalResult(
-            trained={n: v.clone() for n, v in part.trained.items()},
+            trained={n: v.to("cpu", copy=True) for n, v in part.trained.items()},
             loss_sum=counts[:, LOSS].copy(),
             examples=counts[:, ROWS].astype(np.int64),
             units=counts[:, UNITS].astype(np.int64),
