@@ -27,7 +27,8 @@ from omegaconf.errors import (
 )
 from omegaconf.resolvers import oc
 
-from ffalora_cli.cli.catalogue import PACKAGE, groups
+from ffalora_cli.cli import catalogue
+from ffalora_cli.cli.catalogue import groups
 from ffalora_cli.cli.overrides import expand
 from ffalora_cli.config.build import check_value, nearest_key
 from ffalora_cli.config.errors import ConfigError, brief, one_line
@@ -113,7 +114,7 @@ def choices_of(overrides: Sequence[str]) -> dict[str, str | None]:
     (job,) = expand(overrides, sweep=False)
     chosen = [text for text in job if text.split("=", 1)[0] in groups()]
     try:
-        with _ALONE, initialize_config_module(PACKAGE, version_base="1.3"):
+        with _ALONE, initialize_config_module(catalogue.PACKAGE, version_base="1.3"):
             found = compose("config", overrides=chosen, return_hydra_config=True)
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(_reason(error)) from error
@@ -125,7 +126,7 @@ def choices_of(overrides: Sequence[str]) -> dict[str, str | None]:
 def _compose(chosen: tuple[str, ...]) -> DictConfig:
     """Hydra's part: the defaults list with these group choices; not to be changed in place."""
     try:
-        with initialize_config_module(PACKAGE, version_base="1.3"):
+        with initialize_config_module(catalogue.PACKAGE, version_base="1.3"):
             composed = compose(config_name="config", overrides=list(chosen))
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(_reason(error)) from error

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ffalora_cli.config.errors import ConfigError
 from ffalora_cli.config.schema import Config
 from ffalora_cli.experiment.observer import Observer
 from ffalora_cli.stopping import Poll, never
@@ -131,6 +132,8 @@ def build(config: Config, signature: str, observer: Observer, poll: Poll = never
     method = registry.get(config.method.name)
     observer.note("reading data")
     data, clients = _load_clients(config, load_tokenizer(config.model))
+    for warning in _constant_labels(data, config):
+        observer.note(f"warning: {warning}")
     observer.note("planning privacy" if config.privacy.unit != "none" else "loading the model")
     shared = find_shared_rows(data.train.hashes, clients.rows, clients.offsets)
     plan = make_plan(config.privacy, clients.sizes, config.federation, (), shared)
@@ -169,6 +172,25 @@ def build(config: Config, signature: str, observer: Observer, poll: Poll = never
     )
     table = label_table(clients, data.train.labels, len(config.task.classes))
     return Parts(config, data, method, simulation, plan, table, max_tokens)
+
+
+def _constant_labels(data: TaskData, config: Config) -> list[str]:
+    """Warnings about splits that cannot be scored, as all their rows have one label.
+
+    Raises:
+        ConfigError: where the training rows have: there is nothing to learn.
+    """
+    task, warnings = config.task, []
+    for name, rows in {"train": data.train, **data.evals}.items():
+        found = np.unique(np.asarray(rows.labels))
+        if len(found) != 1:
+            continue
+        said = f"every row of {name} is {task.classes[int(found[0])]!r} (task.label_column"
+        said += f"={task.label_column})"
+        if name == "train":
+            raise ConfigError(f"{said}, so there is nothing to learn; name the column of labels")
+        warnings.append(f"{said}; a model that always says so is right")
+    return warnings
 
 
 def _load_clients(config: Config, tokenizer: Any) -> tuple[TaskData, ClientRows]:
