@@ -28,7 +28,11 @@ def options(group: str) -> tuple[str, ...]:
 
 def describe(group: str, option: str) -> str:
     """The first comment line of an option's file: its description."""
-    text = resources.files(PACKAGE).joinpath(group, f"{option}.yaml").read_text(encoding="utf-8")
+    file = resources.files(PACKAGE).joinpath(group, f"{option}.yaml")
+    try:
+        text = file.read_text(encoding="utf-8", errors="replace")
+    except OSError as error:
+        return f"cannot be read ({error.strerror})"
     for line in text.splitlines():
         if line.startswith("#") and not line.startswith("# @package"):
             return line.lstrip("# ").rstrip()

@@ -27,7 +27,8 @@ from omegaconf.errors import (
 )
 from omegaconf.resolvers import oc
 
-from ffalora_cli.cli.catalogue import PACKAGE, groups
+from ffalora_cli.cli import catalogue
+from ffalora_cli.cli.catalogue import groups
 from ffalora_cli.cli.overrides import expand
 from ffalora_cli.cli.renamed import forget_below, forget_origin
 from ffalora_cli.config.build import check_value, nearest_key
@@ -131,7 +132,7 @@ def _compose(chosen: tuple[str, ...]) -> tuple[DictConfig, dict[str, str | None]
         What they compose, and group to chosen option in the order of merging.
     """
     try:
-        with _ALONE, initialize_config_module(PACKAGE, version_base="1.3"):
+        with _ALONE, initialize_config_module(catalogue.PACKAGE, version_base="1.3"):
             found = compose("config", overrides=list(chosen), return_hydra_config=True)
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(_reason(error)) from error

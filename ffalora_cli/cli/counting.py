@@ -30,7 +30,7 @@ class Counting:
     def __call__(self, done: int, total: int) -> None:
         """Say how much of it is done, if it is time to."""
         now = time.monotonic()
-        if now < self._next:
+        if now < self._next or done == total:
             return
         self._next = now + (_REDRAWN if self._redraws else _LINES)
         self._drawn = self._redraws

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from importlib import resources
 
-from ffalora_cli.cli.catalogue import PACKAGE, options
+from ffalora_cli.cli import catalogue
+from ffalora_cli.cli.catalogue import options
+from ffalora_cli.cli.yaml_files import check_option
 from ffalora_cli.config.errors import ConfigError
 
 
@@ -19,7 +21,8 @@ def axes(experiment: str) -> dict[str, str]:
 
     if experiment not in options("experiment"):
         return {}
-    file = resources.files(PACKAGE).joinpath("experiment", f"{experiment}.yaml")
+    check_option("experiment", experiment)
+    file = resources.files(catalogue.PACKAGE).joinpath("experiment", f"{experiment}.yaml")
     content = yaml.safe_load(file.read_text(encoding="utf-8"))
     if not isinstance(content, Mapping) or "hydra" not in content:
         return {}

@@ -9,7 +9,7 @@ from typing import Any
 
 from ffalora_cli.config import rules
 from ffalora_cli.config.build import build, earlier_words, to_plain
-from ffalora_cli.config.errors import ConfigError
+from ffalora_cli.config.errors import ConfigError, one_line
 from ffalora_cli.config.schema import Config
 from ffalora_cli.config.signature import signature
 
@@ -89,17 +89,21 @@ def from_file(file: Path, overrides: Sequence[str]) -> Job:
     import yaml
 
     from ffalora_cli.cli.compose import change
+    from ffalora_cli.cli.yaml_files import mapping
 
     try:
-        plain = yaml.safe_load(file.read_text(encoding="utf-8"))
+        content = file.read_bytes()
     except OSError as error:
         raise ConfigError(f"{file}: cannot be read ({error.strerror}); give a file") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    mapping(str(file), content)
+    try:
+        plain = yaml.safe_load(content)
+    except (yaml.YAMLError, ValueError, TypeError) as error:  # a date that is none, and their kind
         mark = getattr(error, "problem_mark", None)
-        line = f" (line {mark.line + 1})" if mark else ""
-        raise ConfigError(f"{file}: not YAML{line}; give a config.yaml of a run folder") from None
-    if not isinstance(plain, dict):
-        raise ConfigError(f"{file}: not a mapping of keys; give a config.yaml of a run folder")
+        line = f", line {mark.line + 1}" if mark else ""
+        raise ConfigError(
+            f"{file}{line}: {one_line(str(error))[:100]}; give a config.yaml of a run folder"
+        ) from None
     try:
         return _job(overrides, change(plain, overrides))
     except ConfigError as error:

@@ -17,6 +17,7 @@ from hydra.errors import HydraException
 
 from ffalora_cli.cli import catalogue
 from ffalora_cli.cli.grids import with_axes
+from ffalora_cli.cli.yaml_files import check_option
 from ffalora_cli.config.build import is_known, leaf_keys, unknown_key
 from ffalora_cli.config.errors import ConfigError, brief, choose, listed, nearest
 from ffalora_cli.sweep.search import Axis, Interval
@@ -195,7 +196,10 @@ def _is_glob(override: Override) -> bool:
 
 def _check_option(group: str, value: str) -> None:
     options = catalogue.options(group)
-    if value in options or (value == "null" and group in _OPTIONAL):
+    if value in options:
+        check_option(group, value)
+        return
+    if value == "null" and group in _OPTIONAL:
         return
     if value == "null":
         raise ConfigError(f"{group}=null: a run needs one; {group}=NAME with {listed(options)}")

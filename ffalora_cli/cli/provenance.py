@@ -14,10 +14,10 @@ from importlib import resources
 import yaml
 
 from ffalora_cli.cli import catalogue
+from ffalora_cli.cli.yaml_files import GLOBAL
 from ffalora_cli.config.documentation import key_type
 
 TOP = "config.yaml"
-GLOBAL = ("experiment", "debug")  # options of these may set any key
 
 
 @dataclass(frozen=True)

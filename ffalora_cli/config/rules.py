@@ -93,7 +93,7 @@ def _top(config: Config) -> None:
         ("head.seed", config.head.seed),
         ("partition.seed", config.partition.seed),
     ):
-        require(key, seed, seed >= 0, "0 or more")
+        require(key, seed, 0 <= seed < 2**64, "0 or more and below 2^64: it is sent as 8 bytes")
     for key, text in (
         ("paths.data", config.paths.data),
         ("paths.runs", config.paths.runs),
@@ -156,6 +156,9 @@ def _task(config: Config) -> None:
     if config.model.source.startswith("package:"):
         _package("model.source", config.model.source.removeprefix("package:"))
     require("task.classes", list(task.classes), len(task.classes) >= 2, "two classes or more")
+    twice = next((c for c in task.classes if task.classes.count(c) > 1), None)
+    if twice is not None:
+        raise ConfigError(f"task.classes names {brief(twice)} twice; give every class its own name")
     require(
         "task.text_columns", list(task.text_columns), 1 <= len(task.text_columns) <= 2, "1 or 2"
     )

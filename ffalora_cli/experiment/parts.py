@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ffalora_cli.config.schema import Config
-from ffalora_cli.experiment import population
+from ffalora_cli.experiment import population, remarks
 from ffalora_cli.experiment.observer import Observer
 from ffalora_cli.stopping import Poll, never
 from ffalora_cli.types import RoundRecord
@@ -171,14 +171,12 @@ def build(
     config, clients = people.config, people.clients
     if weights != "loaded":
         config = replace(config, model=replace(config.model, random_weights=True))
-    empty = data.facts["train"]["empty_texts"]
-    if empty:
-        observer.note(f"warning: {empty} texts of the training pairs are empty")
+    about_data = remarks.of_data(config.task, data)
     observer.note("planning privacy" if config.privacy.unit != "none" else "loading the model")
     keys = unit_keys(data.train, config.privacy.unit)
     shared = find_shared_rows(keys, clients.rows, clients.offsets)
     plan = make_plan(config.privacy, clients.num_units, config.federation, (), shared)
-    warnings = (*people.notes, *_spread_people(config, bool(shared.holders)))
+    warnings = (*about_data, *people.notes, *remarks.of_spread_units(config, bool(shared.holders)))
     warnings += (*(plan.warnings if plan else ()), *combination_warnings(config, len(clients)))
     for warning in warnings:
         observer.note(f"warning: {warning}")
@@ -216,14 +214,3 @@ def build(
     )
     table = label_table(clients, data.train.labels, len(config.task.classes))
     return Parts(config, data, method, simulation, plan, table, max_tokens, people.names, warnings)
-
-
-def _spread_people(config: Config, shared: bool) -> tuple[str, ...]:
-    """Persons on several clients although the split could keep them together, in words."""
-    if config.privacy.unit != "column" or config.partition.name == "natural" or not shared:
-        return ()
-    column = config.task.unit_column
-    return (
-        f"some values of task.unit_column={column} lie on several clients, which all release "
-        f"something of them; partition.keep_together={column} keeps each on one",
-    )

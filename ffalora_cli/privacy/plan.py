@@ -15,6 +15,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
+from ffalora_cli.config.errors import ConfigError
 from ffalora_cli.config.schema import FederationConfig, PrivacyConfig
 from ffalora_cli.privacy.accountants import COARSE, FINE
 from ffalora_cli.privacy.adaptive_clip import count_noise_of, gradient_noise
@@ -38,6 +39,7 @@ Ints = npt.NDArray[np.int64]
 
 SEAMS = ("make_plan",)
 """What an audit may replace; whoever calls it looks it up in this module."""
+ENDLESS = 10_000  # a planned epsilon above it is refused
 MOST_RATES = 50  # distinct sampling rates planned exactly; beyond, rates go up on a 1 % grid
 _MERGED = ("text", "column")  # units that may be on several clients
 GRID = 5e-4  # width of the grid of privacy losses then: five times quicker, at most 0.3 % above
@@ -256,6 +258,8 @@ def _ends(
     name, sampling = privacy.accountant, privacy.sampling
     found = np.zeros_like(mechanisms)
     for i, (noise, rate) in enumerate(mechanisms.tolist()):
+        if sampling == "poisson" and (target is None or not both):
+            _refuse_endless("rdp", epsilon_of("rdp", noise, rate, rounds * per_round, delta), noise)
 
         def after(width: float, count: int, noise: float = noise, rate: float = rate) -> float:
             steps = count * per_round
@@ -268,8 +272,18 @@ def _ends(
             )
         steps = count * per_round
         end = stored_epsilon(name, noise, rate, steps, delta, interval, sampling) if steps else 0.0
+        _refuse_endless(name, end, noise)
         found[i] = count, end
     return found
+
+
+def _refuse_endless(accountant: str, epsilon: float, noise: float) -> None:
+    """Refuse an epsilon that is infinite, or so large that it takes hours to say how large."""
+    if not epsilon <= ENDLESS:
+        raise ConfigError(
+            f"privacy.noise_multiplier={noise:.4g} spends an epsilon above {ENDLESS:,} "
+            f"({accountant.upper()}), which promises nothing; add noise, or set privacy=none"
+        )
 
 
 def _accounted(rate: Floats) -> tuple[Floats, float]:

@@ -1,0 +1,45 @@
+"""What a person should hear of a run's data before it trains, in words."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ffalora_cli.config.errors import ConfigError
+from ffalora_cli.config.schema import Config, TaskConfig
+
+if TYPE_CHECKING:
+    from ffalora_cli.data.dataset import TaskData
+
+
+def of_data(task: TaskConfig, data: TaskData) -> tuple[str, ...]:
+    """Empty texts of pairs, and splits that cannot be scored, as all their rows have one label.
+
+    Raises:
+        ConfigError: where the training rows have one label: there is nothing to learn.
+    """
+    found, empty = [], data.facts["train"]["empty_texts"]
+    if empty:
+        found.append(f"{empty} texts of the training pairs are empty")
+    for name, rows in {"train": data.train, **data.evals}.items():
+        labels = np.unique(np.asarray(rows.labels))
+        if len(labels) != 1:
+            continue
+        said = f"every row of {name} is {task.classes[int(labels[0])]!r} (task.label_column"
+        said += f"={task.label_column})"
+        if name == "train":
+            raise ConfigError(f"{said}, so there is nothing to learn; name the column of labels")
+        found.append(f"{said}; a model that always says so is right")
+    return tuple(found)
+
+
+def of_spread_units(config: Config, spread: bool) -> tuple[str, ...]:
+    """Persons on several clients (``spread``) although the split could keep them together."""
+    if config.privacy.unit != "column" or config.partition.name == "natural" or not spread:
+        return ()
+    column = config.task.unit_column
+    return (
+        f"some values of task.unit_column={column} lie on several clients, which all release "
+        f"something of them; partition.keep_together={column} keeps each on one",
+    )
