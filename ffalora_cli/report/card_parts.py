@@ -83,7 +83,7 @@ def usage(config: Config, merged: bool) -> str:
         lines += [
             "model = AutoModelForSequenceClassification.from_pretrained(",
             f"    base, {revision}num_labels={len(config.task.classes)}, id2label=id2label,",
-            "    ignore_mismatched_sizes=True,",
+            '    ignore_mismatched_sizes=True, problem_type="single_label_classification",',
             ")",
             'model = PeftModel.from_pretrained(model, "THIS_FOLDER")',
         ]
