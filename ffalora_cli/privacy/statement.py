@@ -25,11 +25,15 @@ EXACT = 8  # up to so many different clients, spent values are computed at their
 NOISE_NOTES = {
     "reproducible": (
         "noise and sampling are functions of the seed and the config; whoever knows both can "
-        "remove the noise, so the guarantee is nominal: use privacy.noise=secure for a release"
+        "remove the noise, and who knows all other rows can read off its rounding which row was in "
+        "a step (floating-point attack), so the guarantee is nominal: use privacy.noise=secure for "
+        "a release"
     ),
     "secure": (
         "noise and sampling are keyed by operating-system entropy, kept only in the run's secret "
-        "file readable by its owner; a floating-point Gaussian is not a formally secure sampler"
+        "file readable by its owner; noise is a sum of four normal values in 64 bits, added before "
+        "anything is rounded to 32 (Holohan and Braghin 2021), which the known floating-point "
+        "attacks do not undo; it is not a formally secure sampler"
     ),
 }
 PROTECTS = {
@@ -45,11 +49,14 @@ PROTECTS = {
     "client": "all rows of one client together: whether the client took part at all",
 }
 OUTSIDE = (
-    "training loss, clip fraction and gradient norms (records of the run, computed without noise)",
-    "label histograms and the number of rows of each client",
-    "the time a round takes",
+    "what stays in the run folder: training loss, clip fraction, gradient norms, label histograms, "
+    "rows and times of single clients and rounds (all computed without noise)",
+    "the number of units of each client, which rates and noise tell: it is taken as public; and on "
+    "how many clients one text lies, where the partition allows several",
+    "the run's time in all, to the minute, and the moment at which it ended",
     "the choice of hyper-parameters over several runs, beyond the trials stated here",
-    "the evaluation data, and any selection of a checkpoint on private rows",
+    "the evaluation data: scores are computed on it without noise, also on a hold-out that was cut "
+    "from private rows, and choosing a round or settings by them does not protect those rows",
     "texts that resemble or contain one another: only exact copies are counted as one row",
     "the base model's own pre-training data",
 )
