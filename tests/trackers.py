@@ -39,7 +39,7 @@ def tracking(name, mode="offline", **more):
 
 def facts(folder, **privacy):
     config = {**CONFIG, "privacy": {**CONFIG["privacy"], **privacy}}
-    return RunFacts("demo-abc", "demo", folder, config)
+    return RunFacts("demo-abc", "demo", folder, config, replayed=True)
 
 
 def round_record(number):

@@ -39,7 +39,8 @@ def mirrored(tracker: str, folder: Path, config: Config, resolved: Mapping[str, 
         resolved: the same as plain values.
     """
     project = f"audit-{token_hex(4)}"  # a store of its own, should one be kept
-    settings = replace(config.tracking, name=tracker, mode="offline", project=project)
+    named: Any = tracker
+    settings = replace(config.tracking, name=named, mode="offline", project=project)
     records, mirror = read_run(folder), open_tracker(settings)
     mirror.start(RunFacts.of(folder, config.name, resolved))
     for record in records.rounds:

@@ -25,11 +25,15 @@ EXACT = 8  # up to so many different clients, spent values are computed at their
 NOISE_NOTES = {
     "reproducible": (
         "noise and sampling are functions of the seed and the config; whoever knows both can "
-        "remove the noise, so the guarantee is nominal: use privacy.noise=secure for a release"
+        "remove the noise, and who knows all other rows can read off its rounding which row was in "
+        "a step (floating-point attack), so the guarantee is nominal: use privacy.noise=secure for "
+        "a release"
     ),
     "secure": (
         "noise and sampling are keyed by operating-system entropy, kept only in the run's secret "
-        "file readable by its owner; a floating-point Gaussian is not a formally secure sampler"
+        "file readable by its owner; noise is a sum of four normal values in 64 bits, added before "
+        "anything is rounded to 32 (Holohan and Braghin 2021), which the known floating-point "
+        "attacks do not undo; it is not a formally secure sampler"
     ),
 }
 PROTECTS = {
@@ -47,13 +51,13 @@ PROTECTS = {
 SELECTED = "RDP, Papernot and Steinke 2022"
 SUBJECT = {"row": "any row", "text": "any text", "column": "any unit", "client": "any client"}
 OUTSIDE = (
-    "training loss, clip fraction and gradient norms (records of the run, computed without noise)",
-    "label histograms of the clients",
+    "what stays in the run folder: training loss, clip fraction, gradient norms, label histograms, "
+    "rows and times of single clients and rounds (all computed without noise)",
     "the number of units of each client: taken as public, since noise multipliers and sampling "
     "rates follow from it",
     "what the partition tells: that a client exists, how much it holds, and where units lie on "
     "several clients that they do (the claim is larger then)",
-    "the time a round takes",
+    "the run's time in all, to the minute, and the moment at which it ended",
     "the choice of hyper-parameters over several runs, beyond the trials stated here",
     "rows held out for evaluation or for choosing, also where they were cut from private rows: a "
     "score on them, and a checkpoint or setting chosen by it, is computed without noise",

@@ -15,6 +15,7 @@ from ffalora_cli.report import clients_figure, curves, pareto
 from ffalora_cli.report.comparison import Question, compare
 from ffalora_cli.report.formats import grid
 from ffalora_cli.report.grouping import group_runs
+from ffalora_cli.report.moments import full_name, headline
 from ffalora_cli.report.page_sections import (
     RunSection,
     Table,
@@ -72,14 +73,16 @@ def page(runs: Sequence[RunRecords], question: Question) -> str:
     """
     from jinja2 import Environment, StrictUndefined
 
+    asked = [full_name(name, runs) for name in question.metrics]
+    for run in runs:
+        for metric in asked or [headline(run)]:
+            if not metric_may_leave(metric, run.config["privacy"]["unit"]):
+                raise ConfigError(
+                    f"--metric {metric}: of the private run {run.path.name} it may not leave the "
+                    "folder; choose another, as in --metric eval/accuracy"
+                )
     runs = [released(run) for run in runs]
     table, notes, metric = _results(runs, question)
-    for run in runs:
-        if not metric_may_leave(metric, run.config["privacy"]["unit"]):
-            raise ConfigError(
-                f"--metric {metric}: of the private run {run.path.name} it may not leave the "
-                "folder; choose another, as in --metric eval/accuracy"
-            )
     figures, absent = _figures(runs, question, metric)
     bytes_, byte_notes = byte_table(runs)
     now = datetime.now(UTC)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 
 import pytest
 import yaml
@@ -94,7 +95,7 @@ def test_what_is_in_the_files_counts_and_not_a_note_that_is_behind_or_ahead(
     monkeypatch.setattr(mirror, "SETTLE_SECONDS", 0.3)
     tracker = open_tracker(tracking("wandb", project="ffalora"))
     records = read_run(run)
-    tracker.start(RunFacts.of(run, "demo", records.config))
+    tracker.start(replace(RunFacts.of(run, "demo", records.config), replayed=True))
     for record in records.rounds[:rows]:
         tracker.log(record)
     tracker.finish(None, exit_code=1)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import socket
+import time
+from dataclasses import replace
 
 import pytest
 
 from ffalora_cli.records.trackers.base import open_tracker
-from tests.trackers import facts, mirror, tracking
+from tests.trackers import SUMMARY, facts, mirror, round_record, tracking
 
 accumulators = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
 
@@ -28,6 +30,37 @@ def read(folder):
     content = found.SummaryMetadata("_hparams_/session_start_info").plugin_data.content
     start = hparams.HParamsPluginData.FromString(content).session_start_info
     return points, start
+
+
+@pytest.mark.parametrize(
+    ("unit", "asked", "live"),
+    [("text", False, False), ("client", False, False), ("text", True, True), ("none", False, True)],
+)
+def test_rounds_of_a_private_run_wait_for_its_end(tmp_path, unit, asked, live) -> None:
+    """The moment at which a round arrives is what the round took."""
+    told = replace(facts(tmp_path, unit=unit), replayed=False)
+    told = replace(told, config={**told.config, "tracking": {"private_metrics": asked}})
+    tracker = open_tracker(tracking("tensorboard"))
+    tracker.start(told)
+    tracker.log(round_record(0))
+    deadline = time.monotonic() + (20 if live else 0.5)
+    while time.monotonic() < deadline and not list(tmp_path.glob("tensorboard/*")):
+        time.sleep(0.02)
+    assert (tmp_path / "tensorboard").exists() == live
+    tracker.log(round_record(1))
+    tracker.finish(SUMMARY)
+    assert tracker.notes == ()
+    assert [n for n, _ in read(tmp_path)[0]["eval/accuracy"]] == [0, 1]
+
+
+def test_a_private_run_that_stopped_sends_nothing_and_says_so(tmp_path) -> None:
+    tracker = open_tracker(tracking("tensorboard"))
+    mirror(tracker, replace(facts(tmp_path), replayed=False), 2, None, exit_code=143)
+    assert not (tmp_path / "tensorboard").exists()
+    (note,) = tracker.notes
+    assert note.startswith("TensorBoard: nothing was sent yet") and "ffalora sync" in note
+    mirror(open_tracker(tracking("tensorboard")), facts(tmp_path), 2, None)  # as sync does
+    assert [n for n, _ in read(tmp_path)[0]["eval/accuracy"]] == [0, 1, 2]
 
 
 def test_what_was_logged_is_read_back(tmp_path, capfd) -> None:

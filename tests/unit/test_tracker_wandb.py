@@ -61,7 +61,7 @@ def tracking(name="wandb", mode="offline", group=None):
 
 def facts(folder, **privacy):
     config = {**CONFIG, "privacy": {**CONFIG["privacy"], **privacy}}
-    return RunFacts("demo-abc", "demo", folder, config)
+    return RunFacts("demo-abc", "demo", folder, config, replayed=True)
 
 
 @pytest.fixture(autouse=True)
