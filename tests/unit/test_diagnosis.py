@@ -103,7 +103,8 @@ def test_the_likely_cause_is_what_differs_from_the_recommended(typed, cause):
 
 def test_few_skewed_clients_are_warned_about():
     def warnings(*typed):
-        return combination_warnings(plan(list(typed))[0].config)
+        config = plan(list(typed))[0].config
+        return combination_warnings(config, config.federation.num_clients)
 
     assert warnings() == ()
     skewed, weights = warnings("federation.combination=median")

@@ -32,7 +32,9 @@ def prepared(data, tmp_path, *words):
     most = job.config.evaluation.max_examples
     tokenizer = load_tokenizer(job.config.model)
     cache = str(tmp_path / "cache")
-    return prepare(job.config.task, tokenizer, data, cache, max_examples=most), job
+    return prepare(
+        job.config.task, tokenizer, data, cache, max_examples=most, keep_together="text"
+    ), job
 
 
 def test_the_same_rows_in_every_run_in_their_order(data, tmp_path):

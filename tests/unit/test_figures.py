@@ -91,7 +91,7 @@ def test_epsilon_begins_with_the_first_release_and_total_bytes_have_both_directi
 def test_epsilons_of_different_kinds_share_no_axis(tmp_path, seeds):
     other = made_run(tmp_path, ["seed=3"], FIRST, privacy=statement(delta=1e-6))
     stopped = made_run(tmp_path, ["seed=5"], FIRST[:2], finished=False)
-    assert epsilon_terms([*seeds, stopped]) == "unit example, add/remove one, delta 1e-05"
+    assert epsilon_terms([*seeds, stopped]) == "unit text, add/remove one, delta 1e-05"
     with pytest.raises(ConfigError, match="share no axis"):
         epsilon_terms([*seeds, other])
 
@@ -103,7 +103,7 @@ def test_what_cannot_be_drawn_is_said(tmp_path, seeds):
     with pytest.raises(ConfigError, match=r"models of the clients' own.*accuracy_own_labels"):
         clients_figure.draw(group_runs(seeds), "accuracy")
     with pytest.raises(ConfigError, match="eval_clients=true"):
-        clients_figure.draw(grouping, "accuracy")
+        clients_figure.draw(grouping, "accuracy_own_labels")
     public = made_run(tmp_path, ["privacy=none"], FIRST)
     with pytest.raises(ConfigError, match="--x epsilon"):
         curves.draw(group_runs([public]), "epsilon", "eval/accuracy")

@@ -47,7 +47,7 @@ def reference_step(total: torch.Tensor, sd: float, secret: bytes) -> torch.Tenso
     layer = GradSampleModule(torch.nn.Linear(SIZE, 1, bias=False))
     plain = torch.optim.SGD(layer.parameters(), lr=1.0)
     settings = {"noise_multiplier": 1.0, "max_grad_norm": 1.0, "expected_batch_size": 1}
-    optimizer = _optimizer_class(job)(plain, **settings)
+    optimizer = _optimizer_class()(plain, **settings)
     (weight,) = optimizer.params
     weight.summed_grad = total[None]
     optimizer.noise_for_step = [n[None] for n in _client_noise(job, 0, 0, torch.device("cpu"))]
