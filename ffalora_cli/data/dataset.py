@@ -64,6 +64,7 @@ def prepare(
     root = cache_root(cache_dir)
     train, train_facts = _encoded_split(task, tokenizer, data_dir, root, "train", length)
     facts: dict[str, Any] = {"task": task.name, "version": task.version, "max_length": length}
+    empty = train.empty_texts  # stays with the training rows: no count of them goes further
     train, held_out = _cut(task, train)
     evals: dict[str, Encoded] = {}
     splits: dict[str, dict[str, Any]] = {}
@@ -75,7 +76,7 @@ def prepare(
                 task, tokenizer, data_dir, root, name, length
             )
     facts["eval_on"] = task.eval_on
-    facts["train"] = train_facts | _describe(train, task, length)
+    facts["train"] = train_facts | _describe(train, task, length) | {"empty_texts": empty}
     facts["evals"] = {
         name: splits[name]
         | _describe(split, task, length)
@@ -204,7 +205,7 @@ def _encoded_split(
             encoded, cache = read_entry(folder) or encoded, "written"
         except OSError as error:
             cache = f"not written: {root}: {error.strerror or error}"
-    return encoded, provenance | {"cache": cache, "empty_texts": encoded.empty_texts}
+    return encoded, provenance | {"cache": cache}
 
 
 def _describe(split: Encoded, task: TaskConfig, max_length: int) -> dict[str, Any]:
