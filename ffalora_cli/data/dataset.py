@@ -80,6 +80,7 @@ def prepare(
     root = cache_root(cache_dir)
     train, train_facts = _encoded_split(task, tokenizer, data_dir, root, "train", length)
     facts: dict[str, Any] = {"task": task.name, "version": task.version, "max_length": length}
+    empty = train.empty_texts  # stays with the training rows: no count of them goes further
     train, held_out = _cut(task, keep_together, train)
     evals: dict[str, Encoded] = {}
     splits: dict[str, dict[str, Any]] = {}
@@ -93,7 +94,7 @@ def prepare(
     whole = {name: len(split) for name, split in evals.items()}
     evals = {name: some_rows(task, name, split, max_examples) for name, split in evals.items()}
     facts["eval_on"] = task.eval_on
-    facts["train"] = train_facts | _describe(train, task, length)
+    facts["train"] = train_facts | _describe(train, task, length) | {"empty_texts": empty}
     facts["evals"] = {
         name: splits[name]
         | _describe(split, task, length)
@@ -193,7 +194,7 @@ def _encoded_split(
             encoded, cache = read_entry(folder) or encoded, "written"
         except OSError as error:
             cache = f"not written: {root}: {error.strerror or error}"
-    return encoded, provenance | {"cache": cache, "empty_texts": encoded.empty_texts}
+    return encoded, provenance | {"cache": cache}
 
 
 def _describe(split: Encoded, task: TaskConfig, max_length: int) -> dict[str, Any]:

@@ -178,6 +178,20 @@ def test_one_text_of_a_pair_may_be_empty_and_is_counted(tmp_path, kind, cell) ->
     assert "a and b missing or empty, in 1 of 3 rows" in refusal(tmp_path / "both", "a", "b")
 
 
+def test_the_count_of_empty_texts_outlives_the_cache_and_stays_with_train(tmp_path) -> None:
+    from ffalora_cli.cli.jobs import plan
+    from ffalora_cli.data.dataset import prepare
+    from ffalora_cli.models.backbone import load_tokenizer
+
+    names = [f"n{i}" for i in range(20)]
+    write(tmp_path, "csv", {"a": names, "b": [*names[:-1], ""], "label": [0, 1] * 10})
+    tokenizer = load_tokenizer(plan([])[0].config.model)
+    for cache in ("written", "read"):
+        facts = prepare(task("a", "b"), tokenizer, str(tmp_path), str(tmp_path / "cache")).facts
+        assert (facts["train"]["cache"], facts["train"]["empty_texts"]) == (cache, 1)
+        assert "empty_texts" not in facts["evals"]["holdout"]  # facts of it may be sent
+
+
 @pytest.mark.parametrize("kind", FORMATS)
 @pytest.mark.parametrize(
     "labels",
