@@ -35,7 +35,7 @@ def test_table_and_json(tmp_path, monkeypatch, capsys) -> None:
         (["--tokens", "four"], "4,8,16"),
         (["--rank", "0"], "--rank"),
         (["--dp", "on", "privacy=none"], "--dp off"),
-        (["privacy=client", "federation.weights=uniform"], "privacy=example"),
+        (["privacy=client", "federation.weights=uniform"], "privacy=text"),
         (["--json", "no/such/file.json"], "no/such"),
         (["model=minilm", "methd=lora"], "method"),
         (["seed=0,1"], "several values"),
