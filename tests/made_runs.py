@@ -32,7 +32,7 @@ def statement(delta: float = 1e-5, unit: str = "example") -> dict[str, Any]:
         "sentence": f"epsilon 10.00 (unit {unit}, add/remove one, delta {delta:g})",
         "unit": unit, "relation": "add/remove one", "sampling": "poisson", "accountant": "pld",
         "delta": delta, "protects": "one row", "sampling_note": "drawn independently",
-        "one_over_n": 1e-3, "max_grad_norm": 0.5, "mechanism": {"clip_note": "one norm"},
+        "one_over_n": 1e-3, "delta_below_one_over_n": True, "max_grad_norm": 0.5, "mechanism": {"clip_note": "one norm"},
         "noise": {"note": "a note about noise"}, "covered": ["a", "b"], "library": "dp-accounting",
         "warnings": ["a warning"], "outside": ["training loss"], "clients": [client],
         "largest": {"client": 0, "epsilon": {"pld": 10.0, "rdp": 11.0}, "replace_one": 12.0,

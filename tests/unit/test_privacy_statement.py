@@ -52,7 +52,8 @@ def test_sentence_of_the_client_unit():
 
 KEYS = [
     "schema", "sentence", "unit", "protects", "relation", "sampling", "sampling_note",
-    "accountant", "library", "delta", "one_over_n", "max_grad_norm", "mechanism", "calibration",
+    "accountant", "library", "delta", "one_over_n", "delta_below_one_over_n", "max_grad_norm",
+    "mechanism", "calibration",
     "epsilon_target", "epsilon_max", "num_clients", "clients", "largest", "tuning",
     "shared_rows", "covered", "noise", "warnings", "outside",
 ]  # fmt: skip
