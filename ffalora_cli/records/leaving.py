@@ -115,6 +115,7 @@ LINES: tuple[tuple[str, Kind, Kind], ...] = (
     ("privacy.covered", "public", "public"),
     ("privacy.noise.*", "public", "public"),
     ("privacy.outside", "public", "public"),
+    ("config.paths", "never", "never"),
     ("config.paths.**", "never", "never"),
     ("config.**", "public", "public"),
     # An exported folder, which is also what goes to the hub.
@@ -227,7 +228,8 @@ def released_summary(summary: Mapping[str, Any], unit: str) -> dict[str, Any]:
         kept["seconds"] = 60.0 * round(kept["seconds"] / 60.0)
     if "ended" in kept:
         kept["ended"] = to_minute(kept["ended"])
-    if not metric_may_leave(str(summary.get("headline")), unit):
+    headline = summary.get("headline")
+    if headline is not None and not metric_may_leave(str(headline), unit):
         kept.pop("value", None)
         kept.pop("best", None)
     for part in ("initial", "final"):

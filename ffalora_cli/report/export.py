@@ -98,6 +98,11 @@ def export(
     config = replace(config, model=pin_model(config.model))
     trained = read_model(records, which, _headline(records, config))
     _check_form(config, trained, merge)
+    if client is not None and config.privacy.unit == "client":
+        raise ConfigError(
+            f"--client {client}: at privacy.unit=client a client's own tensors are neither clipped "
+            "nor noised, so they stay at home; leave out --client for the global model"
+        )
     rows = _rows(config)
     tokenizer = load_tokenizer(config.model)
     backbone = load_backbone(config.model, config.head, len(config.task.classes))

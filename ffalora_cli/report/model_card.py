@@ -73,7 +73,7 @@ def model_card(records: RunRecords, config: Config, facts: CardFacts) -> str:
         ("", about),
         ("Results", _results(records, config, facts, scores)),
         ("Use", usage(config, facts.merged)),
-        ("Privacy", privacy(records.privacy, config, facts.client, method)),
+        ("Privacy", privacy(records.privacy, config, facts.client)),
         ("Data and clients", _data(records, config)),
         ("Training", _training(config)),
         ("Communication", communication(records, config, method)),

@@ -15,6 +15,7 @@ from ffalora_cli.audit.run import client_sizes, plan_of
 from ffalora_cli.cli.main import main
 from ffalora_cli.config.build import build
 from ffalora_cli.records.reading import read_run
+from tests.tiny import save_tiny_bert
 
 SMALL = [
     "debug=tiny",
@@ -136,3 +137,26 @@ def test_a_ledger_of_another_mechanism_is_refused(run, tmp_path, capsys):
     )
     assert main(["audit", str(copy), *QUICK]) == 2
     assert "not the mechanism" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_what_leaves_is_compared_as_typed_and_a_leak_fails(tmp_path, capsys, monkeypatch):
+    pytest.importorskip("peft")
+    from ffalora_cli.report import page
+
+    model = save_tiny_bert(tmp_path / "model")
+    typed = ["debug=tiny", "model=auto", f"model.source={model}", "task.max_length=16"]
+    file = tmp_path / "audit.json"
+    assert main(["audit", "--tier", "release", *typed, "--json", str(file)]) == 0
+    text = capsys.readouterr().out
+    assert "PASSED: nothing leaves" in text and "leaves: model card, unit changed" in text
+    assert max(map(len, text.splitlines())) <= 80
+    assert json.loads(file.read_text())["failures"] == []
+    monkeypatch.setattr(page, "released", lambda run: run)  # the page as it once was
+    assert main(["audit", "--tier", "release", *typed, "privacy.noise=secure"]) == 1
+    assert "FAILED    leaves: report page, unit removed" in capsys.readouterr().out
+
+
+def test_a_run_without_privacy_has_nothing_to_audit(capsys):
+    assert main(["audit", "--tier", "release", "debug=tiny", "privacy=none"]) == 2
+    assert "promises nothing" in capsys.readouterr().err

@@ -200,6 +200,14 @@ def test_publishing_noise_that_can_be_drawn_again_is_refused(run_of, tmp_path, c
     assert list(tmp_path.iterdir()) == []
 
 
+def test_one_clients_own_tensors_stay_at_home_at_unit_client(run_of, tmp_path, capsys):
+    typed = ("privacy=client", "federation.weights=uniform", "privacy.accountant=rdp")
+    run = run_of("fedsa_lora", *typed)
+    assert main(["export", run, "--to", str(tmp_path / "x"), "--client", "0"]) == 2
+    assert "neither clipped nor noised" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_push_that_fails_keeps_the_folder(run_of, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     to = tmp_path / "x"

@@ -141,6 +141,19 @@ def test_stacked_equals_reference_with_dropout():
     assert gap(stacked.trained, without.trained) > 1e-4
 
 
+def test_both_engines_add_the_same_secure_noise():
+    """Drawn in 64 bits; what they return is fp32."""
+    network, examples = tiny_network("bert"), TinyExamples(36)
+    plain = job(network)
+    secure = dataclasses.replace(plain.privacy, secret=keys.SecureKey(SECRET))
+    work = dataclasses.replace(plain, privacy=secure)
+    engines = [build_engine(name, network, examples, 60) for name in ("stacked", "reference")]
+    found = [engine.train(work).trained for engine in engines]
+    assert gap(*found) < 1e-4
+    assert gap(found[0], engines[0].train(plain).trained) > 1e-3
+    assert all(value.dtype == torch.float32 for stack in found for value in stack.values())
+
+
 def test_cohort_of_eight_is_eight_cohorts_of_one():
     network = tiny_network("bert")
     examples = TinyExamples(96)

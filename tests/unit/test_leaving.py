@@ -157,5 +157,6 @@ def test_a_released_run_has_whole_minutes_and_no_clients():
 def test_the_first_line_decides_and_paths_never_leave():
     assert kind("config.paths.data", "none") == "never" == kind("config.paths.runs", "row")
     assert kind("config.task.name", "row") == "public"
+    assert leaving({"paths": {"runs": "r"}, "seed": 1}, "config", "none") == {"seed": 1}
     assert kind("file.tokenizer_config.json", "client") == "public"
     assert kind("file.notes.txt", "none") is None
