@@ -81,7 +81,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     # Matrix products with the same bits on one thread and on several; costs nothing measurable.
     os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")
     with screens() as (output, _):
-        code = _code(arguments)
+        try:
+            code = _code(arguments)
+        except SystemExit as ended:  # of --help
+            output.flush()
+            raise SystemExit(_printed(int(ended.code or 0), output)) from None
         output.flush()
         return code if arguments and arguments[0] in _RECORDED else _printed(code, output)
 
