@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from ffalora_cli.cli import catalogue
 from ffalora_cli.cli.arguments import Parser
 from ffalora_cli.cli.exits import DONE
+from ffalora_cli.cli.screen import WIDTH
+from ffalora_cli.cli.screen import width as screen_width
 from ffalora_cli.config.errors import choose
 
 _SINGULAR = {
@@ -52,7 +54,7 @@ def main(arguments: Sequence[str]) -> int:
 def _entry(name: str, text: str, width: int = 18) -> str:
     return textwrap.fill(
         text,
-        width=80,
+        width=min(WIDTH, screen_width()),
         initial_indent=name.ljust(width),
         subsequent_indent=" " * width,
         break_long_words=False,

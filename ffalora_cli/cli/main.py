@@ -84,7 +84,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
         os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
     with screens() as (output, _):
-        code = _code(arguments)
+        try:
+            code = _code(arguments)
+        except SystemExit as ended:  # of --help
+            output.flush()
+            raise SystemExit(_printed(int(ended.code or 0), output)) from None
         output.flush()
         return code if arguments and arguments[0] in _RECORDED else _printed(code, output)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -55,7 +56,7 @@ def columns(config: Config, live: bool = True) -> list[Column]:
     if live:
         speed = "time/samples_per_second"
         chosen.append(Column("samples/s", 9, lambda m: number(m.metrics.get(speed), 0)))
-        chosen.append(Column("ETA", 7, lambda m: human_seconds(m.remaining)))
+        chosen.append(Column("ETA", 7, lambda m: _left(m.remaining)))
     return chosen
 
 
@@ -88,6 +89,13 @@ def heading(chosen: list[Column]) -> str:
 def row(chosen: list[Column], moment: Moment) -> str:
     """One round as one line of text."""
     return " ".join(column.cell(moment).rjust(column.width) for column in chosen)
+
+
+def _left(seconds: float | None) -> str:
+    """Time left; of ten hours and more, in hours: seconds would not fit, and mean nothing."""
+    if seconds is not None and 36_000 <= seconds < math.inf:
+        return f"{seconds / 3600:.0f} h"
+    return human_seconds(seconds)
 
 
 def _of_clients(config: Config) -> tuple[str, str] | None:

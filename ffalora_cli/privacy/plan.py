@@ -282,7 +282,8 @@ def _refuse_endless(accountant: str, epsilon: float, noise: float) -> None:
     if not epsilon <= ENDLESS:
         raise ConfigError(
             f"privacy.noise_multiplier={noise:.4g} spends an epsilon above {ENDLESS:,} "
-            f"({accountant.upper()}), which promises nothing; add noise, or set privacy=none"
+            f"({accountant.upper()}) at this delta and number of steps, which promises nothing; "
+            "add noise, or set privacy=none"
         )
 
 

@@ -239,3 +239,36 @@ def test_a_looser_accountant_has_pld_beside_it() -> None:
     statement["largest"] = {"epsilon": {"pld": 5.524, "rdp": 6.0}}
     assert privacy_sentence(statement).endswith("by the PLD accountant: epsilon 5.53")
     assert "PLD" not in privacy_sentence({**statement, "accountant": "pld"})
+
+
+@pytest.mark.parametrize("width", [24, 40, 60, 80])
+def test_columns_give_way_and_no_number_is_cut(width) -> None:
+    from ffalora_cli.cli import table
+
+    (private,) = plan(["federation.rounds=1000000"])
+    columns = table.columns(private.config)
+    chosen = table.fitting(columns, width)
+    moment = table.Moment(999_999, 1_000_000, record(2).metrics, 36_543.0)
+    assert len(table.row(chosen, moment)) == len(table.heading(chosen)) <= max(width, 25)
+    assert [c.title for c in chosen][:2] == ["round", "accuracy"]
+    assert all(column in columns for column in chosen)
+
+
+def test_a_dumb_terminal_gets_plain_lines(job, monkeypatch) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    monkeypatch.setattr("sys.stdout", Terminal())
+    monkeypatch.setenv("TERM", "dumb")
+    assert type(open_display(job, quiet=False)) is PlainDisplay
+    monkeypatch.setenv("TERM", "xterm")
+    assert type(open_display(job, quiet=False)) is LiveDisplay
+
+
+def test_a_plain_display_shows_that_it_is_alive_between_evaluations(job, monkeypatch) -> None:
+    monkeypatch.setattr("ffalora_cli.cli.display._SILENCE", 0.0)
+    stream = io.StringIO()
+    play(PlainDisplay(job, stream))
+    rows = [line.split()[0] for line in stream.getvalue().splitlines() if "/4 " in line[:12]]
+    assert rows == ["0/4", "1/4", "2/4", "3/4", "4/4"]

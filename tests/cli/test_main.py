@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -15,8 +16,9 @@ import ffalora_cli.experiment
 from ffalora_cli.cli import catalogue
 from ffalora_cli.cli.main import VERBS, main
 from ffalora_cli.config.errors import ConfigError
-from ffalora_cli.stopping import Stopped
-from ffalora_cli.sweep.jobs import Ended
+from ffalora_cli.stopping import SIGNALS, Stopped
+from ffalora_cli.sweep.jobs import Command, Ended
+from ffalora_cli.sweep.process import play
 
 
 def test_version_and_help(capsys) -> None:
@@ -131,22 +133,44 @@ def test_a_sweep_goes_on_after_a_failure_and_ends_with_a_table(
         assert row.split()[:3] == [str(number + 1), str(number), state]
 
 
-def test_sigterm_ends_with_143(tmp_path) -> None:
+@pytest.mark.parametrize("number", SIGNALS)
+def test_a_signal_ends_with_128_and_its_number_and_a_line(number, tmp_path) -> None:
     code = (
         "import ffalora_cli.experiment as e, time, sys\n"
         "def run(*a, **k):\n    print('up', flush=True)\n    time.sleep(30)\n"
         "e.run = run\n"
         "from ffalora_cli.cli.main import main\nsys.exit(main(['run']))\n"
     )
+    pipe = subprocess.PIPE
     process = subprocess.Popen(
-        [sys.executable, "-c", code], cwd=tmp_path, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", code], cwd=tmp_path, stdout=pipe, stderr=pipe, text=True
     )
-    assert process.stdout is not None
+    assert process.stdout is not None and process.stderr is not None
     assert process.stdout.readline() == "up\n"
     began = time.monotonic()
-    os.kill(process.pid, signal.SIGTERM)
-    assert process.wait(timeout=20) == 143
+    os.kill(process.pid, number)
+    assert process.wait(timeout=20) == 128 + number
     assert time.monotonic() - began < 10
+    assert process.stderr.read() == "ffalora: stopped: nothing was trained yet\n"
+
+
+def test_main_in_threads_runs_and_leaves_signals_alone(tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(ffalora_cli.experiment, "run", failing(ConfigError("task=x: too few")))
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    with ThreadPoolExecutor(3) as pool:
+        codes = list(pool.map(lambda seed: main(["run", f"seed={seed}"]), range(3)))
+    assert codes == [2, 2, 2]
+    assert {number: signal.getsignal(number) for number in SIGNALS} == before
+
+
+def test_a_job_does_not_import_what_lies_in_the_folder(tmp_path) -> None:
+    for name in ("random", "logging", "torch", "ffalora_cli"):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit('the wrong one')\n")
+    command = Command(("ls", "models"), tmp_path, tmp_path / "log", tmp_path / "stop")
+    ended = play(command)
+    assert (ended.code, ended.error) == (0, None)
+    assert "minilm" in command.log.read_text()
 
 
 def test_a_reader_that_goes_away_is_not_an_error_message() -> None:

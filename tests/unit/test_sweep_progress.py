@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 
@@ -93,3 +94,40 @@ def test_plain_lines_say_each_change_and_the_error(tmp_path):
         "job 1/2  seed=0  done  50.0 %  1:05",
         "job 2/2  seed=1  failed  0:05  run failed: diverged",
     ]
+
+
+@pytest.mark.parametrize("width", [40, 60, 80])
+def test_no_number_is_cut_on_a_narrow_screen(tmp_path, width, monkeypatch):
+    from rich.console import Console
+
+    record, jobs = sweep_of(tmp_path, "federation.local_lr=0.0123456,0.5", "seed=100234,0")
+    console = Console(file=io.StringIO(), width=width, height=24, color_system=None)
+    display = LiveSweepDisplay(record.path, len(jobs), console)
+    display.add(jobs)
+    finish(jobs[0])
+    display.statuses |= {1: Status("done", Ended(0, 36_543.0))}
+    console.print(display.view())
+    text = console.file.getvalue()
+    assert max(map(len, text.splitlines())) <= width
+    assert "\u2026" not in text
+    row = text.splitlines()[1].split()
+    assert {"1", "0.01235", "100234", "done", "50.0", "%"} <= set(row)
+    assert ("10:09:03" in row) == (width > 40)
+
+
+def test_the_table_of_many_jobs_is_of_those_that_matter(tmp_path):
+    record, (first, *_) = sweep_of(tmp_path, "seed=0,1")
+    jobs = [dataclasses.replace(first, number=n) for n in range(1, 1001)]
+    stream = io.StringIO()
+    display = PlainSweepDisplay(record.path, len(jobs), stream)
+    display.add(jobs)
+    for number in (7, 900):
+        display.statuses[number] = Status("failed", Ended(1, 5.0, "run failed: diverged"))
+    display.finished()
+    lines = stream.getvalue().splitlines()
+    assert [line.split()[0] for line in lines[1:3]] == ["7", "900"]
+    assert lines[3:5] == [
+        "and 998 other jobs; all are in the record",
+        "job 7, 900: run failed: diverged",
+    ]
+    assert lines[5].startswith("1000 jobs: 2 failed, 998 waiting")

@@ -6,6 +6,7 @@ They share this process, so what kills it stops them all; asked again, each goes
 
 from __future__ import annotations
 
+import contextlib
 import time
 import traceback
 from collections.abc import Mapping, Sequence
@@ -66,12 +67,15 @@ class _Log:
 
     def note(self, text: str) -> None:
         """Into the log."""
+        mode = "w" if self._began is None else "a"  # nothing of an earlier sitting
         if self._began is None:
             self._began = time.monotonic()
-            self._job.command.log.write_text("", encoding="utf-8")  # not an earlier sitting's
             self._on_change(self._job, None)
-        with self._job.command.log.open("a", encoding="utf-8") as log:
-            log.write(f"{redact(text)}\n")
+        with (
+            contextlib.suppress(OSError),
+            self._job.command.log.open(mode, encoding="utf-8") as log,
+        ):
+            log.write(f"{redact(text)}\n")  # a full disk ends no run, as on the screen
 
     def started(self, facts: Mapping[str, Any]) -> None:
         """Into the log."""
