@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ffalora_cli.config.errors import ConfigError, choose
 from ffalora_cli.config.schema import TaskConfig
-from ffalora_cli.data.cache import cache_root, entry_key, read_entry, write_entry
+from ffalora_cli.data.cache import cache_root, entry_key, hash_memory, read_entry, write_entry
 from ffalora_cli.data.encode import Encoded, encode
 from ffalora_cli.data.load import load_rows, read_rows
 from ffalora_cli.data.source import locate
@@ -60,9 +59,8 @@ def prepare(
             f"task.max_length={length} does not fit the model, which reads 3 to "
             f"{tokenizer.model_max_length} tokens; set task.max_length within that"
         )
-    evaluated = _evaluated_splits(task)
-    root = cache_root(cache_dir)
-    train, train_facts = _encoded_split(task, tokenizer, data_dir, root, "train", length)
+    evaluated = evaluated_splits(task)
+    train, train_facts = _encoded_split(task, tokenizer, data_dir, cache_dir, "train", length)
     facts: dict[str, Any] = {"task": task.name, "version": task.version, "max_length": length}
     train, held_out = _cut(task, train)
     evals: dict[str, Encoded] = {}
@@ -72,7 +70,7 @@ def prepare(
             evals[name], splits[name] = held_out[task.eval_on], train_facts
         else:
             evals[name], splits[name] = _encoded_split(
-                task, tokenizer, data_dir, root, name, length
+                task, tokenizer, data_dir, cache_dir, name, length
             )
     facts["eval_on"] = task.eval_on
     facts["train"] = train_facts | _describe(train, task, length)
@@ -112,8 +110,12 @@ def cut_holdout(
     return np.flatnonzero(~held), np.flatnonzero(held)
 
 
-def _evaluated_splits(task: TaskConfig) -> tuple[str, ...]:
-    """The splits this run looks at, headline first."""
+def evaluated_splits(task: TaskConfig) -> tuple[str, ...]:
+    """The splits this run looks at, headline first.
+
+    Raises:
+        ConfigError: one that the task does not have.
+    """
     chosen = {"eval": task.eval_split, "tune": task.tune_split, "test": "test"}
     if task.eval_on not in chosen:
         raise choose("task.eval_on", task.eval_on, chosen)
@@ -185,12 +187,13 @@ def _encoded_split(
     task: TaskConfig,
     tokenizer: PreTrainedTokenizerBase,
     data_dir: str | None,
-    root: Path,
+    cache_dir: str | None,
     split: str,
     max_length: int,
 ) -> tuple[Encoded, dict[str, Any]]:
     """One whole split, from the cache if it is there and intact. -> (rows, facts)."""
-    source = locate(task, data_dir, split)
+    root, memory = cache_root(cache_dir), hash_memory(cache_dir)
+    source = locate(task, data_dir, split, memory)
     columns = [*task.text_columns, task.label_column, task.client_column or ""]
     identity: list[str | int] = [task.name, task.version, *columns, *task.classes]
     provenance = {"origin": source.origin, "source_fingerprint": source.fingerprint}
