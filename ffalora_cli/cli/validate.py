@@ -10,9 +10,10 @@ from typing import Any
 
 from ffalora_cli.cli.arguments import OVERRIDES, Parser
 from ffalora_cli.cli.exits import DONE
-from ffalora_cli.cli.jobs import Job, from_file, plan
+from ffalora_cli.cli.jobs import Job, check_done, from_file, plan
 from ffalora_cli.cli.words import labelled
 from ffalora_cli.config.errors import ConfigError
+from ffalora_cli.models.source import check_tokenizer_files
 
 SCHEMA = 1
 _SHOWN = 40  # jobs printed; --format json has them all
@@ -22,8 +23,9 @@ examples:
   ffalora validate -m method=lora,ffa_lora seed=0,1,2
   ffalora validate runs/NAME/config.yaml federation.rounds=50
 
-Exit code 0: everything composes and fits together; 2: it does not, and why. What only the data can
-tell (rows of a client, the budget) is checked by ffalora plan."""
+Exit code 0: everything composes and fits together; 2: it does not, and why: also where a finished
+run was made from data, weights or a tokenizer that have changed since. What only the data can tell
+(rows of a client, the budget) is checked by ffalora plan."""
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -34,11 +36,16 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--format", choices=("table", "json"), default="table")
     options = parser.read(arguments)
     jobs = _jobs(options.words, options.multirun)
+    for model in {repr(job.config.model): job.config.model for job in jobs}.values():
+        check_tokenizer_files(model)
     found = [_row(job) for job in jobs]
+    folders = [Path(row["folder"]) for row in found]
+    configs = [job.config for job in jobs]
+    notes = check_done(list(zip(configs, folders, strict=True)), options.multirun)
     if options.format == "json":
-        print(json.dumps({"schema": SCHEMA, "jobs": found}, indent=2))
+        print(json.dumps({"schema": SCHEMA, "jobs": found, "notes": notes}, indent=2))
         return DONE
-    print("\n".join(_lines(found)))
+    print("\n".join([*_lines(found), *(line for n in notes for line in labelled("note", n))]))
     return DONE
 
 

@@ -27,13 +27,24 @@ META = "meta.json"
 
 
 def cache_root(cache_dir: str | None) -> Path:
-    """``paths.cache``, else ``$FFALORA_CACHE``, else ``~/.cache/ffalora``; tokens lie below it."""
+    """Tokens, below ``paths.cache``, else ``$FFALORA_CACHE``, else ``~/.cache/ffalora``."""
+    return _chosen(cache_dir) / "tokens"
+
+
+def hash_memory(cache_dir: str | None) -> Path:
+    """Hashes of files that were taken before (``content``), in the same place."""
+    return _chosen(cache_dir) / "fingerprints"
+
+
+def _chosen(cache_dir: str | None) -> Path:
     chosen = cache_dir or os.environ.get("FFALORA_CACHE") or "~/.cache/ffalora"
-    return Path(chosen).expanduser() / "tokens"
+    return Path(chosen).expanduser()
 
 
 def entry_key(tokenizer: PreTrainedTokenizerBase, *parts: str | int) -> str:
     """Hash of everything that decides the tokens: the tokenizer's content and ``parts``.
+
+    Without parts it says which tokenizer it is.
 
     Raises:
         ConfigError: the tokenizer has no content to hash (a slow, Python-only one).

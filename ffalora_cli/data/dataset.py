@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ffalora_cli.config.errors import ConfigError, choose
 from ffalora_cli.config.schema import TaskConfig
-from ffalora_cli.data.cache import cache_root, entry_key, read_entry, write_entry
+from ffalora_cli.data.cache import cache_root, entry_key, hash_memory, read_entry, write_entry
 from ffalora_cli.data.encode import Encoded, encode
 from ffalora_cli.data.holdout import HOLDOUT, cut_rows
 from ffalora_cli.data.load import load_rows, read_rows
@@ -76,9 +75,8 @@ def prepare(
             f"task.max_length={length} does not fit the model, which reads 3 to "
             f"{tokenizer.model_max_length} tokens; set task.max_length within that"
         )
-    evaluated = _evaluated_splits(task)
-    root = cache_root(cache_dir)
-    train, train_facts = _encoded_split(task, tokenizer, data_dir, root, "train", length)
+    evaluated = evaluated_splits(task)
+    train, train_facts = _encoded_split(task, tokenizer, data_dir, cache_dir, "train", length)
     facts: dict[str, Any] = {"task": task.name, "version": task.version, "max_length": length}
     empty = train.empty_texts  # stays with the training rows: no count of them goes further
     train, held_out = _cut(task, keep_together, train)
@@ -89,7 +87,7 @@ def prepare(
             evals[name], splits[name] = held_out[task.eval_on], train_facts
         else:
             evals[name], splits[name] = _encoded_split(
-                task, tokenizer, data_dir, root, name, length
+                task, tokenizer, data_dir, cache_dir, name, length
             )
     whole = {name: len(split) for name, split in evals.items()}
     evals = {name: some_rows(task, name, split, max_examples) for name, split in evals.items()}
@@ -117,8 +115,12 @@ def some_rows(task: TaskConfig, name: str, split: Encoded, most: int | None) -> 
     return split.take(np.sort(generator.permutation(len(split))[:most]))
 
 
-def _evaluated_splits(task: TaskConfig) -> tuple[str, ...]:
-    """The splits this run looks at, headline first."""
+def evaluated_splits(task: TaskConfig) -> tuple[str, ...]:
+    """The splits this run looks at, headline first.
+
+    Raises:
+        ConfigError: one that the task does not have.
+    """
     chosen = {"eval": task.eval_split, "tune": task.tune_split, "test": "test"}
     if task.eval_on not in chosen:
         raise choose("task.eval_on", task.eval_on, chosen)
@@ -174,12 +176,13 @@ def _encoded_split(
     task: TaskConfig,
     tokenizer: PreTrainedTokenizerBase,
     data_dir: str | None,
-    root: Path,
+    cache_dir: str | None,
     split: str,
     max_length: int,
 ) -> tuple[Encoded, dict[str, Any]]:
     """One whole split, from the cache if it is there and intact. -> (rows, facts)."""
-    source = locate(task, data_dir, split)
+    root, memory = cache_root(cache_dir), hash_memory(cache_dir)
+    source = locate(task, data_dir, split, memory)
     named = (task.label_column, task.client_column or "", task.unit_column or "")
     columns = [*task.text_columns, *named]
     identity: list[str | int] = [task.name, task.version, *columns, *task.classes]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 from itertools import chain
 from typing import TYPE_CHECKING
@@ -43,6 +43,20 @@ class Encoded:
     def lengths(self) -> np.ndarray:
         """Tokens of each row, int32 [n]."""
         return np.diff(self.offsets).astype(np.int32)
+
+    @cached_property
+    def content(self) -> str:
+        """BLAKE2b of every array: tokens, labels, clients and whatever else a row has.
+
+        Unlike ``fingerprint`` it is of what the model reads, to the last token.
+        """
+        digest = hashlib.blake2b(digest_size=32)
+        for part in fields(self):
+            value = getattr(self, part.name)
+            if isinstance(value, np.ndarray):
+                digest.update(f"{part.name} {value.dtype.str} {value.shape}\n".encode())
+                digest.update(np.ascontiguousarray(value))
+        return digest.hexdigest()
 
     def inputs(self, rows: np.ndarray, pad_to: int | None = None) -> dict[str, torch.Tensor]:
         """Model inputs of some rows, padded on the right.
@@ -148,7 +162,7 @@ def encode(rows: Rows, tokenizer: PreTrainedTokenizerBase, max_length: int) -> E
         hashes=rows.hashes,
         text_keys=rows.text_keys,
         unit_keys=rows.unit_keys,
-        pad_id=int(tokenizer.pad_token_id),
+        pad_id=int(tokenizer.pad_token_id or 0),  # a run that pads was refused without one
         fingerprint=rows.fingerprint,
         empty_texts=rows.empty_texts,
     )

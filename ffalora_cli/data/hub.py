@@ -46,18 +46,34 @@ def pin(task: TaskConfig, note: Note = silent) -> TaskConfig:
         ConfigError: no commit is known, or the hub does not have it.
     """
     repository, _, revision = str(task.hub_path).partition("@")
-    commit = local_commit("dataset", repository, revision or "main") or revision
-    place = "from the local cache"
-    if not _prepared(task, commit):
-        newest = None if revision else max(_prepared(task), key=lambda p: p.written, default=None)
+    pinned, place = pinned_here(task), "from the local cache"
+    if pinned is None:
+        newest = None if revision else _newest(task)
         try:
             commit, place = _asked(task, newest)
         except ConfigError:
             if newest is None:
                 raise
             commit = newest.commit
-    note(f"data {repository}: commit {commit} ({place})")
+        pinned = replace(task, hub_path=f"{repository}@{commit}")
+    note(f"data {repository}: commit {str(pinned.hub_path).partition('@')[2]} ({place})")
+    return pinned
+
+
+def pinned_here(task: TaskConfig) -> TaskConfig | None:
+    """What ``pin`` returns without asking the hub; None where it would have to."""
+    repository, _, revision = str(task.hub_path).partition("@")
+    commit = local_commit("dataset", repository, revision or "main") or revision
+    if not _prepared(task, commit):
+        newest = None if revision or not is_offline("dataset") else _newest(task)
+        if newest is None:
+            return None
+        commit = newest.commit
     return replace(task, hub_path=f"{repository}@{commit}")
+
+
+def _newest(task: TaskConfig) -> Prepared | None:
+    return max(_prepared(task), key=lambda p: p.written, default=None)
 
 
 def _asked(task: TaskConfig, newest: Prepared | None) -> tuple[str, str]:

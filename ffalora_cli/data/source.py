@@ -6,7 +6,6 @@ Finding a source is cheap (no row is parsed), so a warm start only compares fing
 from __future__ import annotations
 
 import glob
-import hashlib
 import importlib.util
 import re
 from collections.abc import Callable, Sequence
@@ -16,6 +15,7 @@ from pathlib import Path
 
 from ffalora_cli.config.errors import ConfigError, choose, listed, nearest
 from ffalora_cli.config.schema import TaskConfig
+from ffalora_cli.content import content_hash
 from ffalora_cli.data import hub, readers
 from ffalora_cli.data.readers import Table
 from ffalora_cli.hub.access import Note, silent
@@ -32,28 +32,45 @@ class Source:
     read: Callable[[Sequence[str]], Table]  # wanted columns -> their values
 
 
-def locate(task: TaskConfig, data_dir: str | None, split: str) -> Source:
+def locate(
+    task: TaskConfig, data_dir: str | None, split: str, memory: Path | None = None
+) -> Source:
     """Find a split's rows: ``paths.data``, then the package, the local hub cache, the hub.
 
     Args:
         task: what to look for.
         data_dir: folder with ``<task>/<split>.parquet`` (or jsonl, csv, tsv), or None.
         split: a key of ``task.splits``.
+        memory: of hashes taken before (``content``).
 
     Raises:
         ConfigError: nothing holds the split; says what was looked for and what to do.
     """
+    here = locate_here(task, data_dir, split, memory)
+    return _of_hub(hub.pin(task), task.splits[split]) if here is None else here
+
+
+def locate_here(
+    task: TaskConfig, data_dir: str | None, split: str, memory: Path | None = None
+) -> Source | None:
+    """The same of what is on this machine; None when the hub would have to be asked."""
     if split not in task.splits:
         raise choose(f"split of task {task.name}", split, task.splits)
     stem = task.splits[split]
     root = _data_folder(task, data_dir)
     if root is not None:
-        return _from_folder(task, root, stem)
+        return _from_folder(task, root, stem, memory)
     if task.package is not None:
-        found = _from_package(task, stem)
+        found = _from_package(task, stem, memory)
         if found is not None:
             return found
-    return _from_hub(task, stem)
+    if task.hub_path is None:
+        raise ConfigError(
+            f"task={task.name} has no copy on the Hugging Face hub; set paths.data=FOLDER "
+            f"with {task.name}/{stem}.parquet (or .jsonl, .csv) in it"
+        )
+    pinned = hub.pinned_here(task)
+    return None if pinned is None else _of_hub(pinned, stem)
 
 
 def pin(task: TaskConfig, data_dir: str | None, note: Note = silent) -> TaskConfig:
@@ -83,7 +100,7 @@ def _data_folder(task: TaskConfig, data_dir: str | None) -> Path | None:
     return root if (root / task.name).is_dir() or task.package is None else None
 
 
-def _from_folder(task: TaskConfig, root: Path, stem: str) -> Source:
+def _from_folder(task: TaskConfig, root: Path, stem: str, memory: Path | None) -> Source:
     folder = root / task.name
     if not folder.is_dir():
         present = sorted(p.name for p in root.iterdir() if p.is_dir())
@@ -101,7 +118,8 @@ def _from_folder(task: TaskConfig, root: Path, stem: str) -> Source:
             f"(the folder has {listed(present) or 'no file'}); add the file or choose another split"
         )
     origin = f"{task.name}/{files[0].relative_to(folder)}"
-    return Source(origin, _digest(files), partial(readers.read_files, files))
+    digest = content_hash(folder.absolute(), [file.absolute() for file in files], memory)
+    return Source(origin, digest, partial(readers.read_files, files))
 
 
 def _files(folder: Path, stem: str) -> list[Path]:
@@ -132,18 +150,7 @@ def _files(folder: Path, stem: str) -> list[Path]:
     return []
 
 
-def _digest(files: Sequence[Path]) -> str:
-    """SHA-256 of a file; of several, of their digests."""
-    digests = []
-    for path in files:
-        with path.open("rb") as stream:
-            digests.append(hashlib.file_digest(stream, "sha256").hexdigest())
-    if len(digests) == 1:
-        return digests[0]
-    return hashlib.sha256("".join(digests).encode()).hexdigest()
-
-
-def _from_package(task: TaskConfig, stem: str) -> Source | None:
+def _from_package(task: TaskConfig, stem: str, memory: Path | None) -> Source | None:
     """Text files in an installed package, one sub-folder a class; None when not installed."""
     if stem != "train":
         raise ConfigError(
@@ -162,8 +169,7 @@ def _from_package(task: TaskConfig, stem: str) -> Source | None:
     files = [path for name in task.classes for path in sorted((root / name).glob("*.txt"))]
     if not files:
         raise ConfigError(f"task.package={task.package}: no text files in {root}; reinstall it")
-    listing = "\n".join(f"{p.parent.name}/{p.name} {p.stat().st_size}" for p in files)
-    digest = hashlib.sha256(listing.encode()).hexdigest()
+    digest = content_hash(root, files, memory)
     return Source(f"package:{task.package}", digest, partial(readers.read_texts, task, files))
 
 
@@ -176,13 +182,8 @@ def _package_root(task: TaskConfig) -> Path | None:
     return Path(next(iter(spec.submodule_search_locations))) / folder
 
 
-def _from_hub(task: TaskConfig, stem: str) -> Source:
-    if task.hub_path is None:
-        raise ConfigError(
-            f"task={task.name} has no copy on the Hugging Face hub; set paths.data=FOLDER "
-            f"with {task.name}/{stem}.parquet (or .jsonl, .csv) in it"
-        )
-    pinned = hub.pin(task)
+def _of_hub(pinned: TaskConfig, stem: str) -> Source:
+    """A split of a hub's repository at one commit, which names its content."""
     builder = hub.builder(pinned)
     repository, _, commit = str(pinned.hub_path).partition("@")
     origin = f"hub:{repository}/{builder.config.name}/{stem}@{commit}"

@@ -24,17 +24,20 @@ _NAMED = 6  # changed fields spelled out in an error
 
 
 def identity(parts: Parts, resolved: Mapping[str, Any]) -> dict[str, Any]:
-    """Everything a result depends on but the machine: JSON values, for the manifest."""
-    from ffalora_cli.data.partition import fingerprint
+    """Everything a result depends on but the machine: JSON values, for the manifest.
 
-    here = environment()
-    data = {"train": parts.data.train.fingerprint}
+    ``data`` is computed from training rows without noise and stays in the run folder.
+    """
+    here, loaded = environment(), parts.loaded
+    data = {"train": parts.data.train.fingerprint, "tokens": loaded.tokens}
     data |= {name: rows.fingerprint for name, rows in parts.data.evals.items()}
     value: dict[str, Any] = plain(
         {
             "config": relevant(resolved),
-            "data": data | {"clients": fingerprint(parts.simulation.clients)},
-            "weights": parts.simulation.network.fingerprint,
+            "data": data | {"clients": loaded.clients},  # private, all of it
+            "weights": loaded.weights,
+            "model": loaded.model,
+            "tokenizer": loaded.tokenizer,
             "versions": {name: here["versions"][name] for name in LIBRARIES},
             "ffalora": here["ffalora"],
         }
@@ -64,9 +67,27 @@ def check_config(manifest: Mapping[str, Any], resolved: Mapping[str, Any], folde
     _refuse({"config": then["config"]}, {"config": plain(relevant(resolved))}, folder)
 
 
-def check_identity(manifest: Mapping[str, Any], now: Mapping[str, Any], folder: Path) -> None:
-    """Refuse other data, weights or versions, once they are known; names every one."""
-    _refuse(_recorded(manifest, folder), now, folder)
+def check_identity(
+    manifest: Mapping[str, Any], now: Mapping[str, Any], folder: Path, private: bool
+) -> dict[str, Any]:
+    """Refuse other data, weights or versions, once they are known; names every one.
+
+    Returns:
+        The identity as this run records it: without what an older ffalora did not know of.
+
+    Raises:
+        ConfigError: for another run, and for a private one whose noise was keyed by less.
+    """
+    then = _recorded(manifest, folder)
+    if private and now["config"]["privacy"]["noise"] == "reproducible" and "tokenizer" not in then:
+        raise ConfigError(
+            f"{folder}: begun by an ffalora that drew noise by another rule; end it with that "
+            "version, or start over with --again"
+        )
+    known = {**now, "data": {k: v for k, v in now["data"].items() if k in then.get("data", {})}}
+    known = {key: value for key, value in known.items() if key in then}
+    _refuse(then, known, folder)
+    return known
 
 
 def keep_choices(config: Config, manifest: Mapping[str, Any]) -> Config:

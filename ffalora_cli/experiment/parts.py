@@ -15,6 +15,7 @@ from ffalora_cli.types import RoundRecord
 
 if TYPE_CHECKING:
     from ffalora_cli.data.dataset import TaskData
+    from ffalora_cli.experiment.inputs import Loaded
     from ffalora_cli.experiment.population import Population
     from ffalora_cli.federation.simulation import Simulation
     from ffalora_cli.keys import Key
@@ -49,8 +50,14 @@ class Parts:
     plan: PrivacyPlan | None
     label_counts: np.ndarray  # int64 [clients, classes]
     max_tokens: int
+    loaded: Loaded
     names: tuple[str, ...] | None = None  # of the clients, where the data names them
     warnings: tuple[str, ...] = ()
+
+    @property
+    def secret_inputs(self) -> str | None:
+        """What the run secret is a hash of beside seed and signature (``run_secret``)."""
+        return None if self.plan is None else self.loaded.digest
 
     def evaluate(self, record: RoundRecord) -> RoundRecord:
         """The record with the metrics of the global model, and of the clients where asked for."""
@@ -142,15 +149,18 @@ def build(
     """
     import torch
 
-    from ffalora_cli.data.partition import label_table
+    from ffalora_cli.data.cache import entry_key
+    from ffalora_cli.data.partition import fingerprint, label_table
     from ffalora_cli.data.units import unit_keys
     from ffalora_cli.engine import auto_max_tokens, build_engine, pick_device
     from ffalora_cli.engine.correctness import check_per_example_gradients
+    from ffalora_cli.experiment.inputs import Loaded
     from ffalora_cli.federation.robust import combination_warnings
     from ffalora_cli.federation.simulation import Simulation
     from ffalora_cli.federation.tensors import covered_names
     from ffalora_cli.methods import registry
-    from ffalora_cli.models.backbone import load_tokenizer
+    from ffalora_cli.models.backbone import load_skeleton, load_tokenizer
+    from ffalora_cli.models.fit import check_fit, check_tokens
     from ffalora_cli.models.network import load_network
     from ffalora_cli.privacy.network_rules import check_network
     from ffalora_cli.privacy.plan import make_plan
@@ -162,16 +172,19 @@ def build(
         torch.set_num_threads(config.engine.threads)
     method = registry.get(config.method.name)
     observer.note("reading data")
+    config = pin(config, observer)
+    tokenizer = load_tokenizer(config.model, observer.note)
+    skeleton = load_skeleton(config.model, len(config.task.classes), observer.note)
+    about_data = check_fit(skeleton, tokenizer, config)
     if given is None:
-        config = pin(config, observer)
-        tokenizer = load_tokenizer(config.model, observer.note)
         data, people = population.load(config, tokenizer)
     else:
         data, people = given.data, given.people
     config, clients = people.config, people.clients
     if weights != "loaded":
         config = replace(config, model=replace(config.model, random_weights=True))
-    about_data = remarks.of_data(config.task, data)
+    about_data += check_tokens(data.train.ids, data.train.lengths, tokenizer, config)
+    about_data += remarks.of_data(config.task, data)
     observer.note("planning privacy" if config.privacy.unit != "none" else "loading the model")
     keys = unit_keys(data.train, config.privacy.unit)
     shared = find_shared_rows(keys, clients.rows, clients.offsets)
@@ -193,6 +206,13 @@ def build(
     if plan is not None:
         plan = replace(plan, covered=covered_names(network, method, config.head))
         check_network(network.plain, plan.covered, config.adapter.init)
+    loaded = Loaded(
+        tokens=data.train.content,
+        clients=fingerprint(clients),
+        weights=network.fingerprint,
+        model=network.rest,
+        tokenizer=entry_key(tokenizer),
+    )
     max_tokens = config.engine.max_tokens or auto_max_tokens(network)
     engine = build_engine(config.engine.name, network, data.train, max_tokens)
     if plan is not None and plan.unit != "client" and config.engine.name == "reference":
@@ -206,11 +226,24 @@ def build(
         head=config.head,
         seeds={"adapter": config.adapter.seed, "head": config.head.seed},
         seed=config.seed,
-        secret=run_secret(config.privacy.noise, config.seed, signature),
+        secret=run_secret(
+            config.privacy.noise, config.seed, signature, loaded.digest if plan else None
+        ),
         plan=plan,
         options=dict(config.method.options),
         dropout=config.adapter.dropout,
         poll=poll,
     )
     table = label_table(clients, data.train.labels, len(config.task.classes))
-    return Parts(config, data, method, simulation, plan, table, max_tokens, people.names, warnings)
+    return Parts(
+        config,
+        data,
+        method,
+        simulation,
+        plan,
+        table,
+        max_tokens,
+        loaded,
+        people.names,
+        warnings,
+    )

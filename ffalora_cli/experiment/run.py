@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ffalora_cli.config.schema import Config
 from ffalora_cli.experiment import fork as forks
 from ffalora_cli.experiment import head, identity
+from ffalora_cli.experiment.inputs import InputsCheck, inputs_of
 from ffalora_cli.experiment.observer import Observer
 from ffalora_cli.experiment.parts import Given, build
 from ffalora_cli.experiment.rounds import drive
@@ -73,7 +74,7 @@ def run(
     else:
         directory = open_run(config.paths.runs, config.name, signature, again)
     if directory.finished:
-        return _already_done(directory, observer)
+        return _already_done(directory, config, observer, folder is None)
     manifest = identity.begun_manifest(directory.path) if directory.begun else None
     if manifest is not None:
         identity.check_config(manifest, resolved, directory.path)
@@ -83,7 +84,7 @@ def run(
         built(parts)
     with directory.claim():
         if directory.finished:
-            return _already_done(directory, observer)
+            return _already_done(directory, config, observer, folder is None)
         said = {"command": command, "overrides": overrides}
         session = _open_session(parts, directory, resolved, manifest, fork, signature, said)
         if given is not None:
@@ -94,12 +95,17 @@ def run(
         return _play(session, resolved, signature, observer, stop, remarks)
 
 
-def _already_done(directory: RunDirectory, observer: Observer) -> dict[str, Any]:
-    """The result of a finished run."""
+def _already_done(
+    directory: RunDirectory, config: Config, observer: Observer, again: bool
+) -> dict[str, Any]:
+    """The result of a finished run, if it was made from what is there now."""
     from ffalora_cli.privacy.secret import SECRET, erase_secret
     from ffalora_cli.records.reading import read_run
 
     erase_secret(directory.path / SECRET)  # should a crash have come just before
+    note = InputsCheck().check(directory.path, config, again)
+    if note is not None:
+        observer.note(note)
     summary = dict(read_run(directory.path).summary or {})
     summary |= {"run_dir": str(directory.path), "already_done": True}
     observer.finished(summary)
@@ -119,15 +125,17 @@ def _open_session(
     from ffalora_cli.privacy.ledger import PrivacyLedger
     from ffalora_cli.privacy.secret import SECRET, run_secret
 
-    session = Session(parts, directory, identity.identity(parts, resolved))
+    now = identity.identity(parts, resolved)
     if manifest is not None:
-        identity.check_identity(manifest, session.identity, directory.path)
+        now = identity.check_identity(manifest, now, directory.path, parts.plan is not None)
+    session = Session(parts, directory, now)
     ledger = directory.path / LEDGER
     # Before the first charge and the manifest: where either is there, the secret must be, too.
     parts.simulation.secret = run_secret(
         parts.config.privacy.noise,
         parts.config.seed,
         signature,
+        parts.secret_inputs,
         path=directory.path / SECRET,
         resumed=manifest is not None or ledger.exists(),
     )
@@ -144,6 +152,7 @@ def _open_session(
         extra = {
             "overrides": list(said["overrides"]),
             "identity": session.identity,
+            "inputs": inputs_of(parts.config),
             "forked_from": fork.origin if fork else None,
         }
         head.write_head(parts, directory, resolved, signature, said["command"], extra)
@@ -151,6 +160,10 @@ def _open_session(
         forks.begin(session, fork)
     elif manifest is not None:
         session.resume()
+        manifest = {
+            **manifest,
+            "inputs": inputs_of(parts.config),
+        }  # other files, maybe, of equal content
         session.notes += head.add_sitting(parts, directory, manifest, said["command"])
     return session
 

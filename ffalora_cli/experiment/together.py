@@ -9,7 +9,7 @@ are those of separate runs within rounding; ``time/*`` are the group's.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +23,7 @@ from ffalora_cli.stopping import Poll, StopFlag, Stopped, never
 if TYPE_CHECKING:
     from ffalora_cli.engine.job import LocalJob, LocalResult
     from ffalora_cli.engine.stacked import StackedEngine
+    from ffalora_cli.experiment.inputs import Loaded
     from ffalora_cli.experiment.parts import Parts
     from ffalora_cli.federation.simulation import Simulation
     from ffalora_cli.models.network import Network
@@ -131,14 +132,14 @@ class _Table:
     """What the runs of a group have in common once they are built."""
 
     network: Network | None = None
-    _content: tuple[str, ...] = ()
+    _content: Loaded | None = None
 
     def seat(self, observer: Observer, ask: Ask, parts: Parts) -> None:
         """Give a run a seat, unless its rows or weights turn out to be others."""
         from ffalora_cli.engine.stacked import StackedEngine
 
         simulation, network = parts.simulation, parts.simulation.network
-        content = (network.fingerprint, parts.data.train.fingerprint)
+        content = replace(parts.loaded, clients="")  # who has which rows may differ
         if self.network is None:
             self.network, self._content = network, content
         elif content != self._content:

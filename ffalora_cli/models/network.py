@@ -34,6 +34,7 @@ class Network:
         initial: values at round 0, on the CPU as all of the server's state: A from its seed, B
             zero, head as loaded or drawn.
         fingerprint: of the frozen weights.
+        rest: fingerprint of what else decides its function (``Backbone.rest``).
     """
 
     model: nn.Module
@@ -44,6 +45,7 @@ class Network:
     initial: Tensors
     fingerprint: str
     context: adapters.Context
+    rest: str = ""
     replaced: int = 0  # how often a frozen weight moved to another address
 
     @property
@@ -152,7 +154,15 @@ def build_network(
     freeze_linears(model)
     adapters.install(model, sites, adapter.scale, context)
     return Network(
-        model, plain, sites, specs, adapter.scale, initial, backbone.fingerprint, context
+        model,
+        plain,
+        sites,
+        specs,
+        adapter.scale,
+        initial,
+        backbone.fingerprint,
+        context,
+        backbone.rest,
     )
 
 

@@ -1,8 +1,11 @@
 """The run secret: the key of every privacy draw (sampling, noise, cohorts).
 
-``reproducible`` secrets are a hash; ``secure`` ones are operating-system entropy that exists in two
-places only: the process, and one file of the run folder that its owner alone can read, until the
-run is finished. Whoever reads it can subtract the noise (rule A7).
+``reproducible`` secrets are a hash of everything the run is made of: were one thing left out, two
+runs that differ in it alone would share their noise, and the difference of what they release would
+be the bare difference of their sums (with one row more: its gradient). ``secure`` ones are
+operating-system entropy that exists in two places only: the process, and one file of the run folder
+that its owner alone can read, until the run is finished. Whoever reads it can subtract the noise
+(rule A7).
 """
 
 from __future__ import annotations
@@ -18,15 +21,24 @@ BYTES = 32
 
 
 def run_secret(
-    noise: str, seed: int, signature: str, path: Path | None = None, resumed: bool = False
+    noise: str,
+    seed: int,
+    signature: str,
+    inputs: str | None,
+    path: Path | None = None,
+    resumed: bool = False,
 ) -> Key:
     """The key of all privacy draws of one run.
 
     Args:
-        noise: ``reproducible`` (hash of seed and config signature: two configs never share noise,
-            but whoever knows both can subtract it) or ``secure`` (operating-system entropy).
+        noise: ``reproducible`` (hash of seed, signature and inputs: runs that differ in anything
+            share no noise, but whoever knows all three can subtract it) or ``secure``
+            (operating-system entropy).
         seed: of the run.
-        signature: of the run's config.
+        signature: of the run's config, and of what it was forked from.
+        inputs: hash of the training rows with their partition, of the weights and of the tokenizer
+            (``experiment.inputs.Loaded.digest``); None for a run without privacy, whose secret
+            keys its dropout alone and is the same on any rows.
         path: file that keeps a secure secret from the run's first round to its last (``SECRET`` in
             the run folder); None keeps it in memory, so that the run cannot be resumed.
         resumed: whether rounds were played already: a secure secret must be there then, because
@@ -40,7 +52,7 @@ def run_secret(
             missing from a run that is resumed.
     """
     if noise == "reproducible":
-        return derive(seed, "run secret", signature)
+        return derive(seed, "run secret", signature, *(() if inputs is None else (inputs,)))
     if noise != "secure":
         raise choose("privacy.noise", noise, ("reproducible", "secure"))
     if path is None:

@@ -24,10 +24,10 @@ EXACT = 8  # up to so many different clients, spent values are computed at their
 
 NOISE_NOTES = {
     "reproducible": (
-        "noise and sampling are functions of the seed and the config; whoever knows both can "
-        "remove the noise, and who knows all other rows can read off its rounding which row was in "
-        "a step (floating-point attack), so the guarantee is nominal: use privacy.noise=secure for "
-        "a release"
+        "noise and sampling are functions of seed, config, rows, weights and tokenizer; whoever "
+        "knows or guesses them all can remove the noise, and who knows all other rows can read off "
+        "its rounding which row was in a step (floating-point attack), so the guarantee is "
+        "nominal: use privacy.noise=secure for a release"
     ),
     "secure": (
         "noise and sampling are keyed by operating-system entropy, kept only in the run's secret "

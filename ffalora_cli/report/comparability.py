@@ -122,6 +122,29 @@ def changed_weights(runs: Sequence[RunRecords]) -> list[str]:
     return sorted(name for name, prints in seen.items() if len(prints) > 1)
 
 
+def recorded_inputs(run: RunRecords) -> dict[str, str]:
+    """Fingerprints of what a run was made from, by what a sentence calls it; no file is read."""
+    manifest = run.manifest
+    identity = manifest.get("identity") or {}
+    found = {f"{split} rows": v for split, v in (manifest.get("data_fingerprints") or {}).items()}
+    found |= {
+        "clients": client_rows(run),
+        "weights": manifest.get("model_fingerprint"),
+        "model configuration or head": identity.get("model"),
+        "tokenizer": identity.get("tokenizer"),
+    }
+    return {name: str(value) for name, value in found.items() if value is not None}
+
+
+def other_inputs(runs: Sequence[RunRecords]) -> list[str]:
+    """What differs between the inputs of runs, as far as each of them recorded it."""
+    seen: dict[str, set[str]] = {}
+    for run in runs:
+        for name, value in recorded_inputs(run).items():
+            seen.setdefault(name, set()).add(value)
+    return [name for name, values in seen.items() if len(values) > 1]
+
+
 def pairing(run: RunRecords, over: str) -> tuple[str, ...]:
     """What two runs must share to be a pair: the key averaged over, and who has which rows.
 

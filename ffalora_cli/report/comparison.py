@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from ffalora_cli.config.errors import ConfigError, listed
 from ffalora_cli.records.reading import RunRecords
 from ffalora_cli.report import statistics
-from ffalora_cli.report.comparability import MEANINGLESS, differences
+from ffalora_cli.report.comparability import MEANINGLESS, differences, other_inputs
 from ffalora_cli.report.moments import (
     FINAL,
     UPLINK,
@@ -137,17 +137,21 @@ def compare(runs: Sequence[RunRecords], question: Question) -> Comparison:
 
 
 def once(runs: Sequence[RunRecords]) -> tuple[list[RunRecords], list[RunRecords]]:
-    """Runs without repetitions: the same signature with reproducible noise is the same run."""
-    kept: dict[object, RunRecords] = {}
+    """Runs without repetitions.
+
+    The same signature with reproducible noise, on the same recorded inputs, is the same run.
+    """
+    kept: dict[object, list[RunRecords]] = {}
     repeated = []
     for run in runs:
         secure = (run.config.get("privacy") or {}).get("noise") == "secure"
         key = str(run.path) if secure and run.privacy else run.manifest.get("signature")
-        if key in kept:
-            repeated.append(run)
+        same = kept.setdefault(key, [])
+        if all(other_inputs([run, other]) for other in same):
+            same.append(run)
         else:
-            kept[key] = run
-    return list(kept.values()), repeated
+            repeated.append(run)
+    return [run for same in kept.values() for run in same], repeated
 
 
 def _metrics(runs: Sequence[RunRecords], wanted: Sequence[str]) -> tuple[str, ...]:

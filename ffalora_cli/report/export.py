@@ -217,7 +217,7 @@ def _reloaded(folder: Path, rows: Rows, config: Config, merge: bool) -> torch.Te
     """
     from safetensors.torch import load_file
 
-    from ffalora_cli.models.backbone import resolve_source
+    from ffalora_cli.models.source import resolve_source
 
     question = {
         "folder": str(folder.resolve()),

@@ -12,6 +12,8 @@ from ffalora_cli.report.comparability import (
     changed_weights,
     client_rows,
     differences,
+    other_inputs,
+    recorded_inputs,
 )
 from ffalora_cli.report.comparison import Comparison
 from ffalora_cli.report.moments import headline
@@ -31,6 +33,7 @@ def notes(comparison: Comparison) -> list[str]:
         *_moment(comparison),
         *_privacy(comparison),
         *_settings(comparison),
+        *_inputs(comparison),
         *_left_out(comparison),
     ]
 
@@ -155,6 +158,27 @@ def _settings(comparison: Comparison) -> list[str]:
         )
     for source in changed_weights(runs):
         found.append(f"{source} had different frozen weights in different runs")
+    return found
+
+
+def _inputs(comparison: Comparison) -> list[str]:
+    """One configuration on different inputs, and repetitions that are not known to be any."""
+    runs: dict[str, list[RunRecords]] = {}
+    for run in comparison.runs:
+        runs.setdefault(str(run.manifest.get("signature")), []).append(run)
+    found = []
+    for same in runs.values():
+        if differing := other_inputs(same):
+            found.append(
+                f"{_names(same)}: one configuration on different inputs ({listed(differing)}), so "
+                "no repetitions, and a mean of them mixes two things"
+            )
+    unsure = [run for run in comparison.repeated if "tokenizer" not in recorded_inputs(run)]
+    if unsure:
+        found.append(
+            f"{_names(unsure)}: not all inputs were recorded then, so that it repeats another run "
+            "is by what was"
+        )
     return found
 
 

@@ -9,7 +9,8 @@ from ffalora_cli.cli.main import main
 from ffalora_cli.config.errors import ConfigError
 from ffalora_cli.config.schema import HeadConfig, ModelConfig
 from ffalora_cli.models import backbone
-from ffalora_cli.models.backbone import head_modules, load_backbone, load_tokenizer, resolve_source
+from ffalora_cli.models.backbone import head_modules, load_backbone, load_tokenizer
+from ffalora_cli.models.source import resolve_source
 from tests.tiny import FAMILIES, tiny_model
 
 

@@ -9,7 +9,7 @@ from ffalora_cli.privacy.example_level import noise_stack
 from ffalora_cli.privacy.secret import run_secret
 
 SHAPES = {"q.lora_b": (64, 8), "v.lora_b": (64, 8), "head.bias": (2,)}
-SECRET = run_secret("reproducible", 0, "signature")
+SECRET = run_secret("reproducible", 0, "signature", "inputs")
 
 
 def draw(clients=(0, 1), sd=1.0, secret=SECRET, round=1, step=0, shapes=SHAPES):
@@ -30,7 +30,7 @@ def test_same_key_same_bits_in_any_company():
 def test_no_two_draws_are_related():
     shapes = {"q.lora_b": (128, 32), "v.lora_b": (128, 32)}
     flat = []
-    for secret in (SECRET, run_secret("reproducible", 1, "signature")):
+    for secret in (SECRET, run_secret("reproducible", 1, "signature", "inputs")):
         for round, step in ((1, 0), (1, 1), (2, 0), (0, 1)):
             stack = draw((0, 1, 10), secret=secret, round=round, step=step, shapes=shapes)
             flat += [row.flatten() for tensor in stack.values() for row in tensor]

@@ -12,6 +12,7 @@ import torch
 from ffalora_cli import experiment
 from ffalora_cli.cli.jobs import plan
 from ffalora_cli.config.errors import ConfigError
+from ffalora_cli.keys import derive
 from ffalora_cli.privacy import secret as secret_module
 from ffalora_cli.privacy.example_level import noise_stack
 from ffalora_cli.privacy.secret import SECRET, erase_secret, run_secret
@@ -26,61 +27,69 @@ def draw(secret):
 
 def test_two_configs_never_share_noise():
     secrets = {
-        run_secret("reproducible", seed, signature)
+        run_secret("reproducible", seed, signature, inputs)
         for seed in (0, 1, 11)
         for signature in ("a", "b", "1a", "")
+        for inputs in ("inputs", "1a", None)
     }
-    assert len(secrets) == 12
-    assert run_secret("reproducible", 0, "a") in secrets
+    assert len(secrets) == 36
+    assert run_secret("reproducible", 0, "a", "inputs") in secrets
     first, second = (draw(secret) for secret in sorted(secrets)[:2])
     assert not torch.isclose(first, second).all(-1).any()
+
+
+def test_without_privacy_the_secret_is_what_it_always_was():
+    """It keys dropout there, whose bits do not change."""
+    assert run_secret("reproducible", 3, "a", None) == derive(3, "run secret", "a")
 
 
 def test_secure_secret_is_kept_private_and_reread(tmp_path):
     path = tmp_path / "secret"
     old = os.umask(0)
     try:
-        secret = run_secret("secure", 0, "signature", path)
+        secret = run_secret("secure", 0, "signature", "inputs", path)
     finally:
         os.umask(old)
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
-    assert run_secret("secure", 0, "signature", path) == secret
-    assert run_secret("secure", 0, "signature", tmp_path / "other") != secret
-    assert run_secret("secure", 0, "signature") != run_secret("secure", 0, "signature")
+    assert run_secret("secure", 0, "signature", "inputs", path) == secret
+    assert run_secret("secure", 0, "signature", "inputs", tmp_path / "other") != secret
+    assert run_secret("secure", 0, "signature", "inputs") != run_secret(
+        "secure", 0, "signature", "inputs"
+    )
 
 
 def test_a_damaged_secret_is_refused(tmp_path):
     path = tmp_path / "secret"
     path.write_bytes(b"short")
     with pytest.raises(ConfigError, match="damaged"):
-        run_secret("secure", 0, "signature", path)
+        run_secret("secure", 0, "signature", "inputs", path)
 
 
 def test_unknown_noise_mode_is_named():
     with pytest.raises(ConfigError, match=r"privacy\.noise='secured'.*'secure'"):
-        run_secret("secured", 0, "signature")
+        run_secret("secured", 0, "signature", "inputs")
 
 
 def test_a_secret_others_can_read_is_refused(tmp_path):
     path = tmp_path / SECRET
-    run_secret("secure", 0, "signature", path)
+    run_secret("secure", 0, "signature", "inputs", path)
     path.chmod(0o640)
     with pytest.raises(ConfigError, match="chmod 600"):
-        run_secret("secure", 0, "signature", path)
+        run_secret("secure", 0, "signature", "inputs", path)
 
 
 def test_a_resumed_run_never_makes_new_noise(tmp_path):
     path = tmp_path / SECRET
     with pytest.raises(ConfigError, match="second release"):
-        run_secret("secure", 0, "signature", path, resumed=True)
+        run_secret("secure", 0, "signature", "inputs", path, resumed=True)
     assert not path.exists()
-    secret = run_secret("secure", 0, "signature", path)
-    assert run_secret("secure", 0, "signature", path, resumed=True) == secret
+    secret = run_secret("secure", 0, "signature", "inputs", path)
+    assert run_secret("secure", 0, "signature", "inputs", path, resumed=True) == secret
 
 
 def test_erasing_overwrites_before_it_removes(tmp_path):
     path, link = tmp_path / SECRET, tmp_path / "another name of the same blocks"
-    run_secret("secure", 0, "signature", path)
+    run_secret("secure", 0, "signature", "inputs", path)
     os.link(path, link)
     erase_secret(path)
     assert not path.exists() and link.read_bytes() == bytes(32)

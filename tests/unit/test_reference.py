@@ -16,8 +16,9 @@ from ffalora_cli.engine import correctness
 from ffalora_cli.engine.correctness import check_per_example_gradients
 from ffalora_cli.engine.reference import ReferenceEngine, _around_live_weights
 from ffalora_cli.engine.stacked import StackedEngine
-from ffalora_cli.models.backbone import Backbone, resolve_source
+from ffalora_cli.models.backbone import Backbone
 from ffalora_cli.models.network import build_network
+from ffalora_cli.models.source import resolve_source
 from ffalora_cli.stopping import Stopped
 from tests.tiny import FAMILIES, TinyExamples, tiny_model, tiny_network
 from tests.unit.test_engines import gap, job

