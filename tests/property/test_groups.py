@@ -130,6 +130,13 @@ def test_a_large_group_does_not_end_a_holdout() -> None:
         assert len(held) == 200 and 0 not in keys[held]
 
 
+def test_a_group_somewhat_above_the_share_is_nearer_than_none() -> None:
+    keys = np.repeat(np.arange(2, dtype=np.uint64), [12, 88])
+    for seed in range(5):
+        _, held = cut_holdout(np.zeros(100, dtype=int), keys, 1, 0.1, seed)
+        assert held.tolist() == list(range(12))
+
+
 def test_a_group_counts_with_its_commonest_label_ties_with_the_lowest() -> None:
     keys = np.array([9, 4, 9, 4, 4, 7, 9, 9], dtype=np.uint64)
     labels = np.array([2, 1, 0, 1, 0, 2, 2, 0])
