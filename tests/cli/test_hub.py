@@ -209,6 +209,10 @@ def test_pickles_are_refused_without_a_conversion_or_a_pull_request(hub, online)
 
 def test_a_plan_without_a_measurement_fetches_no_weights(hub, online):
     hub.commit("lab/planned", tiny_bert())
+    hub.commit("lab/any", tiny_bert())
+    planned(online, "lab/any")  # the rows are here after it
+    said = online("plan", *PLAN, "model.source=lab/planned")
+    assert said.code == 0 and said.line.startswith("ffalora: downloading lab/planned (tokenizer),")
     found = planned(
         online, "lab/planned", "privacy.noise_multiplier=1", "privacy.epsilon_target=null"
     )
