@@ -127,11 +127,11 @@ def furthest_move(
 def one_more(subject: Subject) -> Check:
     """The run's own engine, rule and tensors on the stand-in; the stacked one on both its paths."""
     trained = [spec.name for spec in subject.simulation().trainable(1)]
-    engines = {subject.config.engine.name: subject.engine()}
+    engines: dict[str, Engine] = {subject.config.engine.name: subject.engine()}
     if subject.config.engine.name == "stacked":
         on_gpu = StackedEngine(subject.network, subject.examples, subject.max_tokens, fixed=True)
         engines["stacked, in the fixed shapes of a GPU"] = on_gpu
-    plan, found = subject.plan, {}
+    plan, found = subject.plan, dict[str, float]()
     for name, engine in engines.items():
         for share in CLIPS:
             clip = share * plan.max_grad_norm

@@ -67,7 +67,7 @@ class LocalJob:
 class LocalResult:
     """What a cohort's training left behind."""
 
-    trained: Stack  # [clients, ...] new values of the trainable tensors
+    trained: Stack  # [clients, ...] new values of the trainable tensors, on the CPU
     loss_sum: np.ndarray  # float64 [clients], summed over examples and steps
     examples: np.ndarray  # int64 [clients], examples seen
     clipped: np.ndarray  # int64 [clients], examples whose gradient was cut
@@ -78,7 +78,7 @@ class LocalResult:
 
 
 class Engine(Protocol):
-    """Trains a cohort; values in, values out."""
+    """Trains a cohort; values in, values out. It alone knows a device: both are on the CPU."""
 
     def train(self, job: LocalJob) -> LocalResult:
         """One round of local training."""

@@ -101,7 +101,8 @@ class ReferenceEngine:
                 if job.privacy is not None:
                     optimizer.noise_for_step = _client_noise(job, slot, step, self.network.device)
                 optimizer.step()
-        return {n: names[n].detach().clone() for n in job.trainable}, counts.tolist()
+        trained = {n: names[n].detach().to("cpu", copy=True) for n in job.trainable}
+        return trained, counts.tolist()
 
     def gradients(self, job: LocalJob, rows: np.ndarray) -> Stack:
         """Gradients in the job's first client: every row's by Opacus, without privacy their mean.
@@ -115,7 +116,7 @@ class ReferenceEngine:
             self._backward(wrapped, job.trainable, parameters, job.privacy, rows, np.zeros(6))
             if job.privacy is None:
                 return {n: names[n].grad[None] for n in job.trainable}  # type: ignore[index]
-            return {n: names[n].grad_sample for n in job.trainable}  # type: ignore[misc]
+            return {n: names[n].grad_sample for n in job.trainable}  # type: ignore[attr-defined]
 
     def _module(self, job: LocalJob, slot: int) -> tuple[nn.Module, dict[str, nn.Parameter]]:
         """The classifier with this client's factors, only the trainable ones learning."""
@@ -135,8 +136,7 @@ class ReferenceEngine:
             path, _, leaf = name.removeprefix("head.").rpartition(".")
             if not isinstance(model.get_submodule(path), HeadLayer):
                 parent, _, own = path.rpartition(".")
-                layer = HeadLayer(model.get_submodule(path))
-                setattr(model.get_submodule(parent), own, layer)
+                setattr(model.get_submodule(parent), own, HeadLayer(model.get_submodule(path)))
             names[name] = nn.Parameter(torch.empty(0, device=self.network.device))
             setattr(model.get_submodule(path).base, leaf, names[name])
         for name, parameter in names.items():
@@ -240,7 +240,7 @@ def _optimizer_class() -> Any:
             if kind == "flat":
                 super().clip_and_accumulate()
                 return
-            layers: dict[int, list[nn.Parameter]] = {}
+            layers: dict[int, list[Any]] = {}
             for parameter, layer in zip(self.params, self.rule.groups.values(), strict=True):
                 parameter.summed_grad = torch.zeros_like(parameter)
                 layers.setdefault(layer, []).append(parameter)

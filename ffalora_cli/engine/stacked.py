@@ -90,7 +90,7 @@ class StackedEngine:
         lengths = np.asarray(self.examples.lengths)
         tokens = sum(int(lengths[pairs.rows].sum()) for pairs in job.batches)
         return LocalResult(
-            trained={n: v.clone() for n, v in part.trained.items()},
+            trained={n: v.to("cpu", copy=True) for n, v in part.trained.items()},
             loss_sum=counts[:, 0].copy(),
             examples=counts[:, 1].astype(np.int64),
             clipped=counts[:, 2].astype(np.int64),
@@ -175,10 +175,9 @@ class StackedEngine:
             common |= {n: Booked(n, trained[n], anchor, book) for n in booked}
         formed = {n: v for n, v in trained.items() if n not in booked}
         losses, grads = self.per_example_gradients(slots, rows, formed, tensors.held, common)
-        index, bounds = (
-            torch.from_numpy(slots).to(device),
-            clipped_sums.own_bounds(job.privacy, slots),
-        )
+        index = torch.from_numpy(slots).to(device)
+        bounds = clipped_sums.own_bounds(job.privacy, slots)
+        bounds = None if bounds is None else bounds.to(device)
         sums = (book, tensors.totals, tensors.counts, None, bounds)
         clipped_sums.add_clipped(job.privacy, index, losses, grads, *sums)
 

@@ -35,7 +35,7 @@ class ClientStates:
             initial: values every client starts from, by name.
 
         Returns:
-            ``[cohort, ...]`` by name: copies, on the device and in the dtype of ``initial``.
+            ``[cohort, ...]`` by name: copies, in the dtype of ``initial``.
         """
         rows = torch.from_numpy(self._row[clients])
         known = rows >= 0
@@ -45,7 +45,7 @@ class ClientStates:
             stack = start.expand(len(rows), *start.shape).clone()
             if name in self._tensors and bool(known.any()):
                 stored = self._tensors[name][rows[known]]
-                stack[known.to(start.device)] = stored.to(start)
+                stack[known] = stored.to(start.dtype)
             gathered[name] = stack
         return gathered
 
@@ -64,7 +64,7 @@ class ClientStates:
         self._used += len(new)
         rows = torch.from_numpy(self._row[clients])
         for name, values in stack.items():
-            values = values.detach().cpu()
+            values = values.detach()
             table = self._grown(self._tensors.get(name, values[:0]))
             table[rows] = values
             self._tensors[name] = table

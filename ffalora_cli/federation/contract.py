@@ -145,11 +145,11 @@ def update_norms(uploads: Stack, before: Tensors) -> np.ndarray:
     """
     squares = [
         torch.linalg.vector_norm(
-            (values - before[name].to(values)).flatten(1), dim=1, dtype=torch.float64
+            (values - before[name]).flatten(1), dim=1, dtype=torch.float64
         ).square()
         for name, values in uploads.items()
     ]
-    return torch.stack(squares).sum(0).sqrt().cpu().numpy()
+    return torch.stack(squares).sum(0).sqrt().numpy()
 
 
 def _mark(reasons: np.ndarray, where: np.ndarray, reason: str) -> None:

@@ -96,7 +96,7 @@ class LocalRelease:
             round,
             0,
         )
-        return {n: before[n] + v + noise[n].to(v.device) for n, v in clipped.items()}
+        return {n: before[n] + v + noise[n] for n, v in clipped.items()}
 
 
 @dataclass(frozen=True)

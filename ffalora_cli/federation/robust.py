@@ -39,12 +39,12 @@ def combine(
     """
     shapes = {name: values.shape[1:] for name, values in uploads.items()}
     updates = torch.cat(
-        [(values.double() - before[n].to(values)).flatten(1) for n, values in uploads.items()], 1
+        [(values.double() - before[n].double()).flatten(1) for n, values in uploads.items()], 1
     )  # [clients, P]
     update = RULES[rule](updates, weights, assumed_bad)
     parts = update.split([shape.numel() for shape in shapes.values()])
     return {
-        name: (before[name].to(part) + part.view(shape)).to(uploads[name].dtype)
+        name: (before[name].double() + part.view(shape)).to(uploads[name].dtype)
         for (name, shape), part in zip(shapes.items(), parts, strict=True)
     }
 

@@ -59,7 +59,7 @@ class MeanAccumulator:
         if self._sums and self._sums.keys() != uploads.keys():
             raise ValueError("chunks of one cohort upload different tensors")
         for name, values in uploads.items():
-            share = torch.as_tensor(weights, dtype=torch.float64, device=values.device)
+            share = torch.as_tensor(weights, dtype=torch.float64)
             part = torch.tensordot(share, values.double(), dims=1)
             self._sums[name] = self._sums[name] + part if name in self._sums else part
             self._dtypes[name] = values.dtype

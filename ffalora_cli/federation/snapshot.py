@@ -68,17 +68,16 @@ def restore(
 
     Args:
         simulation: of the same method, model and clients, at round 0.
-        tensors: from ``snapshot``.
+        tensors: from ``snapshot``; they stay on the CPU, as the engine alone knows the device.
         facts: from ``snapshot``, perhaps by way of JSON.
         rows: of the communication ledger, all rounds.
 
     Raises:
         ConfigError: a state of another method, rank, model or number of clients.
     """
-    device, order = simulation.network.device, facts["order"]
-    moved = {n: v.to(device) for n, v in tensors.items() if not n.startswith("clients/")}
+    order = facts["order"]
     groups = {
-        group: {name: moved[f"{group}/{name}"] for name in order[group]}
+        group: {name: tensors[f"{group}/{name}"] for name in order[group]}
         for group in ("tensors", "optimizer", "delta")
     }
     clients = {
@@ -88,7 +87,7 @@ def restore(
     }
     _check_fit(simulation, groups["tensors"], clients)
     merges = tuple(
-        Merge(fact["site"], moved[f"merge/{i}/left"], moved[f"merge/{i}/right"], fact["round"])
+        Merge(fact["site"], tensors[f"merge/{i}/left"], tensors[f"merge/{i}/right"], fact["round"])
         for i, fact in enumerate(facts["merges"])
     )
     simulation.state = ServerState(

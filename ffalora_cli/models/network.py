@@ -30,7 +30,8 @@ class Network:
         sites: adapted layers in model order.
         specs: every tensor that may be trained or sent, adapters first, then the head.
         scale: alpha / rank.
-        initial: values at round 0: A from its seed, B zero, head as loaded or drawn.
+        initial: values at round 0, on the CPU as all of the server's state: A from its seed, B
+            zero, head as loaded or drawn.
         fingerprint: of the frozen weights.
     """
 
@@ -138,7 +139,7 @@ def build_network(
     for name, layer in layers.items():
         for leaf, parameter in layer.named_parameters():
             full = f"head.{name}.{leaf}"
-            initial[full] = parameter.detach().clone()
+            initial[full] = parameter.detach().to("cpu", copy=True)
             specs.append(TensorSpec(full, tuple(parameter.shape), "head", "head", f"{name}.{leaf}"))
     context = adapters.Context()
     if precision == "bf16":  # weights of its own: casting a shared parameter would cast both

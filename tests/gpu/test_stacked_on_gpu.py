@@ -1,4 +1,4 @@
-"""The stacked engine on a GPU: the CPU's result within rounding, the same bits twice."""
+"""On a GPU: the CPU's results within rounding, the same bits twice, and whole simulations."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import torch
 from ffalora_cli.engine import build_engine
 from tests.tiny import TinyExamples, tiny_network
 from tests.unit.test_engines import gap, job
+from tests.unit.test_two_devices import CASES, equals_the_cpu, play
 
 pytestmark = [
     pytest.mark.gpu,
@@ -37,7 +38,7 @@ def test_gpu_equals_cpu_without_noise(family):
     )
     cpu = build_engine("stacked", network, examples, 64).train(work).trained
     gpu = build_engine("stacked", on_gpu(network), examples, 64).train(work).trained
-    assert gap({n: v.cpu() for n, v in gpu.items()}, cpu) < 1e-3
+    assert gap(gpu, cpu) < 1e-3
 
 
 def test_the_same_private_round_twice_gives_the_same_bits():
@@ -47,3 +48,33 @@ def test_the_same_private_round_twice_gives_the_same_bits():
     one = build_engine("stacked", network, examples, 64).train(work).trained
     two = build_engine("stacked", network, examples, 64).train(work).trained
     assert all(torch.equal(one[n], two[n]) for n in one)
+
+
+LAST = f"cuda:{torch.cuda.device_count() - 1}"  # where there are several, not the first
+
+
+@pytest.mark.parametrize("case", CASES, ids=", ".join)
+def test_a_run_and_its_resume(case):
+    """Rounds, a resume, more rounds, an evaluation."""
+    equals_the_cpu(play(LAST, *case), case)
+
+
+@pytest.mark.parametrize("family", ["distilbert", "deberta"])
+def test_families_that_pad(family):
+    play(LAST, "lora", "example", "trained", family=family)
+
+
+def test_graphs_are_captured_and_give_what_eager_work_gives():
+    """Several rounds of the same shapes, with and without graphs."""
+    network, examples = on_gpu(tiny_network("bert")), TinyExamples(36)
+    work = job(network, factors=("lora_a", "lora_b"), steps=4)
+    work = dataclasses.replace(
+        work, privacy=dataclasses.replace(work.privacy, noise_sd=np.zeros(3))
+    )
+    captured, eager = (build_engine("stacked", network, examples, 64) for _ in range(2))
+    captured.books = eager.books = False
+    eager._shapes.graph = None
+    for round in (1, 2, 3):
+        now = dataclasses.replace(work, round=round)
+        assert gap(captured.train(now).trained, eager.train(now).trained) < 1e-4
+    assert any(captured._shapes._graphs.values())
