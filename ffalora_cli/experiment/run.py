@@ -160,10 +160,8 @@ def _open_session(
         forks.begin(session, fork)
     elif manifest is not None:
         session.resume()
-        manifest = {
-            **manifest,
-            "inputs": inputs_of(parts.config),
-        }  # other files, maybe, of equal content
+        # Other files, maybe, of equal content.
+        manifest = {**manifest, "inputs": inputs_of(parts.config)}
         session.notes += head.add_sitting(parts, directory, manifest, said["command"])
     return session
 
