@@ -14,8 +14,8 @@ from ffalora_cli.privacy.rounding import epsilon_text
 
 _ACCOUNTANTS = ("pld", "rdp", "prv")
 _NOTE = (
-    "any unit of one client (its rows, texts or column values: what --examples counts),\n"
-    "add/remove one, Poisson sampling; noise sd in clips, on the sum"
+    "any unit of one client (row, text or column value: what --examples counts), add/remove one,\n"
+    "Poisson sampling; noise sd in clips, on the sum"
 )
 
 _EXAMPLES = """\
@@ -29,9 +29,7 @@ examples:
 def main(arguments: Sequence[str]) -> int:
     """Solve, print, draw."""
     parser = Parser("budget", "Plan the privacy of one client before any run.", _EXAMPLES)
-    parser.add_argument(
-        "--examples", type=int, required=True, help="units of the client: its rows, or its texts"
-    )
+    parser.add_argument("--examples", type=int, required=True, help="rows (or texts) of the client")
     parser.add_argument("--batch", type=int, required=True, help="expected local batch size")
     parser.add_argument("--delta", type=float, default=1e-5, help="default: 1e-5")
     parser.add_argument("--steps", type=int, help="local steps in all: rounds x local_steps")
