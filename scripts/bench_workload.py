@@ -95,6 +95,7 @@ def load_texts(profile: Profile, data: str | None) -> tuple[Encoded, str]:
         client_names=None,
         hashes=np.zeros(count, np.uint64),
         text_keys=np.zeros(count, np.uint64),
+        sequence_keys=np.zeros(count, np.uint64),
         unit_keys=None,
         pad_id=pad_id,
         fingerprint="bench",

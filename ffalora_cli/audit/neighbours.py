@@ -146,13 +146,15 @@ def _by_owner(values: np.ndarray, owner: np.ndarray) -> list[np.ndarray]:
 def _changed(train: Encoded, rows: np.ndarray, classes: int) -> Encoded:
     """Rows with other tokens, where there are several one fewer, and another label."""
     ids, labels = np.array(train.ids), np.array(train.labels)
-    hashes, text_keys = np.array(train.hashes), np.array(train.text_keys)
+    told: dict[str, Any] = {
+        n: np.array(getattr(train, n)) for n in ("hashes", "text_keys", "sequence_keys")
+    }
     for row in rows:
         inner = slice(train.offsets[row] + 1, train.offsets[row + 1] - 1)
         ids[inner] = np.roll(ids[inner][::-1], 1)
     labels[rows] = (labels[rows] + 1) % classes
-    hashes[rows] ^= np.uint64(2**63 - 1)
-    text_keys[rows] ^= np.uint64(2**63 - 1)  # rows of one text stay rows of one text
+    for keys in told.values():  # other texts, and rows of one text stay rows of one text
+        keys[rows] ^= np.uint64(2**63 - 1)
     shorter = rows[train.lengths[rows] > 3]
     dropped = train.offsets[shorter + 1] - 2  # the last token but the separator
     lengths = np.array(train.lengths, dtype=np.int64)
@@ -165,9 +167,8 @@ def _changed(train: Encoded, rows: np.ndarray, classes: int) -> Encoded:
         type_ids=None if train.type_ids is None else np.delete(train.type_ids, dropped),
         offsets=np.concatenate([[0], np.cumsum(lengths)]),
         labels=labels,
-        hashes=hashes,
-        text_keys=text_keys,
         fingerprint=content,
+        **told,
     )
 
 

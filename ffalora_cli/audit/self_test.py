@@ -75,6 +75,7 @@ def _gradients(device: str) -> tuple[bool, str]:
         client_names=None,
         hashes=np.arange(len(lengths), dtype=np.uint64),
         text_keys=np.arange(len(lengths), dtype=np.uint64),
+        sequence_keys=np.arange(len(lengths), dtype=np.uint64),
         unit_keys=None,
         pad_id=0,
         fingerprint="self-test",

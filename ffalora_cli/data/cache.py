@@ -20,8 +20,11 @@ from ffalora_cli.data.encode import Encoded
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-FORMAT = 3  # raise when the files or their meaning change
-ARRAYS = ("ids", "type_ids", "offsets", "labels", "clients", "hashes", "text_keys", "unit_keys")
+FORMAT = 4  # raise when the files or their meaning change
+ARRAYS = (
+    "ids", "type_ids", "offsets", "labels", "clients", "hashes", "text_keys", "sequence_keys",
+    "unit_keys",
+)  # fmt: skip
 FACTS = ("client_names", "pad_id", "fingerprint", "empty_texts")
 META = "meta.json"
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from functools import cached_property
 from itertools import chain
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ffalora_cli.data.groups import as_keys, normalised
 from ffalora_cli.data.load import Rows
 
 if TYPE_CHECKING:
@@ -31,6 +33,7 @@ class Encoded:
     client_names: tuple[str, ...] | None  # by client, as the data has them
     hashes: np.ndarray  # uint64 [n], equal for texts that differ in blanks around them at most
     text_keys: np.ndarray  # uint64 [n], equal for equal normalised texts
+    sequence_keys: np.ndarray  # uint64 [n], equal where these are one sequence to the model
     unit_keys: np.ndarray | None  # uint64 [n], equal for equal values of task.unit_column
     pad_id: int
     fingerprint: str  # of the rows (texts, labels, clients, units), not of the tokens
@@ -128,6 +131,7 @@ class Encoded:
             client_names=self.client_names,
             hashes=self.hashes[rows],
             text_keys=self.text_keys[rows],
+            sequence_keys=self.sequence_keys[rows],
             unit_keys=None if self.unit_keys is None else self.unit_keys[rows],
             pad_id=self.pad_id,
             fingerprint=chosen.hexdigest(),
@@ -135,18 +139,24 @@ class Encoded:
 
 
 def encode(rows: Rows, tokenizer: PreTrainedTokenizerBase, max_length: int) -> Encoded:
-    """Tokenise a split: special tokens added, pairs as pairs, truncated to ``max_length``."""
+    """Tokenise a split: special tokens added, pairs as pairs, truncated to ``max_length``.
+
+    Normalised texts are tokenised as well, for ``sequence_keys``: what a row's unit of privacy is
+    must follow from the row alone, or one row more could join two units.
+    """
     with_types = "token_type_ids" in tokenizer.model_input_names
-    ids, types, lengths = [], [], []
+    settings: dict[str, Any] = {
+        "truncation": True,
+        "max_length": max_length,
+        "return_attention_mask": False,
+        "return_token_type_ids": with_types,
+    }
+    ids, types, lengths, keys = [], [], [], []
     for start in range(0, len(rows), BATCH):
         batch = [column[start : start + BATCH] for column in rows.texts]
-        tokens = tokenizer(
-            *batch,
-            truncation=True,
-            max_length=max_length,
-            return_attention_mask=False,
-            return_token_type_ids=with_types,
-        )
+        tokens = tokenizer(*batch, **settings)
+        alike = [[normalised(text) for text in column] for column in batch]
+        keys.append(_sequences(tokens if alike == batch else tokenizer(*alike, **settings)))
         lengths.append(np.array([len(row) for row in tokens["input_ids"]], dtype=np.int64))
         total = int(lengths[-1].sum())
         ids.append(np.fromiter(chain.from_iterable(tokens["input_ids"]), np.int32, total))
@@ -161,8 +171,18 @@ def encode(rows: Rows, tokenizer: PreTrainedTokenizerBase, max_length: int) -> E
         client_names=rows.client_names,
         hashes=rows.hashes,
         text_keys=rows.text_keys,
+        sequence_keys=np.concatenate(keys),
         unit_keys=rows.unit_keys,
         pad_id=int(tokenizer.pad_token_id or 0),  # a run that pads was refused without one
         fingerprint=rows.fingerprint,
         empty_texts=rows.empty_texts,
+    )
+
+
+def _sequences(tokens: Mapping[str, Any]) -> np.ndarray:
+    """A hash of the token and segment ids of each row, uint64 [rows]."""
+    types = tokens.get("token_type_ids") or ([] for _ in tokens["input_ids"])
+    return as_keys(
+        np.array([len(row), *row, *segments], np.int32).tobytes()
+        for row, segments in zip(tokens["input_ids"], types, strict=False)
     )

@@ -12,7 +12,7 @@ import numpy as np
 
 from ffalora_cli.config.errors import ConfigError
 from ffalora_cli.data.encode import Encoded
-from ffalora_cli.data.groups import as_keys, in_order
+from ffalora_cli.data.groups import in_order
 from ffalora_cli.data.holdout import Keyed
 from ffalora_cli.data.partition import ClientRows
 
@@ -39,12 +39,13 @@ def unit_keys(rows: Keyed, unit: str) -> np.ndarray:
 def with_units(clients: ClientRows, rows: Keyed, unit: str) -> ClientRows:
     """The clients' rows with their units of privacy.
 
-    For unit ``text`` rows of one normalised text are a unit, and so are rows with the same token
-    and segment ids after truncation: the model cannot tell them apart.
+    For unit ``text`` rows whose normalised texts are one sequence to the model (after truncation)
+    are a unit: they are one text, or differ where it does not look. A row's unit follows from the
+    row alone, so that one row more or less never joins or splits units.
 
     Args:
         clients: row numbers by client.
-        rows: the training rows; while they are not tokenised, texts alone decide.
+        rows: the training rows; while they are not tokenised, texts decide.
         unit: ``privacy.unit``; ``none``, ``row`` and ``client`` need no units inside clients.
 
     Returns:
@@ -52,31 +53,17 @@ def with_units(clients: ClientRows, rows: Keyed, unit: str) -> ClientRows:
     """
     if unit not in ("text", "column"):
         return clients
-    keys = [unit_keys(rows, unit)[clients.rows]]
+    keys = unit_keys(rows, unit)
     if unit == "text" and isinstance(rows, Encoded):
-        keys.append(sequence_keys(rows, clients.rows))
+        keys = np.asarray(rows.sequence_keys)
     owner = np.repeat(np.arange(len(clients)), clients.sizes)
-    merged = _joined([_pairs(owner, key) for key in keys])
-    if len(np.unique(merged)) == len(merged):
+    pairs = np.stack([owner.astype(np.uint64), keys[clients.rows]], axis=1)
+    number = in_order(np.unique(pairs, axis=0, return_inverse=True)[1].reshape(-1))
+    if len(np.unique(number)) == len(number):
         return replace(clients, units=None)
-    number = in_order(merged)  # over all clients; rows come client by client, so do numbers
-    first = np.full(len(clients), len(merged), dtype=np.int64)
-    np.minimum.at(first, owner, number)
+    first = np.full(len(clients), len(number), dtype=np.int64)
+    np.minimum.at(first, owner, number)  # rows come client by client, so do numbers
     return replace(clients, units=number - first[owner])
-
-
-def sequence_keys(rows: Encoded, chosen: np.ndarray) -> np.ndarray:
-    """A hash of what the model reads of each row: token ids and segment ids, uint64 [m].
-
-    Args:
-        rows: encoded, truncated.
-        chosen: row numbers, [m].
-    """
-    spans = zip(rows.offsets[chosen].tolist(), rows.offsets[chosen + 1].tolist(), strict=True)
-    if rows.type_ids is None:
-        return as_keys(rows.ids[a:b].tobytes() for a, b in spans)
-    types = rows.type_ids
-    return as_keys(rows.ids[a:b].tobytes() + types[a:b].tobytes() for a, b in spans)
 
 
 def _column(rows: Keyed) -> np.ndarray:
@@ -85,30 +72,3 @@ def _column(rows: Keyed) -> np.ndarray:
             "privacy.unit=column needs a column; set task.unit_column=NAME, or privacy.unit=text"
         )
     return np.asarray(rows.unit_keys)
-
-
-def _pairs(owner: np.ndarray, keys: np.ndarray) -> np.ndarray:
-    """Numbers of the distinct (client, key) pairs, int64 [total]."""
-    order = np.lexsort((keys, owner))
-    new = np.append(
-        True, (keys[order][1:] != keys[order][:-1]) | (owner[order][1:] != owner[order][:-1])
-    )
-    numbers = np.empty(len(keys), dtype=np.int64)
-    numbers[order] = np.cumsum(new) - 1
-    return numbers
-
-
-def _joined(kinds: list[np.ndarray]) -> np.ndarray:
-    """Rows that agree in any kind are one, and so are those that agree with them, int64 [n].
-
-    Each row takes the lowest label of its group, kind after kind, until nothing changes.
-    """
-    labels = kinds[0]
-    while True:
-        before = labels
-        for kind in kinds:
-            lowest = np.full(int(kind.max(initial=-1)) + 1, len(kind), dtype=np.int64)
-            np.minimum.at(lowest, kind, labels)
-            labels = lowest[kind]
-        if np.array_equal(before, labels):
-            return labels

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from ffalora_cli.config.errors import ConfigError
@@ -36,6 +36,7 @@ def encoded(
         client_names=None,
         hashes=keys,
         text_keys=keys,
+        sequence_keys=as_keys(map(str, zip(tokens, types or tokens, strict=True))),
         unit_keys=None if people is None else as_keys(map(str, people)),
         pad_id=0,
         fingerprint="f",
@@ -51,15 +52,29 @@ def units(clients: ClientRows) -> list[list[int]]:
     return [np.asarray(clients.units_of(k)).tolist() for k in range(len(clients))]
 
 
-def test_rows_of_one_text_or_one_sequence_are_a_unit_and_so_is_what_they_join() -> None:
+def test_rows_of_one_sequence_are_a_unit_whatever_their_texts() -> None:
+    """What is read decides: texts that differ beyond truncation are one, and nothing joins two."""
     rows = encoded(
-        [[1], [2], [1], [3], [2], [4]],
-        ["one", "two", "three", "three", "Three ", "six"],
+        [[1], [2], [1], [3], [2], [4]], ["one", "two", "three", "three", "Three ", "six"]
     )
-    # 0 ~ 2 by tokens, 2 ~ 3 ~ 4 by text, 4 ~ 1 by tokens: all but the last are one unit.
     found = with_units(clients_of(6), rows, "text")
-    assert units(found) == [[0, 0, 0, 0, 0, 1]]
-    assert found.num_units.tolist() == [2]
+    assert units(found) == [[0, 1, 0, 2, 1, 3]]
+    assert found.num_units.tolist() == [4]
+
+
+@given(st.lists(st.integers(0, 5), min_size=2, max_size=20), st.data())
+def test_one_row_less_leaves_every_other_row_with_those_it_was_with(sequences, data) -> None:
+    """A unit is a function of its row: a row between two units would join them (2 C and more)."""
+    gone = data.draw(st.integers(0, len(sequences) - 1))
+    n = len(sequences)
+    all_rows = encoded([[s] for s in sequences], [str(i % 3) for i in range(n)])
+    kept = np.delete(np.arange(n), gone)
+    whole = with_units(clients_of(n), all_rows, "text").units
+    fewer = with_units(clients_of(n - 1), all_rows.take(kept), "text").units
+    whole = np.arange(n) if whole is None else whole
+    fewer = np.arange(n - 1) if fewer is None else fewer
+    whole = whole[kept]
+    assert np.array_equal(whole[:, None] == whole, fewer[:, None] == fewer)
 
 
 def test_units_end_at_the_client_and_are_numbered_by_first_rows() -> None:
@@ -108,26 +123,6 @@ def test_units_are_part_of_the_fingerprint() -> None:
     rows = encoded([[1], [1], [2]], ["a", "a", "b"])
     clients = clients_of(3)
     assert fingerprint(with_units(clients, rows, "text")) != fingerprint(clients)
-
-
-@settings(max_examples=60, deadline=None)
-@given(st.integers(0, 999), st.integers(1, 12), st.integers(1, 12))
-def test_units_are_the_connected_parts_of_texts_and_sequences(seed, texts, tokens) -> None:
-    """Against scipy's connected components of the graph rows - texts - sequences."""
-    from scipy.sparse import coo_matrix
-    from scipy.sparse.csgraph import connected_components
-
-    generator = np.random.default_rng(seed)
-    n = 30
-    text, token = generator.integers(0, texts, n), generator.integers(0, tokens, n)
-    rows = encoded([[int(t)] for t in token], [f"text {t}" for t in text])
-    found = with_units(clients_of(12, 18), rows, "text")
-    mine = np.arange(n) if found.units is None else found.units + 100 * (np.arange(n) >= 12)
-    node = np.where(np.arange(n) < 12, 0, 1)  # texts and sequences of one client
-    ends = np.concatenate([n + 2 * text + node, n + 2 * texts + 2 * token + node])
-    graph = coo_matrix((np.ones(2 * n), (np.tile(np.arange(n), 2), ends)), shape=(200, 200))
-    _, parts = connected_components(graph, directed=False)
-    assert np.array_equal(mine[:, None] == mine, parts[:n, None] == parts[:n])
 
 
 @pytest.mark.skipif(SPEC is None, reason="the packaged MiniLM is not installed")
