@@ -73,6 +73,7 @@ LINES: tuple[tuple[str, Kind, Kind], ...] = (
     ("manifest.trainable_parameters", "public", "public"),
     ("manifest.frozen_parameters", "public", "public"),
     ("manifest.model_fingerprint", "public", "public"),
+    ("manifest.model.source", "never", "never"),  # may be a folder; the configuration names it
     ("manifest.model.*", "public", "public"),
     ("manifest.forked_from", "public", "public"),
     ("manifest.forked_from.id", "public", "public"),

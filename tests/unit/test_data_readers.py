@@ -187,7 +187,8 @@ def test_the_count_of_empty_texts_outlives_the_cache_and_stays_with_train(tmp_pa
     write(tmp_path, "csv", {"a": names, "b": [*names[:-1], ""], "label": [0, 1] * 10})
     tokenizer = load_tokenizer(plan([])[0].config.model)
     for cache in ("written", "read"):
-        facts = prepare(task("a", "b"), tokenizer, str(tmp_path), str(tmp_path / "cache")).facts
+        folders = (str(tmp_path), str(tmp_path / "cache"))
+        facts = prepare(task("a", "b"), tokenizer, *folders, keep_together="text").facts
         assert (facts["train"]["cache"], facts["train"]["empty_texts"]) == (cache, 1)
         assert "empty_texts" not in facts["evals"]["holdout"]  # facts of it may be sent
 
