@@ -210,3 +210,12 @@ def test_planning_is_quiet():
                 federation(num_clients=1, rounds=2),
                 ["a"],
             )
+
+
+@pytest.mark.parametrize("accountant", ["pld", "rdp"])
+def test_an_epsilon_without_end_is_refused(accountant):
+    """Noise 0.1 on every row of every step promises nothing, and takes hours to say how little."""
+    asked = privacy(noise_multiplier=0.1, epsilon_target=None, accountant=accountant)
+    rounds = federation(rounds=1000, local_steps=50, local_batch_size=100)
+    with pytest.raises(ConfigError, match=r"epsilon above 10,000 .*privacy=none"):
+        make_plan(asked, [100, 200], rounds, ())
