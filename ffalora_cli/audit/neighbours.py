@@ -91,10 +91,14 @@ def _given(config: Config, secret: Key) -> list[Given]:
 
 
 def _few(data: TaskData, clients: ClientRows, most: int) -> tuple[TaskData, ClientRows]:
-    """At most so many rows of every client, the first ones."""
-    kept = np.sort(np.concatenate([clients.of(i)[:most] for i in range(len(clients))]))
+    """At most so many rows of every client, spread over its rows: these may be sorted by label."""
+    kept = np.sort(np.concatenate([_spread(clients.of(i), most) for i in range(len(clients))]))
     surplus = np.setdiff1d(np.arange(len(data.train)), kept)
     return replace(data, train=data.train.take(kept)), _without(clients, surplus)
+
+
+def _spread(rows: np.ndarray, most: int) -> np.ndarray:
+    return rows[np.unique(np.linspace(0, len(rows) - 1, min(most, len(rows))).astype(np.int64))]
 
 
 def _unit(unit: str, train: Encoded, clients: ClientRows) -> np.ndarray:

@@ -93,13 +93,15 @@ def check_done(jobs: Sequence[tuple[Config, Path]], sweep: bool) -> list[str]:
     Raises:
         ConfigError: the first that changed; of several jobs it names the job.
     """
-    from ffalora_cli.experiment.inputs import InputsCheck
     from ffalora_cli.records.run_directory import SUMMARY
 
+    done = [(n, *job) for n, job in enumerate(jobs, start=1) if (job[1] / SUMMARY).exists()]
+    if not done:  # nothing to compare, and nothing to load for it
+        return []
+    from ffalora_cli.experiment.inputs import InputsCheck
+
     inputs, notes = InputsCheck(), []
-    for number, (config, folder) in enumerate(jobs, start=1):
-        if not (folder / SUMMARY).exists():
-            continue
+    for number, config, folder in done:
         try:
             notes.append(inputs.check(folder, config, again=not sweep))
         except ConfigError as error:
