@@ -48,7 +48,9 @@ class _FirstTokens:
         return {n: t[:, :width] for n, t in self.whole.inputs(self.rows[rows]).items()}
 
     def packed(self, rows: np.ndarray) -> tuple[Tensor, Tensor | None]:
-        raise NotImplementedError  # the reference engine pads
+        inputs = self.inputs(rows)
+        real, types = inputs["attention_mask"].bool(), inputs.get("token_type_ids")
+        return inputs["input_ids"][real], None if types is None else types[real]
 
 
 def check_per_example_gradients(
