@@ -135,7 +135,7 @@ def privacy(statement: Mapping[str, Any] | None, config: Config, client: int | N
         ("sampling", statement["sampling_note"] or statement["sampling"]),
         ("accountant", f"{statement['accountant'].upper()} ({statement['library']})"),
         (
-            "largest client, same noise",
+            "largest client alone, same noise",
             f"{values}; replace one {epsilon_text(largest['replace_one'])}; without amplification "
             f"{epsilon_text(largest['no_amplification'])}",
         ),

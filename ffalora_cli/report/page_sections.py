@@ -129,7 +129,7 @@ def _privacy(said: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("delta", _delta(said)),
         ("clip", f"{said['max_grad_norm']:g}, {said['mechanism']['clip_note']}"),
         ("noise", said["noise"]["note"]),
-        ("beside it", f"largest client, the same noise: {', '.join(beside)}"),
+        ("beside it", f"largest client alone, the same noise: {', '.join(beside)}"),
         ("covered", f"{len(said['covered'])} tensors, uploaded or not"),
         ("library", said["library"]),
     ]
