@@ -18,6 +18,7 @@ from ffalora_cli.config.errors import ConfigError
 from ffalora_cli.privacy.ledger import charged
 from ffalora_cli.privacy.rounding import delta_text, epsilon_text
 from ffalora_cli.privacy.sampling import WORDS
+from ffalora_cli.privacy.statement import SUBJECT
 from ffalora_cli.privacy.worst import unmatched_epsilon, worst_epsilon
 from ffalora_cli.records.files import read_json_lines
 from ffalora_cli.records.reading import RunRecords
@@ -98,7 +99,7 @@ def composed(runs: Sequence[RunRecords]) -> Together:
     if found is None:
         return Together(len(runs), None, "no bound is known for clients with different rows")
     how = (
-        f"any {unit_of(runs[0])}, {relation}, delta {delta_text(delta)}, {WORDS[sampling]}, "
+        f"{SUBJECT[unit_of(runs[0])]}, {relation}, delta {delta_text(delta)}, {WORDS[sampling]}, "
         f"{accountant.upper()} accountant"
     )
     return Together(len(runs), found, how + worst)

@@ -83,6 +83,12 @@ def test_shared_units_count_where_another_clients_own_claim_is_larger(tmp_path):
     assert "every client" in found.how
 
 
+def test_a_column_is_no_unit_but_its_values_are(tmp_path):
+    for seed, noise in enumerate(NOISE):
+        released(tmp_path, seed, noise, "partition.seed=7", unit="column")
+    assert together(select_runs(tmp_path, ()))[0].how.startswith("any unit, add/remove one")
+
+
 def test_clients_of_other_splits_are_other_units(tmp_path):
     """Removing a client of one run takes rows from several of another: no sum bounds that."""
     for seed, noise in enumerate(NOISE):
