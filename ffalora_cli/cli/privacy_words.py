@@ -128,7 +128,7 @@ def _others(privacy: Mapping[str, Any]) -> list[str]:
     )
     lines = labelled(
         "beside it",
-        f"client {largest['client']}, the same noise: {values}; replace one "
+        f"client {largest['client']} alone, the same noise: {values}; replace one "
         f"{epsilon_text(largest['replace_one'])}; without amplification (every unit once an epoch) "
         f"{epsilon_text(largest['no_amplification'])}{_groups(largest, privacy['unit'])}",
     )

@@ -42,8 +42,10 @@ PROTECTS = {
         "copies of the row: the same text elsewhere is another row"
     ),
     "text": (
-        "all rows that are one text to the model, together, on whatever clients; not all rows "
-        "about one person, nor a sentence whose phrases are rows of their own"
+        "all rows of one client that are one text to the model, together with equal texts (case "
+        "and blanks aside) on other clients; not texts on other clients that are alike only once "
+        "they are truncated, not all rows about one person, nor a sentence whose phrases are rows "
+        "of their own"
     ),
     "column": "all rows with one value of task.unit_column, together, on whatever clients",
     "client": "all rows of one client together: whether the client took part at all",
@@ -129,6 +131,7 @@ def statement(plan: PrivacyPlan, steps_taken: Ints | None = None) -> dict[str, A
             "spent": None if spent_now is None else _number(spent_now),
         },
         "num_clients": plan.num_clients,
+        "several_clients": bool(plan.shared.holders),  # hold one unit; a function of private rows
         "clients": _clients(plan, used, values),
         "largest": _largest(plan, used, values),
         "tuning": _tuning(plan, used, planned if spent_now is None else spent_now),

@@ -135,7 +135,7 @@ def privacy(statement: Mapping[str, Any] | None, config: Config, client: int | N
         ("sampling", statement["sampling_note"] or statement["sampling"]),
         ("accountant", f"{statement['accountant'].upper()} ({statement['library']})"),
         (
-            "largest client, same noise",
+            "largest client alone, same noise",
             f"{values}; replace one {epsilon_text(largest['replace_one'])}; without amplification "
             f"{epsilon_text(largest['no_amplification'])}",
         ),
@@ -180,7 +180,7 @@ def reproduce(records: RunRecords, config: Config, facts: CardFacts) -> str:
     lines = []
     if command[1:2] == ["run"] and not {"-m", "--multirun"} & set(command):
         words = [w for w in command[2:] if "=" in w and not w.startswith(_OWN)]
-        lines.append(shlex.join(["ffalora", "run", *map(_without_folder, words)]))
+        lines.append(shlex.join(["ffalora", "run", *map(without_folder, words)]))
     which = "" if facts.chosen == "last" else f" --round {facts.chosen}"
     which += " --merge" if facts.merged else ""
     which += "" if facts.client is None else f" --client {facts.client}"
@@ -193,9 +193,13 @@ def reproduce(records: RunRecords, config: Config, facts: CardFacts) -> str:
     )
 
 
-def _without_folder(override: str) -> str:
-    key, _, value = override.partition("=")
-    return f"{key}=FOLDER" if value.startswith((".", "/", "~")) else override
+def without_folder(override: str) -> str:
+    """A word of a command as others may see it: without a folder of one machine."""
+    key, given, value = override.partition("=")
+    if not given:
+        return "FOLDER" if key.startswith(("/", "~")) else key
+    own = key.lstrip("+").startswith("paths.") or value.startswith((".", "/", "~"))
+    return f"{key}=FOLDER" if own else override
 
 
 def limitations(config: Config, facts: CardFacts) -> str:

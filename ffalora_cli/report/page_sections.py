@@ -11,6 +11,7 @@ from typing import Any
 from ffalora_cli.privacy.rounding import epsilon_text
 from ffalora_cli.records.leaving import metric_may_leave
 from ffalora_cli.records.reading import RunRecords
+from ffalora_cli.report.card_parts import without_folder
 from ffalora_cli.report.formats import Grid
 from ffalora_cli.report.settings import differing, setting
 
@@ -50,7 +51,7 @@ def run_section(run: RunRecords) -> RunSection:
         claim = str(run.privacy["sentence"])
     elif private:
         claim = "private, but it stopped before its statement was written: nothing is claimed"
-    command = [str(word) for word in run.manifest.get("command") or ()]
+    command = [without_folder(str(word)) for word in run.manifest.get("command") or ()]
     known = "its command was not recorded; its config.yaml has every key"
     return RunSection(
         name=run.path.name,
@@ -128,7 +129,7 @@ def _privacy(said: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("delta", _delta(said)),
         ("clip", f"{said['max_grad_norm']:g}, {said['mechanism']['clip_note']}"),
         ("noise", said["noise"]["note"]),
-        ("beside it", f"largest client, the same noise: {', '.join(beside)}"),
+        ("beside it", f"largest client alone, the same noise: {', '.join(beside)}"),
         ("covered", f"{len(said['covered'])} tensors, uploaded or not"),
         ("library", said["library"]),
     ]

@@ -96,7 +96,7 @@ TEMPLATE = """<!DOCTYPE html>
 {{ table(page.bytes) }}
 {{ notes(page.byte_notes) }}
 <h2>Again</h2>
-<p>The commands that made these runs, as they were typed:</p>
+<p>The commands that made these runs, as they were typed, folders left out:</p>
 {% for run in page.runs %}<pre>{{ run.command }}</pre>{% endfor %}
 <h2>Where the numbers come from</h2>
 {% for run in page.runs %}<details><summary><strong>{{ run.name }}</strong>: {{ run.state }}

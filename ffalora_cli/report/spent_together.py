@@ -2,7 +2,8 @@
 
 Made from the ledgers that the runs keep. Where clients have the same rows in all runs, each
 client's steps are composed over the runs; else a row may have been on any client, and at every
-Renyi order the client that loses most stands for its run. Where units lie on several clients (which
+Renyi order the client that loses most stands for its run (not where clients are the units: other
+splits have other clients, and no number is stated). Where units lie on several clients (which
 ones is not recorded), a unit on all of them bounds every other.
 """
 
@@ -17,6 +18,7 @@ from ffalora_cli.config.errors import ConfigError
 from ffalora_cli.privacy.ledger import charged
 from ffalora_cli.privacy.rounding import delta_text, epsilon_text
 from ffalora_cli.privacy.sampling import WORDS
+from ffalora_cli.privacy.statement import SUBJECT
 from ffalora_cli.privacy.worst import unmatched_epsilon, worst_epsilon
 from ffalora_cli.records.files import read_json_lines
 from ffalora_cli.records.reading import RunRecords
@@ -89,13 +91,15 @@ def composed(runs: Sequence[RunRecords]) -> Together:
     elif same:
         worst, histories = "", [list(of_client) for of_client in zip(*steps, strict=True)]
         found = worst_epsilon(accountant, sampling, histories, delta)
+    elif unit_of(runs[0]) == "client":  # one run's client is a few rows of many in another
+        worst, found = "", None
     else:
         worst, accountant = "; clients differ: the worst of each run", "rdp"
         found = unmatched_epsilon(sampling, steps, delta)
     if found is None:
         return Together(len(runs), None, "no bound is known for clients with different rows")
     how = (
-        f"any {unit_of(runs[0])}, {relation}, delta {delta_text(delta)}, {WORDS[sampling]}, "
+        f"{SUBJECT[unit_of(runs[0])]}, {relation}, delta {delta_text(delta)}, {WORDS[sampling]}, "
         f"{accountant.upper()} accountant"
     )
     return Together(len(runs), found, how + worst)
@@ -127,8 +131,13 @@ def is_original(run: RunRecords, origin: object) -> bool:
 
 
 def _shares_units(run: RunRecords) -> bool:
-    """Whether the claim is larger than that of every client: some units are on several."""
+    """Whether some units are on several clients: recorded, else told by a claim above theirs.
+
+    The claim alone does not tell where another client's own epsilon is larger.
+    """
     statement = run.privacy or {}
+    if "several_clients" in statement:
+        return bool(statement["several_clients"])
     clients = statement.get("clients") or []
     if isinstance(clients, dict):
         shown = list((clients.get("epsilon_planned") or {}).values())

@@ -79,6 +79,7 @@ def test_the_statement_in_words():
         "epsilon 4.42 (any text on several clients, composed; unit text, add/remove one, delta",
         "best of a geometric number of runs, 12 on average: epsilon 8.22 (unit text, delta 1e-5,",
         "clip 2, flat: one norm over all covered tensors, cut to max_grad_norm; a row's gradient",
+        " alone, the same noise: PLD",  # below the claim, which is of two clients
         "one of several rows of a text 3.",
         "two texts together 6.1",
         "without amplification",

@@ -112,6 +112,16 @@ def test_hostile_names_are_text(runs):
     assert "<script" not in text
 
 
+def test_folders_of_the_machine_stay(runs):
+    typed = ["ffalora", "run", "paths.data=wards/anna", "+paths.x=y", "model.source=~/anna/m"]
+    typed += ["task.package=/home/anna/p", "/home/anna/mine.yaml", "seed=1"]
+    run = replace(runs[0], manifest={**runs[0].manifest, "command": typed})
+    text = Reader(page([run, runs[3]], Question())).text
+    assert "anna" not in text
+    assert "ffalora run paths.data=FOLDER +paths.x=FOLDER model.source=FOLDER" in text
+    assert "FOLDER seed=1" in text
+
+
 def test_what_is_private_per_client_stays(tmp_path):
     client = ["privacy=client", "federation.num_clients=40", "federation.cohort_size=10"]
     client += ["federation.cohort_sampling=poisson", "federation.weights=uniform"]

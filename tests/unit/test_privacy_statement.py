@@ -32,6 +32,13 @@ def test_sentence_carries_the_whole_claim():
     assert early.startswith("epsilon 2.0") and "planned" not in early
 
 
+def test_texts_alike_only_once_truncated_are_not_promised_across_clients():
+    """Who holds a unit is told by texts (``data.units.unit_keys``), a client's units by tokens."""
+    said = statement(make_plan(privacy(unit="text"), SST2, federation(), ["a"]))["protects"]
+    assert "of one client" in said and "equal texts" in said
+    assert "not texts on other clients that are alike only once they are truncated" in said
+
+
 def test_sentence_never_rounds_down():
     for noise in (1.0, 1.03, 1.1, 1.2, 1.4):  # rounding to nearest would be below for some
         given = privacy(epsilon_target=None, noise_multiplier=noise)
@@ -54,7 +61,8 @@ KEYS = [
     "schema", "sentence", "unit", "protects", "relation", "sampling", "sampling_note",
     "accountant", "library", "delta", "one_over_n", "delta_below_one_over_n",
     "max_grad_norm", "mechanism", "calibration",
-    "epsilon_target", "epsilon_max", "num_clients", "clients", "largest", "tuning",
+    "epsilon_target", "epsilon_max", "num_clients", "several_clients", "clients", "largest",
+    "tuning",
     "covered", "noise", "warnings", "outside",
 ]  # fmt: skip
 

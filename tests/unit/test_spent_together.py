@@ -75,6 +75,30 @@ def test_units_on_several_clients_are_bounded_by_one_on_all(tmp_path):
     assert "every client" in found.how
 
 
+def test_shared_units_count_where_another_clients_own_claim_is_larger(tmp_path):
+    for seed, noise in enumerate(NOISE):  # the claim is 6.0, that of the worst client
+        released(tmp_path, seed, noise, "partition.seed=7", several_clients=True)
+    (found,) = together(select_runs(tmp_path, ()))
+    assert found.epsilon == pytest.approx(epsilon("pld", history(0) + history(1), 1e-5), rel=1e-9)
+    assert "every client" in found.how
+
+
+def test_a_column_is_no_unit_but_its_values_are(tmp_path):
+    for seed, noise in enumerate(NOISE):
+        released(tmp_path, seed, noise, "partition.seed=7", unit="column")
+    assert together(select_runs(tmp_path, ()))[0].how.startswith("any unit, add/remove one")
+
+
+def test_clients_of_other_splits_are_other_units(tmp_path):
+    """Removing a client of one run takes rows from several of another: no sum bounds that."""
+    for seed, noise in enumerate(NOISE):
+        released(tmp_path, seed, noise, unit="client")  # the split follows the seed
+    (found,) = together(select_runs(tmp_path, ()))
+    assert found.epsilon is None and "clients with different rows" in found.how
+    (line,) = sentences(select_runs(tmp_path, ()))
+    assert "not stated" in line
+
+
 def test_what_is_not_recorded_is_said_and_not_guessed(tmp_path):
     one, two = (released(tmp_path, seed, NOISE[seed], "partition.seed=7") for seed in (0, 1))
     (two / LEDGER).unlink()
