@@ -32,7 +32,7 @@ examples:
 _MEANING = (
     "One step on one example is the worst case: 10 local steps on batches of 200 already defeat "
     "this attack. FFA-LoRA's smaller numbers are a smaller measurement, not a guarantee: what "
-    "freezing A hides, a cleverer attack may find. Example-level privacy is what bounds it."
+    "freezing A hides, a cleverer attack may find. Privacy inside clients is what bounds it."
 )
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ffalora_cli.config import rules
-from ffalora_cli.config.build import build, earlier_words, to_plain
+from ffalora_cli.config.build import build, earlier_words, of_earlier, to_plain
 from ffalora_cli.config.errors import ConfigError, one_line
 from ffalora_cli.config.schema import Config
 from ffalora_cli.config.signature import signature
@@ -65,7 +65,7 @@ def recorded(folder: Path, overrides: Sequence[str]) -> Job:
     from ffalora_cli.cli.compose import change
     from ffalora_cli.records.reading import read_config
 
-    job = _job(overrides, change(read_config(folder), overrides))
+    job = _job(overrides, change(of_earlier(read_config(folder)), overrides))
     return replace(job, overrides=(*_typed_before(folder, overrides), *overrides))
 
 

@@ -159,9 +159,10 @@ def _clip(privacy: Mapping[str, Any]) -> str:
 
 def _groups(largest: Mapping[str, Any], unit: str) -> str:
     """One row of a unit, and several units together, as far as they have a bound."""
+    noun = "unit" if unit == "column" else unit
     names = {
-        "one_row": f"one of several rows of a {unit}",
-        "two_units": f"two {unit}s together",
+        "one_row": f"one of several rows of a {noun}",
+        "two_units": f"two {noun}s together",
         "three_units": "three",
     }
     return "".join(

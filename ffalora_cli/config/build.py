@@ -106,6 +106,19 @@ def nearest_key(key: str) -> str | None:
     return short[close] if close else nearest(key, leaves)
 
 
+def of_earlier(plain: Mapping[str, Any]) -> dict[str, Any]:
+    """A recorded configuration in today's words: keys it is older than say what it did."""
+    filled = dict(plain)
+    for (section, key), value in EARLIER_DEFAULTS.items():
+        if isinstance(filled.get(section), Mapping):
+            filled[section] = {key: value, **filled[section]}
+    for (dotted, word), today in EARLIER_WORDS.items():
+        section, key = dotted.split(".")
+        if isinstance(filled.get(section), Mapping) and filled[section].get(key) == word:
+            filled[section] = {**filled[section], key: today}
+    return filled
+
+
 def earlier_words(plain: Mapping[str, Any]) -> list[str]:
     """One note for each value that has another name today."""
     notes = []
@@ -229,6 +242,8 @@ def _mistyped(key: str, value: Any, wanted: str) -> ConfigError:
 
 EARLIER_WORDS = {("privacy.unit", "example"): "row"}
 """Values that were renamed, by key; recorded configurations of older runs have them."""
+EARLIER_DEFAULTS = {("partition", "keep_together"): "row"}
+"""What runs older than a key did, where its default is something else today."""
 
 _UNPRINTABLE = re.compile("[\x00-\x1f\x7f\ud800-\udfff]")  # no file, record or line holds them
 _SPOKEN = {

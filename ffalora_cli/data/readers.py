@@ -209,7 +209,7 @@ def require(columns: Sequence[str], present: Collection[str], where: str) -> Non
             hint = f"nearest is {close!r}" if close else f"it has {listed(names) or 'none'}"
             raise ConfigError(
                 f"{where} has no column {name!r} ({hint}); rename it, or set task.text_columns / "
-                "task.label_column / task.client_column"
+                "task.label_column / task.client_column / task.unit_column"
             )
         if times[name] > 1:
             raise ConfigError(f"{where} has {times[name]} columns {name!r}; rename all but one")

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ffalora_cli.config.build import of_earlier
 from ffalora_cli.config.errors import ConfigError, brief
 from ffalora_cli.config.schema import Config
 from ffalora_cli.config.signature import digest, relevant
@@ -82,7 +83,7 @@ def check_identity(
     if private and now["config"]["privacy"]["noise"] == "reproducible" and "tokenizer" not in then:
         raise ConfigError(
             f"{folder}: begun by an ffalora that drew noise by another rule; end it with that "
-            "version, or start over with --again"
+            "version, or start a new run with the command of ffalora show"
         )
     known = {**now, "data": {k: v for k, v in now["data"].items() if k in then.get("data", {})}}
     known = {key: value for key, value in known.items() if key in then}
@@ -112,7 +113,7 @@ def _recorded(manifest: Mapping[str, Any], folder: Path) -> Mapping[str, Any]:
     found = manifest.get("identity")
     if not isinstance(found, Mapping) or not isinstance(found.get("config"), Mapping):
         raise ConfigError(f"{folder / MANIFEST}: says too little to continue; add --again")
-    return found
+    return {**found, "config": of_earlier(found["config"])}
 
 
 def _refuse(then: Mapping[str, Any], now: Mapping[str, Any], folder: Path) -> None:
@@ -122,7 +123,7 @@ def _refuse(then: Mapping[str, Any], now: Mapping[str, Any], folder: Path) -> No
     more = f" and {len(different) - _NAMED} more" if len(different) > _NAMED else ""
     raise ConfigError(
         f"{folder}: another run was begun here: {', '.join(different[:_NAMED])}{more}; "
-        "undo that, or start from its last round with: ffalora resume RUN --fork"
+        f"undo that, or start from its last round with: ffalora resume {folder} --fork"
     )
 
 

@@ -21,7 +21,8 @@ def of_data(task: TaskConfig, data: TaskData) -> tuple[str, ...]:
     """
     found, empty = [], data.facts["train"]["empty_texts"]
     if empty:
-        found.append(f"{empty} texts of the training pairs are empty")
+        few = "text of the training pairs is" if empty == 1 else "texts of the training pairs are"
+        found.append(f"{empty} {few} empty")
     for name, rows in {"train": data.train, **data.evals}.items():
         labels = np.unique(np.asarray(rows.labels))
         if len(labels) != 1:

@@ -63,9 +63,14 @@ OUTSIDE = (
     "the choice of hyper-parameters over several runs, beyond the trials stated here",
     "rows held out for evaluation or for choosing, also where they were cut from private rows: a "
     "score on them, and a checkpoint or setting chosen by it, is computed without noise",
-    "texts that resemble or contain one another: only equal ones are one unit",
     "the base model's own pre-training data",
 )
+ALIKE = {  # what the unit leaves out of the guarantee
+    "row": "copies of a row, and rows that resemble or contain it: each row is a unit of its own",
+    "text": "texts that resemble or contain one another: only equal ones are one unit",
+    "column": "what rows with another value of task.unit_column say about it",
+    "client": "what the rows of other clients say about one client's",
+}
 
 
 def sentence(plan: PrivacyPlan, steps_taken: Ints | None = None) -> str:
@@ -138,7 +143,7 @@ def statement(plan: PrivacyPlan, steps_taken: Ints | None = None) -> dict[str, A
         "covered": list(plan.covered),
         "noise": {"mode": plan.noise, "note": NOISE_NOTES[plan.noise]},
         "warnings": list(plan.warnings),
-        "outside": list(OUTSIDE),
+        "outside": [*OUTSIDE, ALIKE[plan.unit]],
     }
 
 

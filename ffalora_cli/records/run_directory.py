@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -197,10 +198,12 @@ class RunDirectory:
         self.close()
 
     def close(self) -> None:
-        """Release the folder; what was written stays."""
+        """Release the folder; what was written stays, and where nothing was it goes."""
         if self._lock is not None:
             self._lock.release()
             self._lock = None
+            with suppress(OSError):  # not empty
+                self.path.rmdir()
 
     def write_manifest(self, manifest: Mapping[str, Any]) -> None:
         """Write ``manifest.json`` (see ``manifest.build_manifest``)."""

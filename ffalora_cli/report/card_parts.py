@@ -18,8 +18,9 @@ if TYPE_CHECKING:
 _HUB_METRICS = {"accuracy": "accuracy", "f1": "f1", "mcc": "matthews_correlation"}
 _OWN = ("paths.", "tracking", "name=", "hydra.")  # overrides that say nothing about the result
 NOMINAL = (
-    "This guarantee is nominal: the noise is a function of seed and config, which this card "
-    "states. Publish a model trained with privacy.noise=secure instead."
+    "This guarantee is nominal: the noise is a function of seed, config, training rows, weights "
+    "and tokenizer, of which this card states all but the rows. Publish a model trained with "
+    "privacy.noise=secure instead."
 )
 
 

@@ -167,6 +167,21 @@ def test_a_run_that_stopped_does_not_go_on_with_other_inputs(what, here, capsys)
     assert f" {key.get(what, 'tokenizer')} '" in line
 
 
+def test_a_begun_run_older_than_a_key_goes_on_as_it_began(here, capsys):
+    """It dealt rows; the default of today deals texts, which would be another run."""
+    assert main(["run", *TASK, *WHERE, "partition.keep_together=row", "name=older"]) == 0
+    (folder,) = Path("runs").glob("older-*")
+    (folder / "summary.json").unlink()
+    config, manifest = folder / "config.yaml", json.loads((folder / "manifest.json").read_text())
+    lines = config.read_text().splitlines(keepends=True)
+    config.write_text("".join(line for line in lines if "keep_together" not in line))
+    del manifest["identity"]["config"]["partition"]["keep_together"]
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    capsys.readouterr()
+    assert main(["resume", str(folder)]) == 0, capsys.readouterr().err
+    assert (folder / "summary.json").exists()
+
+
 def test_a_begun_run_of_an_older_ffalora():
     """Without privacy it goes on, compared as it was; with it its noise cannot be drawn again."""
     now = {

@@ -49,6 +49,14 @@ def test_opening_writes_nothing(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_claimed_folder_that_nothing_was_written_to_goes(tmp_path):
+    """What is refused between the claim and the first record leaves nothing."""
+    run = open_run(tmp_path, "demo", "abc")
+    with pytest.raises(ConfigError), run.claim():
+        raise ConfigError("refused")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_round_trip(tmp_path):
     run = written(tmp_path)
     back = read_run(run.path)
