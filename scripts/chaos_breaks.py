@@ -196,6 +196,8 @@ def unbroken(load: Workload, folder: Path) -> str:
 def calls(load: Workload, folder: Path) -> int:
     """System calls of an undisturbed run that a crash point can be put at."""
     fresh(folder / "counted")
+    load.trial(folder / "counted")  # a first run writes caches; those that are broken do not
+    fresh(folder / "counted")
     tally = folder / "tally"
     tally.write_bytes(b"")
     handle = os.open(tally, os.O_WRONLY | os.O_APPEND)
