@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from ffalora_cli.experiment.parts import Parts
     from ffalora_cli.federation.rehearsal import Rehearsed
 
+_RECORDS = 20_000  # bytes of configuration, manifest, privacy statement and summary
 _LINE = 400  # bytes of a round's lines on disk, and as many again for each client of it
 
 # What does not change how long a step takes: seeds, budgets, and how often steps are taken.
@@ -82,7 +83,7 @@ def disk(parts: Parts, seen: Rehearsed) -> dict[str, Any]:
     lines = _LINE * (seen.rounds + 1) + _LINE * int(seen.participations.sum())
     splits = (parts.data.train, *parts.data.evals.values())
     return {
-        "run_folder": adapter + personal + kept * checkpoint + lines,
+        "run_folder": adapter + personal + kept * checkpoint + lines + _RECORDS,
         "checkpoint": checkpoint,
         "checkpoints_kept": kept,
         "token_cache": sum(s.ids.nbytes + s.offsets.nbytes + 16 * len(s) for s in splits),
