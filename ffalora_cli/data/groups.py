@@ -26,11 +26,6 @@ class Groups:
     def __len__(self) -> int:
         return len(self.sizes)
 
-    @property
-    def rows_by_stratum(self) -> np.ndarray:
-        """Rows of the groups of each label, int64 [largest label + 1]."""
-        return np.bincount(self.strata, weights=self.sizes).astype(np.int64)
-
 
 def normalised(text: str) -> str:
     """The text in NFKC, case-folded, runs of blanks as one and none at its ends."""

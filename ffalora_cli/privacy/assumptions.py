@@ -6,7 +6,7 @@ from typing import Any
 
 from ffalora_cli.privacy.accountants import FINE
 from ffalora_cli.privacy.calibrate import stored_epsilon
-from ffalora_cli.privacy.disk_cache import load, store
+from ffalora_cli.privacy.disk_cache import answered
 from ffalora_cli.privacy.groups import epsilon_of_one_row, epsilon_of_units
 from ffalora_cli.privacy.plan import Ints, PrivacyPlan
 from ffalora_cli.privacy.sampling import replace_one_poisson
@@ -101,8 +101,4 @@ def _replaced(noise: float, rate: float, steps: int, delta: float) -> float:
         "delta": delta,
         "interval": FINE,
     }
-    known = load(question)
-    if known is None:
-        known = replace_one_poisson(noise, rate, steps, delta, FINE)
-        store(question, known)
-    return known
+    return answered(question, lambda: replace_one_poisson(noise, rate, steps, delta, FINE))

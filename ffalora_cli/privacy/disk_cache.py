@@ -12,7 +12,7 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 Question = Mapping[str, str | float | int | list[int]]
@@ -30,6 +30,15 @@ def load(question: Question) -> float | None:
     """The stored number (the same bits that were stored), or None."""
     answer = _load(question)
     return answer if isinstance(answer, float) else None
+
+
+def answered(question: Question, answer: Callable[[], float]) -> float:
+    """The stored number, or the one that is computed now and kept."""
+    known = load(question)
+    if known is None:
+        known = answer()
+        store(question, known)
+    return known
 
 
 def load_list(question: Question) -> list[float] | None:

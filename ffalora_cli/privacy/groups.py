@@ -12,7 +12,7 @@ import numpy as np
 
 from ffalora_cli.privacy.accountants import COARSE, epsilon
 from ffalora_cli.privacy.composition import composed
-from ffalora_cli.privacy.disk_cache import load, store
+from ffalora_cli.privacy.disk_cache import answered
 from ffalora_cli.privacy.group_loss import one_row, several_units
 from ffalora_cli.privacy.loss_distribution import Curve, fitting
 from ffalora_cli.privacy.sampling import uses
@@ -81,9 +81,9 @@ def _stored(
         "steps": steps,
         "delta": delta,
     }
-    known = load(question)
-    if known is None:
+
+    def answer() -> float:
         width = fitting([(noise_multiplier, sample_rate, 1)], COARSE)
-        known = float(composed(curves(width), np.array([steps]), delta, width)[0])
-        store(question, known)
-    return known
+        return float(composed(curves(width), np.array([steps]), delta, width)[0])
+
+    return answered(question, answer)

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from ffalora_cli.privacy.accountants import FINE
-from ffalora_cli.privacy.disk_cache import load, store
+from ffalora_cli.privacy.disk_cache import answered
 from ffalora_cli.privacy.sampling import History, fixed_size_event, uses
 from ffalora_cli.privacy.worst import Steps, merged, worst_epsilon
 
@@ -71,11 +71,8 @@ def tuned_epsilon(
         "trials": trials,
         "distribution": distribution,
     }
-    known = load(question)
-    if known is None:
-        known = _selected(sampling, history, delta, trials, SHAPES[distribution])
-        store(question, known)
-    return known
+    shape = SHAPES[distribution]
+    return answered(question, lambda: _selected(sampling, history, delta, trials, shape))
 
 
 def _selected(sampling: str, history: Steps, delta: float, trials: float, shape: float) -> float:
