@@ -1,23 +1,18 @@
-"""Methods by name: a method is a file in this folder, so the folder is the list."""
+"""Methods by name: a method is a file in this folder or an entry point of ``ffalora.methods``."""
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
-
-import ffalora_cli.methods as folder
 from ffalora_cli.config import rules
-from ffalora_cli.config.errors import choose
+from ffalora_cli.config.plugins import Folder
 from ffalora_cli.config.schema import Config
 from ffalora_cli.methods.base import Method
 
-_INTERFACE = {"base", "registry"}  # the rest of the folder are methods
+METHODS = Folder("method.name", "ffalora_cli.methods", "ffalora.methods", "METHOD")
 
 
 def names() -> list[str]:
-    """Names of all methods, sorted; reads the folder, imports nothing."""
-    found = {module.name for module in pkgutil.iter_modules(folder.__path__)}
-    return sorted(found - _INTERFACE)
+    """Names of all methods, sorted; imports none of them."""
+    return METHODS.names()
 
 
 def get(name: str) -> Method:
@@ -26,9 +21,7 @@ def get(name: str) -> Method:
     Raises:
         ConfigError: no method has this name.
     """
-    if name not in names():
-        raise choose("method.name", name, names())
-    method: Method = importlib.import_module(f"{folder.__name__}.{name}").METHOD
+    method: Method = METHODS.get(name)
     return method
 
 
