@@ -95,14 +95,14 @@ def _federation(subject: Subject, canaries: int, rounds: int) -> tuple[Simulatio
     """The run's federation of one client whose rows are a few real ones and its canaries."""
     from ffalora_cli.audit.canary_engine import Canaries, CanaryEngine, CanaryRows
     from ffalora_cli.audit.standin import SEVERAL, WIDTH, clients_of_units, standin_network
-    from ffalora_cli.federation.tensors import covered_names, personal_names, trainable_specs
+    from ffalora_cli.federation.tensors import covered_names, exchanged_specs, personal_names
     from ffalora_cli.methods import registry
 
     config, plan = subject.config, subject.plan
     method = registry.get(config.method.name)
     for width in (w for w in WIDTHS if w >= WIDTH):
         network = standin_network(config, width)
-        phases = [trainable_specs(network, method, config.head, round) for round in (1, 2)]
+        phases = exchanged_specs(network, method, config.head)
         personal = personal_names(network, method, config.head)
         room = min(sum(s.size for s in phase if s.name not in personal) for phase in phases)
         if room >= canaries:

@@ -59,10 +59,12 @@ def plan_of(config: Config, sizes: np.ndarray) -> PrivacyPlan:
     Raises:
         ConfigError: the plan is refused, or this audit does not cover it.
     """
+    from ffalora_cli.methods import registry
     from ffalora_cli.privacy import plan as planning
 
     check_auditable(config)
-    plan = planning.make_plan(config.privacy, sizes, config.federation, ())
+    exchanges = registry.get(config.method.name).exchanges()
+    plan = planning.make_plan(config.privacy, sizes, config.federation, (), exchanges=exchanges)
     assert plan is not None
     if plan.sampling != "poisson":
         raise ConfigError(

@@ -156,6 +156,7 @@ def make_plan(
     federation: FederationConfig,
     covered: Sequence[str],
     shared: SharedRows | None = None,
+    exchanges: int = 1,
 ) -> PrivacyPlan | None:
     """Plan a run's privacy, or refuse it.
 
@@ -169,6 +170,7 @@ def make_plan(
         federation: participation, rounds, local steps and batch.
         covered: names of all tensors trained under the guarantee, uploaded or not.
         shared: units that several clients hold, from ``find_shared_rows``; a row is on one client.
+        exchanges: of a round: as often a client releases its local steps, or the server its sum.
 
     Returns:
         The plan; None for ``privacy.unit=none``.
@@ -184,7 +186,15 @@ def make_plan(
     if privacy.unit == "client":
         check_client_unit(federation, share, privacy.client_noise)
         units = np.full(len(rows), len(rows), dtype=np.int64)
-        batch, rate, per_round = np.full(len(rows), share * len(rows)), np.full(len(rows), share), 1
+        if exchanges > 1 and share < 1 and privacy.client_noise != "local":
+            raise ConfigError(
+                f"privacy.unit=client: the method's {exchanges} exchanges of a round release sums "
+                "of one drawn cohort, which is not amplified twice; set "
+                "federation.cohort_sampling=full federation.cohort_size=null, or "
+                "privacy.client_noise=local"
+            )
+        batch, rate = np.full(len(rows), share * len(rows)), np.full(len(rows), share)
+        per_round = exchanges
         rounds = federation.rounds  # a round is a step whether or not the client was drawn
         if privacy.client_noise == "local":  # the server sees who uploads: no amplification
             batch, rate = np.ones(len(rows)), np.ones(len(rows))
@@ -193,7 +203,7 @@ def make_plan(
         units, batch = rows, np.minimum(federation.local_batch_size, rows).astype(np.float64)
         rate = batch / rows
         rounds = planned_rounds(federation.rounds, share)
-        per_round = federation.local_steps
+        per_round = federation.local_steps * exchanges
     accounted, interval = _accounted(rate)
     noise = noise_of_clients(privacy, delta, accounted, rounds * per_round, interval)
     mechanisms, row = np.unique(np.stack([noise, accounted], axis=1), axis=0, return_inverse=True)

@@ -132,9 +132,9 @@ def test_what_is_packed_is_the_noised_upload(monkeypatch):
     """The server's mean is the mean of the packed uploads: noise sd 2 z C over the square root."""
     quiet = dataclasses.replace(LOCAL, max_grad_norm=1e-3)  # no learning to speak of
     sim = simulate(privacy=quiet, federation=dataclasses.replace(UNIFORM, rounds=1))
-    before = dict(sim.state.tensors)
+    before = dict(sim.tensors)
     list(sim.rounds())
-    moved = torch.cat([(sim.state.tensors[n] - before[n]).flatten() for n in changed(sim)])
+    moved = torch.cat([(sim.tensors[n] - before[n]).flatten() for n in changed(sim)])
     assert moved.std() == pytest.approx(2 * 2.0 * 1e-3 / np.sqrt(4), rel=0.12)
 
 

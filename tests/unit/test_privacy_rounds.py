@@ -55,7 +55,7 @@ def test_frozen_tensors_keep_their_bits_and_trained_ones_all_move(family):
     sim.play(1)
     for name, parameter in sim.network.model.named_parameters():
         assert torch.equal(parameter, frozen[name]) and not parameter.requires_grad
-    for name, value in sim.state.tensors.items():
+    for name, value in sim.tensors.items():
         assert torch.equal(value, sim.network.initial[name]) == name.endswith("lora_a")
 
 
@@ -68,7 +68,7 @@ def test_forced_empty_batches_are_noised_charged_and_counted(family):
     record = sim.play(1)
     assert record.metrics["train/examples"] == 0 and "train/loss" not in record.metrics
     assert sim.privacy_ledger.steps_taken.tolist() == [2] * 4
-    moved = torch.cat([sim.state.tensors[f"{s.name}.lora_b"].flatten() for s in sim.network.sites])
+    moved = torch.cat([sim.tensors[f"{s.name}.lora_b"].flatten() for s in sim.network.sites])
     sizes = np.array([20, 12, 8, 24]) / 64  # weights of the mean; sgd lr 0.5, two steps, B 6
     sd = 0.5 * sim.plan.added_noise * 0.3 / sim.plan.expected_batch
     expected = np.sqrt(2 * (sizes**2 * sd**2).sum())
