@@ -23,7 +23,7 @@ def exchanged_specs(network: Network, method: Method, head: HeadConfig) -> list[
 
 
 def covered_names(network: Network, method: Method, head: HeadConfig) -> tuple[str, ...]:
-    """Everything that is ever trained: clipped and noised, uploaded or not."""
+    """Everything that is ever trained: clipped and noised, uploaded or not (phases alternate)."""
     names = {spec.name for specs in exchanged_specs(network, method, head) for spec in specs}
     return tuple(spec.name for spec in network.specs if spec.name in names)
 
