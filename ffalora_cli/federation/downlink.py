@@ -14,7 +14,6 @@ import numpy as np
 import torch
 
 from ffalora_cli.types import (
-    HEAD,
     Dense,
     DenseMerge,
     LowRankMerge,
@@ -23,6 +22,7 @@ from ffalora_cli.types import (
     Seed,
     ServerState,
     Tensors,
+    kind_of,
 )
 
 Policy = Literal["cached", "stateless"]
@@ -76,11 +76,6 @@ def as_received(state: ServerState, wire_dtype: str) -> Tensors:
         name: value.to(torch.bfloat16).float() if state.versions.get(name, 0) else value
         for name, value in state.tensors.items()
     }
-
-
-def kind_of(name: str) -> Literal["adapter", "head"]:
-    """Ledger kind of a tensor, by its name."""
-    return "head" if name.startswith(f"{HEAD}.") else "adapter"
 
 
 def _tensor_items(

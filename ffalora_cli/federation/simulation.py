@@ -232,7 +232,7 @@ class Simulation:
     def _manifest(self, round: int) -> Manifest:
         """What is uploaded after this round."""
         shared = [spec for spec in self.trainable(round) if spec.name not in self.personal]
-        return Manifest(round, shared, self.config.wire_dtype)
+        return Manifest(round, shared, self.config.wire_dtype, self.method)
 
     def _train_chunk(
         self, round: int, ids: np.ndarray, received: Tensors
@@ -271,7 +271,8 @@ class Simulation:
     def _upload(self, round: int, ids: np.ndarray, result: LocalResult) -> Packed:
         """Pack and count what the method uploads."""
         covered = None if self.plan is None else self.plan.covered
-        packed = self._manifest(round).pack(ids, result.trained, covered)
+        before = downlink.as_received(self.state, self.config.wire_dtype)
+        packed = self._manifest(round).pack(ids, result.trained, before, covered)
         self.communication.add(round, "uplink", ids, packed.lines)
         return packed
 
