@@ -17,6 +17,7 @@ import numpy as np
 from ffalora_cli.config.errors import ConfigError
 from ffalora_cli.config.job import Job
 from ffalora_cli.config.schema import Config
+from ffalora_cli.config.splits import HOLDOUT
 
 if TYPE_CHECKING:
     from ffalora_cli.data.dataset import TaskData
@@ -176,8 +177,6 @@ def _changed(train: Encoded, rows: np.ndarray, classes: int) -> Encoded:
 
 def _with(data: TaskData, train: Encoded) -> TaskData:
     """The same hold-outs beside other training rows; what is hashed from those is hashed anew."""
-    from ffalora_cli.data.dataset import HOLDOUT
-
     evals = dict(data.evals)
     if HOLDOUT in evals:
         mixed = (evals[HOLDOUT].fingerprint + train.fingerprint).encode()

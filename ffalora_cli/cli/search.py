@@ -16,6 +16,7 @@ from ffalora_cli.config.build import build
 from ffalora_cli.config.errors import ConfigError
 from ffalora_cli.config.job import Job
 from ffalora_cli.config.signature import digest
+from ffalora_cli.methods.registry import headline
 from ffalora_cli.records.files import read_json
 from ffalora_cli.records.reading import read_config
 from ffalora_cli.records.run_directory import SUMMARY
@@ -23,7 +24,7 @@ from ffalora_cli.stopping import StopFlag
 from ffalora_cli.sweep.jobs import FAILED, GOOD, Status, SweepJob, run_folder
 from ffalora_cli.sweep.launchers.base import Launch, read_settings
 from ffalora_cli.sweep.play import play_jobs
-from ffalora_cli.sweep.progress import headline, result
+from ffalora_cli.sweep.progress import result
 from ffalora_cli.sweep.record import SWEEP, SweepRecord
 from ffalora_cli.sweep.search import Axis, Proposal, Settings, check, values_of
 from ffalora_cli.sweep.search import search as run_search

@@ -10,6 +10,7 @@ from functools import lru_cache
 from typing import Any
 
 from ffalora_cli.config.errors import ConfigError, choose
+from ffalora_cli.config.privacy_rules import check_fixed
 from ffalora_cli.privacy import loss_distribution
 from ffalora_cli.privacy.sampling import History, uses, without_replacement
 
@@ -30,15 +31,6 @@ def check_accountant(accountant: str) -> None:
         )
     if accountant not in LIBRARIES:
         raise choose("privacy.accountant", accountant, LIBRARIES)
-
-
-def check_fixed(accountant: str) -> None:
-    """Raise ConfigError for an accountant that has no bound for fixed-size batches."""
-    if accountant != "rdp":
-        raise ConfigError(
-            f"privacy.sampling=fixed has no bound by privacy.accountant={accountant}; "
-            "set privacy.accountant=rdp, or privacy.sampling=poisson"
-        )
 
 
 def bound(accountant: str, history: History, delta: float, interval: float, sampling: str) -> float:

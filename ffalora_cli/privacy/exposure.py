@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from ffalora_cli.config.schema import FederationConfig, PrivacyConfig
 from ffalora_cli.privacy.accountants import FINE
-from ffalora_cli.privacy.rules import check_client_unit, participation
+from ffalora_cli.privacy.rules import participation
 from ffalora_cli.privacy.schedule import planned_rounds
 
 Floats = npt.NDArray[np.float64]
@@ -67,7 +67,6 @@ def _inside_clients(sizes: Ints, federation: FederationConfig) -> Exposure:
 def _of_clients(privacy: PrivacyConfig, clients: int, federation: FederationConfig) -> Exposure:
     """A step is a round: with central noise whether or not the client was drawn."""
     share = participation(federation, clients)
-    check_client_unit(federation, share, privacy.client_noise)
     units, ones = np.full(clients, clients, dtype=np.int64), np.ones(clients)
     if privacy.client_noise == "local":  # the server sees who uploads: no amplification
         return Exposure(units, ones, ones, 1, planned_rounds(federation.rounds, share))

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ffalora_cli.config.errors import ConfigError
+from ffalora_cli.config.privacy_rules import check_cohort, check_mechanism
 from ffalora_cli.config.schema import FederationConfig, PrivacyConfig
 from ffalora_cli.privacy.accountant import Accountant
 from ffalora_cli.privacy.adaptive_clip import count_noise_of, gradient_noise
@@ -21,7 +22,7 @@ from ffalora_cli.privacy.clipping import ClipKind
 from ffalora_cli.privacy.curves import Curves, make_curves
 from ffalora_cli.privacy.exposure import Exposure, exposure_of
 from ffalora_cli.privacy.noise import check_affordable, noise_of_clients
-from ffalora_cli.privacy.rules import check_privacy, warnings_of
+from ffalora_cli.privacy.rules import warnings_of
 from ffalora_cli.privacy.sampling import RELATIONS
 from ffalora_cli.privacy.shared_rows import SharedRows
 
@@ -165,11 +166,14 @@ def make_plan(
     """
     if privacy.unit == "none":
         return None
-    delta, clip = check_privacy(privacy)
+    check_mechanism(privacy)
+    check_cohort(privacy, federation)
+    clip = privacy.max_grad_norm
+    assert privacy.delta is not None and clip is not None  # checked
     use = exposure_of(privacy, np.asarray(sizes, dtype=np.int64), federation)
     per_round, rounds = use.steps_per_round, use.rounds
     rate, interval = use.accounted()
-    accountant = Accountant(privacy.accountant, delta, privacy.sampling, interval)
+    accountant = Accountant(privacy.accountant, privacy.delta, privacy.sampling, interval)
     noise = noise_of_clients(privacy, accountant, rate, rounds * per_round)
     mechanisms, row = np.unique(np.stack([noise, rate], axis=1), axis=0, return_inverse=True)
     row = row.reshape(-1)
