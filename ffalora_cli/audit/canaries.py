@@ -50,7 +50,7 @@ def run_canaries(subject: Subject, canaries: int = 5000, steps: int | None = Non
     most = int(plan.planned_steps[0])
     rounds = max(1, min(steps or most, most) // protocol.local_steps)
     noise, rate = float(plan.noise_multiplier[0]), float(plan.sample_rate[0])
-    claim = Claim(noise, rate, rounds * protocol.local_steps, plan.delta)
+    claim = Claim(noise, rate, rounds * protocol.local_steps, plan.accountant.delta)
     simulation, engine = _federation(replace(subject, plan=plan), canaries, rounds)
     included = engine.canaries.included
     step_sight = Sight(rate, 1, noise, claim.steps)

@@ -13,7 +13,7 @@ from privacy_cases import federation, privacy
 
 from ffalora_cli import keys
 from ffalora_cli.config.errors import ConfigError
-from ffalora_cli.privacy.accountants import epsilon
+from ffalora_cli.privacy.accountant import Accountant
 from ffalora_cli.privacy.adaptive_clip import (
     count_noise_of,
     gradient_noise,
@@ -57,7 +57,7 @@ def test_the_plan_is_paid_by_both_and_claims_what_the_fixed_clip_would():
     wanted = [(1 / z**2 - 1 / 20.0**2) ** -0.5 for z in fixed.noise_multiplier]
     np.testing.assert_allclose(plan.added_noise, wanted, rtol=1e-12)
     again = [
-        epsilon("rdp", [((1 / g**2 + 1 / 20.0**2) ** -0.5, 200 / n, 10_000)], 1e-5)
+        Accountant("rdp", 1e-5).epsilon([((1 / g**2 + 1 / 20.0**2) ** -0.5, 200 / n, 10_000)])
         for g, n in zip(plan.added_noise, sizes, strict=True)
     ]
     np.testing.assert_allclose(spent(plan, plan.planned_steps), again, rtol=1e-6)
