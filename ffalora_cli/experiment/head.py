@@ -1,4 +1,4 @@
-"""What a run folder says before its first round, and what each further sitting adds."""
+"""Writes config, planned privacy statement and manifest before round 1; one entry a resume."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def write_head(
     )
 
 
-def add_sitting(
+def add_resume(
     parts: Parts, directory: RunDirectory, manifest: Mapping[str, Any], command: Sequence[str]
 ) -> list[str]:
     """Note in the manifest that the run went on, and with what.
@@ -76,7 +76,7 @@ def add_sitting(
     Returns:
         Lines for the user about what may change the bits: another device, chunking or commit.
     """
-    sitting = {
+    entry = {
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "after_round": parts.simulation.state.round,
         "command": list(command),
@@ -86,12 +86,12 @@ def add_sitting(
         "git": environment()["git"],
     }
     earlier = manifest.get("sittings") or []
-    directory.write_manifest({**manifest, "sittings": [*earlier, sitting]})
+    directory.write_manifest({**manifest, "sittings": [*earlier, entry]})
     before = earlier[-1] if earlier else manifest
     notes = [
-        f"{key} was {before.get(key)} and is {sitting[key]}: results may differ by rounding"
+        f"{key} was {before.get(key)} and is {entry[key]}: results may differ by rounding"
         for key in ("device", "max_tokens", "git")
-        if before.get(key) != sitting[key]
+        if before.get(key) != entry[key]
     ]
     return notes + _moved(manifest.get("model") or {})
 
@@ -109,7 +109,7 @@ def _moved(model: Mapping[str, Any]) -> list[str]:
 
 
 def facts(session: Session, signature: str) -> dict[str, Any]:
-    """What observers are told before the first round of a sitting; ``done`` is the last on disk."""
+    """What observers are told before a first or resumed round; ``done`` is the last on disk."""
     parts, config = session.parts, session.parts.config
     return {
         **_shared(parts),

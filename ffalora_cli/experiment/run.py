@@ -162,7 +162,7 @@ def _open_session(
         session.resume()
         # Other files, maybe, of equal content.
         manifest = {**manifest, "inputs": inputs_of(parts.config)}
-        session.notes += head.add_sitting(parts, directory, manifest, said["command"])
+        session.notes += head.add_resume(parts, directory, manifest, said["command"])
     return session
 
 
@@ -174,7 +174,7 @@ def _play(
     stop: StopFlag,
     remarks: Callable[[], Sequence[str]],
 ) -> dict[str, Any]:
-    """The rounds, mirrored and observed."""
+    """The rounds, tracked and observed."""
     from ffalora_cli.privacy.secret import SECRET, erase_secret
 
     directory, config = session.directory, session.parts.config

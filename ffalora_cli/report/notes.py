@@ -61,12 +61,12 @@ def _spread(comparison: Comparison) -> list[str]:
     if 1 in counts:
         found.append("n = 1: a single run has no spread and no interval")
     cells = [cell for row in comparison.rows for cell in row.cells]
-    if any(cell.standing for cell in cells):
+    if any(cell.rank for cell in cells):
         task = " of its task" if any(k.split(".")[0] == "task" for k in comparison.columns) else ""
-        tied = any(cell.standing == "tied" for cell in cells)
+        tied = any(cell.rank == "tied" for cell in cells)
         also = f"; {TIED}: within its interval, so not told apart from it" if tied else ""
         found.append(f"{BEST}: best mean{task}{also}")
-    if any(cell.standing == "best" and cell.sample.count == 1 for cell in cells):
+    if any(cell.rank == "best" and cell.sample.count == 1 for cell in cells):
         found.append(f"a {BEST} of a single run is not told apart from any other row")
     return found
 
@@ -95,12 +95,12 @@ def _differences(comparison: Comparison) -> list[str]:
 
 
 def _moment(comparison: Comparison) -> list[str]:
-    moment = comparison.question.moment
-    if moment.kind == "bytes":
-        return [f"at the last evaluation before clients had sent more than {moment.amount:,} bytes"]
-    if moment.kind == "round":
-        return [f"after round {moment.amount}"]
-    if moment.kind != "best-validation":
+    point = comparison.question.point
+    if point.kind == "bytes":
+        return [f"at the last evaluation before clients had sent more than {point.amount:,} bytes"]
+    if point.kind == "round":
+        return [f"after round {point.amount}"]
+    if point.kind != "best-validation":
         return []
     judged = sorted({headline(run) for run in comparison.runs})
     splits = sorted({_split(run) for run in comparison.runs})
@@ -193,7 +193,7 @@ def _left_out(comparison: Comparison) -> list[str]:
     for runs, what in (
         (comparison.unfinished, "not finished, left out of all means"),
         (comparison.repeated, "repeated (same signature, same noise), counted once"),
-        (comparison.without, "without a value at this moment, left out"),
+        (comparison.without, "without a value at this evaluation point, left out"),
     ):
         if runs:
             found.append(

@@ -205,7 +205,9 @@ def test_pareto_has_a_point_for_each_epsilon_and_leaves_out_the_unfinished(tmp_p
         made_run(tmp_path, ["seed=4"], [0.1], finished=False),
     ]
     with styled():
-        picture = pareto.draw(group_runs(runs, untold="privacy"), "uplink_bytes", "eval/accuracy")
+        picture = pareto.draw(
+            group_runs(runs, unlabelled="privacy"), "uplink_bytes", "eval/accuracy"
+        )
     rows = [(row["group"], row["epsilon"], row["runs"], row["best"]) for row in picture.rows]
     assert rows == [("ffa_lora", 9.0, 2, 1), ("ffa_lora", None, 1, 1), ("lora", 9.0, 1, 0)]
     assert picture.rows[0]["eval/accuracy"] == pytest.approx(0.75)
