@@ -1,4 +1,4 @@
-"""What a comparison has to say under its table, one sentence each."""
+"""Sentences under the table of a comparison: spread, pairs, privacy, settings, left-out runs."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def notes(comparison: Comparison) -> list[str]:
     return [
         *_spread(comparison),
         *_differences(comparison),
-        *_moment(comparison),
+        *_evaluation_point(comparison),
         *_privacy(comparison),
         *_settings(comparison),
         *_inputs(comparison),
@@ -64,10 +64,14 @@ def _spread(comparison: Comparison) -> list[str]:
     if any(cell.rank for cell in cells):
         task = " of its task" if any(k.split(".")[0] == "task" for k in comparison.columns) else ""
         tied = any(cell.rank == "tied" for cell in cells)
-        also = f"; {TIED}: within its interval, so not told apart from it" if tied else ""
+        also = (
+            f"; {TIED}: mean inside the interval of the best, so no difference is shown"
+            if tied
+            else ""
+        )
         found.append(f"{BEST}: best mean{task}{also}")
     if any(cell.rank == "best" and cell.sample.count == 1 for cell in cells):
-        found.append(f"a {BEST} of a single run is not told apart from any other row")
+        found.append(f"a {BEST} of a single run shows no difference to any other row")
     return found
 
 
@@ -94,7 +98,7 @@ def _differences(comparison: Comparison) -> list[str]:
     return [found]
 
 
-def _moment(comparison: Comparison) -> list[str]:
+def _evaluation_point(comparison: Comparison) -> list[str]:
     point = comparison.question.point
     if point.kind == "bytes":
         return [f"at the last evaluation before clients had sent more than {point.amount:,} bytes"]
@@ -145,11 +149,14 @@ def _settings(comparison: Comparison) -> list[str]:
     found = [f"goes with them: {said_of(runs, comparison.columns, key)}" for key in hidden[:6]]
     if comparison.split and comparison.question.by:
         found.append(
-            f"rows are split by {listed(comparison.split)}, too: a mean over its values would be "
-            f"none over {title(comparison.question.over)}"
+            f"rows are also split by {listed(comparison.split)}, which is not averaged over"
         )
     if comparison.mixed:
-        found.append(f"a row's runs differ in {listed(comparison.mixed)}, too")
+        key = comparison.mixed[0]
+        found.append(
+            f"some rows average runs with different {listed(comparison.mixed)}; add {key} to --by, "
+            f"or filter with {key}=VALUE"
+        )
     for aspect, values in differences(runs, (*MEANINGLESS, *WORTH_SAYING)).items():
         if aspect in MEANINGLESS and not comparison.question.anyway:
             continue  # of different tasks, which --by lays side by side

@@ -150,7 +150,8 @@ def epsilon_terms(runs: Sequence[RunRecords]) -> str:
     if len(kinds) > 1:
         (one, first), (two, second) = list(kinds.items())[:2]
         raise ConfigError(
-            f"epsilon: {first} has {one}, {second} has {two}; they share no axis: draw them apart"
+            f"epsilons of different kinds cannot share an axis ({first}: {one}; {second}: {two}); "
+            "plot one at a time, as in privacy.unit=text"
         )
     return next(iter(kinds), "")
 

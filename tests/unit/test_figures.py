@@ -92,7 +92,7 @@ def test_epsilons_of_different_kinds_share_no_axis(tmp_path, seeds):
     other = made_run(tmp_path, ["seed=3"], FIRST, privacy=statement(delta=1e-6))
     stopped = made_run(tmp_path, ["seed=5"], FIRST[:2], finished=False)
     assert epsilon_terms([*seeds, stopped]) == "unit text, add/remove one, delta 1e-05"
-    with pytest.raises(ConfigError, match="share no axis"):
+    with pytest.raises(ConfigError, match="cannot share an axis"):
         epsilon_terms([*seeds, other])
 
 

@@ -223,7 +223,7 @@ def test_rows_that_would_mix_settings_are_split(runs) -> None:
     assert {row.settings: len(row.runs) for row in found.rows} == {
         ("ffa_lora", "8"): 3, ("lora", "4"): 2, ("lora", "8"): 3,
     }  # fmt: skip
-    assert "rows are split by adapter.alpha, too" in " ".join(notes(found))
+    assert "rows are also split by adapter.alpha" in " ".join(notes(found))
     apart = table(runs, by=("method", "adapter.alpha"))
     assert apart.rows == found.rows and "split" not in " ".join(notes(apart))
 
@@ -232,7 +232,9 @@ def test_other_seeds_are_averaged_over_and_said(runs) -> None:
     write_run(runs, ["method=lora", "seed=3", "partition.seed=7"], [0.1, 0.5])
     found = table(runs, by=("method",))
     assert found.columns == ("method",) and [len(row.runs) for row in found.rows] == [3, 4]
-    assert "a row's runs differ in partition.seed, too" in notes(found)
+    assert "average runs with different partition.seed; add partition.seed to --by" in " ".join(
+        notes(found)
+    )
 
 
 def test_what_was_set_by_hand_is_a_column_and_no_bar_to_the_baseline(tmp_path) -> None:
