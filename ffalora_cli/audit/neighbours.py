@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ffalora_cli.config.errors import ConfigError
+from ffalora_cli.config.job import Job
 from ffalora_cli.config.schema import Config
 from ffalora_cli.config.splits import HOLDOUT
 
@@ -44,15 +45,11 @@ class Neighbour:
     folder: Path
 
 
-def play_neighbours(
-    config: Config, resolved: Mapping[str, Any], signature: str, secret: Key, within: Path
-) -> list[Neighbour]:
-    """Run a configuration on its own data and on two neighbouring data sets.
+def play_neighbours(job: Job, secret: Key, within: Path) -> list[Neighbour]:
+    """Run a job on its own data and on two neighbouring data sets.
 
     Args:
-        config: of the run, short.
-        resolved: the same as plain values.
-        signature: of it.
+        job: short.
         secret: of all three runs.
         within: folder for their records.
 
@@ -62,10 +59,11 @@ def play_neighbours(
     from ffalora_cli import experiment
 
     played = []
-    for variant, given in zip(VARIANTS, _given(config, secret), strict=True):
-        folder = within / variant.replace(" ", "-") / f"audit-{signature}"  # the same run id
+    for variant, given in zip(VARIANTS, _given(job.config, secret), strict=True):
+        folder = within / variant.replace(" ", "-") / f"audit-{job.signature}"  # the same run id
         folder.parent.mkdir(parents=True)
-        experiment.run(config, resolved, signature, _Silent(), folder=folder, given=given)
+        one = Job(job.config, folder=folder)  # its manifest names no command
+        experiment.run(one, _Silent(), given=given)
         played.append(Neighbour(variant, folder))
     return played
 

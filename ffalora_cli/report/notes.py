@@ -22,6 +22,7 @@ from ffalora_cli.report.settings import said_of, setting, title
 from ffalora_cli.report.spent_together import sentences
 
 BEST, TIED = "*", "~"
+_TIED_MEANS = "mean inside the interval of the best, so no difference is shown"
 _NAMED = 3  # runs named in a sentence
 
 
@@ -64,12 +65,11 @@ def _spread(comparison: Comparison) -> list[str]:
     if any(cell.rank for cell in cells):
         task = " of its task" if any(k.split(".")[0] == "task" for k in comparison.columns) else ""
         tied = any(cell.rank == "tied" for cell in cells)
-        also = (
-            f"; {TIED}: mean inside the interval of the best, so no difference is shown"
-            if tied
-            else ""
-        )
-        found.append(f"{BEST}: best mean{task}{also}")
+        found.append(f"{BEST}: best mean{task}")
+        if tied:
+            found[-1] += (
+                f"; {TIED}: mean inside the interval of the best, so no difference is shown"
+            )
     if any(cell.rank == "best" and cell.sample.count == 1 for cell in cells):
         found.append(f"a {BEST} of a single run shows no difference to any other row")
     return found

@@ -147,7 +147,7 @@ def secure_run(root, model, watcher):
         ]
     )
     watcher.root = root
-    return experiment.run(job.config, job.resolved, job.signature, watcher)
+    return experiment.run(job, watcher)
 
 
 def test_a_secure_run_leaves_its_secret_nowhere(tmp_path, monkeypatch, capfd):
