@@ -82,7 +82,7 @@ def audit(
     """Audit a subject.
 
     Args:
-        subject: a run's plan on a stand-in.
+        subject: a run's plan on a surrogate.
         tier: ``mechanism`` (battery and step-level bound; of the reference engine its sensitivity
             alone), ``canary``, or ``all``.
         effort: how much the battery draws.

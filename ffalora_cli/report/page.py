@@ -117,7 +117,7 @@ def _figures(
 ) -> tuple[list[Figure], list[str]]:
     """Every picture that these runs have the numbers for, and why the others are not there."""
     grouping = group_runs(runs, question.by, question.over)
-    costs = group_runs(runs, question.by, question.over, untold="privacy")
+    costs = group_runs(runs, question.by, question.over, unlabelled="privacy")
     units = {str(run.config["privacy"]["unit"]) for run in runs}
     makers: list[Callable[[], Picture]] = [lambda: curves.draw(grouping, "round", metric)]
     notes = [*grouping.notes]

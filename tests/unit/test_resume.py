@@ -43,7 +43,7 @@ def test_a_crash_anywhere_changes_nothing(name, built):
         assert breaks.crash(load, root / "trial", call, wanted) is None
 
 
-def test_a_crash_in_every_sitting_changes_nothing(built):
+def test_a_crash_in_every_resume_changes_nothing(built):
     load, root = built[0]["partial"], built[1] / "often"
     wanted = breaks.unbroken(load, root)
     breaks.fresh(root / "trial")
