@@ -9,6 +9,9 @@ One file per launcher in this folder, named as ``hydra/launcher=NAME``, with
   ``on_change(job, None)`` and later ``on_change(job, ended)``, from any thread. It polls ``stop``
   at least every second; once that gives a signal, no other job is started and those that run are
   sent it (``process.play`` does so by itself) and waited for. A job that fails is no exception.
+
+Ours because Hydra's launchers call a function with pickled configs: they know no job that is done
+already or may be resumed, no signal passed on, no ending beside its result, and no group of jobs.
 """
 
 from __future__ import annotations
