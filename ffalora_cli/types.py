@@ -155,7 +155,7 @@ class ServerState:
 
 @dataclass(frozen=True)
 class RoundRecord:
-    """One line of ``rounds.jsonl``. ``metrics`` uses the keys of design section 6."""
+    """One line of ``rounds.jsonl``. ``metrics``: ``eval/accuracy``, ``train/loss``, ..."""
 
     round: int
     metrics: Mapping[str, float]

@@ -79,13 +79,13 @@ def _say_times(row: Row, times: list[dict[str, float]]) -> None:
 
 
 def _tracked(load: Workload, name: str) -> Workload:
-    tracking = replace(load.job.config.tracking, name=name, mode="offline")
-    live = {
-        "name": name,
-        "private_metrics": True,
-    }  # faults between rounds need rounds that are sent
-    resolved = {**load.job.resolved, "tracking": {**load.job.resolved["tracking"], **live}}
-    job = replace(load.job, config=replace(load.job.config, tracking=tracking), resolved=resolved)
+    tracking = replace(
+        load.job.config.tracking,
+        name=name,
+        mode="offline",
+        private_metrics=True,  # faults between rounds need rounds that are sent
+    )
+    job = replace(load.job, config=replace(load.job.config, tracking=tracking))
     parts = replace(load.parts, config=replace(load.parts.config, tracking=tracking))
     return replace(load, job=job, parts=parts)
 

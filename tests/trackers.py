@@ -72,7 +72,7 @@ def small_run(model, runs, *overrides):
         f"paths.runs={runs}",
     )
     (job,) = plan([*settings, *overrides])
-    summary = experiment.run(job.config, job.resolved, job.signature, Silent())
+    summary = experiment.run(job, Silent())
     return Path(summary["run_dir"])
 
 

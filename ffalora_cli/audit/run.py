@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from importlib.util import find_spec
 
 import numpy as np
 
@@ -105,9 +104,7 @@ def audit(
 
 
 def canary_bounds(subject: Subject) -> list[Bound]:
-    """Bounds from gradient canaries; none where that part is not installed."""
-    if find_spec("ffalora_cli.audit.canaries") is None:
-        return []
+    """Bounds from gradient canaries."""
     from ffalora_cli.audit.canaries import run_canaries
 
     found: list[Bound] = run_canaries(subject)

@@ -9,9 +9,9 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, TextIO
 
 from ffalora_cli.cli import table, words
-from ffalora_cli.cli.jobs import Job
 from ffalora_cli.cli.screen import Screen, redraws, width
 from ffalora_cli.cli.units import human_seconds, number
+from ffalora_cli.config.job import Job
 from ffalora_cli.types import RoundRecord
 
 if TYPE_CHECKING:

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, TextIO
 
 from ffalora_cli.cli.screen import redraws, width
 from ffalora_cli.cli.units import human_seconds, score
+from ffalora_cli.methods.registry import headline
 from ffalora_cli.sweep.jobs import ALREADY, FAILED, GOOD, RUNNING, WAITING, Status, SweepJob
-from ffalora_cli.sweep.progress import Progress, Watcher, headline, result, total_remaining
+from ffalora_cli.sweep.progress import Progress, Watcher, result, total_remaining
 
 if TYPE_CHECKING:
     from rich.console import Console, Group

@@ -6,11 +6,12 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+from ffalora_cli.config.job import Job
+from ffalora_cli.experiment.inputs import inputs_of
 from ffalora_cli.experiment.rounds import privacy_statement
 from ffalora_cli.hub.access import local_commit
 from ffalora_cli.models.backbone import model_origin
 from ffalora_cli.records.manifest import build_manifest, environment
-from ffalora_cli.records.run_directory import RunDirectory
 
 if TYPE_CHECKING:
     from ffalora_cli.experiment.parts import Parts
@@ -18,35 +19,30 @@ if TYPE_CHECKING:
 
 
 def write_head(
-    parts: Parts,
-    directory: RunDirectory,
-    resolved: Mapping[str, Any],
-    signature: str,
-    command: Sequence[str],
-    extra: Mapping[str, Any],
+    session: Session, job: Job, signature: str, forked_from: Mapping[str, Any] | None
 ) -> None:
     """Config, planned privacy and manifest, on disk before the first round.
 
     The manifest comes last: a folder without one never began.
 
     Args:
-        parts: built.
-        directory: claimed.
-        resolved: the plain config.
+        session: of the claimed folder, at round 0.
+        job: whose run it is.
         signature: identity of the run.
-        command: as typed.
-        extra: further facts of the manifest (``identity``, ``forked_from``).
+        forked_from: run and round where it begins, if it is a fork.
     """
+    parts, directory = session.parts, session.directory
     config, network = parts.config, parts.simulation.network
     statement = privacy_statement(parts)
-    directory.write_config(resolved)
+    directory.write_config(job.resolved)
     if statement is not None:
         directory.write_privacy(statement)
+    revision = job.config.model.revision
     directory.write_manifest(
         build_manifest(
             id=directory.id,
             signature=signature,
-            command=command,
+            command=job.command,
             device=str(network.device),
             threads=_threads(),
             seeds={
@@ -60,22 +56,24 @@ def write_head(
             model_fingerprint=network.fingerprint,
             extra={
                 **_shared(parts),
-                "model": {"revision": resolved["model"]["revision"], **model_origin(config.model)},
+                "model": {"revision": revision, **model_origin(config.model)},
                 "data": parts.data.facts,
-                **extra,
+                "overrides": list(job.overrides),
+                "identity": session.identity,
+                "inputs": inputs_of(config),
+                "forked_from": forked_from,
             },
         )
     )
 
 
-def add_sitting(
-    parts: Parts, directory: RunDirectory, manifest: Mapping[str, Any], command: Sequence[str]
-) -> list[str]:
+def add_sitting(session: Session, manifest: Mapping[str, Any], command: Sequence[str]) -> list[str]:
     """Note in the manifest that the run went on, and with what.
 
     Returns:
         Lines for the user about what may change the bits: another device, chunking or commit.
     """
+    parts = session.parts
     sitting = {
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "after_round": parts.simulation.state.round,
@@ -86,7 +84,8 @@ def add_sitting(
         "git": environment()["git"],
     }
     earlier = manifest.get("sittings") or []
-    directory.write_manifest({**manifest, "sittings": [*earlier, sitting]})
+    now = {"inputs": inputs_of(parts.config)}  # other files, maybe, of equal content
+    session.directory.write_manifest({**manifest, **now, "sittings": [*earlier, sitting]})
     before = earlier[-1] if earlier else manifest
     notes = [
         f"{key} was {before.get(key)} and is {sitting[key]}: results may differ by rounding"

@@ -95,13 +95,14 @@ def privacy(plan: PrivacyPlan) -> dict[str, Any]:
 
 def _accountants(plan: PrivacyPlan) -> dict[str, Any]:
     """PLD and RDP side by side: epsilon of the planned noise, and the noise of the target."""
+    from ffalora_cli.privacy.accountants import reported
     from ffalora_cli.privacy.calibrate import noise_multiplier, stored_epsilon
 
     client = int(np.argmax(plan.epsilon_planned))
     noise, rate = float(plan.noise_multiplier[client]), float(plan.accounted_rate[client])
     steps, scheme, target = int(plan.planned_steps[client]), plan.sampling, plan.epsilon_target
     found: dict[str, Any] = {}
-    for name in ("rdp",) if scheme == "fixed" else ("pld", "rdp"):
+    for name in reported(scheme):
         how = (plan.delta, plan.interval, scheme)
         value = stored_epsilon(name, noise, rate, steps, *how)
         try:

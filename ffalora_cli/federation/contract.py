@@ -60,7 +60,7 @@ class Manifest:
             covered: names the privacy plan clips and noises; None without privacy.
 
         Raises:
-            RuntimeError: a tensor would travel that is not covered (rule A8).
+            RuntimeError: a tensor would travel that is neither clipped nor noised.
         """
         uncovered = [s.name for s in self.specs if covered is not None and s.name not in covered]
         if uncovered:

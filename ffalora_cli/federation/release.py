@@ -23,7 +23,7 @@ SEAMS = ("ExampleRelease.privacy",)
 
 
 def check_round(plan: PrivacyPlan, model: torch.nn.Module, trained: Iterable[str]) -> None:
-    """Before every private round: what is trained is covered, what is not is frozen (A8, A17).
+    """Before every private round: what is trained is covered, what is not is frozen.
 
     Raises:
         RuntimeError: a method or model broke the plan; nothing of the round has been released.

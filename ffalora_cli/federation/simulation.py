@@ -1,4 +1,4 @@
-"""One round in six stops (design section 4): sample, send, train, receive, combine, record."""
+"""Plays a round in six stops: sample, send, train, receive, combine, record."""
 
 from __future__ import annotations
 
@@ -156,7 +156,7 @@ class Simulation:
             self.privacy_ledger.charge(round, paying, self.plan.steps_per_round)
 
     def _sample(self, round: int) -> np.ndarray:
-        """The cohort; a client whose planned participations are used up sits out (rule A20)."""
+        """The cohort; a client whose planned participations are used up sits out: budget spent."""
         eligible = self._eligible(round)
         size = self.config.cohort_size
         if eligible is not None and size is not None and self.config.cohort_sampling == "fixed":

@@ -21,7 +21,7 @@ def trainable_specs(
 
 
 def covered_names(network: Network, method: Method, head: HeadConfig) -> tuple[str, ...]:
-    """Everything that is ever trained: clipped and noised, uploaded or not (rule A8).
+    """Everything that is ever trained: clipped and noised, uploaded or not (phases alternate).
 
     No method's phases are longer than two rounds.
     """

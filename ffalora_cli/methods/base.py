@@ -1,4 +1,4 @@
-"""What a federated LoRA method says; the runner owns everything else (design section 4).
+"""Declares a federated LoRA method: what it trains, sends and combines; the runner does the rest.
 
 A method is one file with one subclass of ``Method`` named ``METHOD`` and one YAML in
 ``configs/method``. Declarations are plain values, readable without torch; torch is imported

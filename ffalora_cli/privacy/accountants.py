@@ -18,6 +18,7 @@ from importlib.metadata import version
 from typing import Any
 
 from ffalora_cli.config.errors import ConfigError, choose
+from ffalora_cli.config.privacy_rules import check_fixed
 from ffalora_cli.privacy import loss_distribution
 from ffalora_cli.privacy.sampling import History, uses, without_replacement
 
@@ -47,13 +48,9 @@ def check_accountant(accountant: str) -> None:
         raise choose("privacy.accountant", accountant, LIBRARIES)
 
 
-def check_fixed(accountant: str) -> None:
-    """Raise ConfigError for an accountant that has no bound for fixed-size batches."""
-    if accountant != "rdp":
-        raise ConfigError(
-            f"privacy.sampling=fixed has no bound by privacy.accountant={accountant}; "
-            "set privacy.accountant=rdp, or privacy.sampling=poisson"
-        )
+def reported(sampling: str) -> tuple[str, ...]:
+    """Accountants whose values are shown side by side: those with a bound for the sampler."""
+    return ("rdp",) if sampling == "fixed" else ("pld", "rdp")
 
 
 def epsilon(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ffalora_cli.privacy.accountants import FINE
+from ffalora_cli.privacy.accountants import FINE, reported
 from ffalora_cli.privacy.calibrate import stored_epsilon
 from ffalora_cli.privacy.disk_cache import answered
 from ffalora_cli.privacy.groups import epsilon_of_one_row, epsilon_of_units
@@ -27,12 +27,11 @@ def other_assumptions(plan: PrivacyPlan, client: int, steps: int) -> dict[str, A
         out one), all at the plan's delta.
     """
     noise, rate = float(plan.noise_multiplier[client]), float(plan.accounted_rate[client])
-    names = ("rdp",) if plan.sampling == "fixed" else ("pld", "rdp")
 
     def stored(name: str, noise: float, sampling: str) -> float:
         return stored_epsilon(name, noise, rate, steps, plan.delta, FINE, sampling)
 
-    claimed = {name: stored(name, noise, plan.sampling) for name in names}
+    claimed = {name: stored(name, noise, plan.sampling) for name in reported(plan.sampling)}
     if plan.sampling == "fixed":
         replaced = claimed["rdp"]
     elif plan.sampling == "shuffled" or rate == 1.0:  # a Gaussian with twice the sensitivity

@@ -7,9 +7,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from ffalora_cli.config.errors import ConfigError
+from ffalora_cli.config.privacy_rules import LEAST_NOISE, check_delta
 from ffalora_cli.privacy.accountants import COARSE, FINE
 from ffalora_cli.privacy.calibrate import epsilon_of, noise_multiplier
-from ffalora_cli.privacy.rules import LEAST_NOISE
 from ffalora_cli.privacy.schedule import affordable_rounds
 
 MOST_STEPS = 1_000_000
@@ -99,8 +99,7 @@ def _check(
             f"--batch {batch} of --examples {examples} is a sampling rate of "
             f"{batch / examples:.3g}; give 1 to {examples}"
         )
-    if not 0.0 < delta < 1.0:
-        raise ConfigError(f"--delta {delta:g} is not in (0, 1); give e.g. 1e-5")
+    check_delta("--delta", delta)
     if epsilon is not None and not 0.0 < epsilon < math.inf:
         raise ConfigError(f"--epsilon {epsilon:g} is not a positive number; give e.g. 6")
     if noise is not None and not LEAST_NOISE <= noise < math.inf:

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ffalora_cli.config.errors import ConfigError
+from ffalora_cli.config.privacy_rules import check_cohort, check_mechanism
 from ffalora_cli.config.schema import FederationConfig, PrivacyConfig
 from ffalora_cli.privacy.accountants import COARSE, FINE
 from ffalora_cli.privacy.adaptive_clip import count_noise_of, gradient_noise
@@ -23,12 +24,7 @@ from ffalora_cli.privacy.calibrate import epsilon_of, stored_epsilon
 from ffalora_cli.privacy.clipping import ClipKind
 from ffalora_cli.privacy.curves import Curves, make_curves
 from ffalora_cli.privacy.noise import check_affordable, noise_of_clients
-from ffalora_cli.privacy.rules import (
-    check_client_unit,
-    check_privacy,
-    participation,
-    warnings_of,
-)
+from ffalora_cli.privacy.rules import participation, warnings_of
 from ffalora_cli.privacy.sampling import RELATIONS
 from ffalora_cli.privacy.schedule import affordable_rounds, planned_rounds
 from ffalora_cli.privacy.shared_rows import SharedRows
@@ -178,11 +174,13 @@ def make_plan(
     """
     if privacy.unit == "none":
         return None
-    delta, clip = check_privacy(privacy)
+    check_mechanism(privacy)
+    check_cohort(privacy, federation)
+    delta, clip = privacy.delta, privacy.max_grad_norm
+    assert delta is not None and clip is not None  # checked
     rows = np.asarray(sizes, dtype=np.int64)
     share = participation(federation, len(rows))
     if privacy.unit == "client":
-        check_client_unit(federation, share, privacy.client_noise)
         units = np.full(len(rows), len(rows), dtype=np.int64)
         batch, rate, per_round = np.full(len(rows), share * len(rows)), np.full(len(rows), share), 1
         rounds = federation.rounds  # a round is a step whether or not the client was drawn

@@ -22,15 +22,16 @@ from pathlib import Path
 from typing import Any
 
 from ffalora_cli.config.errors import ConfigError
+from ffalora_cli.config.job import Job
 from ffalora_cli.config.signature import digest
 from ffalora_cli.records.files import append, read_json_lines, to_json, write_whole
-from ffalora_cli.sweep.jobs import Checked, Command, Status, SweepJob, run_folder, short_keys
+from ffalora_cli.sweep.jobs import Command, Status, SweepJob, run_folder, short_keys
 
 SCHEMA_VERSION = 1
 SWEEPS, SWEEP, JOBS, LOGS = "sweeps", "sweep.json", "jobs.jsonl", "logs"
 
 
-def sweep_digest(checked: Sequence[Checked]) -> str:
+def sweep_digest(checked: Sequence[Job]) -> str:
     """Twelve hex digits: the same jobs, the same sweep."""
     return digest([run_folder(job).name for job in checked])
 
@@ -58,11 +59,11 @@ class SweepRecord:
                 "set paths.runs to a folder you can write to"
             ) from None
 
-    def job(self, number: int, checked: Checked, varying: Mapping[str, str]) -> SweepJob:
+    def job(self, number: int, checked: Job, varying: Mapping[str, str]) -> SweepJob:
         """A job with its place in this record; ``varying`` is what it differs in, by key."""
         log = self.path / LOGS / f"{number:03d}-{checked.signature}.log"
         command = Command(("run", *checked.overrides), Path.cwd(), log, self.stop_file)
-        return SweepJob(number, checked, short_keys(varying), run_folder(checked), command)
+        return SweepJob(number, checked, short_keys(varying), command)
 
     def write(self, facts: Mapping[str, Any], jobs: Sequence[SweepJob]) -> None:
         """Write ``sweep.json``: the facts, and one entry a job."""

@@ -9,7 +9,8 @@ import pytest
 from ffalora_cli.audit import leaks
 from ffalora_cli.audit.mirrors import at_hand
 from ffalora_cli.audit.neighbours import VARIANTS, Neighbour, play_neighbours
-from ffalora_cli.cli.jobs import Job, plan
+from ffalora_cli.cli.jobs import plan
+from ffalora_cli.config.job import Job
 from ffalora_cli.keys import SecureKey
 from ffalora_cli.records import leaving
 from ffalora_cli.records.reading import read_run
@@ -49,8 +50,8 @@ def play(tmp_path_factory):
             common = ["model=auto", f"model.source={model}", "debug=tiny", "task.max_length=16"]
             common += ["federation.rounds=2", "privacy.accountant=rdp", "privacy.noise=secure"]
             (job,) = plan([*common, *UNITS[name]])
-            given = (job.config, job.resolved, job.signature, SecureKey(b"k" * 32))
-            done[name] = Played(job, play_neighbours(*given, folder / name))
+            secret = SecureKey(b"k" * 32)
+            done[name] = Played(job, play_neighbours(job, secret, folder / name))
         return done[name]
 
     with wandb_offline(folder / "home") as patch:

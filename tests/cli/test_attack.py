@@ -38,6 +38,7 @@ def test_table_and_json(tmp_path, monkeypatch, capsys) -> None:
         (["privacy=client", "federation.weights=uniform"], "privacy=text"),
         (["--json", "no/such/file.json"], "no/such"),
         (["model=minilm", "methd=lora"], "method"),
+        (["--methods", "lora,roloro"], "did you mean 'rolora'"),
         (["seed=0,1"], "several values"),
     ],
 )

@@ -10,8 +10,9 @@ from rich.console import Console
 
 from ffalora_cli.cli import table, words
 from ffalora_cli.cli.display import Display, LiveDisplay, PlainDisplay, open_display
-from ffalora_cli.cli.jobs import Job, plan
+from ffalora_cli.cli.jobs import plan
 from ffalora_cli.cli.units import human_bytes, human_seconds, number, score
+from ffalora_cli.config.job import Job
 from ffalora_cli.types import RoundRecord
 
 SENTENCE = (

@@ -1,4 +1,4 @@
-"""G24: bad uploads x combination rules. Each is left out, named, charged, and changes nothing."""
+"""Bad uploads x combination rules. Each is left out, named, charged, and changes nothing."""
 
 from __future__ import annotations
 

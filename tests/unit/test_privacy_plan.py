@@ -55,13 +55,13 @@ def test_given_noise_gives_epsilon():
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"epsilon_target": None}, ["privacy.epsilon_target", "neither", "one or both"]),
+        ({"epsilon_target": None}, ["privacy.epsilon_target", "noise_multiplier"]),
         ({"noise_multiplier": 0.3, "epsilon_target": 0.5}, ["noise_multiplier=0.3", "at least"]),
         ({"sampling": "fixed", "accountant": "pld"}, ["sampling=fixed", "accountant=rdp"]),
         ({"sampling": "shuffled", "unit": "client"}, ["sampling=shuffled", "poisson"]),
-        ({"delta": None}, ["privacy.delta", "not set", "1e-5"]),
-        ({"delta": 0.0}, ["privacy.delta=0.0", "(0, 1)"]),
-        ({"delta": 1.0}, ["privacy.delta=1.0", "(0, 1)"]),
+        ({"delta": None}, ["privacy.delta", "null", "1e-5"]),
+        ({"delta": 0.0}, ["privacy.delta=0.0", "1e-5"]),
+        ({"delta": 0.1}, ["privacy.delta=0.1", "1e-5"]),
         ({"epsilon_target": 0.0}, ["privacy.epsilon_target=0.0", "privacy=none"]),
         ({"epsilon_target": float("inf")}, ["privacy.epsilon_target=inf", "privacy=none"]),
         (
@@ -72,8 +72,8 @@ def test_given_noise_gives_epsilon():
             {"epsilon_target": None, "noise_multiplier": 0.01},
             ["privacy.noise_multiplier=0.01", "0.1"],
         ),
-        ({"max_grad_norm": None}, ["privacy.max_grad_norm", "positive"]),
-        ({"max_grad_norm": -1.0}, ["privacy.max_grad_norm=-1.0", "positive"]),
+        ({"max_grad_norm": None}, ["privacy.max_grad_norm", "needs a clip"]),
+        ({"max_grad_norm": -1.0}, ["privacy.max_grad_norm=-1.0", "above 0"]),
         ({"accountant": "gdp"}, ["privacy.accountant", "gdp", "refused", "pld"]),
         ({"accountant": "pdl"}, ["privacy.accountant", "'pld'"]),
         ({"delta": 1e-3}, ["privacy.delta=0.001", "24526", "published", "4e-06"]),
@@ -87,6 +87,14 @@ def test_bad_plans_are_refused_in_one_line(changes, words):
     assert "\n" not in text and len(text) <= 200
     for word in words:
         assert word in text
+
+
+@pytest.mark.parametrize("sizes", [[3], [50] * 4])
+def test_a_delta_of_a_tenth_promises_nothing_however_few_the_units(sizes):
+    """Of three units 0.2 is below 1/n: the rule about n alone would not even warn."""
+    assert make_plan(privacy(delta=0.09), sizes, federation(), ["a"]) is not None
+    with pytest.raises(ConfigError, match=r"privacy\.delta=0\.2 should be .* well below 1/n"):
+        make_plan(privacy(delta=0.2), sizes, federation(), ["a"])
 
 
 def test_too_large_a_target_names_the_noise_to_use():
@@ -153,7 +161,7 @@ def test_client_unit_counts_rounds():
     [
         (
             {"cohort_sampling": "fixed", "cohort_size": 10, "num_clients": 100},
-            ["cohort_sampling=poisson"],
+            ["cohort_sampling=fixed", "poisson"],
         ),
         ({"weights": "size", "num_clients": 100}, ["federation.weights=uniform"]),
     ],

@@ -9,8 +9,9 @@ import json
 import pytest
 
 from ffalora_cli.cli.sweep_display import LiveSweepDisplay, PlainSweepDisplay
+from ffalora_cli.methods.registry import headline
 from ffalora_cli.sweep.jobs import Ended, Status
-from ffalora_cli.sweep.progress import Progress, Watcher, headline, total_remaining
+from ffalora_cli.sweep.progress import Progress, Watcher, total_remaining
 from tests.unit.sweep_cases import finish, sweep_of
 
 
