@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
-from pathlib import Path
 
 import pytest
 
@@ -14,9 +12,7 @@ from ffalora_cli.privacy.accountants import epsilon
 from ffalora_cli.privacy.plan import make_plan
 from ffalora_cli.privacy.shared_rows import SharedRows
 from ffalora_cli.privacy.statement import statement
-
-sys.path.append(str(Path(__file__).parents[1] / "unit"))
-from privacy_cases import federation, privacy
+from tests.unit.privacy_cases import federation, privacy
 
 GIVEN = ["budget", "--examples", "22450", "--batch", "200", "--delta", "1e-5"]
 

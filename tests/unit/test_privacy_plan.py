@@ -4,7 +4,6 @@ import warnings
 
 import numpy as np
 import pytest
-from privacy_cases import federation, privacy
 
 from ffalora_cli.config.errors import ConfigError
 from ffalora_cli.privacy.accountants import epsilon
@@ -12,6 +11,7 @@ from ffalora_cli.privacy.curves import round_points
 from ffalora_cli.privacy.plan import make_plan
 from ffalora_cli.privacy.schedule import planned_rounds
 from ffalora_cli.privacy.spent import spent
+from tests.unit.privacy_cases import federation, privacy
 
 SST2 = [24_526, 20_373, 22_450]
 

@@ -7,11 +7,11 @@ from importlib.resources import files
 import numpy as np
 import pytest
 from omegaconf import OmegaConf
-from privacy_cases import federation, privacy
 
 from ffalora_cli.config.schema import PrivacyConfig
 from ffalora_cli.privacy.plan import make_plan
 from ffalora_cli.privacy.statement import sentence, statement
+from tests.unit.privacy_cases import federation, privacy
 
 SST2 = [24_526, 20_373, 22_450]
 
