@@ -18,8 +18,7 @@ GIVEN = ["budget", "--examples", "22450", "--batch", "200", "--delta", "1e-5"]
 
 
 @pytest.fixture(autouse=True)
-def own_cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("FFALORA_CACHE", str(tmp_path))
+def own_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
 

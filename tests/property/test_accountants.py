@@ -28,11 +28,6 @@ few = settings(
 )
 
 
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("FFALORA_CACHE", str(tmp_path))
-
-
 @few
 @given(noises, rates, counts, deltas)
 def test_pld_is_below_prv_and_rdp(noise, rate, steps, delta):

@@ -30,11 +30,6 @@ SECRET = b"s" * 32
 ADAPTIVE = dataclasses.replace(PRIVATE, clip_quantile=0.5, clip_count_noise=1.0)
 
 
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("FFALORA_CACHE", str(tmp_path))
-
-
 def test_gradient_and_count_together_are_the_planned_mechanism():
     """Releasing both costs what one Gaussian of noise multiplier z costs: sensitivities whitened.
 

@@ -30,11 +30,6 @@ SST2 = (0.9487, 200 / 22_450)
 few = settings(max_examples=12, deadline=None, derandomize=True)
 
 
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path_factory, monkeypatch):
-    monkeypatch.setenv("FFALORA_CACHE", str(tmp_path_factory.mktemp("cache")))
-
-
 def test_k_rows_are_composed_exactly_not_multiplied():
     """13.92 and 23.47 by dp-accounting's binomial mixture (grid 1e-3: 13.9179, 23.4669)."""
     one = epsilon("pld", [(*SST2, 10_000)], 1e-5)

@@ -25,11 +25,6 @@ UNIFORM = dataclasses.replace(FEDERATION, weights="uniform")
 SECRET = b"s" * 32
 
 
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("FFALORA_CACHE", str(tmp_path))
-
-
 def analytic_noise(target, delta, sensitivity):
     """Sd of one Gaussian release (Balle & Wang 2018, theorem 8), by bisection."""
     from scipy.optimize import brentq

@@ -16,11 +16,6 @@ from tests.unit.privacy_cases import federation, privacy
 SST2 = [24_526, 20_373, 22_450]
 
 
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("FFALORA_CACHE", str(tmp_path))
-
-
 def test_no_unit_no_plan():
     assert make_plan(privacy(unit="none"), SST2, federation(), ["a"]) is None
 

@@ -29,11 +29,6 @@ few = settings(
 )
 
 
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("FFALORA_CACHE", str(tmp_path))
-
-
 @pytest.mark.parametrize("accountant", ["rdp", "pld"])
 def test_target_and_noise_give_the_last_affordable_round(accountant):
     sizes = [400, 1_000, 4_000]
