@@ -9,7 +9,6 @@ import math
 import numpy as np
 import pytest
 import torch
-from privacy_cases import federation, privacy
 
 from ffalora_cli import keys
 from ffalora_cli.config.errors import ConfigError
@@ -24,15 +23,11 @@ from ffalora_cli.privacy.ledger import PrivacyLedger
 from ffalora_cli.privacy.plan import make_plan
 from ffalora_cli.privacy.spent import spent
 from ffalora_cli.privacy.statement import statement
+from tests.unit.privacy_cases import federation, privacy
 from tests.unit.test_simulation import FEDERATION, PRIVATE, simulate
 
 SECRET = b"s" * 32
 ADAPTIVE = dataclasses.replace(PRIVATE, clip_quantile=0.5, clip_count_noise=1.0)
-
-
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("FFALORA_CACHE", str(tmp_path))
 
 
 def test_gradient_and_count_together_are_the_planned_mechanism():

@@ -5,15 +5,10 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
-import sys
-from pathlib import Path
-
-import pytest
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
 
 import chaos_breaks as breaks
 import chaos_workload as chaos
+import pytest
 
 from ffalora_cli.cli.privacy_words import lineage_lines
 from ffalora_cli.config.build import leaf_keys, to_plain
