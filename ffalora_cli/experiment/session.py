@@ -51,7 +51,7 @@ class Session:
     @property
     def headline(self) -> str:
         """The metric the run is judged by."""
-        if "lora_b" in self.parts.method.personal:  # the global model has no B: clients' own do
+        if self.parts.method.personal:  # there is no global model, only clients' own
             return "eval/personalized_accuracy"
         return f"eval/{self.parts.config.task.metrics[0]}"
 

@@ -7,17 +7,20 @@ inside the functions that need it. Methods see named tensors and stacks (a leadi
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar
 
+from ffalora_cli.adapters import registry as forms
 from ffalora_cli.config.schema import INSIDE_CLIENTS
 from ffalora_cli.types import ServerState, ServerUpdate, Site, Stack, Tensors
 
 if TYPE_CHECKING:
     import torch
 
-Factor = Literal["lora_a", "lora_b"]
+Factor = str
+"""A factor of the method's form, by the name that the form gives it."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,7 @@ class Method:
         name: file and config name.
         title: as the paper calls it.
         reference: authors, title, venue, arXiv id.
+        form: of the adapters it is written for, a value of ``adapter.form``.
         travels: one sentence, what is sent in each direction.
         uplink_formula: bytes a client, round and adapted layer, as printed by ``ffalora ls``.
         downlink_formula: the same, downwards.
@@ -56,6 +60,7 @@ class Method:
     travels: ClassVar[str]
     uplink_formula: ClassVar[str]
     downlink_formula: ClassVar[str]
+    form: ClassVar[str] = "lora"
     linear: ClassVar[bool] = True
     units: ClassVar[frozenset[str]] = frozenset({"none", *INSIDE_CLIENTS, "client"})
     refusal: ClassVar[str] = ""
@@ -97,7 +102,7 @@ class Method:
 
     def uplink_elements(self, site: Site, rank: int, round: int) -> int:
         """Elements one client sends for one adapted layer in this round."""
-        return sum(_elements(f, site, rank) for f in self.uploaded(round))
+        return self._elements(self.uploaded(round), site, rank)
 
     def downlink_elements(self, site: Site, rank: int, round: int, clients: int) -> int:
         """Elements one client is sent for one adapted layer at the start of this round.
@@ -108,8 +113,8 @@ class Method:
         """
         if round == 1:
             return 0  # everything is still as its seed says
-        return sum(_elements(f, site, rank) for f in self.uploaded(round - 1))
+        return self._elements(self.uploaded(round - 1), site, rank)
 
-
-def _elements(factor: str, site: Site, rank: int) -> int:
-    return rank * (site.d_in if factor == "lora_a" else site.d_out)
+    def _elements(self, factors: Sequence[Factor], site: Site, rank: int) -> int:
+        shapes = forms.get(self.form).factors(site, rank)
+        return sum(math.prod(shapes[factor]) for factor in factors)

@@ -30,7 +30,7 @@ class Progress:
 
 def headline(config: Config) -> str:
     """The metric a run is judged by, as its summary names it."""
-    personal = "lora_b" in registry.get(config.method.name).personal  # clients' own models count
+    personal = registry.get(config.method.name).personal  # there is no global model
     return "eval/personalized_accuracy" if personal else f"eval/{config.task.metrics[0]}"
 
 
