@@ -14,7 +14,19 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from ffalora_cli.adapters import registry as forms
 from ffalora_cli.config.schema import INSIDE_CLIENTS
-from ffalora_cli.types import ServerState, ServerUpdate, Site, Stack, Tensors
+from ffalora_cli.types import (
+    Bits,
+    Dense,
+    PayloadItem,
+    Rows,
+    ServerState,
+    ServerUpdate,
+    Site,
+    Sparse,
+    Stack,
+    Tensors,
+    kind_of,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -122,6 +134,23 @@ class Method:
     def numbers(self, round: int) -> range:
         """Numbers of a round's exchanges."""
         return range((round - 1) * self.exchanges() + 1, round * self.exchanges() + 1)
+
+    def compress(self, trained: Stack, before: Tensors) -> list[PayloadItem]:
+        """What carries an upload: every tensor whole, unless a method says otherwise.
+
+        How many bytes it has may depend on shapes, not on values: the server checks arrivals
+        against it, and a run is counted beforehand, with tensors on torch's ``meta`` device.
+
+        Args:
+            trained: what leaves the clients, ``[clients, ...]`` by name.
+            before: the global tensors the clients started from, by name.
+        """
+        return [Dense(name, kind_of(name), values) for name, values in trained.items()]
+
+    def restore(self, items: Sequence[PayloadItem], before: Tensors) -> Stack:
+        """The tensors ``[clients, ...]`` that the server combines, from what ``compress`` sent."""
+        carried = Dense | Rows | Sparse | Bits
+        return {item.name: item.dense() for item in items if isinstance(item, carried)}
 
     def aggregate(
         self,
