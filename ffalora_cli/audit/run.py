@@ -58,10 +58,12 @@ def plan_of(config: Config, sizes: np.ndarray) -> PrivacyPlan:
     Raises:
         ConfigError: the plan is refused, or this audit does not cover it.
     """
+    from ffalora_cli.methods import registry
     from ffalora_cli.privacy import plan as planning
 
     check_auditable(config)
-    plan = planning.make_plan(config.privacy, sizes, config.federation, ())
+    exchanges = registry.get(config.method.name).exchanges()
+    plan = planning.make_plan(config.privacy, sizes, config.federation, (), exchanges=exchanges)
     assert plan is not None
     if plan.accountant.sampling != "poisson":
         raise ConfigError(
@@ -80,7 +82,7 @@ def audit(
     """Audit a subject.
 
     Args:
-        subject: a run's plan on a stand-in.
+        subject: a run's plan on a surrogate.
         tier: ``mechanism`` (battery and step-level bound; of the reference engine its sensitivity
             alone), ``canary``, or ``all``.
         effort: how much the battery draws.

@@ -157,7 +157,7 @@ def parameters(parts: Parts) -> dict[str, Any]:
     """Elements that are trained in round 1, kept by their client, and frozen."""
     simulation, network = parts.simulation, parts.simulation.network
     return {
-        "trainable": sum(spec.size for spec in simulation.trainable(1)),
+        "trainable": sum(spec.size for spec in simulation.trained(1)),
         "personal": sum(s.size for s in network.specs if s.name in simulation.personal),
         "frozen": network.frozen_parameters,
         "adapted_layers": len(network.sites),

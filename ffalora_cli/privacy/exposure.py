@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from ffalora_cli.config.errors import ConfigError
 from ffalora_cli.config.schema import FederationConfig, PrivacyConfig
 from ffalora_cli.privacy.accountants import FINE
 from ffalora_cli.privacy.rules import participation
@@ -50,24 +51,44 @@ class Exposure:
         return np.minimum(1.0, np.maximum(self.rate, up)), GRID
 
 
-def exposure_of(privacy: PrivacyConfig, sizes: Ints, federation: FederationConfig) -> Exposure:
-    """Of units of the configured kind; ``sizes [num_clients]`` are the units of each client."""
+def exposure_of(
+    privacy: PrivacyConfig, sizes: Ints, federation: FederationConfig, exchanges: int = 1
+) -> Exposure:
+    """Of units of the configured kind.
+
+    Args:
+        privacy: unit, and where the noise is added.
+        sizes: int64 [num_clients], units of each client.
+        federation: participation, rounds, local steps and batch.
+        exchanges: of a round: as often a client releases its local steps, or the server its sum.
+
+    Raises:
+        ConfigError: one drawn cohort would be released more than once.
+    """
     if privacy.unit == "client":
-        return _of_clients(privacy, len(sizes), federation)
-    return _inside_clients(sizes, federation)
+        return _of_clients(privacy, len(sizes), federation, exchanges)
+    return _inside_clients(sizes, federation, exchanges)
 
 
-def _inside_clients(sizes: Ints, federation: FederationConfig) -> Exposure:
+def _inside_clients(sizes: Ints, federation: FederationConfig, exchanges: int) -> Exposure:
     """A step is a local step on a client's own units."""
     batch = np.minimum(federation.local_batch_size, sizes).astype(np.float64)
     rounds = planned_rounds(federation.rounds, participation(federation, len(sizes)))
-    return Exposure(sizes, batch, batch / sizes, federation.local_steps, rounds)
+    return Exposure(sizes, batch, batch / sizes, federation.local_steps * exchanges, rounds)
 
 
-def _of_clients(privacy: PrivacyConfig, clients: int, federation: FederationConfig) -> Exposure:
+def _of_clients(
+    privacy: PrivacyConfig, clients: int, federation: FederationConfig, exchanges: int
+) -> Exposure:
     """A step is a round: with central noise whether or not the client was drawn."""
     share = participation(federation, clients)
     units, ones = np.full(clients, clients, dtype=np.int64), np.ones(clients)
     if privacy.client_noise == "local":  # the server sees who uploads: no amplification
-        return Exposure(units, ones, ones, 1, planned_rounds(federation.rounds, share))
-    return Exposure(units, share * clients * ones, share * ones, 1, federation.rounds)
+        return Exposure(units, ones, ones, exchanges, planned_rounds(federation.rounds, share))
+    if exchanges > 1 and share < 1:
+        raise ConfigError(
+            f"privacy.unit=client: the method's {exchanges} exchanges of a round release sums of "
+            "one drawn cohort, which is not amplified twice; set federation.cohort_sampling=full "
+            "federation.cohort_size=null, or privacy.client_noise=local"
+        )
+    return Exposure(units, share * clients * ones, share * ones, exchanges, federation.rounds)

@@ -144,6 +144,7 @@ def make_plan(
     federation: FederationConfig,
     covered: Sequence[str],
     shared: SharedRows | None = None,
+    exchanges: int = 1,
 ) -> PrivacyPlan | None:
     """Plan a run's privacy, or refuse it.
 
@@ -157,6 +158,7 @@ def make_plan(
         federation: participation, rounds, local steps and batch.
         covered: names of all tensors trained under the guarantee, uploaded or not.
         shared: units that several clients hold, from ``find_shared_rows``; a row is on one client.
+        exchanges: of a round: as often a client releases its local steps, or the server its sum.
 
     Returns:
         The plan; None for ``privacy.unit=none``.
@@ -170,7 +172,7 @@ def make_plan(
     check_cohort(privacy, federation)
     clip = privacy.max_grad_norm
     assert privacy.delta is not None and clip is not None  # checked
-    use = exposure_of(privacy, np.asarray(sizes, dtype=np.int64), federation)
+    use = exposure_of(privacy, np.asarray(sizes, dtype=np.int64), federation, exchanges)
     per_round, rounds = use.steps_per_round, use.rounds
     rate, interval = use.accounted()
     accountant = Accountant(privacy.accountant, privacy.delta, privacy.sampling, interval)

@@ -21,7 +21,7 @@ def test_table_and_json(tmp_path, monkeypatch, capsys) -> None:
     found = json.loads(file.read_text())
     cells = {(c["victim"], c["method"], c["private"], c["tokens"]): c for c in found["cells"]}
     assert len(cells) == 2 * 2 * 2
-    for victim in ("stand-in", "model"):
+    for victim in ("surrogate", "model"):
         assert cells[victim, "lora", False, 12]["recovered"] >= 0.8
         assert cells[victim, "ffa_lora", False, 12]["recovered"] <= 0.05
         assert cells[victim, "lora", True, 12]["recovered"] <= 0.1

@@ -38,11 +38,6 @@ FAST_LONG = {("sst2", 6.0), ("qnli", 3.0)} | {
 FAST_SHORT = {("sst2", 1.0), ("qnli", 1.0)}
 
 
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("FFALORA_CACHE", str(tmp_path))
-
-
 def cells(table, steps, fast):
     for name, (rate, pld, _) in table.items():
         for target, noise in zip(TARGETS, pld, strict=True):

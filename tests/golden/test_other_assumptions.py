@@ -18,11 +18,6 @@ from ffalora_cli.privacy.tuning import epsilon_of_search, tuned_epsilon
 DELTA, STEPS = 1e-5, 10_000
 
 
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path_factory, monkeypatch):
-    monkeypatch.setenv("FFALORA_CACHE", str(tmp_path_factory.mktemp("cache")))
-
-
 ROWS = {"sst2": 67_349, "qnli": 104_743, "qqp": 363_846, "mnli": 392_702}
 NOISE = {  # PLD, epsilon 6 / 3 / 1
     "sst2": (0.948725, 1.428176, 3.413822),

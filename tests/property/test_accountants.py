@@ -1,8 +1,6 @@
 from __future__ import annotations
 
 import math
-import sys
-from pathlib import Path
 
 import dp_accounting
 import pytest
@@ -16,9 +14,7 @@ from ffalora_cli.privacy.accountants import COARSE
 from ffalora_cli.privacy.assumptions import tuning
 from ffalora_cli.privacy.plan import make_plan
 from ffalora_cli.privacy.shared_rows import SharedRows
-
-sys.path.append(str(Path(__file__).parents[1] / "unit"))
-from privacy_cases import federation, privacy
+from tests.unit.privacy_cases import federation, privacy
 
 noises = st.floats(0.7, 5.0)
 rates = st.floats(1e-3, 0.05)
@@ -30,11 +26,6 @@ few = settings(
     derandomize=True,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
 )
-
-
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("FFALORA_CACHE", str(tmp_path))
 
 
 @few

@@ -13,7 +13,6 @@ from dp_accounting.pld import privacy_loss_distribution as library
 from dp_accounting.pld.pld_pmf import create_pmf
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from privacy_cases import federation, privacy
 from scipy.stats import binom, norm
 
 from ffalora_cli.privacy.accountant import Accountant
@@ -24,14 +23,10 @@ from ffalora_cli.privacy.loss_distribution import divergences, fitting
 from ffalora_cli.privacy.plan import make_plan
 from ffalora_cli.privacy.shared_rows import SharedRows
 from ffalora_cli.privacy.spent import claimed, spent
+from tests.unit.privacy_cases import federation, privacy
 
 SST2 = (0.9487, 200 / 22_450)
 few = settings(max_examples=12, deadline=None, derandomize=True)
-
-
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path_factory, monkeypatch):
-    monkeypatch.setenv("FFALORA_CACHE", str(tmp_path_factory.mktemp("cache")))
 
 
 def test_k_rows_are_composed_exactly_not_multiplied():

@@ -4,7 +4,6 @@ import warnings
 
 import numpy as np
 import pytest
-from privacy_cases import federation, privacy
 
 from ffalora_cli.config.errors import ConfigError
 from ffalora_cli.privacy.accountant import Accountant
@@ -12,13 +11,9 @@ from ffalora_cli.privacy.curves import round_points
 from ffalora_cli.privacy.plan import make_plan
 from ffalora_cli.privacy.schedule import planned_rounds
 from ffalora_cli.privacy.spent import spent
+from tests.unit.privacy_cases import federation, privacy
 
 SST2 = [24_526, 20_373, 22_450]
-
-
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("FFALORA_CACHE", str(tmp_path))
 
 
 def test_no_unit_no_plan():

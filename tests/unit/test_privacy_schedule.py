@@ -9,7 +9,6 @@ import pytest
 from dp_accounting.pld import privacy_loss_distribution
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from privacy_cases import federation, privacy
 
 from ffalora_cli.config.errors import ConfigError
 from ffalora_cli.privacy.accountant import Accountant
@@ -20,6 +19,7 @@ from ffalora_cli.privacy.plan import make_plan
 from ffalora_cli.privacy.schedule import affordable_rounds
 from ffalora_cli.privacy.shared_rows import SharedRows, find_shared_rows
 from ffalora_cli.privacy.spent import spent
+from tests.unit.privacy_cases import federation, privacy
 
 few = settings(
     max_examples=8,
@@ -27,11 +27,6 @@ few = settings(
     derandomize=True,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
 )
-
-
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("FFALORA_CACHE", str(tmp_path))
 
 
 @pytest.mark.parametrize("accountant", ["rdp", "pld"])

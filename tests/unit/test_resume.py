@@ -5,15 +5,10 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
-import sys
-from pathlib import Path
-
-import pytest
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
 
 import chaos_breaks as breaks
 import chaos_workload as chaos
+import pytest
 
 from ffalora_cli.cli.privacy_words import lineage_lines
 from ffalora_cli.config.build import leaf_keys, to_plain
@@ -43,7 +38,7 @@ def test_a_crash_anywhere_changes_nothing(name, built):
         assert breaks.crash(load, root / "trial", call, wanted) is None
 
 
-def test_a_crash_in_every_sitting_changes_nothing(built):
+def test_a_crash_in_every_resume_changes_nothing(built):
     load, root = built[0]["partial"], built[1] / "often"
     wanted = breaks.unbroken(load, root)
     breaks.fresh(root / "trial")

@@ -22,11 +22,6 @@ RATE, STEPS = [0.02, 0.05], 300
 FACTS = {"data_fingerprints": {"train": "0123456789abcdef"}}
 
 
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path_factory, monkeypatch):
-    monkeypatch.setenv("FFALORA_CACHE", str(tmp_path_factory.mktemp("cache")))
-
-
 def released(folder, seed, noise, *overrides, **statement):
     """A run of two clients that took ``STEPS`` steps each, as its ledger has it."""
     said = {"unit": "text", "num_clients": 2, "clients": [{"epsilon_planned": 6.0}]} | statement
