@@ -12,6 +12,7 @@ from ffalora_cli.cli import table, words
 from ffalora_cli.cli.screen import Screen, redraws, width
 from ffalora_cli.cli.units import human_seconds, number
 from ffalora_cli.config.job import Job
+from ffalora_cli.metric_keys import SAMPLES_PER_SECOND, evaluated
 from ffalora_cli.types import RoundRecord
 
 if TYPE_CHECKING:
@@ -105,7 +106,7 @@ class Display:
 
     def evaluated(self, record: RoundRecord) -> bool:
         """Whether this round was evaluated; the others have no row."""
-        return f"eval/{self.job.config.task.metrics[0]}" in record.metrics
+        return evaluated(self.job.config.task.metrics[0]) in record.metrics
 
     def _write(self, line: str) -> None:
         print(line, file=self.stream, flush=True)
@@ -200,7 +201,7 @@ class LiveDisplay(PlainDisplay):
         from rich.text import Text
 
         rounds = self.job.config.federation.rounds
-        speed = number(self._last.get("time/samples_per_second"), 0)
+        speed = number(self._last.get(SAMPLES_PER_SECOND), 0)
         parts = [
             f"round {self.done or 0}/{rounds}",
             f"ETA {human_seconds(self.remaining())}",

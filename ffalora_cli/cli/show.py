@@ -16,6 +16,7 @@ from ffalora_cli.cli.screen import width
 from ffalora_cli.config.build import build
 from ffalora_cli.config.errors import ConfigError, brief
 from ffalora_cli.config.schema import Config
+from ffalora_cli.metric_keys import evaluated
 
 if TYPE_CHECKING:
     from ffalora_cli.records.reading import RunRecords
@@ -78,10 +79,10 @@ def _lines(records: RunRecords) -> list[str]:
 
 def _rounds(records: RunRecords, config: Config) -> list[str]:
     """The evaluated rounds as a table, thinned evenly to a screenful; the last is always there."""
-    key = f"eval/{config.task.metrics[0]}"
-    evaluated = [record for record in records.rounds if key in record.metrics]
-    step = max(1, math.ceil(len(evaluated) / _ROUNDS))
-    kept = evaluated[::-1][::step][::-1]
+    key = evaluated(config.task.metrics[0])
+    scored = [record for record in records.rounds if key in record.metrics]
+    step = max(1, math.ceil(len(scored) / _ROUNDS))
+    kept = scored[::-1][::step][::-1]
     lines = [table.Line(r.round, config.federation.rounds, r.metrics) for r in kept]
     filled = table.filled(table.columns(config, live=False), lines)
     columns = table.fitting(filled, width())

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, TextIO
 from ffalora_cli.cli.screen import redraws, width
 from ffalora_cli.cli.units import human_seconds, score
 from ffalora_cli.methods.registry import headline
+from ffalora_cli.metric_keys import short_name
 from ffalora_cli.sweep.jobs import ALREADY, FAILED, GOOD, RUNNING, WAITING, Status, SweepJob
 from ffalora_cli.sweep.progress import Progress, Watcher, result, total_remaining
 
@@ -113,7 +114,7 @@ class SweepDisplay:
         elif status.ended is not None:
             spent = status.ended.seconds
         reached = "" if rounds is None else f"{rounds}/{config.federation.rounds}"
-        shown = "" if value is None else score(metric.removeprefix("eval/"), value)
+        shown = "" if value is None else score(short_name(metric), value)
         seconds = "" if spent is None else human_seconds(spent)
         left = "left " if status.state == RUNNING and seconds else ""
         return (status.state, reached, shown, left + seconds)

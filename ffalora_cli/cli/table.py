@@ -8,6 +8,17 @@ from dataclasses import dataclass
 
 from ffalora_cli.cli.units import human_bytes, human_seconds, number, score
 from ffalora_cli.config.schema import Config
+from ffalora_cli.metric_keys import (
+    DOWNLINK_TOTAL,
+    EPSILON,
+    LOSS,
+    SAMPLES_PER_SECOND,
+    UPLINK_TOTAL,
+    evaluated,
+    of_clients,
+    own_labels,
+    personalized,
+)
 from ffalora_cli.privacy.rounding import epsilon_text
 
 
@@ -40,21 +51,19 @@ def columns(config: Config, live: bool = True) -> list[Column]:
     headline, rounds = config.task.metrics[0], config.federation.rounds
     chosen = [
         Column("round", max(9, 2 * len(str(rounds)) + 1), lambda m: f"{m.round}/{m.rounds}"),
-        Column(headline, 9, lambda m: score(headline, m.metrics.get(f"eval/{headline}"))),
+        Column(headline, 9, lambda m: score(headline, m.metrics.get(evaluated(headline)))),
     ]
     own = _of_clients(config)
     if own is not None:
         title, key = own
         chosen.append(Column(title, 9, lambda m: score("accuracy", m.metrics.get(key))))
-    chosen.append(Column("loss", 6, lambda m: score("loss", m.metrics.get("eval/loss"))))
+    chosen.append(Column("loss", 6, lambda m: score("loss", m.metrics.get(LOSS))))
     if config.privacy.unit != "none":
-        spent = "privacy/epsilon_spent"
-        chosen.append(Column("epsilon", 8, lambda m: epsilon_text(m.metrics.get(spent))))
-    up, down = "comm/uplink_bytes_total", "comm/downlink_bytes_total"
-    chosen.append(Column("up", 8, lambda m: human_bytes(m.metrics.get(up))))
-    chosen.append(Column("down", 8, lambda m: human_bytes(m.metrics.get(down))))
+        chosen.append(Column("epsilon", 8, lambda m: epsilon_text(m.metrics.get(EPSILON))))
+    chosen.append(Column("up", 8, lambda m: human_bytes(m.metrics.get(UPLINK_TOTAL))))
+    chosen.append(Column("down", 8, lambda m: human_bytes(m.metrics.get(DOWNLINK_TOTAL))))
     if live:
-        speed = "time/samples_per_second"
+        speed = SAMPLES_PER_SECOND
         chosen.append(Column("samples/s", 9, lambda m: number(m.metrics.get(speed), 0)))
         chosen.append(Column("ETA", 7, lambda m: _left(m.remaining)))
     return chosen
@@ -106,7 +115,7 @@ def _of_clients(config: Config) -> tuple[str, str] | None:
     from ffalora_cli.methods import registry
 
     if config.head.mode == "personal" or registry.get(config.method.name).personal:
-        return "personal", "eval/personalized_accuracy"
+        return "personal", personalized("accuracy")
     if config.federation.eval_clients:
-        return "own-label", "eval/client_accuracy_own_labels"
+        return "own-label", own_labels(of_clients("accuracy"))
     return None

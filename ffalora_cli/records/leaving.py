@@ -14,6 +14,7 @@ from datetime import datetime
 from functools import cache
 from typing import Any, Literal
 
+from ffalora_cli.metric_keys import CLIP, EPSILON, UNCLIPPED, evaluated, own_labels, personalized
 from ffalora_cli.records.reading import RunRecords
 from ffalora_cli.types import RoundRecord
 
@@ -32,16 +33,16 @@ Kind = Literal["public", "sizes", "noised", "outside", "home", "never"]
 LINES: tuple[tuple[str, Kind, Kind], ...] = (
     # field (``*``: within a name, ``**``: anything), at a unit inside a client, at unit client.
     # The mix of labels is the client's own, whatever rows were scored.
-    ("metrics.eval/*_own_labels", "home", "home"),
+    (f"metrics.{own_labels(evaluated('*'))}", "home", "home"),
     # A client's own tensors are clipped and noised at units inside it, but never at unit client.
-    ("metrics.eval/personalized_accuracy*", "noised", "home"),
-    ("metrics.eval/*", "noised", "noised"),
+    (f"metrics.{personalized('*')}", "noised", "home"),
+    (f"metrics.{evaluated('*')}", "noised", "noised"),
     # Bytes follow from who took part, which a client-level guarantee protects.
     ("metrics.comm/*", "sizes", "home"),
-    ("metrics.privacy/epsilon_spent", "sizes", "sizes"),
+    (f"metrics.{EPSILON}", "sizes", "sizes"),
     # The adaptive clip and the noised share that moves it are paid for by the plan.
-    ("metrics.privacy/max_grad_norm", "noised", "noised"),
-    ("metrics.privacy/unclipped_share", "noised", "noised"),
+    (f"metrics.{CLIP}", "noised", "noised"),
+    (f"metrics.{UNCLIPPED}", "noised", "noised"),
     # A round's seconds follow from the rows that were drawn and from their lengths.
     ("metrics.time/*", "home", "home"),
     ("metrics.train/*", "home", "home"),  # loss, clipped share, counts

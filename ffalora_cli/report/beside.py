@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 
 from ffalora_cli.config.errors import ConfigError, choose, listed
+from ffalora_cli.metric_keys import evaluated, short_name
 from ffalora_cli.records.reading import RunRecords
 from ffalora_cli.report import statistics
 from ffalora_cli.report.comparability import MEANINGLESS, differences
@@ -121,13 +122,13 @@ def as_json(
 
 
 def _metrics(task: str) -> list[str]:
-    return [metric for name, metric in GLUE if name == task] or ["eval/accuracy"]
+    return [metric for name, metric in GLUE if name == task] or [evaluated("accuracy")]
 
 
 def _tasks_and_metrics(tasks: set[str]) -> list[tuple[str, str]]:
     """Tasks and metrics in the papers' order, then tasks of ours alone."""
     others = sorted(tasks - {name for name, _ in GLUE})
-    return [*GLUE, *((task, "eval/accuracy") for task in others)]
+    return [*GLUE, *((task, evaluated("accuracy")) for task in others)]
 
 
 def _sources(here: Sequence[Number]) -> list[tuple[str, str]]:
@@ -154,7 +155,7 @@ def _cell(here: Sequence[Number], source: str, method: str) -> str:
 
 
 def _task_title(task: str, metric: str) -> str:
-    kind = metric.removeprefix("eval/").removesuffix("accuracy").rstrip("/")
+    kind = short_name(metric).removesuffix("accuracy").rstrip("/")
     return {("mnli", ""): "mnli (m)", ("mnli", "validation_mismatched"): "mnli (mm)"}.get(
         (task, kind), task
     )

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ffalora_cli.config.errors import ConfigError, listed
+from ffalora_cli.metric_keys import EPSILON, UPLINK_TOTAL, short_name
 from ffalora_cli.records.reading import RunRecords
 from ffalora_cli.report import statistics
 from ffalora_cli.report.comparability import MEANINGLESS, differences, other_inputs
 from ffalora_cli.report.moments import (
     FINAL,
-    UPLINK,
     EvaluationPoint,
     full_name,
     headline,
@@ -161,7 +161,7 @@ def _metrics(runs: Sequence[RunRecords], wanted: Sequence[str]) -> tuple[str, ..
     if len(judged) > 1:
         raise ConfigError(
             f"--metric: these runs are judged by different ones ({listed(judged)}); "
-            f"name one, as in --metric {judged[0].removeprefix('eval/')}"
+            f"name one, as in --metric {short_name(judged[0])}"
         )
     return (judged[0],)
 
@@ -208,7 +208,7 @@ def _row(
     for metric in metrics:
         values = [value_of(run, question.point, metric) for run in runs]
         cells.append(Cell(statistics.summarize([v for v in values if v is not None])))
-    sent = [value_of(run, question.point, UPLINK) or 0.0 for run in runs]
+    sent = [value_of(run, question.point, UPLINK_TOTAL) or 0.0 for run in runs]
     spent = [value for run in runs if (value := _epsilon(run, question)) is not None]
     return Row(
         settings,
@@ -227,7 +227,7 @@ def _epsilon(run: RunRecords, question: Question) -> float | None:
     record = record_at(run, question.point)
     if record is not None and record.round == 0:
         return 0.0
-    spent = value_of(run, question.point, "privacy/epsilon_spent")
+    spent = value_of(run, question.point, EPSILON)
     if spent is None:
         spent = float((run.privacy.get("epsilon_max") or {}).get("spent") or math.inf)
     return spent

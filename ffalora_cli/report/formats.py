@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ffalora_cli.metric_keys import is_score, short_name
 from ffalora_cli.privacy.rounding import epsilon_text
 from ffalora_cli.report.comparison import Cell, Comparison, Row
 from ffalora_cli.report.notes import BEST, TIED, baseline_name, notes
@@ -51,7 +52,7 @@ def grid(comparison: Comparison) -> Grid:
     private = any(row.epsilon is not None for row in comparison.rows)
     head = [title(key).replace("_", " ") for key in comparison.columns]
     for metric in comparison.metrics:
-        name = metric.removeprefix("eval/")
+        name = short_name(metric)
         head.append(f"{name} %" if is_percent(metric) else name)
         head += ["sd"] if several else []
         head += [f"vs {baseline_name(comparison)}"] if compared else []
@@ -175,7 +176,7 @@ def as_json(comparison: Comparison) -> str:
 
 def is_percent(metric: str) -> bool:
     """Whether a metric is a share that people read in percent."""
-    return metric.startswith("eval/") and metric.rsplit("/", 1)[-1].endswith(_PERCENT)
+    return is_score(metric) and metric.rsplit("/", 1)[-1].endswith(_PERCENT)
 
 
 def _sample(sample: Sample) -> dict[str, Any]:

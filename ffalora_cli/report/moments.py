@@ -8,14 +8,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from ffalora_cli.config.errors import ConfigError, brief, choose
+from ffalora_cli.metric_keys import UPLINK_TOTAL, evaluated, higher_is_better
 from ffalora_cli.records.reading import RunRecords
 from ffalora_cli.types import RoundRecord
 
-UPLINK = "comm/uplink_bytes_total"
-
 _UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12}
 _BYTES = re.compile(r"(\d+(?:\.\d+)?)([a-z]*)", re.IGNORECASE)
-_LESS = ("loss", "comm/", "privacy/epsilon", "time/round", "time/seconds")  # better when smaller
 
 
 @dataclass(frozen=True)
@@ -52,15 +50,10 @@ def parse(text: str) -> EvaluationPoint:
     raise choose("--at", text, ("final", "best-validation", "round=N", "bytes=X"))
 
 
-def higher_is_better(metric: str) -> bool:
-    """Scores and speeds are better when larger; losses, bytes, epsilon and times when smaller."""
-    return not any(word in metric for word in _LESS)
-
-
 def headline(run: RunRecords) -> str:
     """The metric a run is judged by, by which rounds count as evaluated and are chosen."""
     metrics = (run.config.get("task") or {}).get("metrics") or ("accuracy",)
-    return str((run.summary or {}).get("headline") or f"eval/{metrics[0]}")
+    return str((run.summary or {}).get("headline") or evaluated(metrics[0]))
 
 
 def record_at(run: RunRecords, point: EvaluationPoint) -> RoundRecord | None:
@@ -75,7 +68,7 @@ def record_at(run: RunRecords, point: EvaluationPoint) -> RoundRecord | None:
     if point.kind == "round":
         scored = [record for record in scored if record.round == point.amount]
     if point.kind == "bytes":
-        scored = [r for r in scored if r.metrics.get(UPLINK, 0.0) <= point.amount]
+        scored = [r for r in scored if r.metrics.get(UPLINK_TOTAL, 0.0) <= point.amount]
     if not scored:
         return None
     if point.kind == "best-validation":
@@ -104,7 +97,7 @@ def full_name(metric: str, runs: Iterable[RunRecords]) -> str:
         ConfigError: for one that no run recorded; names the nearest.
     """
     recorded = sorted({name for run in runs for record in run.rounds for name in record.metrics})
-    for name in (metric, f"eval/{metric}"):
+    for name in (metric, evaluated(metric)):
         if name in recorded:
             return name
     raise choose("--metric", metric, recorded)

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ffalora_cli.config.errors import ConfigError
+from ffalora_cli.metric_keys import higher_is_better
 from ffalora_cli.privacy.rounding import epsilon_text, rounded_up
 from ffalora_cli.report.grouping import Group, Grouping
-from ffalora_cli.report.moments import higher_is_better
 from ffalora_cli.report.series import (
     EPSILON,
     X_AXES,

@@ -15,13 +15,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from ffalora_cli.config.errors import ConfigError, listed, nearest
+from ffalora_cli.metric_keys import DOWNLINK_TOTAL, EPSILON, ROUND_SECONDS, UPLINK_TOTAL
 from ffalora_cli.privacy.rounding import epsilon_text
 from ffalora_cli.records.reading import RunRecords
 from ffalora_cli.report.grouping import Group, Grouping
 from ffalora_cli.report.statistics import Sample, summarize
 
-UP, DOWN = "comm/uplink_bytes_total", "comm/downlink_bytes_total"
-EPSILON, SECONDS = "privacy/epsilon_spent", "time/round_seconds"
 X_AXES = {
     "round": "round",
     "uplink_bytes": "uplink, all clients together",
@@ -111,7 +110,7 @@ def points(run: RunRecords, x: str, y: str) -> tuple[np.ndarray, np.ndarray]:
     xs, ys, seconds = [], [], 0.0
     for record in run.rounds:
         metrics = record.metrics
-        seconds += _finite(metrics.get(SECONDS))
+        seconds += _finite(metrics.get(ROUND_SECONDS))
         at = seconds if x == "seconds" else _position(metrics, record.round, x)
         value = metrics.get(y, math.nan)
         if math.isfinite(at) and math.isfinite(value):
@@ -160,7 +159,8 @@ def _position(metrics: Mapping[str, float], number: int, x: str) -> float:
     """Where a round is along an axis; nothing was sent or spent before the first."""
     if x == "round":
         return float(number)
-    keys = {"uplink_bytes": (UP,), "total_bytes": (UP, DOWN), "epsilon": (EPSILON,)}[x]
+    up, both = (UPLINK_TOTAL,), (UPLINK_TOTAL, DOWNLINK_TOTAL)
+    keys = {"uplink_bytes": up, "total_bytes": both, "epsilon": (EPSILON,)}[x]
     if number == 0 and x != "epsilon":
         return 0.0
     return float(sum(metrics.get(key, math.nan) for key in keys))

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ffalora_cli.config.errors import ConfigError
+from ffalora_cli.metric_keys import is_score
 from ffalora_cli.records.files import write_whole
 from ffalora_cli.report.partition_figure import DATE_KEY
 
@@ -139,7 +140,7 @@ def share_axis(axis: Axes, metric: str) -> None:
     """A y axis for a metric: percent for shares of one, plain for MCC and losses."""
     name = metric.rsplit("/", 1)[-1]
     shown = name.replace("_", " ")
-    if name.endswith(("mcc", "loss")) or not metric.startswith(("eval/", "clients/")):
+    if name.endswith(("mcc", "loss")) or not (is_score(metric) or metric.startswith("clients/")):
         axis.set_ylabel(shown)
         return
     axis.set_ylabel(f"{shown}, %")
