@@ -1,4 +1,4 @@
-"""The battery: every direct test of the mechanism as implemented."""
+"""Runs every direct test of the mechanism as implemented."""
 
 from __future__ import annotations
 

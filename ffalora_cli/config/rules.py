@@ -1,4 +1,4 @@
-"""What values may go together: one function a group, one sentence a refusal.
+"""Refuses values that do not go together: one function a group, one sentence a refusal.
 
 Every refusal names a key, what is wrong with it, and one remedy. Nothing heavy is read: rules that
 need the data (fewer rows than clients, delta against n) stand where the data is.

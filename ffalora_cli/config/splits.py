@@ -1,4 +1,4 @@
-"""Which splits of a task a run looks at, and which of them cannot be had."""
+"""Says which splits of a task a run looks at, and refuses those that cannot be had."""
 
 from __future__ import annotations
 

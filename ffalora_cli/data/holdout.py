@@ -1,4 +1,4 @@
-"""Hold-outs: a part of the training rows, by class and in whole groups, that no client is given."""
+"""Cuts hold-outs: a part of the training rows, in whole groups, that no client is given."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which training rows belong to which client. No Python object a client: a million are fine."""
+"""Splits training rows over clients, without a Python object a client: a million are fine."""
 
 from __future__ import annotations
 

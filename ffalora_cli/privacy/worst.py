@@ -1,4 +1,4 @@
-"""The largest epsilon among units that are released by different sets of steps.
+"""Finds the largest epsilon among units that are released by different sets of steps.
 
 A text on several clients, or a row in several runs, is released by each of them: its epsilon is
 that of all its steps composed, at one delta, never a sum of epsilons. Which unit is worst is not

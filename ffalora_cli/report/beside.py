@@ -1,4 +1,4 @@
-"""Our numbers beside published ones: never in one mean, and with every difference of protocol."""
+"""Tabulates our numbers with published ones: never in one mean, with every difference."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Forks and their original: what one spent before the other began, and both together."""
+"""Adds up what forks and their original spent, before and after one began."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A trained model in the files that ``peft`` and ``transformers`` read.
+"""Writes a trained model in the files that ``peft`` and ``transformers`` read.
 
 Written from their file formats; neither library's writer is used for the adapter, so that an export
 does not depend on how it names things internally. ``reload`` compares the result with ours.

@@ -1,4 +1,4 @@
-"""Which settings tell runs apart, and what they are called at the head of a column."""
+"""Finds the settings that tell runs apart, and names them as columns."""
 
 from __future__ import annotations
 
