@@ -31,7 +31,7 @@ _T = TypeVar("_T")
 
 
 def silent(text: str) -> None:
-    """Who need not be told."""
+    """A ``Note`` that says nothing."""
 
 
 def is_offline(kind: Kind = "model") -> bool:

@@ -36,7 +36,7 @@ class Lineage:
 
 
 def lineage(run: RunRecords) -> Lineage | None:
-    """Who a private run shares rounds with; None for one that was never forked.
+    """Runs that a private run shares rounds with; None for one that was never forked.
 
     A fork's own claim holds the original's charges up to the fork: they stand in its ledger.
     """

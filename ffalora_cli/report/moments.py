@@ -20,7 +20,7 @@ _LESS = ("loss", "comm/", "privacy/epsilon", "time/round", "time/seconds")  # be
 
 @dataclass(frozen=True)
 class EvaluationPoint:
-    """When to read a run: ``final``, ``best-validation``, ``round`` or ``bytes``."""
+    """The round at which a run is read: ``final``, ``best-validation``, ``round`` or ``bytes``."""
 
     kind: str
     amount: int = 0  # the round, or the uplink bytes of all clients together
