@@ -131,7 +131,7 @@ def _tasks_and_metrics(tasks: set[str]) -> list[tuple[str, str]]:
 
 
 def _sources(here: Sequence[Number]) -> list[tuple[str, str]]:
-    """Sources with a number here, each with its mark; ours first, and the paper even without one."""
+    """Sources with a number here and their marks; ours first, and the paper even without one."""
     sources = list(dict.fromkeys((n.source, n.mark) for n in here))
     if not any(mark == "" for _, mark in sources):
         sources.insert(0, ("ours", ""))
