@@ -50,7 +50,7 @@ def run_canaries(subject: Subject, canaries: int = 5000, steps: int | None = Non
     most = int(plan.planned_steps[0])
     rounds = max(1, min(steps or most, most) // protocol.local_steps)
     noise, rate = float(plan.noise_multiplier[0]), float(plan.sample_rate[0])
-    claim = Claim(noise, rate, rounds * protocol.local_steps, plan.delta)
+    claim = Claim(noise, rate, rounds * protocol.local_steps, plan.accountant.delta)
     simulation, engine = _federation(replace(subject, plan=plan), canaries, rounds)
     included = engine.canaries.included
     step_sight = Sight(rate, 1, noise, claim.steps)
@@ -95,14 +95,14 @@ def _federation(subject: Subject, canaries: int, rounds: int) -> tuple[Simulatio
     """The run's federation of one client whose rows are a few real ones and its canaries."""
     from ffalora_cli.audit.canary_engine import Canaries, CanaryEngine, CanaryRows
     from ffalora_cli.audit.standin import SEVERAL, WIDTH, clients_of_units, surrogate_network
-    from ffalora_cli.federation.tensors import covered_names, personal_names, trainable_specs
+    from ffalora_cli.federation.tensors import covered_names, exchanged_specs, personal_names
     from ffalora_cli.methods import registry
 
     config, plan = subject.config, subject.plan
     method = registry.get(config.method.name)
     for width in (w for w in WIDTHS if w >= WIDTH):
         network = surrogate_network(config, width)
-        phases = [trainable_specs(network, method, config.head, round) for round in (1, 2)]
+        phases = exchanged_specs(network, method, config.head)
         personal = personal_names(network, method, config.head)
         room = min(sum(s.size for s in phase if s.name not in personal) for phase in phases)
         if room >= canaries:

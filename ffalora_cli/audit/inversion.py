@@ -161,7 +161,7 @@ def check_attackable(method: Method) -> None:
     Raises:
         ConfigError: names the method.
     """
-    if not {"lora_a", "lora_b"} & set(method.uploaded(1)):
+    if not {"lora_a", "lora_b"} & set(method.exchange(1).uploaded):
         raise ConfigError(
             f"--methods {method.name}: it uploads neither A nor B, and ffalora attack reads "
             "nothing else; name another method"
@@ -188,10 +188,10 @@ def attack(
         if name.endswith("lora_b"):
             drawn = keys.normal(keys.derive(key, name), tuple(values[name].shape))
             values[name] = drawn * B_SD
-    trained = [s.name for s in network.specs if s.factor in method.trainable(1)]
+    trained = [s.name for s in network.specs if s.factor in method.exchange(1).trained]
     gradient = observed(network, rows, np.array([row]), values, trained, noise, key)
     sites = first_sites(network)
-    if "lora_a" in method.uploaded(1):
+    if "lora_a" in method.exchange(1).uploaded:
         stacked = torch.cat([gradient[f"{site}.lora_a"] for site in sites])  # [sites * rank, d]
         return Attacked(rows.tokens[row], ((None, basis(stacked, length)),))
     spans = []

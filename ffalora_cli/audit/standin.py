@@ -73,11 +73,12 @@ class Subject:
         everybody |= {"dropout_rate": 0.0, "straggler_rate": 0.0, "combination": "mean"}
         everybody |= {"max_upload_norm": math.inf}
         protocol = replace(config.federation, **(everybody | federation))
-        plan = replace(plan, steps_per_round=protocol.local_steps)
+        method = registry.get(config.method.name)
+        plan = replace(plan, steps_per_round=protocol.local_steps * method.exchanges())
         # What an earlier simulation merged into the shared base weights is taken out again.
         self.network.add_to_base({s.name: torch.zeros(s.d_out, s.d_in) for s in self.network.sites})
         return Simulation(
-            method=registry.get(config.method.name),
+            method=method,
             network=self.network,
             engine=self.engine(),
             clients=self.clients,

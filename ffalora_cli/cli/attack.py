@@ -125,7 +125,10 @@ def _rows_and_noise(config: Config, private: bool) -> tuple[Examples, Noise | No
     from ffalora_cli.privacy.plan import make_plan
 
     examples, sizes = own_rows(config)
-    planned = make_plan(config.privacy, sizes, config.federation, ()) if private else None
+    if not private:
+        return examples, None
+    exchanges = registry.get(config.method.name).exchanges()
+    planned = make_plan(config.privacy, sizes, config.federation, (), exchanges=exchanges)
     if planned is None:
         return examples, None
     return examples, Noise(float(planned.noise_multiplier.min()), planned.max_grad_norm)

@@ -1,7 +1,8 @@
 """Plain dictionaries to the typed ``Config`` and back, strictly: nothing is guessed or coerced.
 
 Standard library only. What a value may *be* is decided here; what values go *together* in
-``rules.py``.
+``rules.py``. Ours because structured configs of OmegaConf coerce ("1" is an int, "yes" a bool) and
+their refusals name a class, not the key, the nearest one and a remedy.
 """
 
 from __future__ import annotations

@@ -129,7 +129,7 @@ def _shared(parts: Parts) -> dict[str, Any]:
     sizes = parts.simulation.clients.sizes
     return {
         "client_sizes": sizes.tolist() if len(sizes) <= 100 else None,
-        "trainable_parameters": sum(spec.size for spec in parts.simulation.trainable(1)),
+        "trainable_parameters": sum(spec.size for spec in parts.simulation.trained(1)),
         "frozen_parameters": parts.simulation.network.frozen_parameters,
         "max_tokens": parts.max_tokens,
     }

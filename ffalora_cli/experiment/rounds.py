@@ -78,8 +78,7 @@ def _write_model(parts: Parts, directory: RunDirectory) -> None:
     """The model of the last good round, and what stays with the clients."""
     simulation, config = parts.simulation, parts.config
     directory.write_adapter(
-        simulation.state.tensors
-        | {f"merge.{n}": v for n, v in simulation.state.base_delta.items()},
+        simulation.tensors | {f"merge.{n}": v for n, v in simulation.state.base_delta.items()},
         config.adapter.rank,
         config.adapter.alpha,
         config.model.source,

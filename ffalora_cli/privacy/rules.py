@@ -35,7 +35,7 @@ def warnings_of(plan: PrivacyPlan, federation: FederationConfig, rounds: int) ->
     Raises:
         ConfigError: when delta alone would let whole units be published (delta * n > 10).
     """
-    delta, units = plan.delta, plan.examples
+    delta, units = plan.accountant.delta, plan.examples
     worst, name = int(units.max()), "units" if plan.inside_clients else "clients"
     if delta * worst > 10:
         raise ConfigError(

@@ -3,14 +3,9 @@
 from __future__ import annotations
 
 import random
-import sys
-from pathlib import Path
-
-import pytest
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
 
 import chaos_fuzz
+import pytest
 from chaos_watch import outcome
 
 COUNT = {"overrides": 100, "yaml": 50, "records": 50}  # ten to twenty milliseconds each
