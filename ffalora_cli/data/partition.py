@@ -154,8 +154,6 @@ def fingerprint(client_rows: ClientRows) -> str:
 
 
 def _check(config: PartitionConfig, rows: int, groups: int, num_clients: int) -> None:
-    if num_clients < 1:
-        raise ConfigError(f"federation.num_clients={num_clients} is below 1; set 1 or more")
     if rows < num_clients:
         raise ConfigError(
             f"federation.num_clients={num_clients} is more than the {rows} training rows; "

@@ -46,6 +46,9 @@ def title(key: str) -> str:
 def differing(runs: Sequence[RunRecords], over: str) -> tuple[list[str], list[str]]:
     """Keys whose values differ between runs.
 
+    Runs of ``method=lora,ffa_lora`` x ``seed=0,1`` x ``adapter.rank=4,8`` over ``seed``: the
+    columns are ``method`` and ``adapter.rank``; ``federation.local_lr`` follows the method.
+
     Args:
         runs: to be compared.
         over: the key that is averaged over; seeds that follow it are left out with it.
