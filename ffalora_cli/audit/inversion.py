@@ -1,4 +1,4 @@
-"""Tokens recovered from one step's gradient by a server that is honest but curious.
+"""Recovers tokens from one step's gradient, as a server that is honest but curious.
 
 The server knows A and the embedding tables and sees the gradient of one step on one example. The
 gradient of the first layer's A is a sum over tokens of (something) times the token's vector, so its

@@ -1,4 +1,4 @@
-"""Ten seconds that tell whether this machine computes what it should: four checks, no data needed.
+"""Tests in ten seconds that this machine computes what it should: four checks, no data.
 
 Every check compares the machinery with something independent of it: the stacked engine with
 Opacus on one client at a time, a checkpoint with the tensors it was made from, noise with its

@@ -1,4 +1,4 @@
-"""A run's identity: a hash of the part of its configuration that can change its results.
+"""Computes a run's identity: a hash of what can change its results in its configuration.
 
 Left out, because the same numbers come out either way:
 
