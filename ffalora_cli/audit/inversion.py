@@ -26,11 +26,11 @@ from ffalora_cli.engine.stacked import StackedEngine
 from ffalora_cli.types import Tensors
 
 if TYPE_CHECKING:
+    from ffalora_cli.methods.base import Method
     from ffalora_cli.models.network import Network
 
 B_SD = 0.02  # of B at the attacked step: at zero, the gradient of A is zero
 NEGLIGIBLE = 1e-6  # singular values below this share of the largest are rounding
-METHODS = {"lora": ("lora_a", "lora_b"), "ffa_lora": ("lora_b",)}
 
 
 @dataclass(frozen=True)
@@ -155,8 +155,21 @@ class Attacked:
     spans: tuple[tuple[Tensor | None, Tensor], ...]  # (A of the site, None for R^d; basis)
 
 
+def check_attackable(method: Method) -> None:
+    """Refuse a method whose first upload holds no factor that spans would be read from.
+
+    Raises:
+        ConfigError: names the method.
+    """
+    if not {"lora_a", "lora_b"} & set(method.exchange(1).uploaded):
+        raise ConfigError(
+            f"--methods {method.name}: it uploads neither A nor B, and ffalora attack reads "
+            "nothing else; name another method"
+        )
+
+
 def attack(
-    network: Network, rows: Sentences, row: int, method: str, noise: Noise | None, seed: int
+    network: Network, rows: Sentences, row: int, method: Method, noise: Noise | None, seed: int
 ) -> Attacked:
     """One step on one row, and the spaces seen in it; the server is granted the row's length.
 
@@ -164,21 +177,21 @@ def attack(
         network: the rank is that of its adapters.
         rows: of one length.
         row: the one example.
-        method: ``lora`` or ``ffa_lora``.
+        method: says what is trained in a first round, and what of it the server is sent.
         noise: of the step, or None.
         seed: of B and of the noise.
     """
     length = rows.tokens.shape[1]
-    key = keys.derive(seed, "inversion", method, row, length)
+    key = keys.derive(seed, "inversion", method.name, row, length)
     values = dict(network.initial)
     for name in values:
         if name.endswith("lora_b"):
             drawn = keys.normal(keys.derive(key, name), tuple(values[name].shape))
             values[name] = drawn * B_SD
-    trained = [s.name for s in network.specs if s.factor in METHODS[method]]
+    trained = [s.name for s in network.specs if s.factor in method.exchange(1).trained]
     gradient = observed(network, rows, np.array([row]), values, trained, noise, key)
     sites = first_sites(network)
-    if method == "lora":
+    if "lora_a" in method.exchange(1).uploaded:
         stacked = torch.cat([gradient[f"{site}.lora_a"] for site in sites])  # [sites * rank, d]
         return Attacked(rows.tokens[row], ((None, basis(stacked, length)),))
     spans = []

@@ -60,7 +60,7 @@ def all_mutants() -> tuple[Mutant, ...]:
 def run_mutants(
     config: Config, sizes: np.ndarray, secret: Key, mutants: Sequence[Mutant] | None = None
 ) -> list[Caught]:
-    """The battery on every mutant of a run's mechanism, on the stand-in.
+    """The battery on every mutant of a run's mechanism, on the surrogate.
 
     The head is trained, so that "no noise on the head" means something; a run of one client is
     given a twin, so that clients can share a seed. Units are texts, so that some have several rows.

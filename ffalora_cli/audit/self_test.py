@@ -191,9 +191,9 @@ def _checkpoint(device: str) -> tuple[bool, str]:
 
 def _epsilon(device: str) -> tuple[bool, str]:
     """Both accountants against values computed elsewhere."""
-    from ffalora_cli.privacy.accountants import epsilon
+    from ffalora_cli.privacy.accountant import Accountant
 
-    found = {name: epsilon(name, [(1.0, 0.01, 1000)], 1e-5) for name in ORACLE}
+    found = {name: Accountant(name, 1e-5).epsilon([(1.0, 0.01, 1000)]) for name in ORACLE}
     good = all(abs(found[name] - value) < 1e-3 * value for name, value in ORACLE.items())
     values = ", ".join(
         f"{name.upper()} {v:.4f} (is {ORACLE[name]:.4f})" for name, v in found.items()

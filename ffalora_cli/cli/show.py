@@ -82,10 +82,10 @@ def _rounds(records: RunRecords, config: Config) -> list[str]:
     evaluated = [record for record in records.rounds if key in record.metrics]
     step = max(1, math.ceil(len(evaluated) / _ROUNDS))
     kept = evaluated[::-1][::step][::-1]
-    moments = [table.Moment(r.round, config.federation.rounds, r.metrics) for r in kept]
-    filled = table.filled(table.columns(config, live=False), moments)
+    lines = [table.Line(r.round, config.federation.rounds, r.metrics) for r in kept]
+    filled = table.filled(table.columns(config, live=False), lines)
     columns = table.fitting(filled, width())
-    return [table.heading(columns), *(table.row(columns, moment) for moment in moments)]
+    return [table.heading(columns), *(table.row(columns, line) for line in lines)]
 
 
 def _unfinished(records: RunRecords) -> dict[str, Any]:
@@ -124,8 +124,8 @@ def _hub(manifest: Mapping[str, Any]) -> list[str]:
     origin = str(((manifest.get("data") or {}).get("train") or {}).get("origin", ""))
     found = [f"{model.get('source')} commit {model['commit']}"] if model.get("commit") else []
     if origin.startswith("hub:"):
-        place, _, commit = origin.removeprefix("hub:").rpartition("@")
-        found.append(f"{place} commit {commit}")
+        repository, _, commit = origin.removeprefix("hub:").rpartition("@")
+        found.append(f"{repository} commit {commit}")
     return found
 
 

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, TextIO
 
 from ffalora_cli.cli.screen import redraws, width
 from ffalora_cli.cli.units import human_seconds, score
+from ffalora_cli.methods.registry import headline
 from ffalora_cli.sweep.jobs import ALREADY, FAILED, GOOD, RUNNING, WAITING, Status, SweepJob
-from ffalora_cli.sweep.progress import Progress, Watcher, headline, result, total_remaining
+from ffalora_cli.sweep.progress import Progress, Watcher, result, total_remaining
 
 if TYPE_CHECKING:
     from rich.console import Console, Group
@@ -201,8 +202,8 @@ def _table(jobs: Sequence[SweepJob], rows: Sequence[tuple[str, ...]], room: int)
     keys = list(dict.fromkeys(key for job in jobs for key in job.varying))
     columns = [("job", [str(job.number) for job in jobs])]
     columns += [(key, [_short(job.varying.get(key, "")) for job in jobs]) for key in keys]
-    for place, title in enumerate(("state", "round", "score", "time")):
-        columns.append((title, [row[place] for row in rows]))
+    for i, title in enumerate(("state", "round", "score", "time")):
+        columns.append((title, [row[i] for row in rows]))
     widths = {t: max(map(len, (t, *cells)), default=0) for t, cells in columns}
     for title in ("time", "round", *reversed(keys)):
         if sum(widths.values()) + 2 * len(widths) <= room:
@@ -219,9 +220,9 @@ def _table(jobs: Sequence[SweepJob], rows: Sequence[tuple[str, ...]], room: int)
         return "  ".join(aligned).rstrip()
 
     lines = [Text(line([title for title, _ in kept]), "bold", no_wrap=True)]
-    for place, row in enumerate(rows):
+    for i, row in enumerate(rows):
         style = _STYLES.get(row[0], "")
-        lines.append(Text(line([cells[place] for _, cells in kept]), style, no_wrap=True))
+        lines.append(Text(line([cells[i] for _, cells in kept]), style, no_wrap=True))
     return lines
 
 

@@ -12,7 +12,7 @@ from ffalora_cli.privacy.rounding import epsilon_text
 
 
 @dataclass(frozen=True)
-class Moment:
+class Line:
     """One evaluated round as the table shows it."""
 
     round: int
@@ -27,7 +27,7 @@ class Column:
 
     title: str
     width: int
-    cell: Callable[[Moment], str]
+    cell: Callable[[Line], str]
 
 
 def columns(config: Config, live: bool = True) -> list[Column]:
@@ -60,9 +60,9 @@ def columns(config: Config, live: bool = True) -> list[Column]:
     return chosen
 
 
-def filled(chosen: list[Column], moments: Sequence[Moment]) -> list[Column]:
+def filled(chosen: list[Column], lines: Sequence[Line]) -> list[Column]:
     """The columns that have something to say in any of the rounds."""
-    return [column for column in chosen if any(column.cell(m) != "-" for m in moments)]
+    return [column for column in chosen if any(column.cell(m) != "-" for m in lines)]
 
 
 _FIRST_TO_GO = ("samples/s", "down", "loss", "up", "personal", "own-label", "ETA", "epsilon")
@@ -86,9 +86,9 @@ def heading(chosen: list[Column]) -> str:
     return " ".join(column.title.rjust(column.width) for column in chosen)
 
 
-def row(chosen: list[Column], moment: Moment) -> str:
+def row(chosen: list[Column], line: Line) -> str:
     """One round as one line of text."""
-    return " ".join(column.cell(moment).rjust(column.width) for column in chosen)
+    return " ".join(column.cell(line).rjust(column.width) for column in chosen)
 
 
 def _left(seconds: float | None) -> str:

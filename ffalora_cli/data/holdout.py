@@ -8,10 +8,9 @@ import numpy as np
 
 from ffalora_cli.config.errors import ConfigError
 from ffalora_cli.config.schema import TaskConfig
+from ffalora_cli.config.splits import HOLDOUT
 from ffalora_cli.data.groups import group_rows
 from ffalora_cli.keys import derive, numpy_generator
-
-HOLDOUT = "holdout"
 
 
 class Keyed(Protocol):

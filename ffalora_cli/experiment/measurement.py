@@ -174,7 +174,7 @@ def _score(parts: Parts) -> float:
     from ffalora_cli.evaluation.evaluate import predict
 
     rows = next(iter(parts.data.evals.values()))
-    values, network = parts.simulation.state.tensors, parts.simulation.network
+    values, network = parts.simulation.tensors, parts.simulation.network
     began = time.perf_counter()
     for count in EVALUATED:
         some = rows.take(np.linspace(0, len(rows) - 1, min(count, len(rows))).astype(np.int64))

@@ -70,7 +70,7 @@ class Parts:
             metrics |= evaluate(
                 simulation.network,
                 rows,
-                simulation.state.tensors,
+                simulation.tensors,
                 task.metrics,
                 len(task.classes),
                 self.max_tokens,
@@ -97,7 +97,7 @@ class Parts:
         names = simulation.personal
         personal = simulation.client_states.gather(ids, names, simulation.network.initial)
         models = [
-            simulation.state.tensors | {n: v[i] for n, v in personal.items()}
+            simulation.tensors | {n: v[i] for n, v in personal.items()}
             for i in range(len(ids) if names else 1)
         ]
         plain, own = client_accuracy(
@@ -188,7 +188,9 @@ def build(
     observer.note("planning privacy" if config.privacy.unit != "none" else "loading the model")
     keys = unit_keys(data.train, config.privacy.unit)
     shared = find_shared_rows(keys, clients.rows, clients.offsets)
-    plan = make_plan(config.privacy, clients.num_units, config.federation, (), shared)
+    plan = make_plan(
+        config.privacy, clients.num_units, config.federation, (), shared, method.exchanges()
+    )
     warnings = (*about_data, *people.notes, *remarks.of_spread_units(config, bool(shared.holders)))
     warnings += (*(plan.warnings if plan else ()), *combination_warnings(config, len(clients)))
     for warning in warnings:

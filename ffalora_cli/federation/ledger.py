@@ -39,6 +39,7 @@ class Transfer:
     direction: Direction
     clients: np.ndarray  # int64 [transfers], each client once
     lines: Mapping[Kind, int]  # bytes per client
+    exchange: int = 0  # within the round
 
 
 class CommunicationLedger:
@@ -59,7 +60,12 @@ class CommunicationLedger:
         }
 
     def add(
-        self, round: int, direction: Direction, clients: np.ndarray, lines: Mapping[Kind, int]
+        self,
+        round: int,
+        direction: Direction,
+        clients: np.ndarray,
+        lines: Mapping[Kind, int],
+        exchange: int = 0,
     ) -> None:
         """Count one payload for each of ``clients``; costs O(kinds) and one numpy addition.
 
@@ -68,13 +74,14 @@ class CommunicationLedger:
             direction: from the clients (``uplink``) or to them (``downlink``).
             clients: int ids ``[transfers]``, each once.
             lines: bytes per client by kind, as ``Packed.lines`` has them.
+            exchange: within the round.
         """
         clients = np.asarray(clients, dtype=np.int64)
         if len(clients) == 0:
             return
         if len(np.unique(clients)) != len(clients):
             raise ValueError("a client occurs twice in one transfer")
-        transfer = Transfer(round, direction, clients, dict(lines))
+        transfer = Transfer(round, direction, clients, dict(lines), exchange)
         self._transfers.setdefault(round, []).append(transfer)
         sums = self._sums.setdefault(round, {})
         for kind, size in lines.items():
@@ -137,7 +144,8 @@ class CommunicationLedger:
     def rows(self, round: int | None = None) -> list[dict[str, Any]]:
         """JSON-able rows of a round, or of all; ``clients: null`` stands for every client.
 
-        ``bytes`` is what one client of the row sent or was sent, by kind.
+        ``bytes`` is what one client of the row sent or was sent, by kind; ``exchange`` is there
+        from the second one of a round on.
         """
         everybody = np.arange(len(self._per_client["uplink"]))
         chosen = self._transfers if round is None else [round]
@@ -150,6 +158,7 @@ class CommunicationLedger:
                 else transfer.clients.tolist(),
                 "bytes": dict(transfer.lines),
             }
+            | ({"exchange": transfer.exchange} if transfer.exchange else {})
             for number in chosen
             for transfer in self._transfers.get(number, ())
         ]
@@ -161,5 +170,6 @@ class CommunicationLedger:
         everybody = np.arange(num_clients)
         for row in rows:
             clients = everybody if row["clients"] is None else np.array(row["clients"])
-            ledger.add(row["round"], row["direction"], clients, row["bytes"])
+            place = row.get("exchange", 0)
+            ledger.add(row["round"], row["direction"], clients, row["bytes"], place)
         return ledger

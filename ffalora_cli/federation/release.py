@@ -12,6 +12,7 @@ from ffalora_cli import keys
 from ffalora_cli.engine.job import ExamplePrivacy, LocalResult
 from ffalora_cli.federation.ledger import CommunicationLedger
 from ffalora_cli.federation.payload import pack
+from ffalora_cli.federation.round_metrics import of_clients
 from ffalora_cli.keys import Key
 from ffalora_cli.privacy import example_level
 from ffalora_cli.privacy.adaptive_clip import next_clip, released_share
@@ -23,7 +24,7 @@ SEAMS = ("ExampleRelease.privacy",)
 
 
 def check_round(plan: PrivacyPlan, model: torch.nn.Module, trained: Iterable[str]) -> None:
-    """Before every private round: what is trained is covered, what is not is frozen (A8, A17).
+    """Before every private round: what is trained is covered, what is not is frozen.
 
     Raises:
         RuntimeError: a method or model broke the plan; nothing of the round has been released.
@@ -176,8 +177,8 @@ def adapt_clip(
         return state, metrics
     assert plan.count_noise is not None and plan.clip_quantile is not None
     shares = released_share(
-        np.concatenate([r.units - r.clipped for r in results]),
-        np.concatenate([r.units for r in results]),
+        of_clients([r.units - r.clipped for r in results], ids),
+        of_clients([r.units for r in results], ids),
         ids,
         round,
         plan.steps_per_round,

@@ -50,16 +50,22 @@ def arrival_metrics(
     }
 
 
+def of_clients(parts: Sequence[np.ndarray], chosen: np.ndarray) -> np.ndarray:
+    """A round's counts ``[cohort]`` from those of its chunks; exchanges are added up."""
+    total: np.ndarray = np.concatenate(parts).reshape(-1, len(chosen)).sum(0)
+    return total
+
+
 def client_lines(
     chosen: np.ndarray, results: list[LocalResult], limit: int = 100
 ) -> tuple[dict[str, float], ...]:
     """Per-client facts of a round (private: they stay in the run folder), for small cohorts."""
     if len(chosen) > limit or not results:
         return ()
-    losses = np.concatenate([r.loss_sum for r in results])
-    seen = np.concatenate([r.examples for r in results])
-    clipped = np.concatenate([r.clipped for r in results])
-    nonfinite = np.concatenate([r.nonfinite for r in results])
+    losses = of_clients([r.loss_sum for r in results], chosen)
+    seen = of_clients([r.examples for r in results], chosen)
+    clipped = of_clients([r.clipped for r in results], chosen)
+    nonfinite = of_clients([r.nonfinite for r in results], chosen)
     return tuple(
         {
             "client": int(client),

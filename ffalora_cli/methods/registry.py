@@ -25,6 +25,12 @@ def get(name: str) -> Method:
     return method
 
 
+def headline(config: Config) -> str:
+    """The metric a run is judged by, as its summary names it."""
+    personal = "lora_b" in get(config.method.name).personal  # the global model has no B
+    return "eval/personalized_accuracy" if personal else f"eval/{config.task.metrics[0]}"
+
+
 def check(config: Config) -> None:
     """Refuse a configuration that cannot be, with what its method declares.
 

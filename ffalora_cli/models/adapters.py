@@ -3,7 +3,7 @@
 ``W' = W + scale * B @ A`` with A ``[rank, d_in]`` (random) and B ``[d_out, rank]`` (zero). A
 factor is either common to the micro-batch (its plain shape) or one copy an example (a leading
 example axis); the gradient of the summed loss with respect to the copies *is* the per-example
-gradient, exactly and without hooks (design section 3).
+gradient, exactly and without hooks.
 """
 
 from __future__ import annotations

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -45,6 +46,7 @@ class Network:
     initial: Tensors
     fingerprint: str
     context: adapters.Context
+    draw: Callable[[int], Tensors]  # a seed -> adapters as they would begin with it
     rest: str = ""
     replaced: int = 0  # how often a frozen weight moved to another address
 
@@ -139,7 +141,8 @@ def build_network(
     sites = adapters.find_sites(plain, targets)
     layers = head_modules(plain)
     specs = adapters.adapter_specs(sites, adapter.rank)
-    initial = adapters.init_adapter(sites, adapter.rank, adapter.init, adapter.seed)
+    draw = partial(adapters.init_adapter, sites, adapter.rank, adapter.init)
+    initial = draw(adapter.seed)
     for name, layer in layers.items():
         for leaf, parameter in layer.named_parameters():
             full = f"head.{name}.{leaf}"
@@ -162,6 +165,7 @@ def build_network(
         initial,
         backbone.fingerprint,
         context,
+        draw,
         backbone.rest,
     )
 

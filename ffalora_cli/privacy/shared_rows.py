@@ -1,4 +1,4 @@
-"""Units that several clients hold: which clients release one unit together (rule A13).
+"""Finds units that several clients hold: which clients release one unit together.
 
 Clients are told apart, so disjoint units compose in parallel and the largest epsilon is the claim.
 A text on several clients is released by each of them. How many texts that are is a function of

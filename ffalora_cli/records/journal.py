@@ -16,7 +16,7 @@ from ffalora_cli.records.files import append, open_own
 
 @dataclass(frozen=True)
 class Mark:
-    """A place in a journal: its first ``bytes`` bytes hash to ``sha256``."""
+    """A position in a journal: its first ``bytes`` bytes hash to ``sha256``."""
 
     bytes: int
     sha256: str

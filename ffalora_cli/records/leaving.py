@@ -24,7 +24,7 @@ Kind = Literal["public", "sizes", "noised", "outside", "home", "never"]
 - ``sizes``: follows from how many units each client has (and, where a partition leaves one text on
   several clients, on how many), which is taken as public: the statement says so;
 - ``noised``: follows from released tensors alone;
-- ``outside``: named as outside the guarantee by the statement (times, moments);
+- ``outside``: named as outside the guarantee by the statement (times);
 - ``home``: leaves a run without privacy only;
 - ``never``: leaves no run.
 """
@@ -150,10 +150,10 @@ LINES: tuple[tuple[str, Kind, Kind], ...] = (
     ("file.spiece.model", "public", "public"),
     ("file.sentencepiece.bpe.model", "public", "public"),
     ("file.chat_template.jinja", "public", "public"),
-    # What a mirror adds itself. A private run's rounds are sent together at its end, so these are
-    # moments of the run's end (``trackers.worker``).
-    ("mirror.moment", "outside", "outside"),
-    ("mirror.**", "public", "public"),
+    # What a tracker adds itself. A private run's rounds are sent together at its end, so these are
+    # times of the run's end (``trackers.worker``).
+    ("tracker.time", "outside", "outside"),
+    ("tracker.**", "public", "public"),
 )
 """The first line that fits a field decides."""
 
@@ -242,9 +242,9 @@ def released_summary(summary: Mapping[str, Any], unit: str) -> dict[str, Any]:
     return kept
 
 
-def to_minute(moment: str) -> str:
+def to_minute(time: str) -> str:
     """An ISO time without its seconds."""
-    return datetime.fromisoformat(moment).replace(second=0, microsecond=0).isoformat()
+    return datetime.fromisoformat(time).replace(second=0, microsecond=0).isoformat()
 
 
 def _metrics(metrics: Mapping[str, float], unit: str) -> dict[str, float]:

@@ -16,7 +16,7 @@ STATES: tuple[State, ...] = ("done", "running", "failed", "stopped")
 
 @dataclass(frozen=True)
 class Progress:
-    """State of a run's folder, and the moment something was last written there."""
+    """State of a run's folder, and when something was last written there."""
 
     state: State
     touched: float  # seconds since the epoch

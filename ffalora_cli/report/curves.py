@@ -69,7 +69,7 @@ def words(lines: Sequence[Curve], x: str, y: str) -> str:
 
 
 def _line(axis: Axes, line: Curve, scale: float, held: bool) -> None:
-    look = pen(line.place)
+    look = pen(line.slot)
     axis.plot(
         line.x / scale,
         line.mean,

@@ -84,7 +84,7 @@ def model_card(records: RunRecords, config: Config, facts: CardFacts) -> str:
     title = f"# {config.task.name}, {method.title}"
     body = "\n\n".join(f"## {name}\n\n{text}" if name else text for name, text in sections)
     head = front_matter(config, facts.merged, scores, records.privacy is not None)
-    return f"---\n{head}---\n\n{title}\n\n{body}\n"
+    return f"---\n{head}\n---\n\n{title}\n\n{body}\n"
 
 
 def _base(config: Config) -> str:

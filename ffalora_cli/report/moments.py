@@ -1,4 +1,4 @@
-"""The value of a run at the moment that a comparison asks for."""
+"""Reads the value of a run at an evaluation point: its last round, its best, a given one."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _LESS = ("loss", "comm/", "privacy/epsilon", "time/round", "time/seconds")  # be
 
 
 @dataclass(frozen=True)
-class Moment:
+class EvaluationPoint:
     """When to read a run: ``final``, ``best-validation``, ``round`` or ``bytes``."""
 
     kind: str
@@ -29,23 +29,23 @@ class Moment:
         return f"{self.kind}={self.amount}" if self.amount or self.kind == "round" else self.kind
 
 
-FINAL = Moment("final")
+FINAL = EvaluationPoint("final")
 
 
-def parse(text: str) -> Moment:
-    """``final``, ``best-validation``, ``round=N`` or ``bytes=X`` (10MB, 1.5e6) as a moment.
+def parse(text: str) -> EvaluationPoint:
+    """``final``, ``best-validation``, ``round=N`` or ``bytes=X`` (10MB, 1.5e6), read.
 
     Raises:
         ConfigError: for anything else.
     """
     kind, equals, amount = text.partition("=")
     if not equals and kind in ("final", "best-validation"):
-        return Moment(kind)
+        return EvaluationPoint(kind)
     if kind == "round" and amount.isdecimal():
-        return Moment(kind, int(amount))
+        return EvaluationPoint(kind, int(amount))
     match = _BYTES.fullmatch(amount.strip()) if kind == "bytes" else None
     if match and match[2].lower() in _UNITS:
-        return Moment(kind, round(float(match[1]) * _UNITS[match[2].lower()]))
+        return EvaluationPoint(kind, round(float(match[1]) * _UNITS[match[2].lower()]))
     if kind in ("round", "bytes"):
         example = "round=10" if kind == "round" else "bytes=10MB"
         raise ConfigError(f"--at {brief(text)} has no number; write --at {example}")
@@ -63,8 +63,8 @@ def headline(run: RunRecords) -> str:
     return str((run.summary or {}).get("headline") or f"eval/{metrics[0]}")
 
 
-def record_at(run: RunRecords, moment: Moment) -> RoundRecord | None:
-    """The round of a run that a moment means; None where it never had it.
+def record_at(run: RunRecords, point: EvaluationPoint) -> RoundRecord | None:
+    """The round of a run that an evaluation point means; None where it never had it.
 
     ``final`` is the last evaluated round, ``best-validation`` the first with the best headline,
     ``round=N`` that very round, which must have been evaluated, and ``bytes=X`` the last evaluated
@@ -72,24 +72,24 @@ def record_at(run: RunRecords, moment: Moment) -> RoundRecord | None:
     """
     metric = headline(run)
     scored = [r for r in run.rounds if math.isfinite(r.metrics.get(metric, math.nan))]
-    if moment.kind == "round":
-        scored = [record for record in scored if record.round == moment.amount]
-    if moment.kind == "bytes":
-        scored = [r for r in scored if r.metrics.get(UPLINK, 0.0) <= moment.amount]
+    if point.kind == "round":
+        scored = [record for record in scored if record.round == point.amount]
+    if point.kind == "bytes":
+        scored = [r for r in scored if r.metrics.get(UPLINK, 0.0) <= point.amount]
     if not scored:
         return None
-    if moment.kind == "best-validation":
+    if point.kind == "best-validation":
         sign = 1.0 if higher_is_better(metric) else -1.0
         return max(scored, key=lambda record: (sign * record.metrics[metric], -record.round))
     return scored[-1]
 
 
-def value_of(run: RunRecords, moment: Moment, metric: str) -> float | None:
-    """The latest finite value of a metric by a moment; None where the run has none.
+def value_of(run: RunRecords, point: EvaluationPoint, metric: str) -> float | None:
+    """The latest finite value of a metric by an evaluation point; None where the run has none.
 
     Sums and evaluations are not recorded in every round: what holds at a round is the last.
     """
-    record = record_at(run, moment)
+    record = record_at(run, point)
     if record is None:
         return None
     earlier = [r.metrics.get(metric, math.nan) for r in run.rounds if r.round <= record.round]

@@ -78,8 +78,8 @@ def draw(grouping: Grouping, x: str, y: str) -> Picture:
     handles, named = _legend(labels, levels)
     figure, axis = column_figure(_HEIGHT, named)
     scale, unit = byte_unit(max(point.bytes for point in found))
-    for place, point in enumerate(found):
-        size = _SIZE + 3 * _covered(point, found[place + 1 :], found)  # what lies below is larger
+    for i, point in enumerate(found):
+        size = _SIZE + 3 * _covered(point, found[i + 1 :], found)  # what lies below is larger
         _mark(axis, point, scale, size, levels.index(point.epsilon), labels.index(point.label))
     _axes(axis, found, x, y, unit)
     legend_below(figure, handles, named)

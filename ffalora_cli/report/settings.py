@@ -75,7 +75,7 @@ def differing(runs: Sequence[RunRecords], over: str) -> tuple[list[str], list[st
     return columns, following
 
 
-def beside(
+def further_columns(
     runs: Sequence[RunRecords], by: Sequence[str], found: Sequence[str]
 ) -> tuple[list[str], list[str], list[str]]:
     """What else differs than the columns that were asked for.

@@ -23,7 +23,7 @@ def test_table_and_json(tmp_path, monkeypatch, capsys) -> None:
     found = json.loads(file.read_text())
     cells = {(c["victim"], c["method"], c["private"], c["tokens"]): c for c in found["cells"]}
     assert len(cells) == 2 * 2 * 2
-    for victim in ("stand-in", "model"):
+    for victim in ("surrogate", "model"):
         assert cells[victim, "lora", False, 12]["recovered"] >= 0.8
         assert cells[victim, "ffa_lora", False, 12]["recovered"] <= 0.05
         assert cells[victim, "lora", True, 12]["recovered"] <= 0.1
@@ -40,6 +40,7 @@ def test_table_and_json(tmp_path, monkeypatch, capsys) -> None:
         (["privacy=client", "federation.weights=uniform"], "privacy=text"),
         (["--json", "no/such/file.json"], "no/such"),
         (["model=minilm", "methd=lora"], "method"),
+        (["--methods", "lora,roloro"], "did you mean 'rolora'"),
         (["seed=0,1"], "several values"),
     ],
 )

@@ -8,7 +8,7 @@ import pytest
 
 from ffalora_cli.cli.main import main
 from ffalora_cli.cli.privacy_words import statement_lines
-from ffalora_cli.privacy.accountants import epsilon
+from ffalora_cli.privacy.accountant import Accountant
 from ffalora_cli.privacy.plan import make_plan
 from ffalora_cli.privacy.shared_rows import SharedRows
 from ffalora_cli.privacy.statement import statement
@@ -27,7 +27,7 @@ def test_budget_json(capsys, tmp_path):
     words = ["--steps", "1000", "--epsilon", "3", "--format", "json", "--plot", str(plot)]
     assert main([*GIVEN, *words]) == 0
     found = json.loads(capsys.readouterr().out)
-    value = epsilon("pld", [(found["noise_multiplier"], 200 / 22_450, 1000)], 1e-5)
+    value = Accountant("pld", 1e-5).epsilon([(found["noise_multiplier"], 200 / 22_450, 1000)])
     assert 0.999 * 3 <= value <= 3 and value == found["epsilon"]
     assert plot.read_text().startswith("<?xml")
 

@@ -98,7 +98,7 @@ def test_the_ledger_is_that_of_the_run(name, tiny, monkeypatch, tmp_path_factory
     assert (seen.participations == took_part).all()
     for name, value in simulation.state.optimizer.items():
         assert seen.state.optimizer[name].shape == value.shape
-    assert [m.round for m in seen.state.merges] == [m.round for m in simulation.state.merges]
+    assert [m.exchange for m in seen.state.merges] == [m.exchange for m in simulation.state.merges]
 
 
 LEAPS = {
@@ -132,7 +132,7 @@ def test_leaps_count_what_playing_every_round_counts(name, tiny):
         ours, theirs = (seen.communication.per_client()[way] for seen in (short, long))
         assert (ours == theirs).all()
     assert (short.participations == long.participations).all()
-    assert [m.round for m in short.state.merges] == [m.round for m in long.state.merges]
+    assert [m.exchange for m in short.state.merges] == [m.exchange for m in long.state.merges]
     assert short.state.versions == long.state.versions
 
 

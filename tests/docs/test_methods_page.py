@@ -15,7 +15,7 @@ LETTERS = {"lora_a": "A", "lora_b": "B"}
 def row(name: str) -> str:
     """The row of a method, as it has to stand there."""
     method = registry.get(name)
-    odd, even = (" and ".join(LETTERS[f] for f in method.trainable(round)) for round in (1, 2))
+    odd, even = (" and ".join(LETTERS[f] for f in method.exchange(n).trained) for n in (1, 2))
     trains = odd if odd == even else f"{odd} (odd rounds), {even} (even)"
     refused = sorted({"none", "row", "text", "column", "client"} - method.units)
     formulas = (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -44,7 +45,7 @@ class Silent:
 def run(*overrides, again=False):
     (job,) = plan(list(overrides))
     seen = Silent()
-    summary = experiment.run(job.config, job.resolved, job.signature, seen, again=again)
+    summary = experiment.run(replace(job, again=again), seen)
     return summary, seen
 
 

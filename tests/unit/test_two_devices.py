@@ -111,7 +111,7 @@ def play(device, *case, **settings):
     for round in (3, 4):
         rest.play(round)
     states.append(snapshot(rest)[0])
-    losses = predict(rest.network, EXAMPLES, rest.state.tensors, 64)[1]
+    losses = predict(rest.network, EXAMPLES, rest.tensors, 64)[1]
     assert {t.device.type for state in states for t in state.values()} == {"cpu"}
     assert {str(p.device) for p in rest.network.model.parameters()} == {device}
     return states, losses
