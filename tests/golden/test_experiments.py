@@ -105,7 +105,17 @@ CHOICES = [
 ]
 
 
-@pytest.mark.parametrize(("group", "option", "needs"), CHOICES, ids=lambda v: str(v)[:20])
+TASKS = {"bbc_news", "trec", "banking77", "mnli", "cola"}  # of the others' kinds
+
+
+@pytest.mark.parametrize(
+    ("group", "option", "needs"),
+    [
+        pytest.param(*c, marks=pytest.mark.slow if c[0] == "task" and c[1] not in TASKS else ())
+        for c in CHOICES
+    ],
+    ids=lambda v: str(v)[:20],
+)
 def test_every_option_runs_a_round(group, option, needs, tiny_folder, tmp_path):
     packaged = (group != "task" and "task=sst2" not in needs) or option == "bbc_news"
     needs = [*needs, *([] if group == "privacy" else ["privacy.accountant=rdp"])]
@@ -130,6 +140,7 @@ REAL = [
     "federation.local_steps=2",
     "federation.local_batch_size=8",
     "task.max_length=32",
+    "evaluation.max_examples=64",
 ]
 
 
