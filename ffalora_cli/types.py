@@ -1,6 +1,6 @@
 """The few values that travel between rooms. A leaf: imports nothing of ours, torch only for types.
 
-Tensor names are ``<site>.<factor>`` for adapters (``...attention.self.query.lora_b``) and
+Tensor names are ``<site>.<factor>`` for adapters, whose form names the factors, and
 ``head.<parameter>`` for the classification head.
 """
 
@@ -70,7 +70,7 @@ class TensorSpec:
     shape: tuple[int, ...]
     kind: Literal["adapter", "head"]
     site: str  # module path, or "head"
-    factor: str  # "lora_a", "lora_b", or the head parameter's own name
+    factor: str  # the form's name for it, or the head parameter's own
 
     @property
     def size(self) -> int:

@@ -1,4 +1,4 @@
-"""The observer: writes down what every optimiser step was given and what every client uploaded.
+"""Writes down what every optimiser step was given and what every client uploaded.
 
 It drives the rounds: every job and everything that arrives passes through its hands. Crafted
 gradients are the one thing put into the run's code (``StackedEngine.per_example_gradients``, on the

@@ -1,4 +1,4 @@
-"""Does what a run wrote down agree with its plan: charges, participants, uploads, epsilon?"""
+"""Checks what a run wrote down against its plan: charges, participants, uploads, epsilon."""
 
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ def _epsilon(statement: Mapping[str, Any] | None, taken: np.ndarray, plan: Priva
     if stated is None:
         return Check(name, 0.0, 0.0, None, True, "the run did not end: nothing is stated yet")
     own = max(
-        second_opinion(float(noise), float(rate), int(steps), plan.delta)
+        second_opinion(float(noise), float(rate), int(steps), plan.accountant.delta)
         for noise, rate, steps in {
             *zip(
                 plan.noise_multiplier.tolist(),

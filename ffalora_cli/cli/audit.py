@@ -104,7 +104,7 @@ def _audit(
     subject = build_subject(config, plan, secret)
     what = f"{config.method.name} on {config.task.name} with {config.model.name}"
     some = f"{subject.plan.num_clients} of its {plan.num_clients} clients"
-    _print(words.labelled("audit", f"{what}, {some}, on a stand-in of the model's architecture"))
+    _print(words.labelled("audit", f"{what}, {some}, on a surrogate of the model's architecture"))
     _print(words.labelled("claim", sentence(plan)))
     if config.engine.name != "stacked":
         _print(words.labelled("note", f"of engine={config.engine.name} the sensitivity alone"))

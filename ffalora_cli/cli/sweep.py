@@ -25,12 +25,12 @@ from ffalora_cli.sweep.record import SweepRecord, sweep_digest
 _EXAMPLES = """\
 examples:
   ffalora sweep method=lora,ffa_lora seed='range(5)'      10 runs, one after another
-  ffalora sweep seed=0,1,2 hydra/launcher=joblib hydra.launcher.n_jobs=2
+  ffalora sweep seed=0,1,2 hydra.launcher.n_jobs=2
   ffalora sweep experiment=quickstart_grid --fail-fast
   ffalora sweep hydra/sweeper=optuna 'federation.local_lr=tag(log,interval(0.05,2))'
 
 Every job is checked before the first starts. What is done is not repeated: the same command again
-runs what is missing or failed. Launchers: basic, stacked (jobs trained in one pass), joblib,
+runs what is missing or failed. Launchers: basic, stacked (jobs trained in one pass),
 submitit_local, submitit_slurm, ray. Settings and record: docs/sweeps.md."""
 
 

@@ -174,7 +174,7 @@ def _write_opening(session: Session, found: _Found, job: Job) -> None:
     """Config, planned privacy and manifest of a run that begins."""
     if found.manifest is None:
         origin = found.fork.origin if found.fork else None
-        head.write_head(session, job, found.signature, origin)
+        head.write_opening(session, job, found.signature, origin)
 
 
 def _resume(session: Session, found: _Found, job: Job) -> None:
@@ -183,7 +183,7 @@ def _resume(session: Session, found: _Found, job: Job) -> None:
         forks.begin(session, found.fork)
     elif found.manifest is not None:
         session.resume()
-        session.notes += head.add_sitting(session, found.manifest, job.command)
+        session.notes += head.add_resume(session, found.manifest, job.command)
 
 
 def _play(
@@ -194,7 +194,7 @@ def _play(
     stop: StopFlag,
     remarks: Callable[[], Sequence[str]],
 ) -> dict[str, Any]:
-    """The rounds, mirrored and observed."""
+    """The rounds, tracked and observed."""
     from ffalora_cli.privacy.secret import SECRET, erase_secret
 
     directory, config = session.directory, session.parts.config

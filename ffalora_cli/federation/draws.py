@@ -41,7 +41,7 @@ def draw_round(
         exchange: within the round.
         exchanges: of every round.
     """
-    sampling = plan.sampling if plan is not None and plan.inside_clients else "epoch"
+    sampling = plan.accountant.sampling if plan is not None and plan.inside_clients else "epoch"
     count = config.local_steps
     before = np.full(len(ids), ((round - 1) * exchanges + exchange) * count)
     if sampling == "shuffled" and ledger is not None:  # a client's own steps: no gaps in its epochs
@@ -77,7 +77,7 @@ def _draw(
 ) -> np.ndarray:
     """A private batch from a client's pool of units (its rows, where each is its own)."""
     size = config.local_batch_size
-    match plan.sampling:
+    match plan.accountant.sampling:
         case "poisson":
             rate = float(plan.sample_rate[client])
             return batches.poisson_batch(secret, client, round, step, pool, rate)

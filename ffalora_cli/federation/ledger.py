@@ -17,6 +17,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from ffalora_cli.metric_keys import bytes_of
 from ffalora_cli.types import Kind
 
 Direction = Literal["uplink", "downlink"]
@@ -130,11 +131,11 @@ class CommunicationLedger:
         newest = next(reversed(self._sums), 0) <= round  # as a run asks: nothing to leave out
         past = None if newest else [r for r in self._sums if r <= round]
         metrics: dict[str, int] = {}
-        for suffix, rounds in (("", [round]), ("_total", past)):
+        for up_to, rounds in ((False, [round]), (True, past)):
             for direction in self._per_client:
-                metrics[f"comm/{direction}_bytes{suffix}"] = self.total(direction, None, rounds)
+                metrics[bytes_of(direction, up_to)] = self.total(direction, None, rounds)
             for name, kinds in _BREAKDOWN.items():
-                metrics[f"comm/{name}_bytes{suffix}"] = self.total(None, kinds, rounds)
+                metrics[bytes_of(name, up_to)] = self.total(None, kinds, rounds)
         return metrics
 
     def per_client(self) -> dict[Direction, np.ndarray]:

@@ -8,6 +8,20 @@ from typing import Any
 import numpy as np
 
 from ffalora_cli.engine.job import LocalResult
+from ffalora_cli.metric_keys import (
+    CLIPPED,
+    DROPPED,
+    EXAMPLES,
+    HALVINGS,
+    LATE,
+    NONFINITE,
+    PADDING,
+    REJECTED,
+    ROUND_SECONDS,
+    SAMPLES_PER_SECOND,
+    TRAIN_LOSS,
+    UNITS,
+)
 
 
 def train_metrics(
@@ -21,21 +35,21 @@ def train_metrics(
     tokens = sum(r.tokens for r in results)
     padded = sum(r.padded_tokens for r in results)
     metrics = {
-        "time/round_seconds": seconds,
-        "time/samples_per_second": seen / seconds if seconds > 0 else 0.0,
-        "train/examples": float(seen),
-        "train/nonfinite_examples": float(sum(int(r.nonfinite.sum()) for r in results)),
-        "engine/padding_share": 1.0 - tokens / padded if padded else 0.0,
+        ROUND_SECONDS: seconds,
+        SAMPLES_PER_SECOND: seen / seconds if seconds > 0 else 0.0,
+        EXAMPLES: float(seen),
+        NONFINITE: float(sum(int(r.nonfinite.sum()) for r in results)),
+        PADDING: 1.0 - tokens / padded if padded else 0.0,
     }
     if any(r.halvings for r in results):
-        metrics["engine/memory_halvings"] = float(sum(r.halvings for r in results))
+        metrics[HALVINGS] = float(sum(r.halvings for r in results))
     if seen:
-        metrics["train/loss"] = sum(float(r.loss_sum.sum()) for r in results) / seen
+        metrics[TRAIN_LOSS] = sum(float(r.loss_sum.sum()) for r in results) / seen
     units = sum(int(r.units.sum()) for r in results)
     if units != seen:
-        metrics["train/units"] = float(units)
+        metrics[UNITS] = float(units)
     if units and clips:
-        metrics["train/clipped_share"] = sum(int(r.clipped.sum()) for r in results) / units
+        metrics[CLIPPED] = sum(int(r.clipped.sum()) for r in results) / units
     return metrics
 
 
@@ -44,9 +58,9 @@ def arrival_metrics(
 ) -> dict[str, float]:
     """Clients that did not answer, and uploads that came too late or broke the contract."""
     return {
-        "train/dropped_clients": float(dropped),
-        "train/late_uploads": float(late),
-        "train/rejected_uploads": float(len(rejected)),
+        DROPPED: float(dropped),
+        LATE: float(late),
+        REJECTED: float(len(rejected)),
     }
 
 

@@ -129,8 +129,8 @@ def test_a_field_that_no_line_names_is_named(play, monkeypatch):
     played = play("text")
     listed = tuple(line for line in leaving.LINES if line[0] != "metrics.eval/*")
     run = ("trackio", played.runs, played.job.config, played.job.resolved)
-    sent = {n.folder: leaks.mirrored("trackio", n.folder, *run[2:]) for n in played.runs}
-    monkeypatch.setattr(leaks, "mirrored", lambda tracker, folder, *rest: sent[folder])
+    sent = {n.folder: leaks.tracked("trackio", n.folder, *run[2:]) for n in played.runs}
+    monkeypatch.setattr(leaks, "tracked", lambda tracker, folder, *rest: sent[folder])
     monkeypatch.setattr(leaving, "LINES", listed)
     leaving._lines.cache_clear()
     leaving.kind.cache_clear()

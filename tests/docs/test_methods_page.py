@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 
 from ffalora_cli.cli import catalogue
 from ffalora_cli.methods import registry
+from tests import ROOT
 
-PAGE = (Path(__file__).parents[2] / "docs" / "methods.md").read_text(encoding="utf-8")
+PAGE = (ROOT / "docs" / "methods.md").read_text(encoding="utf-8")
 LETTERS = {"lora_a": "A", "lora_b": "B"}
 
 

@@ -1,4 +1,4 @@
-"""Jobs with one model, task and adapter shape train together: each is more clients in the stack.
+"""Trains jobs of one model, task and adapter shape together, as more clients in the stack.
 
 Learning rates, clips, budgets, seeds, partitions and methods may differ (``experiment.together``).
 They share this process, so what kills it stops them all; asked again, each goes on by itself.
@@ -46,8 +46,8 @@ def launch(jobs: Sequence[SweepJob], settings: Settings, on_change: OnChange, st
         Member(replace(job.checked, command=("ffalora", *job.command.arguments)), log)
         for job, log in zip(jobs, logs, strict=True)
     ]
-    for place, outcome in run_together(members, poll, settings.n_jobs):
-        logs[place].end(outcome)
+    for slot, outcome in run_together(members, poll, settings.n_jobs):
+        logs[slot].end(outcome)
 
 
 class _Log:
@@ -60,7 +60,7 @@ class _Log:
 
     def note(self, text: str) -> None:
         """Into the log."""
-        mode = "w" if self._began is None else "a"  # nothing of an earlier sitting
+        mode = "w" if self._began is None else "a"  # nothing from before a resume
         if self._began is None:
             self._began = time.monotonic()
             self._on_change(self._job, None)
