@@ -110,16 +110,6 @@ class Network:
                 self.replaced += 1
             adapters.weight_of(base).copy_(loaded.float() + delta.to(loaded.device))
 
-    def share_weights(self, other: Network) -> None:
-        """Read another network's loaded weights instead of a copy of them, but for the head.
-
-        Both have one fingerprint. Weights that a merge or bf16 made are each network's own.
-        """
-        weights = dict(other.plain.named_parameters())
-        for name, parameter in self.plain.named_parameters():
-            if f"head.{name}" not in self.head_names:
-                parameter.data = weights[name].data
-
     def with_dropout(self, masks: Callable[[str, Tensor], Tensor] | None) -> None:
         """Apply adapter dropout in the next forward passes (None: no dropout)."""
         self.context.dropout = masks
