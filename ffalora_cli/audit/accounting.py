@@ -1,4 +1,4 @@
-"""Is every noisy step charged, before it is used, and does epsilon count all of them?
+"""Checks that every noisy step is charged before it is used, and counted in epsilon.
 
 Epsilon is computed a second time here, by dp-accounting's own events, from what was observed.
 """

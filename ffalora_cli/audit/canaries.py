@@ -1,4 +1,4 @@
-"""Gradient canaries through a run's own client code, and the bounds they give.
+"""Sends gradient canaries through a run's own client code, and bounds epsilon by them.
 
 A canary is a unit whose gradient has a coordinate of its own and a norm far above the clip; where
 units may have several rows, every other canary has five, each with that gradient. A fair

@@ -1,4 +1,4 @@
-"""A client whose rows include canaries, trained by the run's engine and watched from outside."""
+"""Trains a client whose rows include canaries with the run's engine, watched from outside."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tokens recovered from one step's gradient by a server that is honest but curious.
+"""Recovers tokens from one step's gradient, as a server that is honest but curious.
 
 The server knows A and the embedding tables and sees the gradient of one step on one example. The
 gradient of the first layer's A is a sum over tokens of (something) times the token's vector, so its
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from ffalora_cli.methods.base import Method
     from ffalora_cli.models.network import Network
 
-B_SD = 0.02  # of B at the attacked step: at zero, the gradient of A is zero
+B_SD = 0.02  # at the attacked step of what starts at zero: B at zero, the gradient of A is zero
 NEGLIGIBLE = 1e-6  # singular values below this share of the largest are rounding
 
 
@@ -184,20 +185,20 @@ def attack(
     length = rows.tokens.shape[1]
     key = keys.derive(seed, "inversion", method.name, row, length)
     values = dict(network.initial)
-    for name in values:
-        if name.endswith("lora_b"):
-            drawn = keys.normal(keys.derive(key, name), tuple(values[name].shape))
-            values[name] = drawn * B_SD
-    trained = [s.name for s in network.specs if s.factor in method.exchange(1).trained]
+    for spec in network.specs:
+        if spec.kind == "adapter" and not values[spec.name].any():
+            values[spec.name] = keys.normal(keys.derive(key, spec.name), spec.shape) * B_SD
+    inner, first = network.form.input_factor, method.exchange(1)
+    trained = [s.name for s in network.specs if s.factor in first.trained]
     gradient = observed(network, rows, np.array([row]), values, trained, noise, key)
     sites = first_sites(network)
-    if "lora_a" in method.exchange(1).uploaded:
-        stacked = torch.cat([gradient[f"{site}.lora_a"] for site in sites])  # [sites * rank, d]
+    if inner in first.uploaded:
+        stacked = torch.cat([gradient[f"{site}.{inner}"] for site in sites])  # [sites * rank, d]
         return Attacked(rows.tokens[row], ((None, basis(stacked, length)),))
     spans = []
-    for site in sites:
-        a = values[f"{site}.lora_a"]
-        spans.append((a, basis(gradient[f"{site}.lora_b"], min(length, a.shape[0]))))
+    for site, outer in product(sites, first.uploaded):
+        a = values[f"{site}.{inner}"]
+        spans.append((a, basis(gradient[f"{site}.{outer}"], min(length, a.shape[0]))))
     return Attacked(rows.tokens[row], tuple(spans))
 
 

@@ -1,4 +1,4 @@
-"""What leaves of a run, held against what leaves of its neighbours.
+"""Compares what leaves of a run with what leaves of its neighbours.
 
 A field that no line of ``records/leaving.py`` names fails. One that differs fails unless its line
 says that it may: ``noised`` and ``outside`` always, ``sizes`` where the unit was removed.

@@ -1,4 +1,4 @@
-"""What trackers hold of a run, read back from their own files, field by field.
+"""Reads back what trackers hold of a run, from their own files, field by field.
 
 Fields are named as ``records/leaving.py`` names them; what a tracker adds itself is ``tracker.*``,
 its times are ``tracker.time``. A kind of record that nobody has thought about keeps its own name,

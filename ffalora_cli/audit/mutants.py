@@ -1,4 +1,4 @@
-"""Ways real projects broke their privacy, done to the real code: the audit must catch each one.
+"""Breaks the real code as real projects broke their privacy: the audit must catch each one.
 
 Noise, clip and divisor are in ``mutants_of_step``, batches, ledger and uploads in
 ``mutants_of_run``, units of several rows in ``mutants_of_units``; the sources are in the mutants'

@@ -1,4 +1,4 @@
-"""One more row moves a step's sum by at most the clip: the model's own gradients, any engine.
+"""Checks that one more row moves a step's sum by at most the clip, on any engine.
 
 A random search over batches, with and without one more row. What mixes examples shows here: batch
 statistics, a mask over packed rows, a layer that is called once for all of a batch.

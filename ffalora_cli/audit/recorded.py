@@ -1,4 +1,4 @@
-"""Does what a run wrote down agree with its plan: charges, participants, uploads, epsilon?"""
+"""Checks what a run wrote down against its plan: charges, participants, uploads, epsilon."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One audit: the run's plan, a subject for it, the battery, the bounds, a verdict."""
+"""Runs one audit: the run's plan, a subject for it, the battery, the bounds, a verdict."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Is every unit drawn independently, at every step, with the rate that the plan accounts for?
+"""Checks that every unit is drawn independently at the rate that the plan accounts for.
 
 The batches are those that the run's own simulation hands to its engine, over many steps; nobody
 trains on them.

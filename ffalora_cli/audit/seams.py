@@ -1,4 +1,4 @@
-"""Where mutants cut into the real code.
+"""Replaces functions of the real code by broken ones, where modules declare it.
 
 Every module that has something to replace says so in its ``SEAMS``, and whatever calls that looks
 it up there: a mutant reaches all paths, the one a GPU takes too.

@@ -1,4 +1,4 @@
-"""A run as the audit drives it: its own plan, protocol and client code, on a tiny surrogate model.
+"""Builds a run as the audit drives it: its own plan, protocol and client code, a tiny model.
 
 Nothing of the mechanism is re-implemented. Sampler, clip, noise, optimiser, upload and ledger are
 those of ``Simulation`` and the engine, with the run's rates, noise multipliers, clip and steps.

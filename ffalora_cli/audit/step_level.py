@@ -1,4 +1,4 @@
-"""The step-level bound: what was measured of one step, composed by the accountant."""
+"""Bounds epsilon from what was measured of one step, composed by the accountant."""
 
 from __future__ import annotations
 

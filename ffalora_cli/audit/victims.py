@@ -1,4 +1,4 @@
-"""Models and rows that the inversion attack is shown on: a random surrogate, and a run's own."""
+"""Builds the targets of the inversion attack: a random surrogate, and a run's own model."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How a run looks while it runs: live on a terminal, plain lines when piped, or only its end."""
+"""Shows a run while it runs: live on a terminal, plain lines when piped, or only its end."""
 
 from __future__ import annotations
 

@@ -11,8 +11,9 @@ from ffalora_cli.cli.arguments import OVERRIDES, Parser
 from ffalora_cli.cli.exits import DONE
 from ffalora_cli.cli.words import labelled
 from ffalora_cli.config.build import build, is_known, leaf_keys, to_plain, unknown_key
-from ffalora_cli.config.documentation import UNITS, in_identity, key_type
+from ffalora_cli.config.documentation import UNITS, key_type
 from ffalora_cli.config.errors import ConfigError, brief
+from ffalora_cli.config.signature import in_identity
 
 if TYPE_CHECKING:
     from ffalora_cli.cli.overrides import Setting
@@ -90,7 +91,7 @@ def _explained(
         "file": line.file if line else "ffalora_cli/config/schema.py",
         "line": line.line if line else None,
         "refers_to": line.written if line and not typed and "${" in line.written else None,
-        "identity": in_identity(key, plain),
+        "identity": in_identity(key),
     }
 
 

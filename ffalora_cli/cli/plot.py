@@ -76,7 +76,7 @@ def _picture(options: argparse.Namespace, runs: Sequence[RunRecords]) -> Picture
 
 
 def _partition(runs: Sequence[RunRecords]) -> Picture:
-    """Who has which labels in one run, made again from its configuration.
+    """Draw the labels of each client of one run, made again from its configuration.
 
     Raises:
         ConfigError: several runs of different partitions, or data that is no longer the same.

@@ -1,4 +1,4 @@
-"""Which line of which file gives a key its value, and what the comment there says.
+"""Finds the line of the file that gives a key its value, and the comment there.
 
 Read from the YAML files in the order in which Hydra merges them: the chosen options of the groups,
 ``config.yaml`` itself, then experiment and debug; the last file that has the key wins.

@@ -1,4 +1,4 @@
-"""One job in front of a person: its display, and every way it can end as one line."""
+"""Plays one job in front of a person: its display, and every way it can end as one line."""
 
 from __future__ import annotations
 

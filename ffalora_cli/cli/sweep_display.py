@@ -1,4 +1,4 @@
-"""How a sweep looks: a live table on a terminal, a line a change when piped, its end when quiet."""
+"""Shows a sweep: a live table on a terminal, a line a change when piped, its end when quiet."""
 
 from __future__ import annotations
 

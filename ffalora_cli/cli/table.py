@@ -1,4 +1,4 @@
-"""The columns of the round table, as many as fit: the same live, piped and in ``show``."""
+"""Formats the round table, as many columns as fit: the same live, piped and in ``show``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The sentences around a run: what starts, what came out, what to try next."""
+"""Words the lines around a run: what starts, what came out, what to try next."""
 
 from __future__ import annotations
 

@@ -51,6 +51,7 @@ def known_keys() -> tuple[str, ...]:
     return tuple(_keys(Config, ""))
 
 
+@cache
 def leaf_keys() -> tuple[str, ...]:
     """The dotted keys that hold one value."""
     keys = known_keys()

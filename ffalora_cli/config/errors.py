@@ -1,4 +1,4 @@
-"""The exceptions a person is meant to read."""
+"""Defines the exceptions that a person is meant to read."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a run costs: seconds from a measurement, bytes on disk from the shapes of its tensors."""
+"""Computes what a run costs: seconds from a measurement, bytes on disk from shapes."""
 
 from __future__ import annotations
 

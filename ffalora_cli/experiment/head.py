@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from ffalora_cli.experiment.session import Session
 
 
-def write_head(
+def write_opening(
     session: Session, job: Job, signature: str, forked_from: Mapping[str, Any] | None
 ) -> None:
     """Config, planned privacy and manifest, on disk before the first round.

@@ -1,4 +1,4 @@
-"""What a round costs here: the run's own engine on the run's own rows, a few steps of it."""
+"""Measures a round here: the run's own engine on its own rows, a few steps of it."""
 
 from __future__ import annotations
 

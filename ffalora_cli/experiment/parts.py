@@ -1,4 +1,4 @@
-"""From a checked configuration to the parts of a run."""
+"""Builds the parts of a run from a checked configuration."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is known of a run before it starts, as JSON values: one function a subject."""
+"""Collects what is known of a run before it starts, as JSON values: one function a subject."""
 
 from __future__ import annotations
 

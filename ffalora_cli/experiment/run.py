@@ -174,7 +174,7 @@ def _write_opening(session: Session, found: _Found, job: Job) -> None:
     """Config, planned privacy and manifest of a run that begins."""
     if found.manifest is None:
         origin = found.fork.origin if found.fork else None
-        head.write_head(session, job, found.signature, origin)
+        head.write_opening(session, job, found.signature, origin)
 
 
 def _resume(session: Session, found: _Found, job: Job) -> None:

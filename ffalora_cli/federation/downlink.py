@@ -14,7 +14,6 @@ import numpy as np
 import torch
 
 from ffalora_cli.types import (
-    HEAD,
     Dense,
     DenseMerge,
     LowRankMerge,
@@ -23,6 +22,7 @@ from ffalora_cli.types import (
     Seed,
     ServerState,
     Tensors,
+    kind_of,
 )
 
 Policy = Literal["cached", "stateless"]
@@ -77,11 +77,6 @@ def as_received(state: ServerState, tensors: Tensors, wire_dtype: str) -> Tensor
         name: value.to(torch.bfloat16).float() if name in state.tensors else value
         for name, value in tensors.items()
     }
-
-
-def kind_of(name: str) -> Literal["adapter", "head"]:
-    """Ledger kind of a tensor, by its name."""
-    return "head" if name.startswith(f"{HEAD}.") else "adapter"
 
 
 def _tensor_items(

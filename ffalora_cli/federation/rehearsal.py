@@ -20,24 +20,23 @@ import torch
 
 from ffalora_cli.engine.job import LocalResult
 from ffalora_cli.federation import dropouts
-from ffalora_cli.federation.downlink import kind_of
+from ffalora_cli.federation.codecs import describe
 from ffalora_cli.federation.leaps import SAMPLE, Played, leap
 from ffalora_cli.federation.ledger import CommunicationLedger
-from ffalora_cli.federation.payload import pack
+from ffalora_cli.federation.payload import lines
 from ffalora_cli.federation.release import ClientRelease, adapt_clip, release_of
 from ffalora_cli.federation.server import apply_update, server_step
 from ffalora_cli.federation.simulation import Simulation
 from ffalora_cli.privacy.ledger import PrivacyLedger
 from ffalora_cli.types import (
     Dense,
-    DenseMerge,
     Kind,
-    LowRankMerge,
     PayloadItem,
     RoundRecord,
     ServerState,
     ServerUpdate,
     Tensors,
+    kind_of,
 )
 
 
@@ -82,7 +81,6 @@ class Rehearsal(Simulation):
         self._shapes = {name: value.to("meta") for name, value in self.network.initial.items()}
         self.participations = np.zeros(len(self.clients), dtype=np.int64)
         self.history: deque[Played] = deque(maxlen=SAMPLE)
-        self._sizes: dict[tuple[object, ...], dict[Kind, int]] = {}
         self._updates: dict[tuple[object, ...], ServerUpdate] = {}
         if self.plan is not None:
             self.privacy_ledger = PrivacyLedger(
@@ -120,23 +118,13 @@ class Rehearsal(Simulation):
 
     def _answer(self, number: int, chosen: np.ndarray) -> None:
         """Count the uploads; all of a round have one size."""
-        manifest = self._manifest(number)
-        key = ("upload", *(spec.name for spec in manifest.specs))
-        if key not in self._sizes:
-            zeros = {spec.name: torch.zeros(1, *spec.shape) for spec in manifest.specs}
-            covered = None if self.plan is None else self.plan.covered
-            packed = manifest.pack(np.zeros(1, dtype=np.int64), zeros, covered)
-            self._sizes[key] = dict(packed.lines)
         round, place = self._place(number)
-        self.communication.add(round, "uplink", chosen, self._sizes[key], place)
+        sizes = lines(self._manifest(number).entries)
+        self.communication.add(round, "uplink", chosen, sizes, place)
 
     def _lines(self, items: Sequence[PayloadItem]) -> Mapping[Kind, int]:
         """The same of a payload with these names and shapes; tensors have no values here."""
-        key = tuple((type(item), item.name, _shapes(item)) for item in items)
-        if key not in self._sizes:
-            filled = [_filled(item) for item in items]
-            self._sizes[key] = dict(pack(filled, self.config.wire_dtype).lines)
-        return self._sizes[key]
+        return lines(describe(items, self.config.wire_dtype))
 
     def _combine_shapes(self, number: int, ids: np.ndarray) -> None:
         """What the server's step changes: tensors, moments, merges; as shapes."""
@@ -168,21 +156,3 @@ def _nothing(chosen: np.ndarray) -> LocalResult:
     """The result of clients that saw no example."""
     none = np.zeros(len(chosen), dtype=np.int64)
     return LocalResult({}, none.astype(np.float64), none, none, none, none, 0, 0)
-
-
-def _shapes(item: PayloadItem) -> tuple[tuple[int, ...], ...]:
-    if isinstance(item, Dense | DenseMerge):
-        return (tuple(item.values.shape),)
-    if isinstance(item, LowRankMerge):
-        return tuple(item.left.shape), tuple(item.right.shape)
-    return ()
-
-
-def _filled(item: PayloadItem) -> PayloadItem:
-    """The item with zeros for values, so that it can be packed."""
-    if isinstance(item, Dense | DenseMerge):
-        return replace(item, values=torch.zeros(item.values.shape))
-    if isinstance(item, LowRankMerge):
-        left, right = torch.zeros(item.left.shape), torch.zeros(item.right.shape)
-        return replace(item, left=left, right=right)
-    return item

@@ -49,7 +49,16 @@ from ffalora_cli.models.network import Network
 from ffalora_cli.privacy.ledger import PrivacyLedger
 from ffalora_cli.privacy.plan import PrivacyPlan
 from ffalora_cli.stopping import Poll, never
-from ffalora_cli.types import Dense, Kind, PayloadItem, RoundRecord, Stack, Tensors, TensorSpec
+from ffalora_cli.types import (
+    Dense,
+    Kind,
+    PayloadItem,
+    RoundRecord,
+    Stack,
+    Tensors,
+    TensorSpec,
+    kind_of,
+)
 
 SEAMS = ("Simulation._upload", "Simulation._receive")
 """What an audit may replace; whoever calls it looks it up in this module."""
@@ -271,7 +280,7 @@ class Simulation:
         """What is uploaded in this exchange."""
         kept = kept_names(self.network, self.method.exchange(number), self.head)
         shared = [spec for spec in self.trainable(number) if spec.name not in kept]
-        return Manifest(self._place(number)[0], number, shared, self.config.wire_dtype)
+        return Manifest(self._place(number)[0], number, shared, self.config.wire_dtype, self.method)
 
     def _own(self, ids: np.ndarray) -> Stack:
         """Personal tensors of some clients ``[clients, ...]``."""
@@ -320,7 +329,8 @@ class Simulation:
     def _upload(self, number: int, ids: np.ndarray, result: LocalResult) -> Packed:
         """Pack and count what the method uploads."""
         covered = None if self.plan is None else self.plan.covered
-        packed = self._manifest(number).pack(ids, result.trained, covered)
+        before = downlink.as_received(self.state, self.tensors, self.config.wire_dtype)
+        packed = self._manifest(number).pack(ids, result.trained, before, covered)
         round, place = self._place(number)
         self.communication.add(round, "uplink", ids, packed.lines, place)
         return packed
@@ -350,7 +360,7 @@ class Simulation:
 
     def _hand_down(self, number: int, ids: np.ndarray, own: Stack) -> None:
         """Send every client its own results ``[clients, ...]``, and keep them as it reads them."""
-        items = [Dense(name, downlink.kind_of(name), values) for name, values in own.items()]
+        items = [Dense(name, kind_of(name), values) for name, values in own.items()]
         packed = pack(items, self.config.wire_dtype)
         round, place = self._place(number)
         self.communication.add(round, "downlink", ids, packed.lines, place)

@@ -21,12 +21,11 @@ import torch
 
 from ffalora_cli.config.errors import ConfigError
 from ffalora_cli.federation.clients import ClientStates
-from ffalora_cli.federation.downlink import kind_of
 from ffalora_cli.federation.ledger import CommunicationLedger
 from ffalora_cli.federation.simulation import Simulation
 from ffalora_cli.federation.tensors import regenerated
 from ffalora_cli.models.fingerprint import fingerprint_tensors
-from ffalora_cli.types import HEAD, Merge, ServerState, Tensors
+from ffalora_cli.types import HEAD, Merge, ServerState, Tensors, kind_of
 
 
 def snapshot(simulation: Simulation) -> tuple[Tensors, dict[str, Any]]:

@@ -7,17 +7,32 @@ inside the functions that need it. Methods see named tensors and stacks (a leadi
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar
 
+from ffalora_cli.adapters import registry as forms
 from ffalora_cli.config.schema import INSIDE_CLIENTS
-from ffalora_cli.types import ServerState, ServerUpdate, Site, Stack, Tensors
+from ffalora_cli.types import (
+    Bits,
+    Dense,
+    PayloadItem,
+    Rows,
+    ServerState,
+    ServerUpdate,
+    Site,
+    Sparse,
+    Stack,
+    Tensors,
+    kind_of,
+)
 
 if TYPE_CHECKING:
     import torch
 
-Factor = Literal["lora_a", "lora_b"]
+Factor = str
+"""A factor of the method's form, by the name that the form gives it."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +75,7 @@ class Method:
         name: file and config name.
         title: as the paper calls it.
         reference: authors, title, venue, arXiv id.
+        form: of the adapters it is written for, a value of ``adapter.form``.
         travels: one sentence, what is sent in each direction.
         uplink_formula: bytes a client, round and adapted layer, as printed by ``ffalora ls``.
         downlink_formula: the same, downwards.
@@ -79,6 +95,7 @@ class Method:
     travels: ClassVar[str]
     uplink_formula: ClassVar[str]
     downlink_formula: ClassVar[str]
+    form: ClassVar[str] = "lora"
     linear: ClassVar[bool] = True
     units: ClassVar[frozenset[str]] = frozenset({"none", *INSIDE_CLIENTS, "client"})
     refusal: ClassVar[str] = ""
@@ -118,6 +135,23 @@ class Method:
         """Numbers of a round's exchanges."""
         return range((round - 1) * self.exchanges() + 1, round * self.exchanges() + 1)
 
+    def compress(self, trained: Stack, before: Tensors) -> list[PayloadItem]:
+        """What carries an upload: every tensor whole, unless a method says otherwise.
+
+        How many bytes it has may depend on shapes, not on values: the server checks arrivals
+        against it, and a run is counted beforehand, with tensors on torch's ``meta`` device.
+
+        Args:
+            trained: what leaves the clients, ``[clients, ...]`` by name.
+            before: the global tensors the clients started from, by name.
+        """
+        return [Dense(name, kind_of(name), values) for name, values in trained.items()]
+
+    def restore(self, items: Sequence[PayloadItem], before: Tensors) -> Stack:
+        """The tensors ``[clients, ...]`` that the server combines, from what ``compress`` sent."""
+        carried = Dense | Rows | Sparse | Bits
+        return {item.name: item.dense() for item in items if isinstance(item, carried)}
+
     def aggregate(
         self,
         state: ServerState,
@@ -145,7 +179,7 @@ class Method:
     def uplink_elements(self, site: Site, rank: int, round: int) -> int:
         """Elements one client sends for one adapted layer in this round."""
         sent = (self.exchange(number) for number in self.numbers(round))
-        return sum(_elements(f, site, rank) for one in sent for f in one.uploaded)
+        return sum(self._elements(one.uploaded, site, rank) for one in sent)
 
     def downlink_elements(self, site: Site, rank: int, round: int, clients: int) -> int:
         """Elements one client is sent for one adapted layer in this round.
@@ -158,10 +192,9 @@ class Method:
         # What changed in an exchange is sent at the next; before the first all is as seeds say.
         before = [self.exchange(number - 1) for number in self.numbers(round) if number > 1]
         common = [f for one in before for f in one.uploaded if f not in one.own]
-        return sum(
-            _elements(f, site, rank) for f in (*common, *(f for one in came for f in one.own))
-        )
+        own = [f for one in came for f in one.own]
+        return self._elements((*common, *own), site, rank)
 
-
-def _elements(factor: str, site: Site, rank: int) -> int:
-    return rank * (site.d_in if factor == "lora_a" else site.d_out)
+    def _elements(self, factors: Sequence[Factor], site: Site, rank: int) -> int:
+        shapes = forms.get(self.form).factors(site, rank)
+        return sum(math.prod(shapes[factor]) for factor in factors)

@@ -1,4 +1,4 @@
-"""What the same noise means under other assumptions: the numbers beside the claim."""
+"""Computes what the same noise means under other assumptions: the numbers beside the claim."""
 
 from __future__ import annotations
 

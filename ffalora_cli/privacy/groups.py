@@ -1,4 +1,4 @@
-"""Epsilon of other groups of rows than one whole unit, for the same noise: stated beside the claim.
+"""Computes epsilon of other groups of rows than one whole unit, for the same noise.
 
 Exact by PLD for Poisson batches, closed form where nothing is amplified, else no number: never a
 product of an epsilon.

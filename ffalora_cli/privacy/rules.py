@@ -1,4 +1,4 @@
-"""What a valid privacy plan is warned about, and what refuses it once units are counted."""
+"""Refuses a plan whose delta does not fit its units, and warns of weaknesses of a valid one."""
 
 from __future__ import annotations
 

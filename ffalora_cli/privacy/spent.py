@@ -1,4 +1,4 @@
-"""Epsilon spent so far, read from the plan's curves every round.
+"""Reads epsilon spent so far from the plan's curves, every round.
 
 Exact values cost 0.1 to 1 s a client with PLD, so on the way a client is reported at the next point
 up of its curve: an upper bound each time. The planned end, steps beyond the plan, and every RDP

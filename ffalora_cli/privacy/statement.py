@@ -1,4 +1,4 @@
-"""What a run may say about its privacy: one sentence, and the whole of it as JSON values.
+"""Writes what a run may say about its privacy: one sentence, and the whole as JSON values.
 
 No epsilon leaves this file without unit, relation, delta, sampling and accountant.
 """

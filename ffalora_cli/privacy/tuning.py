@@ -1,4 +1,4 @@
-"""What choosing the best of several private runs costs.
+"""Computes what choosing the best of several private runs costs.
 
 A *random* number of runs, drawn before the first one: Papernot and Steinke (ICLR 2022), by RDP.
 A *fixed* number (a grid) composes trial by trial. Every run is on the same rows by the same

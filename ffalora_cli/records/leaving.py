@@ -1,4 +1,4 @@
-"""What of a run may leave its folder: one list, read by card, page, trackers, exports and hub.
+"""Lists what of a run may leave its folder; read by card, page, trackers, exports and hub.
 
 In a private run nothing may leave that is a function of private rows without noise: no hash, no
 count, no label, no time of a single round. A field that no line names does not leave, whatever the

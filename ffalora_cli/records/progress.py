@@ -1,4 +1,4 @@
-"""How far a run got and whether somebody is at it, from its folder alone; nothing is touched."""
+"""Tells how far a run got and whether somebody is at it, from its folder alone."""
 
 from __future__ import annotations
 

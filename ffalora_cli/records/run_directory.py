@@ -1,4 +1,4 @@
-"""One folder a run: what is written when, and how it is read back.
+"""Writes and reads the folder of a run.
 
 | file                  | when          | holds                                                  |
 | --------------------- | ------------- | ------------------------------------------------------ |

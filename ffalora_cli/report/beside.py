@@ -1,4 +1,4 @@
-"""Our numbers beside published ones: never in one mean, and with every difference of protocol."""
+"""Tabulates our numbers with published ones: never in one mean, with every difference."""
 
 from __future__ import annotations
 
@@ -132,7 +132,7 @@ def _tasks_and_metrics(tasks: set[str]) -> list[tuple[str, str]]:
 
 
 def _sources(here: Sequence[Number]) -> list[tuple[str, str]]:
-    """Who has a number here, with its mark; ours first, and the paper even without one."""
+    """Sources with a number here and their marks; ours first, and the paper even without one."""
     sources = list(dict.fromkeys((n.source, n.mark) for n in here))
     if not any(mark == "" for _, mark in sources):
         sources.insert(0, ("ours", ""))

@@ -1,4 +1,4 @@
-"""A picture of a budget: epsilon by steps at its noise, and the noise that each epsilon needs."""
+"""Draws a budget: epsilon by steps at its noise, and the noise that each epsilon needs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Runs side by side: one row a configuration, its seeds summed up, differences to a baseline."""
+"""Compares runs: one row a configuration, its seeds summed up, differences to a baseline."""
 
 from __future__ import annotations
 

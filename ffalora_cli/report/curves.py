@@ -1,4 +1,4 @@
-"""Curves with their spread over seeds: a metric against rounds, bytes, epsilon or seconds."""
+"""Draws curves with their spread over seeds, against rounds, bytes, epsilon or seconds."""
 
 from __future__ import annotations
 

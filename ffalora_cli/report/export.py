@@ -1,4 +1,4 @@
-"""A run as a folder that others load: written aside, reloaded, compared, and only then in place."""
+"""Exports a run as a folder that others load: written aside, reloaded, then put in place."""
 
 from __future__ import annotations
 

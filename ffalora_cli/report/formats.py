@@ -1,4 +1,4 @@
-"""A comparison as text for people (a grid of cells, Markdown, LaTeX) and machines (CSV, JSON)."""
+"""Formats a comparison: a grid of cells, Markdown, LaTeX, CSV, JSON."""
 
 from __future__ import annotations
 

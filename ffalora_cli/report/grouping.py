@@ -1,4 +1,4 @@
-"""Runs that make one line of a picture: which belong together, and what the line is called."""
+"""Groups runs into the lines of a picture, and names the lines."""
 
 from __future__ import annotations
 

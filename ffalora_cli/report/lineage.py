@@ -1,4 +1,4 @@
-"""Forks and their original: what one spent before the other began, and both together."""
+"""Adds up what forks and their original spent, before and after one began."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Lineage:
 
 
 def lineage(run: RunRecords) -> Lineage | None:
-    """Who a private run shares rounds with; None for one that was never forked.
+    """Runs that a private run shares rounds with; None for one that was never forked.
 
     A fork's own claim holds the original's charges up to the fork: they stand in its ledger.
     """

@@ -18,7 +18,7 @@ _BYTES = re.compile(r"(\d+(?:\.\d+)?)([a-z]*)", re.IGNORECASE)
 
 @dataclass(frozen=True)
 class EvaluationPoint:
-    """When to read a run: ``final``, ``best-validation``, ``round`` or ``bytes``."""
+    """The round at which a run is read: ``final``, ``best-validation``, ``round`` or ``bytes``."""
 
     kind: str
     amount: int = 0  # the round, or the uplink bytes of all clients together

@@ -1,4 +1,4 @@
-"""One self-contained HTML page about some runs: made from their records, read without a network."""
+"""Writes one self-contained HTML page about some runs, from their records."""
 
 from __future__ import annotations
 

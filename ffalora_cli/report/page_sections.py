@@ -1,4 +1,4 @@
-"""What a report says about each run: its privacy, its bytes, its command, its origin."""
+"""Writes what a report says about each run: privacy, bytes, command, origin."""
 
 from __future__ import annotations
 

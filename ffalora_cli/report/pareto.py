@@ -1,4 +1,4 @@
-"""What accuracy costs in bytes and in epsilon: one point a method and privacy level."""
+"""Draws accuracy against bytes and epsilon: one point a method and privacy level."""
 
 from __future__ import annotations
 

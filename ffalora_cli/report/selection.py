@@ -1,4 +1,4 @@
-"""Which runs are meant: folders, globs, beginnings of names or signatures, and settings.
+"""Selects runs by folders, globs, beginnings of names or signatures, and settings.
 
 The words of a selection are either paths (a folder, a glob, the beginning of a run's name or
 signature), of which a run matches any, or conditions (``key=value``), all of which it matches.

@@ -1,4 +1,4 @@
-"""A metric against rounds, bytes, epsilon or seconds: one run, and the mean over seeds.
+"""Reads a metric against rounds, bytes, epsilon or seconds: one run, and the mean over seeds.
 
 Rounds are compared with rounds: a mean stands only where every run of the group was scored. Along
 bytes, epsilon and seconds a run has, between two evaluations, the model that was last scored: its

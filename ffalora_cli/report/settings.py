@@ -1,4 +1,4 @@
-"""Which settings tell runs apart, and what they are called at the head of a column."""
+"""Finds the settings that tell runs apart, and names them as columns."""
 
 from __future__ import annotations
 
@@ -45,6 +45,9 @@ def title(key: str) -> str:
 
 def differing(runs: Sequence[RunRecords], over: str) -> tuple[list[str], list[str]]:
     """Keys whose values differ between runs.
+
+    Runs of ``method=lora,ffa_lora`` x ``seed=0,1`` x ``adapter.rank=4,8`` over ``seed``: the
+    columns are ``method`` and ``adapter.rank``; ``federation.local_lr`` follows the method.
 
     Args:
         runs: to be compared.

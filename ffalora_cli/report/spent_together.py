@@ -1,4 +1,4 @@
-"""What several private runs on the same rows spend together: a table of ten seeds is ten releases.
+"""Composes what several private runs on the same rows spend: ten seeds are ten releases.
 
 Made from the ledgers that the runs keep. Where clients have the same rows in all runs, each
 client's steps are composed over the runs; else a row may have been on any client, and at every

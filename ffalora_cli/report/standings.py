@@ -1,4 +1,4 @@
-"""Rows held against each other: paired differences to a baseline, and the best of a column."""
+"""Ranks rows: paired differences to a baseline, and the best of a column."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How pictures look: column width, letters that can be read there, colours for every eye.
+"""Styles pictures: column width, letters that can be read there, colours for every eye.
 
 Colours are Okabe and Ito's (told apart with any kind of colour vision), without the yellow that
 white paper swallows; a dash pattern and a marker of its own let each line be told in grey.

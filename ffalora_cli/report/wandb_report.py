@@ -1,4 +1,4 @@
-"""A saved W&B report: accuracy over rounds, bytes and epsilon, grouped by method; a table."""
+"""Saves a W&B report: accuracy over rounds, bytes and epsilon, grouped by method; a table."""
 
 from __future__ import annotations
 

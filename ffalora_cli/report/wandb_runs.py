@@ -1,4 +1,4 @@
-"""Runs read back from W&B, as if they had been read from their folders.
+"""Reads runs back from W&B, as if they had been read from their folders.
 
 What a folder has beyond the rounds travels in W&B's config under ``KEY``. Metrics
 that a private run kept at home are not there, and neither are ledger and clients.

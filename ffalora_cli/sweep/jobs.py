@@ -1,4 +1,4 @@
-"""One job of a sweep, what it takes to play it anywhere, and how it can end."""
+"""Defines one job of a sweep, what it takes to play it anywhere, and how it can end."""
 
 from __future__ import annotations
 

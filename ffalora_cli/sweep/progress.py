@@ -1,4 +1,4 @@
-"""How far jobs are, read from the run folders that their processes write."""
+"""Reads how far jobs are from the run folders that their processes write."""
 
 from __future__ import annotations
 

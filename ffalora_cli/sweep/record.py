@@ -1,4 +1,4 @@
-"""The record of a sweep on disk: what it is made of, and what became of each job.
+"""Records a sweep on disk: what it is made of, and what became of each job.
 
 ``<paths.runs>/sweeps/<digest of its jobs>/``
 

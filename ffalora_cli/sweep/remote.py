@@ -1,4 +1,4 @@
-"""What launchers share whose jobs are played by another process, maybe on another machine.
+"""Plays jobs by another process, maybe on another machine: what such launchers share.
 
 Such a process has the same file system and nothing else of ours: a job has begun when its log is
 there, and is asked to stop through the sweep's stop file.

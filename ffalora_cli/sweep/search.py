@@ -1,4 +1,4 @@
-"""A search by Optuna: it proposes, runs answer, and its journal lies in the sweep's folder.
+"""Searches by Optuna: it proposes, runs answer, its journal lies in the sweep's folder.
 
 The sampler (TPE) is made anew for every proposal with a seed of (seed, trial number), so nothing
 of a random generator is stored and an interrupted search proposes what it would have proposed.

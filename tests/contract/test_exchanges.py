@@ -13,7 +13,7 @@ from ffalora_cli.config.errors import ConfigError
 from ffalora_cli.federation.rehearsal import rehearse
 from ffalora_cli.federation.snapshot import restore, snapshot
 from ffalora_cli.methods import registry
-from ffalora_cli.privacy.calibrate import epsilon_of
+from ffalora_cli.privacy.accountant import Accountant
 from ffalora_cli.types import Dense, Seed
 from tests.arrivals import CLIENT, CLIENTS, EXAMPLE, NONE, federate
 
@@ -106,8 +106,8 @@ def test_two_exchanges_cost_twice_the_local_steps():
         assert sim.plan.steps_per_round == 4
         assert sim.privacy_ledger.steps_taken.tolist() == [12] * CLIENTS
     assert (twice.plan.epsilon_planned == long.plan.epsilon_planned).all()
-    rate, delta = float(twice.plan.sample_rate[3]), twice.plan.delta
-    expected = epsilon_of("rdp", EXAMPLE.noise_multiplier, rate, 12, delta)
+    rate, rdp = float(twice.plan.sample_rate[3]), twice.plan.accountant
+    expected = Accountant("rdp", rdp.delta).epsilon([(EXAMPLE.noise_multiplier, rate, 12)])
     assert twice.plan.epsilon_planned[3] == pytest.approx(expected)
     assert len(twice.plan.covered) == 2 * len(twice.network.sites)
     assert {row["exchange"] for row in twice.communication.rows() if "exchange" in row} == {1}

@@ -69,6 +69,7 @@ def test_the_ledger_is_that_of_the_run(name, tiny, monkeypatch, tmp_path_factory
             "federation.local_steps=1",
             "federation.local_batch_size=4",
             "adapter.rank=2",
+            "privacy.accountant=rdp",
             *CASES[name],
         ]
     )
@@ -113,7 +114,8 @@ LEAPS = {
 @pytest.mark.parametrize("name", LEAPS)
 def test_leaps_count_what_playing_every_round_counts(name, tiny):
     settings = ["model=auto", f"model.source={tiny}", "task.max_length=16", "adapter.rank=2"]
-    settings += ["federation.num_clients=4", "federation.rounds=137", *LEAPS[name]]
+    settings += ["federation.num_clients=4", "federation.rounds=137", "privacy.accountant=rdp"]
+    settings += LEAPS[name]
     (job,) = plan([*settings, "federation.local_steps=1", "federation.local_batch_size=4"])
     simulation = build(job.config, job.signature, Silent()).simulation
     short, long = (rehearse(simulation, leaps=some) for some in (True, False))

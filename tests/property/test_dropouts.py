@@ -1,4 +1,4 @@
-"""500 random schedules of dropouts and stragglers; each client pays for what it computed."""
+"""Random schedules of dropouts and stragglers; each client pays for what it computed."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import dataclasses
 from functools import cache
 
 import numpy as np
+import pytest
 import torch
 
 from ffalora_cli.engine.job import LocalResult
@@ -43,12 +44,13 @@ def oracle_epsilon(noise: float, rate: float, steps: int) -> float:
     return accountant.get_epsilon(1e-5)
 
 
-def test_five_hundred_schedules_complete_and_charge_each_client_its_own():
+@pytest.mark.parametrize("count", [100, pytest.param(500, marks=pytest.mark.slow)])
+def test_schedules_complete_and_charge_each_client_its_own(count):
     generator = np.random.default_rng(0)
     base = federate(privacy=EXAMPLE, engine=Nudge(), rounds=ROUNDS)
     plan, ledger = base.plan, type(base.privacy_ledger)
     empty_rounds = everybody = 0
-    for seed in range(500):
+    for seed in range(count):
         drop, late = generator.choice([0.0, 0.2, 0.5, 0.9, 0.99], 2)
         cohort = int(generator.integers(1, CLIENTS + 1))
         sim = base
@@ -84,7 +86,7 @@ def test_five_hundred_schedules_complete_and_charge_each_client_its_own():
             for s, q, t in zip(plan.noise_multiplier, plan.sample_rate, steps, strict=True)
         ]
         np.testing.assert_allclose(epsilon, expected, rtol=1e-6)
-    assert empty_rounds > 100 and everybody > 100  # the schedules reach both ends
+    assert min(empty_rounds, everybody) > count / 5  # the schedules reach both ends
 
 
 def test_the_mean_is_over_arrivals_with_their_own_weights():

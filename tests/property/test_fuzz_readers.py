@@ -20,10 +20,11 @@ def sandbox():
 @pytest.mark.parametrize(
     "reader", ["overrides", "yaml", "payload", "checkpoint", "records", "rows"]
 )
-def test_a_reader_reads_or_refuses(reader, sandbox) -> None:
+@pytest.mark.parametrize("third", [0, *(pytest.param(n, marks=pytest.mark.slow) for n in (1, 2))])
+def test_a_reader_reads_or_refuses(reader, third, sandbox) -> None:
     cases, watch = sandbox
     case, allowed = cases[reader]
-    for number in range(COUNT.get(reader, 300)):
+    for number in range(third, COUNT.get(reader, 300), 3):
         said = outcome(case(random.Random(f"test {number}")), watch, allowed)
         assert said in ("read", "refused"), (number, said)
 

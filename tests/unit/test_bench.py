@@ -92,7 +92,7 @@ def test_synthetic_lengths_are_those_of_sst2():
     np.testing.assert_array_equal(examples.ids, again.ids)
 
 
-@pytest.mark.parametrize("method", ["ffa", "lora"])
+@pytest.mark.parametrize("method", ["ffa", pytest.param("lora", marks=pytest.mark.slow)])
 def test_all_contestants_end_on_the_same_adapters(method, capsys):
     import bench
 

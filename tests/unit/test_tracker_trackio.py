@@ -58,8 +58,7 @@ def rows(folder):
 
 
 def test_rounds_arrive_once_over_resumes_and_nothing_private(tmp_path, play) -> None:
-    assert play(1, 1, 4) == 3 * LOOK  # and nothing of what Trackio would print
-    assert play(6) == LOOK
+    assert play(1, 1, 4, 6) == 4 * LOOK  # and nothing of what Trackio would print
     points, (config,) = rows(tmp_path)
     assert [(name, step) for name, step, _ in points] == [("demo-abc", n) for n in range(7)]
     for _, step, metrics in points:

@@ -1,4 +1,4 @@
-"""Jobs with one model, task and adapter shape train together: each is more clients in the stack.
+"""Trains jobs of one model, task and adapter shape together, as more clients in the stack.
 
 Learning rates, clips, budgets, seeds, partitions and methods may differ (``experiment.together``).
 They share this process, so what kills it stops them all; asked again, each goes on by itself.
