@@ -89,11 +89,9 @@ def _lines(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     heads = f"{'state':<16}{'result':>9}{'epsilon':>9}{'up':>9}{'time':>8}  run"
     lines = [f"{'started':<17}{heads}"]
     for r in rows:
-        name = r["headline"].removeprefix("eval/")
-        name = "accuracy" if name.startswith("personalized") else name
         where = "" if r["state"] == "done" else f" {r['round']}/{r['rounds']}"
         cells = (
-            score(name, r["value"]),
+            score(r["headline"], r["value"]),
             epsilon_text(r["epsilon_spent"]),
             human_bytes(r["uplink_bytes"]),
             human_seconds(r["seconds"]),

@@ -15,6 +15,7 @@ from ffalora_cli.cli.units import score
 from ffalora_cli.config.build import build
 from ffalora_cli.config.errors import ConfigError
 from ffalora_cli.config.signature import digest
+from ffalora_cli.methods import registry
 from ffalora_cli.records.files import read_json
 from ffalora_cli.records.reading import read_config
 from ffalora_cli.records.run_directory import SUMMARY
@@ -22,7 +23,7 @@ from ffalora_cli.stopping import StopFlag
 from ffalora_cli.sweep.jobs import FAILED, GOOD, Status, SweepJob, run_folder
 from ffalora_cli.sweep.launchers.base import Launch, read_settings
 from ffalora_cli.sweep.play import play_jobs
-from ffalora_cli.sweep.progress import headline, result
+from ffalora_cli.sweep.progress import result
 from ffalora_cli.sweep.record import SWEEP, SweepRecord
 from ffalora_cli.sweep.search import Axis, Proposal, Settings, check, values_of
 from ffalora_cli.sweep.search import search as run_search
@@ -41,6 +42,7 @@ def search(
     check(settings)
     fixed, space = split_space(overrides)
     base = _check_space(fixed, space)
+    headline = registry.headline(base.config)
     # More trials are the same search, so their number is no part of its name.
     name = digest(
         [run_folder(base).name, repr(sorted(space.items())), settings.direction, settings.seed]
@@ -53,10 +55,10 @@ def search(
         "launcher": about.launcher,
         "grid": {key: str(axis) for key, axis in space.items()},
         "settings": settings,
-        "objective": f"best {headline(base.config)}",
+        "objective": f"best {headline}",
     }
     with open_sweep_display(quiet, record.path, settings.n_trials) as display:
-        display.note(f"objective: the best {headline(base.config)} of a run on its evaluation rows")
+        display.note(f"objective: the best {headline} of a run on its evaluation rows")
         for note in notes:
             display.note(note)
         if base.config.privacy.unit != "none":
@@ -72,9 +74,9 @@ def search(
     done = [trial for trial in study.trials if trial.value is not None]
     if done:
         best = study.best_trial
-        metric = headline(base.config).removeprefix("eval/")
+        metric = headline.removeprefix("eval/")
         chosen = " ".join(f"{key}={value}" for key, value in best.params.items())
-        print(f"best  trial {best.number + 1}: {metric} {score(metric, best.value)}  {chosen}")
+        print(f"best  trial {best.number + 1}: {metric} {score(headline, best.value)}  {chosen}")
     return exit_code(trials.jobs, trials.statuses, command)
 
 

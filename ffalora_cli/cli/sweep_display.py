@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, TextIO
 
 from ffalora_cli.cli.screen import redraws, width
 from ffalora_cli.cli.units import human_seconds, score
+from ffalora_cli.methods import registry
 from ffalora_cli.sweep.jobs import ALREADY, FAILED, GOOD, RUNNING, WAITING, Status, SweepJob
-from ffalora_cli.sweep.progress import Progress, Watcher, headline, result, total_remaining
+from ffalora_cli.sweep.progress import Progress, Watcher, result, total_remaining
 
 if TYPE_CHECKING:
     from rich.console import Console, Group
@@ -102,7 +103,7 @@ class SweepDisplay:
     def _cells(self, job: SweepJob, progress: Progress | None = None) -> tuple[str, ...]:
         """State, round, metric and time of one job."""
         status, config = self.statuses[job.number], job.checked.config
-        metric, rounds, value, spent = headline(config), None, None, None
+        metric, rounds, value, spent = registry.headline(config), None, None, None
         if status.state in GOOD:
             summary = result(job.path)
             rounds, value = summary.get("rounds"), summary.get("value")

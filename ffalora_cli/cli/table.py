@@ -45,7 +45,7 @@ def columns(config: Config, live: bool = True) -> list[Column]:
     own = _of_clients(config)
     if own is not None:
         title, key = own
-        chosen.append(Column(title, 9, lambda m: score("accuracy", m.metrics.get(key))))
+        chosen.append(Column(title, 9, lambda m: score(key, m.metrics.get(key))))
     chosen.append(Column("loss", 6, lambda m: score("loss", m.metrics.get("eval/loss"))))
     if config.privacy.unit != "none":
         spent = "privacy/epsilon_spent"
@@ -104,9 +104,11 @@ def _of_clients(config: Config) -> tuple[str, str] | None:
     None where neither is recorded.
     """
     from ffalora_cli.methods import registry
+    from ffalora_cli.tasks import registry as tasks
 
+    metric = tasks.get(config.task.kind).client_metric
     if config.head.mode == "personal" or registry.get(config.method.name).personal:
-        return "personal", "eval/personalized_accuracy"
+        return "personal", f"eval/personalized_{metric}"
     if config.federation.eval_clients:
-        return "own-label", "eval/client_accuracy_own_labels"
+        return "own-label", f"eval/client_{metric}_own_labels"
     return None

@@ -120,10 +120,11 @@ def closing(summary: Mapping[str, Any], metrics_order: Sequence[str]) -> list[st
         for name in (*metrics_order, "loss")
         if f"eval/{name}" in metrics
     ]
-    if "eval/personalized_accuracy" in metrics:
-        personal = score("accuracy", metrics["eval/personalized_accuracy"])
-        first = summary.get("headline") == "eval/personalized_accuracy"
-        scores.insert(0 if first else len(scores), f"clients' own models {personal} on average")
+    rest = ("_own_labels", "_min")
+    own = [k for k in metrics if k.startswith("eval/personalized_") and not k.endswith(rest)]
+    for key in own:
+        place = 0 if summary.get("headline") == key else len(scores)
+        scores.insert(place, f"clients' own models {score(key, metrics[key])} on average")
     rounds = int(summary.get("rounds") or 0)
     after = f"after {counted(rounds, 'round')}"
     if summary.get("seconds") is not None:

@@ -25,6 +25,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+_LEFT_OUT_AT = {"task.kind": "text_classification"}
+"""Values at which a key is left out: runs from before it existed keep their identity."""
 _IGNORED = frozenset(
     {
         "name",
@@ -68,10 +70,10 @@ def relevant(resolved: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _relevant(section: Mapping[str, Any], prefix: str) -> dict[str, Any]:
-    """The section without the ignored keys; mappings are walked, everything else is kept."""
+    """The section without what is left out; mappings are walked, everything else is kept."""
     kept: dict[str, Any] = {}
     for name, value in section.items():
         key = f"{prefix}{name}"
-        if key not in _IGNORED:
+        if key not in _IGNORED and value != _LEFT_OUT_AT.get(key, ...):
             kept[name] = _relevant(value, f"{key}.") if isinstance(value, Mapping) else value
     return kept

@@ -1,4 +1,4 @@
-"""Hold-outs: a part of the training rows, by class and in whole groups, that no client is given."""
+"""Hold-outs: training rows that no client is given, cut by stratum and in whole groups."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from ffalora_cli.config.errors import ConfigError
 from ffalora_cli.config.schema import TaskConfig
 from ffalora_cli.data.groups import group_rows
 from ffalora_cli.keys import derive, numpy_generator
+from ffalora_cli.tasks import registry
+from ffalora_cli.tasks.targets import Targets
 
 HOLDOUT = "holdout"
 
@@ -18,8 +20,8 @@ class Keyed(Protocol):
     """Rows, tokenised or not, that know what belongs together."""
 
     @property
-    def labels(self) -> np.ndarray:
-        """int64 [n]."""
+    def targets(self) -> Targets:
+        """What the rows should be answered with."""
 
     @property
     def hashes(self) -> np.ndarray:
@@ -52,7 +54,7 @@ def cut_rows(
     """Row numbers that stay for training, and those held out by purpose (``eval``, ``tune``).
 
     With ``partition.keep_together=row`` equal texts are on one side all the same, as they always
-    were: texts as they stand, counted with their first row's label.
+    were: texts as they stand, counted with their first row's stratum.
 
     Raises:
         ConfigError: a share that holds out nothing, or everything.
@@ -63,18 +65,19 @@ def cut_rows(
     key = f"task.holdout_fraction={task.holdout_fraction}"
     if cuts and not 0 < task.holdout_fraction < 1:
         raise ConfigError(f"{key} is not between 0 and 1; 0.1 is usual")
-    keys, strata = keys_together(rows, keep_together), rows.labels
+    keys = keys_together(rows, keep_together)
+    strata, names = registry.strata(task, rows.targets)
     alone = keys is None
     if keys is None:
         keys = rows.hashes
     else:
-        groups = group_rows(rows.labels, keys)
+        groups = group_rows(strata, keys)
         strata = groups.strata[groups.of_row]
     left = np.arange(len(strata))
     held_out: dict[str, np.ndarray] = {}
     for purpose, seed in cuts:
         kept, held = cut_holdout(
-            strata[left], keys[left], len(task.classes), task.holdout_fraction, seed, alone
+            strata[left], keys[left], len(names), task.holdout_fraction, seed, alone
         )
         if not len(kept):
             raise ConfigError(f"{key} leaves no training row of task {task.name}; make it smaller")
@@ -90,20 +93,21 @@ def cut_rows(
 def cut_holdout(
     strata: np.ndarray,
     keys: np.ndarray,
-    num_classes: int,
+    num_strata: int,
     fraction: float,
     seed: int,
     alone: bool = False,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Split rows in two, by class, whole groups; the order of the rows plays no part.
+    """Split rows in two, by stratum, whole groups; the order of the rows plays no part.
 
     Args:
-        strata: int [n], class of each row's group.
+        strata: int [n], of each row's group.
         keys: uint64 [n], equal for rows of one group.
-        num_classes: strata are below it.
-        fraction: of each class to hold out, rounded, at least one row, as near as groups allow.
+        num_strata: strata are below it.
+        fraction: of each stratum to hold out, rounded, at least one row, as near as groups allow.
         seed: of this cut alone.
-        alone: whether rows are dealt one by one: then a class ends before the first group too many.
+        alone: whether rows are dealt one by one: a stratum then ends before the first group too
+            many.
 
     Returns:
         (kept, held out): row numbers, ascending, int64.
@@ -112,8 +116,8 @@ def cut_holdout(
     sizes = np.bincount(group)  # [groups]
     order = numpy_generator(derive(seed, "holdout")).permutation(len(sizes))
     held_groups = np.zeros(len(sizes), dtype=bool)
-    for label in range(num_classes):
-        members = order[strata[first[order]] == label]
+    for stratum in range(num_strata):
+        members = order[strata[first[order]] == stratum]
         quota = max(1, int(np.rint(fraction * sizes[members].sum())))
         if alone:
             held_groups[members[np.cumsum(sizes[members]) <= quota]] = True

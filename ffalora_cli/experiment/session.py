@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 from ffalora_cli.config.errors import ConfigError
 from ffalora_cli.config.signature import digest
+from ffalora_cli.methods import registry
 from ffalora_cli.records.checkpoint import Checkpoint, CheckpointFolder
 from ffalora_cli.records.journal import Journal
 from ffalora_cli.records.reading import read_communication, read_run
 from ffalora_cli.records.run_directory import LEDGER, RunDirectory, round_lines
+from ffalora_cli.tasks import registry as tasks
 from ffalora_cli.types import RoundRecord
 
 if TYPE_CHECKING:
@@ -51,9 +53,13 @@ class Session:
     @property
     def headline(self) -> str:
         """The metric the run is judged by."""
-        if "lora_b" in self.parts.method.personal:  # the global model has no B: clients' own do
-            return "eval/personalized_accuracy"
-        return f"eval/{self.parts.config.task.metrics[0]}"
+        return registry.headline(self.parts.config)
+
+    @property
+    def higher_is_better(self) -> bool:
+        """The direction of the headline."""
+        metric = tasks.metric(self.headline)
+        return metric is None or metric.higher_is_better
 
     def resume(self) -> None:
         """Go to the newest checkpoint that holds, or to the beginning where none does.
@@ -95,7 +101,7 @@ class Session:
         """
         from ffalora_cli.federation.snapshot import snapshot
 
-        simulation = self.parts.simulation
+        simulation, value = self.parts.simulation, record.metrics.get(self.headline)
         tensors, facts = snapshot(simulation)
         lines = round_lines(record, simulation.communication.rows(record.round))
         self._ledger.catch_up()
@@ -108,7 +114,7 @@ class Session:
                 identity=self.stamp,
                 marks={name: journal.mark() for name, journal in journals.items()},
                 lines=lines,
-                score=record.metrics.get(self.headline),
+                score=None if value is None else value if self.higher_is_better else -value,
             )
         )
         self.directory.append(lines)

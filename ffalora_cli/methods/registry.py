@@ -6,6 +6,7 @@ from ffalora_cli.config import rules
 from ffalora_cli.config.plugins import Folder
 from ffalora_cli.config.schema import Config
 from ffalora_cli.methods.base import Method
+from ffalora_cli.tasks import registry as tasks
 
 METHODS = Folder("method.name", "ffalora_cli.methods", "ffalora.methods", "METHOD")
 
@@ -25,13 +26,22 @@ def get(name: str) -> Method:
     return method
 
 
+def headline(config: Config) -> str:
+    """The metric a run is judged by: the clients' own models' where there is no common one."""
+    task = config.task
+    if "lora_b" in get(config.method.name).personal:  # the global model has no B
+        return f"eval/personalized_{tasks.get(task.kind).client_metric}"
+    return f"eval/{task.metrics[0]}"
+
+
 def check(config: Config) -> None:
-    """Refuse a configuration that cannot be, with what its method declares.
+    """Refuse a configuration that cannot be, with what its task and method declare.
 
     Raises:
         ConfigError: the first rule that does not hold.
     """
     method = get(config.method.name)
+    tasks.check(config)
     rules.check(
         config,
         units=method.units,

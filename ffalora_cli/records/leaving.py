@@ -34,7 +34,7 @@ LINES: tuple[tuple[str, Kind, Kind], ...] = (
     # The mix of labels is the client's own, whatever rows were scored.
     ("metrics.eval/*_own_labels", "home", "home"),
     # A client's own tensors are clipped and noised at units inside it, but never at unit client.
-    ("metrics.eval/personalized_accuracy*", "noised", "home"),
+    ("metrics.eval/personalized_*", "noised", "home"),
     ("metrics.eval/*", "noised", "noised"),
     # Bytes follow from who took part, which a client-level guarantee protects.
     ("metrics.comm/*", "sizes", "home"),

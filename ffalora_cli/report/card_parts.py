@@ -11,11 +11,11 @@ from ffalora_cli.methods.base import Method
 from ffalora_cli.privacy.rounding import delta_text, epsilon_text
 from ffalora_cli.records.reading import RunRecords
 from ffalora_cli.report.peft_export import public_source
+from ffalora_cli.tasks import registry
 
 if TYPE_CHECKING:
     from ffalora_cli.report.model_card import CardFacts
 
-_HUB_METRICS = {"accuracy": "accuracy", "f1": "f1", "mcc": "matthews_correlation"}
 _OWN = ("paths.", "tracking", "name=", "hydra.")  # overrides that say nothing about the result
 NOMINAL = (
     "This guarantee is nominal: the noise is a function of seed, config, training rows, weights "
@@ -40,20 +40,21 @@ def front_matter(config: Config, merged: bool, scores: Mapping[str, float], priv
     import yaml
 
     source, task = config.model.source, config.task
+    kind = registry.get(task.kind)
     data_id, _, commit = str(task.hub_path or "").partition("@")
     hub = source if from_hub(config) else None
     tags = ["ffalora", "federated-learning", "lora", config.method.name.replace("_", "-")]
     content: dict[str, Any] = {
         **({"base_model": hub} if hub else {}),
         "library_name": "transformers" if merged else "peft",
-        "pipeline_tag": "text-classification",
+        "pipeline_tag": kind.pipeline,
         "tags": [*tags, *(["differential-privacy"] if private else [])],
         **({"datasets": [data_id]} if data_id else {}),
     }
     metrics = [
-        {"type": _HUB_METRICS[name], "name": name, "value": round(value, 6)}
+        {"type": kind.metrics[name].hub, "name": name, "value": round(value, 6)}
         for name, value in scores.items()
-        if name in _HUB_METRICS
+        if name in kind.metrics and kind.metrics[name].hub
     ]
     if metrics:
         data = {"name": task.name, "type": data_id or task.name, "split": task.eval_split}
@@ -61,8 +62,8 @@ def front_matter(config: Config, merged: bool, scores: Mapping[str, float], priv
             data["config"] = task.hub_name
         if commit:
             data["revision"] = commit
-        kind = {"type": "text-classification", "name": "Text classification"}
-        result = {"task": kind, "dataset": data, "metrics": metrics}
+        named = {"type": kind.pipeline, "name": kind.pipeline.replace("-", " ").capitalize()}
+        result = {"task": named, "dataset": data, "metrics": metrics}
         content |= {
             "metrics": [m["type"] for m in metrics],
             "model-index": [{"name": f"{task.name}-{config.method.name}", "results": [result]}],
@@ -74,17 +75,18 @@ def usage(config: Config, merged: bool) -> str:
     """Code that loads the folder."""
     columns = [f'"{name}"' for name in config.task.text_columns]
     call = f"tokenizer({', '.join(columns)}, truncation=True, max_length={config.task.max_length}"
-    labels = "{" + ", ".join(f'{i}: "{c}"' for i, c in enumerate(config.task.classes)) + "}"
+    kind = registry.get(config.task.kind)
+    settings = {n: v for n, v in kind.settings(config.task).items() if n != "label2id"}
     revision = f'revision="{config.model.revision}", ' if from_hub(config) else ""
-    lines = ["from transformers import AutoModelForSequenceClassification, AutoTokenizer"]
+    lines = [f"from transformers import {kind.auto_class}, AutoTokenizer"]
     if merged:
-        lines += ['model = AutoModelForSequenceClassification.from_pretrained("THIS_FOLDER")']
+        lines += [f'model = {kind.auto_class}.from_pretrained("THIS_FOLDER")']
     else:
-        lines += ["from peft import PeftModel", "", *_base_lines(config), f"id2label = {labels}"]
+        lines += ["from peft import PeftModel", "", *_base_lines(config), f"settings = {settings}"]
         lines += [
-            "model = AutoModelForSequenceClassification.from_pretrained(",
-            f"    base, {revision}num_labels={len(config.task.classes)}, id2label=id2label,",
-            '    ignore_mismatched_sizes=True, problem_type="single_label_classification",',
+            f"model = {kind.auto_class}.from_pretrained(",
+            f"    base, {revision}num_labels={kind.outputs(config.task)}, **settings,",
+            "    ignore_mismatched_sizes=True,",
             ")",
             'model = PeftModel.from_pretrained(model, "THIS_FOLDER")',
         ]

@@ -12,12 +12,12 @@ from typing import Any
 
 from ffalora_cli.privacy.rounding import epsilon_text
 from ffalora_cli.report.comparison import Cell, Comparison, Row
+from ffalora_cli.report.moments import is_percent
 from ffalora_cli.report.notes import BEST, TIED, baseline_name, notes
 from ffalora_cli.report.settings import title
 from ffalora_cli.report.statistics import Sample
 
 SCHEMA_VERSION = 1
-_PERCENT = ("accuracy", "f1")
 _MARKS = {"best": BEST, "tied": TIED}
 _LATEX = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_",
@@ -171,11 +171,6 @@ def as_json(comparison: Comparison) -> str:
         "notes": notes(comparison),
     }
     return json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
-
-
-def is_percent(metric: str) -> bool:
-    """Whether a metric is a share that people read in percent."""
-    return metric.startswith("eval/") and metric.rsplit("/", 1)[-1].endswith(_PERCENT)
 
 
 def _sample(sample: Sample) -> dict[str, Any]:

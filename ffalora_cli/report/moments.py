@@ -9,13 +9,14 @@ from dataclasses import dataclass
 
 from ffalora_cli.config.errors import ConfigError, brief, choose
 from ffalora_cli.records.reading import RunRecords
+from ffalora_cli.tasks import registry
 from ffalora_cli.types import RoundRecord
 
 UPLINK = "comm/uplink_bytes_total"
 
 _UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12}
 _BYTES = re.compile(r"(\d+(?:\.\d+)?)([a-z]*)", re.IGNORECASE)
-_LESS = ("loss", "comm/", "privacy/epsilon", "time/round", "time/seconds")  # better when smaller
+_LESS = ("comm/", "privacy/epsilon", "time/round", "time/seconds")  # better when smaller
 
 
 @dataclass(frozen=True)
@@ -53,14 +54,23 @@ def parse(text: str) -> Moment:
 
 
 def higher_is_better(metric: str) -> bool:
-    """Scores and speeds are better when larger; losses, bytes, epsilon and times when smaller."""
+    """As declared of a score; speeds when larger; bytes, epsilon and times when smaller."""
+    declared = registry.metric(metric)
+    if declared is not None:
+        return declared.higher_is_better
     return not any(word in metric for word in _LESS)
+
+
+def is_percent(metric: str) -> bool:
+    """Whether a metric is a share that people read in percent."""
+    declared = registry.metric(metric)
+    return declared is not None and declared.unit == "percent"
 
 
 def headline(run: RunRecords) -> str:
     """The metric a run is judged by, by which rounds count as evaluated and are chosen."""
-    metrics = (run.config.get("task") or {}).get("metrics") or ("accuracy",)
-    return str((run.summary or {}).get("headline") or f"eval/{metrics[0]}")
+    told = (run.summary or {}).get("headline")
+    return str(told or f"eval/{run.config['task']['metrics'][0]}")
 
 
 def record_at(run: RunRecords, moment: Moment) -> RoundRecord | None:

@@ -7,12 +7,11 @@ does not depend on how it names things internally. ``reload`` compares the resul
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ffalora_cli.config.schema import Config
-from ffalora_cli.models.backbone import head_modules
 from ffalora_cli.records.files import to_json, write_new
 from ffalora_cli.records.tensors import to_safetensors
 
@@ -34,18 +33,18 @@ def public_source(source: str) -> str:
     return source
 
 
-def whole_modules(model: nn.Module, drawn: Sequence[str]) -> list[str]:
+def whole_modules(network: Network, drawn: Sequence[str]) -> list[str]:
     """Modules an adapter has to hold entirely: the head, and what the base checkpoint lacks.
 
     Args:
-        model: the plain classifier.
+        network: whose head it is.
         drawn: parameters that were drawn from the head seed (``Backbone.drawn``).
 
     Returns:
         Module paths: children of the model, or layers within its base (BERT's pooler).
     """
-    prefix = model.base_model_prefix + "."
-    names = {name.partition(".")[0] for name in head_modules(model)}
+    prefix = network.plain.base_model_prefix + "."
+    names = {name.partition(".")[0] for name in network.task.head(network.plain)}
     for parameter in drawn:
         within = parameter.startswith(prefix)
         names.add(parameter.rpartition(".")[0] if within else parameter.partition(".")[0])
@@ -66,7 +65,7 @@ def write_adapter(
         drawn: parameters of the base that came from the head seed.
         config: of the run.
     """
-    modules = whole_modules(network.plain, drawn)
+    modules = whole_modules(network, drawn)
     tensors: Tensors = {}
     for site in network.sites:
         tensors[f"{PREFIX}{site.name}.lora_A.weight"] = values[f"{site.name}.lora_a"]
@@ -117,11 +116,10 @@ def merged_model(network: Network, values: Tensors, base_delta: Tensors) -> nn.M
     return model
 
 
-def write_merged(folder: Path, model: Any, classes: Sequence[str]) -> None:
-    """``config.json`` with the task's classes, and ``model.safetensors``."""
-    model.config.id2label = dict(enumerate(classes))
-    model.config.label2id = {name: number for number, name in enumerate(classes)}
-    model.config.problem_type = "single_label_classification"  # whatever its base was made for
+def write_merged(folder: Path, model: Any, settings: Mapping[str, Any]) -> None:
+    """``config.json`` with the task's settings, and ``model.safetensors``."""
+    for name, value in settings.items():
+        setattr(model.config, name, value)
     model.config.architectures = [type(model).__name__]
     model.config._name_or_path = ""  # where it was loaded from is a path of this machine
     model.config.save_pretrained(folder)

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from ffalora_cli.config.errors import ConfigError
 from ffalora_cli.records.files import write_whole
+from ffalora_cli.report.moments import is_percent
 from ffalora_cli.report.partition_figure import DATE_KEY
 
 if TYPE_CHECKING:
@@ -136,10 +137,9 @@ def _folded(label: str) -> str:
 
 
 def share_axis(axis: Axes, metric: str) -> None:
-    """A y axis for a metric: percent for shares of one, plain for MCC and losses."""
-    name = metric.rsplit("/", 1)[-1]
-    shown = name.replace("_", " ")
-    if name.endswith(("mcc", "loss")) or not metric.startswith(("eval/", "clients/")):
+    """A y axis for a metric, in percent where its task declares a share of one."""
+    shown = metric.rsplit("/", 1)[-1].replace("_", " ")
+    if not is_percent(metric):
         axis.set_ylabel(shown)
         return
     axis.set_ylabel(f"{shown}, %")

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from ffalora_cli.config.errors import ConfigError
-from ffalora_cli.config.schema import Config
 from ffalora_cli.methods import registry
 from ffalora_cli.records.files import read_json
 from ffalora_cli.records.run_directory import ROUNDS, SUMMARY
@@ -26,12 +25,6 @@ class Progress:
     round: int | None = None  # None: no round is on disk
     value: float | None = None  # headline metric, last seen
     remaining: float | None = None  # seconds to its end at the pace of this sitting
-
-
-def headline(config: Config) -> str:
-    """The metric a run is judged by, as its summary names it."""
-    personal = "lora_b" in registry.get(config.method.name).personal  # clients' own models count
-    return "eval/personalized_accuracy" if personal else f"eval/{config.task.metrics[0]}"
 
 
 def result(path: Path) -> Mapping[str, Any]:
@@ -52,7 +45,7 @@ class Watcher:
     def look(self, job: SweepJob, now: float | None = None) -> Progress:
         """How far a running job is."""
         now = time.monotonic() if now is None else now
-        round_, value = _newest(job.path / ROUNDS, headline(job.checked.config))
+        round_, value = _newest(job.path / ROUNDS, registry.headline(job.checked.config))
         if round_ is None:
             return Progress()
         begun, first = self._first.setdefault(job.number, (now, round_))

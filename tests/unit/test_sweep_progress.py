@@ -9,8 +9,9 @@ import json
 import pytest
 
 from ffalora_cli.cli.sweep_display import LiveSweepDisplay, PlainSweepDisplay
+from ffalora_cli.methods import registry
 from ffalora_cli.sweep.jobs import Ended, Status
-from ffalora_cli.sweep.progress import Progress, Watcher, headline, total_remaining
+from ffalora_cli.sweep.progress import Progress, Watcher, total_remaining
 from tests.unit.sweep_cases import finish, sweep_of
 
 
@@ -54,7 +55,7 @@ def test_time_left_of_all_jobs(tmp_path):
 
 def test_the_headline_is_the_one_summaries_have(tmp_path):
     _, jobs = sweep_of(tmp_path, "method=ffa_lora,fedsa_lora")
-    names = [headline(job.checked.config) for job in jobs]
+    names = [registry.headline(job.checked.config) for job in jobs]
     assert names == ["eval/accuracy", "eval/personalized_accuracy"]
 
 
