@@ -7,15 +7,17 @@ from dataclasses import replace
 from pathlib import Path
 
 from ffalora_cli.cli.hydra_keys import SweepSettings
-from ffalora_cli.cli.jobs import Job, check_done, plan
+from ffalora_cli.cli.jobs import check_done, plan
 from ffalora_cli.cli.overrides import split_space
 from ffalora_cli.cli.sweep import exit_code, stop_if_asked
 from ffalora_cli.cli.sweep_display import SweepDisplay, open_sweep_display
 from ffalora_cli.cli.units import score
 from ffalora_cli.config.build import build
 from ffalora_cli.config.errors import ConfigError
+from ffalora_cli.config.job import Job
 from ffalora_cli.config.signature import digest
-from ffalora_cli.methods import registry
+from ffalora_cli.methods.registry import headline
+from ffalora_cli.metric_keys import short_name
 from ffalora_cli.records.files import read_json
 from ffalora_cli.records.reading import read_config
 from ffalora_cli.records.run_directory import SUMMARY
@@ -42,7 +44,7 @@ def search(
     check(settings)
     fixed, space = split_space(overrides)
     base = _check_space(fixed, space)
-    headline = registry.headline(base.config)
+    judged = headline(base.config)
     # More trials are the same search, so their number is no part of its name.
     name = digest(
         [run_folder(base).name, repr(sorted(space.items())), settings.direction, settings.seed]
@@ -55,10 +57,10 @@ def search(
         "launcher": about.launcher,
         "grid": {key: str(axis) for key, axis in space.items()},
         "settings": settings,
-        "objective": f"best {headline}",
+        "objective": f"best {judged}",
     }
     with open_sweep_display(quiet, record.path, settings.n_trials) as display:
-        display.note(f"objective: the best {headline} of a run on its evaluation rows")
+        display.note(f"objective: the best {judged} of a run on its evaluation rows")
         for note in notes:
             display.note(note)
         if base.config.privacy.unit != "none":
@@ -74,9 +76,9 @@ def search(
     done = [trial for trial in study.trials if trial.value is not None]
     if done:
         best = study.best_trial
-        metric = headline.removeprefix("eval/")
+        metric = short_name(judged)
         chosen = " ".join(f"{key}={value}" for key, value in best.params.items())
-        print(f"best  trial {best.number + 1}: {metric} {score(headline, best.value)}  {chosen}")
+        print(f"best  trial {best.number + 1}: {metric} {score(judged, best.value)}  {chosen}")
     return exit_code(trials.jobs, trials.statuses, command)
 
 
@@ -90,7 +92,7 @@ def _check_earlier(record: SweepRecord, base: Job) -> list[str]:
         return []
     folders = [Path(str(job["run_dir"])) for job in read_json(record.path / SWEEP)["jobs"]]
     earlier = [
-        (replace(build(read_config(folder)), paths=base.config.paths), folder)
+        Job(replace(build(read_config(folder)), paths=base.config.paths), folder=folder)
         for folder in folders
         if (folder / SUMMARY).exists()
     ]
@@ -123,7 +125,7 @@ class _Trials:
             (checked,) = plan([*self._fixed, *typed])
             job = self._record.job(number, checked, proposal)
             jobs.append(job)
-        check_done([(job.checked.config, job.path) for job in jobs], sweep=True)
+        check_done([job.checked for job in jobs], sweep=True)
         self._display.add(jobs)
         self.jobs += jobs
         self._record.write(self._facts, self.jobs)

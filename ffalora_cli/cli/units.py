@@ -1,10 +1,10 @@
-"""Numbers as a person reads them."""
+"""Formats numbers: bytes, seconds, scores, counts."""
 
 from __future__ import annotations
 
 import math
 
-from ffalora_cli.tasks import registry
+from ffalora_cli.tasks.registry import is_percent
 
 
 def human_bytes(count: float | None) -> str:
@@ -32,9 +32,7 @@ def score(name: str, value: float | None) -> str:
     """A metric in the unit that its task declares: shares in percent."""
     if value is None or not math.isfinite(value):
         return "-"
-    metric = registry.metric(name)
-    percent = metric is not None and metric.unit == "percent"
-    return f"{100 * value:.1f} %" if percent else f"{value:.3f}"
+    return f"{100 * value:.1f} %" if is_percent(name) else f"{value:.3f}"
 
 
 def number(value: float | None, digits: int = 2) -> str:

@@ -1,4 +1,4 @@
-"""Hold-outs: training rows that no client is given, cut by stratum and in whole groups."""
+"""Cuts hold-outs: training rows that no client is given, by stratum and in whole groups."""
 
 from __future__ import annotations
 
@@ -8,12 +8,11 @@ import numpy as np
 
 from ffalora_cli.config.errors import ConfigError
 from ffalora_cli.config.schema import TaskConfig
+from ffalora_cli.config.splits import HOLDOUT
 from ffalora_cli.data.groups import group_rows
 from ffalora_cli.keys import derive, numpy_generator
 from ffalora_cli.tasks import registry
 from ffalora_cli.tasks.targets import Targets
-
-HOLDOUT = "holdout"
 
 
 class Keyed(Protocol):
@@ -63,8 +62,6 @@ def cut_rows(
     if task.eval_on == "tune" and task.tune_split == HOLDOUT:
         cuts.append(("tune", task.holdout_seed + 1))
     key = f"task.holdout_fraction={task.holdout_fraction}"
-    if cuts and not 0 < task.holdout_fraction < 1:
-        raise ConfigError(f"{key} is not between 0 and 1; 0.1 is usual")
     keys = keys_together(rows, keep_together)
     strata, names = registry.strata(task, rows.targets)
     alone = keys is None

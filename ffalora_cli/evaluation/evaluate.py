@@ -10,6 +10,7 @@ import torch
 
 from ffalora_cli.config.schema import TaskConfig
 from ffalora_cli.data.microbatch import cut
+from ffalora_cli.metric_keys import evaluated
 from ffalora_cli.stopping import Poll, never
 from ffalora_cli.tasks import registry
 
@@ -43,7 +44,7 @@ def evaluate(
     values: Tensors,
     task: TaskConfig,
     max_tokens: int = 2048,
-    prefix: str = "eval/",
+    prefix: str = evaluated(""),
     poll: Poll = never,
 ) -> dict[str, float]:
     """Metrics and mean loss of one set of tensors on one split.

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 from ffalora_cli.config.errors import ConfigError
 from ffalora_cli.config.signature import digest
-from ffalora_cli.methods import registry
+from ffalora_cli.methods.registry import headline
 from ffalora_cli.records.checkpoint import Checkpoint, CheckpointFolder
 from ffalora_cli.records.journal import Journal
 from ffalora_cli.records.reading import read_communication, read_run
 from ffalora_cli.records.run_directory import LEDGER, RunDirectory, round_lines
-from ffalora_cli.tasks import registry as tasks
+from ffalora_cli.tasks.registry import higher_is_better
 from ffalora_cli.types import RoundRecord
 
 if TYPE_CHECKING:
@@ -50,17 +50,6 @@ class Session:
         """Of work so far, in all sittings."""
         return self._seconds + time.perf_counter() - self._began
 
-    @property
-    def headline(self) -> str:
-        """The metric the run is judged by."""
-        return registry.headline(self.parts.config)
-
-    @property
-    def higher_is_better(self) -> bool:
-        """The direction of the headline."""
-        metric = tasks.metric(self.headline)
-        return metric is None or metric.higher_is_better
-
     def resume(self) -> None:
         """Go to the newest checkpoint that holds, or to the beginning where none does.
 
@@ -89,8 +78,10 @@ class Session:
             self._seconds = float(checkpoint.facts.get("seconds", 0.0))
         except (LookupError, TypeError, AttributeError, ArithmeticError, RuntimeError) as error:
             raise ConfigError(
-                f"checkpoint of round {checkpoint.round}: its state is none of this run "
-                f"({type(error).__name__}); remove it from {self.directory.path}/ckpt, or --again"
+                f"checkpoint of round {checkpoint.round} does not fit this run's method or model "
+                f"({type(error).__name__}); delete "
+                f"{self.directory.path}/ckpt/round-{checkpoint.round:06d} to resume from the one "
+                "before, or start over with --again"
             ) from error
 
     def commit(self, record: RoundRecord) -> None:
@@ -101,7 +92,8 @@ class Session:
         """
         from ffalora_cli.federation.snapshot import snapshot
 
-        simulation, value = self.parts.simulation, record.metrics.get(self.headline)
+        simulation, judged = self.parts.simulation, headline(self.parts.config)
+        value = record.metrics.get(judged)
         tensors, facts = snapshot(simulation)
         lines = round_lines(record, simulation.communication.rows(record.round))
         self._ledger.catch_up()
@@ -114,7 +106,7 @@ class Session:
                 identity=self.stamp,
                 marks={name: journal.mark() for name, journal in journals.items()},
                 lines=lines,
-                score=None if value is None else value if self.higher_is_better else -value,
+                score=None if value is None else value if higher_is_better(judged) else -value,
             )
         )
         self.directory.append(lines)

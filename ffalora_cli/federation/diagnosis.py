@@ -13,6 +13,15 @@ from collections.abc import Mapping
 from ffalora_cli.config.errors import RunFailed
 from ffalora_cli.config.schema import Config
 from ffalora_cli.federation.contract import REASONS
+from ffalora_cli.metric_keys import (
+    CLIPPED,
+    EXAMPLES,
+    LOSS,
+    NONFINITE,
+    UNITS,
+    evaluated,
+    personalized,
+)
 from ffalora_cli.tasks import registry
 from ffalora_cli.types import RoundRecord
 
@@ -97,18 +106,18 @@ class Watch:
         return notes
 
     def _examples(self, record: RoundRecord) -> None:
-        seen = record.metrics.get("train/units", record.metrics.get("train/examples", 0.0))
-        dropped = record.metrics.get("train/nonfinite_examples", 0.0)
+        seen = record.metrics.get(UNITS, record.metrics.get(EXAMPLES, 0.0))
+        dropped = record.metrics.get(NONFINITE, 0.0)
         self._nonfinite += dropped
-        if "train/clipped_share" in record.metrics:
-            self._clipped.append(record.metrics["train/clipped_share"])
+        if CLIPPED in record.metrics:
+            self._clipped.append(record.metrics[CLIPPED])
         if seen:
             self._dropping = self._dropping + 1 if dropped >= seen / 2 else 0
         if self._dropping >= 3:
             raise self._diverged(record, "half of all gradients are not finite for 3 rounds")
 
     def _loss(self, record: RoundRecord) -> None:
-        loss = record.metrics.get("eval/loss")
+        loss = record.metrics.get(LOSS)
         if loss is None:
             return
         if record.round == 0 and math.isfinite(loss):
@@ -135,7 +144,7 @@ class Watch:
         beyond = [
             self._beyond(name, metrics[key])
             for name in self._chance
-            for key in (f"eval/{name}", f"eval/personalized_{name}")
+            for key in (evaluated(name), personalized(name))
             if key in metrics
         ]
         return bool(beyond) and max(beyond) <= MARGIN

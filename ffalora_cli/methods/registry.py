@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from ffalora_cli.adapters.registry import FORMS
 from ffalora_cli.config import rules
+from ffalora_cli.config.errors import ConfigError, choose
 from ffalora_cli.config.plugins import Folder
 from ffalora_cli.config.schema import Config
 from ffalora_cli.methods.base import Method
+from ffalora_cli.metric_keys import evaluated, personalized
 from ffalora_cli.tasks import registry as tasks
 
 METHODS = Folder("method.name", "ffalora_cli.methods", "ffalora.methods", "METHOD")
@@ -27,11 +30,11 @@ def get(name: str) -> Method:
 
 
 def headline(config: Config) -> str:
-    """The metric a run is judged by: the clients' own models' where there is no common one."""
+    """The metric a run is judged by, as its summary names it."""
     task = config.task
-    if "lora_b" in get(config.method.name).personal:  # the global model has no B
-        return f"eval/personalized_{tasks.get(task.kind).client_metric}"
-    return f"eval/{task.metrics[0]}"
+    if get(config.method.name).personal:  # there is no global model, only clients' own
+        return personalized(tasks.get(task.kind).client_metric)
+    return evaluated(task.metrics[0])
 
 
 def check(config: Config) -> None:
@@ -42,6 +45,14 @@ def check(config: Config) -> None:
     """
     method = get(config.method.name)
     tasks.check(config)
+    form = config.adapter.form
+    if form != method.form:
+        if form not in (known := FORMS.names()):
+            raise choose("adapter.form", form, known)
+        raise ConfigError(
+            f"adapter.form={form}: method={method.name} is written for adapter.form="
+            f"{method.form}; set that, or choose another method"
+        )
     rules.check(
         config,
         units=method.units,

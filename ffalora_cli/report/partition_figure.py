@@ -1,4 +1,4 @@
-"""A picture of who has what: clients x labels, bars for a few clients, a heat map for many."""
+"""Draws clients x labels: bars for a few clients, a heat map for many."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def draw(table: np.ndarray, class_names: Sequence[str], path: Path | str, title:
     """Draw the rows of each label at each client and save the picture.
 
     Args:
-        table: rows, int [clients, classes], as ``ffalora_cli.data.partition.label_table`` gives it.
+        table: rows, int [clients, classes], as ``ffalora_cli.data.partition.strata_table`` gives it.
         class_names: in label order.
         path: file to write; ``.png``, ``.svg`` or ``.pdf`` decides the format.
         title: heading of the picture.

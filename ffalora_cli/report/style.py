@@ -1,4 +1,4 @@
-"""How pictures look: column width, letters that can be read there, colours for every eye.
+"""Styles pictures: column width, letters that can be read there, colours for every eye.
 
 Colours are Okabe and Ito's (told apart with any kind of colour vision), without the yellow that
 white paper swallows; a dash pattern and a marker of its own let each line be told in grey.
@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 from ffalora_cli.config.errors import ConfigError
 from ffalora_cli.records.files import write_whole
-from ffalora_cli.report.moments import is_percent
 from ffalora_cli.report.partition_figure import DATE_KEY
+from ffalora_cli.tasks.registry import is_percent
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
@@ -64,9 +64,9 @@ class Picture:
 
 def pen(index: int) -> Pen:
     """The pen of a line; past the seventh, colours come again with another line and marker."""
-    turn, place = divmod(index, len(PENS))
-    other = PENS[(place + 3 * turn) % len(PENS)]
-    return Pen(PENS[place].colour, other.dash, other.marker)
+    turn, slot = divmod(index, len(PENS))
+    other = PENS[(slot + 3 * turn) % len(PENS)]
+    return Pen(PENS[slot].colour, other.dash, other.marker)
 
 
 @contextmanager
@@ -209,8 +209,8 @@ def inline_svg(picture: Picture, name: str) -> str:
     text = re.sub(ids, lambda hit: hit[0] if hit[1] in used else "", text)
     text = re.sub(r'(<svg[^>]*?) width="[^"]*" height="[^"]*"', r"\1", text, count=1)
     text = re.sub(r'(<svg[^>]*?)( height="[^"]*"| width="[^"]*")', r"\1", text, count=2)
-    for place, look in enumerate(PENS):  # the page has each in a shade that its background bears
-        text = text.replace(look.colour.lower(), f"var(--pen{place})")
+    for slot, look in enumerate(PENS):  # the page has each in a shade that its background bears
+        text = text.replace(look.colour.lower(), f"var(--pen{slot})")
     return text.replace(INK, "currentColor")
 
 

@@ -1,4 +1,4 @@
-"""How far jobs are, read from the run folders that their processes write."""
+"""Reads how far jobs are from the run folders that their processes write."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ffalora_cli.config.errors import ConfigError
-from ffalora_cli.methods import registry
+from ffalora_cli.methods.registry import headline
 from ffalora_cli.records.files import read_json
 from ffalora_cli.records.run_directory import ROUNDS, SUMMARY
 from ffalora_cli.sweep.jobs import GOOD, RUNNING, WAITING, Status, SweepJob
@@ -24,7 +24,7 @@ class Progress:
 
     round: int | None = None  # None: no round is on disk
     value: float | None = None  # headline metric, last seen
-    remaining: float | None = None  # seconds to its end at the pace of this sitting
+    remaining: float | None = None  # seconds to its end at the pace since it began or was resumed
 
 
 def result(path: Path) -> Mapping[str, Any]:
@@ -45,7 +45,7 @@ class Watcher:
     def look(self, job: SweepJob, now: float | None = None) -> Progress:
         """How far a running job is."""
         now = time.monotonic() if now is None else now
-        round_, value = _newest(job.path / ROUNDS, registry.headline(job.checked.config))
+        round_, value = _newest(job.path / ROUNDS, headline(job.checked.config))
         if round_ is None:
             return Progress()
         begun, first = self._first.setdefault(job.number, (now, round_))

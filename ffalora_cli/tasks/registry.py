@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from ffalora_cli import metric_keys
 from ffalora_cli.config.errors import ConfigError
 from ffalora_cli.config.plugins import Folder
 from ffalora_cli.config.schema import Config, TaskConfig
@@ -71,3 +72,15 @@ def metric(key: str) -> Metric | None:
         if found is not None:
             return found
     return None
+
+
+def higher_is_better(key: str) -> bool:
+    """As a task declares of a score, else as the key's meaning has it."""
+    declared = metric(key)
+    return metric_keys.higher_is_better(key) if declared is None else declared.higher_is_better
+
+
+def is_percent(key: str) -> bool:
+    """Whether a key holds a score that people read in percent."""
+    declared = metric(key)
+    return declared is not None and declared.unit == "percent"

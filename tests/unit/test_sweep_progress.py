@@ -9,7 +9,7 @@ import json
 import pytest
 
 from ffalora_cli.cli.sweep_display import LiveSweepDisplay, PlainSweepDisplay
-from ffalora_cli.methods import registry
+from ffalora_cli.methods.registry import headline
 from ffalora_cli.sweep.jobs import Ended, Status
 from ffalora_cli.sweep.progress import Progress, Watcher, total_remaining
 from tests.unit.sweep_cases import finish, sweep_of
@@ -24,7 +24,7 @@ def rounds(job, numbers, tail=""):
         stream.write(tail)
 
 
-def test_pace_is_that_of_this_sitting(tmp_path):
+def test_pace_is_that_since_the_resume(tmp_path):
     _, (job,) = sweep_of(tmp_path, "federation.rounds=50")
     watcher = Watcher()
     assert watcher.look(job, 0.0) == Progress()
@@ -55,7 +55,7 @@ def test_time_left_of_all_jobs(tmp_path):
 
 def test_the_headline_is_the_one_summaries_have(tmp_path):
     _, jobs = sweep_of(tmp_path, "method=ffa_lora,fedsa_lora")
-    names = [registry.headline(job.checked.config) for job in jobs]
+    names = [headline(job.checked.config) for job in jobs]
     assert names == ["eval/accuracy", "eval/personalized_accuracy"]
 
 
