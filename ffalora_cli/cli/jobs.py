@@ -2,27 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence, Set
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ffalora_cli.config import rules
-from ffalora_cli.config.build import build, earlier_words, of_earlier, to_plain
+from ffalora_cli.config.build import build, earlier_words, of_earlier
 from ffalora_cli.config.errors import ConfigError, one_line
-from ffalora_cli.config.schema import Config
-from ffalora_cli.config.signature import signature
+from ffalora_cli.config.job import Job
+from ffalora_cli.sweep.jobs import run_folder
 
-
-@dataclass(frozen=True)
-class Job:
-    """One run, checked and ready."""
-
-    overrides: tuple[str, ...]  # of this job alone: a sweep is expanded
-    config: Config
-    resolved: dict[str, Any]  # the same as nested plain values, for records
-    signature: str  # twelve hex digits
-    notes: tuple[str, ...] = ()  # about how it was read
+if TYPE_CHECKING:
+    from ffalora_cli.cli.overrides import Setting
 
 
 def plan(
@@ -45,9 +37,9 @@ def plan(
 
     jobs: list[Job] = []
     expanded = expand(overrides, sweep)
-    for number, typed in enumerate(expanded, start=1):
+    for number, settings in enumerate(expanded, start=1):
         try:
-            jobs.append(_job(typed, compose_job(typed)))
+            jobs.append(_job(settings, compose_job(settings)))
         except ConfigError as error:
             if len(expanded) == 1:
                 raise
@@ -63,28 +55,31 @@ def recorded(folder: Path, overrides: Sequence[str]) -> Job:
         ConfigError: a folder that is no run, or anything wrong with an override.
     """
     from ffalora_cli.cli.compose import change
+    from ffalora_cli.cli.overrides import expand
     from ffalora_cli.records.reading import read_config
 
-    job = _job(overrides, change(of_earlier(read_config(folder)), overrides))
-    return replace(job, overrides=(*_typed_before(folder, overrides), *overrides))
+    plain = of_earlier(read_config(folder))
+    (settings,) = expand(overrides, sweep=False)
+    job = _job(settings, change(plain, settings))
+    before = _typed_before(folder, {setting.key for setting in settings})
+    return replace(job, overrides=(*before, *job.overrides))
 
 
-def _typed_before(folder: Path, overrides: Sequence[str]) -> list[str]:
+def _typed_before(folder: Path, anew: Set[str]) -> list[str]:
     """The overrides in a run's manifest that are not given anew."""
     from ffalora_cli.records.files import read_json
     from ffalora_cli.records.run_directory import MANIFEST
 
-    anew = {text.partition("=")[0] for text in overrides}
     typed = read_json(folder / MANIFEST).get("overrides")
     texts = [t for t in typed if isinstance(t, str)] if isinstance(typed, list) else []
     return [t for t in texts if t.isprintable() and t.partition("=")[0] not in anew]
 
 
-def check_done(jobs: Sequence[tuple[Config, Path]], sweep: bool) -> list[str]:
+def check_done(jobs: Sequence[Job], sweep: bool) -> list[str]:
     """Refuse jobs whose finished run was made from inputs that have changed since.
 
     Args:
-        jobs: each with its run folder; those that are not finished are left alone.
+        jobs: those whose run is not finished are left alone.
         sweep: whether they are jobs of one, which has no ``--again``.
 
     Returns:
@@ -95,19 +90,20 @@ def check_done(jobs: Sequence[tuple[Config, Path]], sweep: bool) -> list[str]:
     """
     from ffalora_cli.records.run_directory import SUMMARY
 
-    done = [(n, *job) for n, job in enumerate(jobs, start=1) if (job[1] / SUMMARY).exists()]
+    folders = [run_folder(job) for job in jobs]
+    done = [n for n, folder in enumerate(folders) if (folder / SUMMARY).exists()]
     if not done:  # nothing to compare, and nothing to load for it
         return []
     from ffalora_cli.experiment.inputs import InputsCheck
 
     inputs, notes = InputsCheck(), []
-    for number, config, folder in done:
+    for n in done:
         try:
-            notes.append(inputs.check(folder, config, again=not sweep))
+            notes.append(inputs.check(folders[n], jobs[n].config, again=not sweep))
         except ConfigError as error:
             if len(jobs) == 1:
                 raise
-            raise ConfigError(f"{error} (job {number} of {len(jobs)})") from error
+            raise ConfigError(f"{error} (job {n + 1} of {len(jobs)})") from error
     return list(dict.fromkeys(note for note in notes if note is not None))
 
 
@@ -120,6 +116,7 @@ def from_file(file: Path, overrides: Sequence[str]) -> Job:
     import yaml
 
     from ffalora_cli.cli.compose import change
+    from ffalora_cli.cli.overrides import expand
     from ffalora_cli.cli.yaml_files import mapping
 
     try:
@@ -136,17 +133,16 @@ def from_file(file: Path, overrides: Sequence[str]) -> Job:
             f"{file}{line}: {one_line(str(error))[:100]}; give a config.yaml of a run folder"
         ) from None
     try:
-        return _job(overrides, change(plain, overrides))
+        (settings,) = expand(overrides, sweep=False)
+        return _job(settings, change(plain, settings))
     except ConfigError as error:
         raise ConfigError(f"{file}: {error}") from None
 
 
-def _job(overrides: Sequence[str], plain: dict[str, Any]) -> Job:
+def _job(settings: Sequence[Setting], plain: dict[str, Any]) -> Job:
     from ffalora_cli.methods import registry
 
     config = build(plain)
     rules.refuse_secrets(plain)
     registry.check(config)
-    resolved = to_plain(config)
-    notes = tuple(earlier_words(plain))
-    return Job(tuple(overrides), config, resolved, signature(resolved), notes)
+    return Job(config, tuple(one.text for one in settings), tuple(earlier_words(plain)))

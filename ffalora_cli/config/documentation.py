@@ -1,4 +1,4 @@
-"""What a key is, in words: its type, the values it may take, its unit, and the schema's comment."""
+"""Documents a key: its type, the values it may take, its unit, the schema's comment."""
 
 from __future__ import annotations
 

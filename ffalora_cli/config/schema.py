@@ -209,7 +209,7 @@ class EngineConfig:
 
 @dataclass(frozen=True)
 class TrackingConfig:
-    """The mirror of the local records."""
+    """The tracker that is sent the local records."""
 
     name: Literal["none", "wandb", "trackio", "tensorboard"]
     project: str

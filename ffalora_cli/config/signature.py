@@ -1,8 +1,8 @@
-"""A run's identity: a hash of the part of its configuration that can change its results.
+"""Computes a run's identity: a hash of what can change its results in its configuration.
 
 Left out, because the same numbers come out either way:
 
-- ``tracking``, ``paths`` and ``name``: where records and mirrors go and what they are called;
+- ``tracking``, ``paths`` and ``name``: where records and trackers are and what they are called;
 - ``engine.device``, ``engine.max_tokens``, ``engine.threads``: how the work is cut and where it
   is done (equal within rounding, and what was used is recorded in the manifest);
 - ``model.local_lr``, ``model.max_grad_norm``, ``model.head_scale``: recommendations. The values a

@@ -8,6 +8,7 @@ from ffalora_cli.config.errors import ConfigError, choose
 from ffalora_cli.config.plugins import Folder
 from ffalora_cli.config.schema import Config
 from ffalora_cli.methods.base import Method
+from ffalora_cli.metric_keys import evaluated, personalized
 
 METHODS = Folder("method.name", "ffalora_cli.methods", "ffalora.methods", "METHOD")
 
@@ -25,6 +26,12 @@ def get(name: str) -> Method:
     """
     method: Method = METHODS.get(name)
     return method
+
+
+def headline(config: Config) -> str:
+    """The metric a run is judged by, as its summary names it."""
+    personal = get(config.method.name).personal  # there is no global model, only clients' own
+    return personalized("accuracy") if personal else evaluated(config.task.metrics[0])
 
 
 def check(config: Config) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -50,6 +51,7 @@ class Network:
     initial: Tensors
     fingerprint: str
     context: adapters.Context
+    draw: Callable[[int], Tensors]  # a seed -> adapters as they would begin with it
     rest: str = ""
     replaced: int = 0  # how often a frozen weight moved to another address
 
@@ -108,16 +110,6 @@ class Network:
                 self.replaced += 1
             adapters.weight_of(base).copy_(loaded.float() + delta.to(loaded.device))
 
-    def share_weights(self, other: Network) -> None:
-        """Read another network's loaded weights instead of a copy of them, but for the head.
-
-        Both have one fingerprint. Weights that a merge or bf16 made are each network's own.
-        """
-        weights = dict(other.plain.named_parameters())
-        for name, parameter in self.plain.named_parameters():
-            if f"head.{name}" not in self.head_names:
-                parameter.data = weights[name].data
-
     def with_dropout(self, masks: Callable[[str, Tensor], Tensor] | None) -> None:
         """Apply adapter dropout in the next forward passes (None: no dropout)."""
         self.context.dropout = masks
@@ -141,7 +133,8 @@ def build_network(
     sites = adapters.find_sites(plain, targets)
     form = forms.get(adapter.form)
     specs = form.specs(sites, adapter.rank)
-    initial = form.initial(sites, adapter.rank, adapter.init, adapter.seed)
+    draw = partial(form.initial, sites, adapter.rank, adapter.init)
+    initial = draw(adapter.seed)
     head = tuple(head_modules(plain))
     for name in head:
         for leaf, parameter in plain.get_submodule(name).named_parameters():
@@ -166,6 +159,7 @@ def build_network(
         initial,
         backbone.fingerprint,
         context,
+        draw,
         backbone.rest,
     )
 

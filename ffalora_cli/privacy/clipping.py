@@ -1,4 +1,4 @@
-"""How a per-example gradient is cut so that one example moves a step's sum by at most C.
+"""Clips per-example gradients so that one example moves a step's sum by at most C.
 
 Three rules over the tensors trained in a round, each with joint sensitivity ``max_grad_norm``:
 

@@ -1,4 +1,4 @@
-"""A trained model in the files that ``peft`` and ``transformers`` read.
+"""Writes a trained model in the files that ``peft`` and ``transformers`` read.
 
 The form says what its adapter is to peft, which writes its configuration; tensors and merged models
 are written here. ``reload`` compares the result with ours.

@@ -1,4 +1,4 @@
-"""The tensors a run ended with, or had after an earlier round, and what one client kept of them."""
+"""Reads the tensors a run ended with, or had after a round, and what one client kept."""
 
 from __future__ import annotations
 

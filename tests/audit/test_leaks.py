@@ -9,7 +9,8 @@ import pytest
 from ffalora_cli.audit import leaks
 from ffalora_cli.audit.mirrors import at_hand
 from ffalora_cli.audit.neighbours import VARIANTS, Neighbour, play_neighbours
-from ffalora_cli.cli.jobs import Job, plan
+from ffalora_cli.cli.jobs import plan
+from ffalora_cli.config.job import Job
 from ffalora_cli.keys import SecureKey
 from ffalora_cli.records import leaving
 from ffalora_cli.records.reading import read_run
@@ -49,8 +50,8 @@ def play(tmp_path_factory):
             common = ["model=auto", f"model.source={model}", "debug=tiny", "task.max_length=16"]
             common += ["federation.rounds=2", "privacy.accountant=rdp", "privacy.noise=secure"]
             (job,) = plan([*common, *UNITS[name]])
-            given = (job.config, job.resolved, job.signature, SecureKey(b"k" * 32))
-            done[name] = Played(job, play_neighbours(*given, folder / name))
+            secret = SecureKey(b"k" * 32)
+            done[name] = Played(job, play_neighbours(job, secret, folder / name))
         return done[name]
 
     with wandb_offline(folder / "home") as patch:
@@ -65,7 +66,7 @@ def failures(checks):
 def everything(played: Played):
     checks = [leaks.differ(played.runs), *leaks.page_checks(played.runs)]
     for tracker in at_hand():
-        checks += leaks.tracker_checks(tracker, played.runs, played.job.config, played.job.resolved)
+        checks += leaks.tracker_checks(tracker, played.runs, played.job)
     return checks
 
 
@@ -118,8 +119,7 @@ def extra_line(monkeypatch):
 def test_a_field_that_tells_of_the_unit_is_named(play, extra_line, field, variants):
     played = play("text")
     extra_line(field, "public", "public")
-    run = (played.runs, played.job.config, played.job.resolved)
-    found = failures(leaks.tracker_checks("trackio", *run))
+    found = failures(leaks.tracker_checks("trackio", played.runs, played.job))
     assert [*found] == [f"leaves: trackio, {variant}" for variant in variants]
     assert all(f"{field} (differs and is declared public)" in text for text in found.values())
 
@@ -127,14 +127,13 @@ def test_a_field_that_tells_of_the_unit_is_named(play, extra_line, field, varian
 def test_a_field_that_no_line_names_is_named(play, monkeypatch):
     played = play("text")
     listed = tuple(line for line in leaving.LINES if line[0] != "metrics.eval/*")
-    run = ("trackio", played.runs, played.job.config, played.job.resolved)
-    sent = {n.folder: leaks.mirrored("trackio", n.folder, *run[2:]) for n in played.runs}
-    monkeypatch.setattr(leaks, "mirrored", lambda tracker, folder, *rest: sent[folder])
+    sent = {n.folder: leaks.tracked("trackio", n.folder, played.job) for n in played.runs}
+    monkeypatch.setattr(leaks, "tracked", lambda tracker, folder, job: sent[folder])
     monkeypatch.setattr(leaving, "LINES", listed)
     leaving._lines.cache_clear()
     leaving.kind.cache_clear()
     try:
-        found = failures(leaks.tracker_checks(*run))
+        found = failures(leaks.tracker_checks("trackio", played.runs, played.job))
     finally:
         monkeypatch.undo()
         leaving._lines.cache_clear()

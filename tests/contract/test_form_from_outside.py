@@ -29,7 +29,7 @@ MODULE = """
 import torch
 from ffalora_cli import keys
 from ffalora_cli.adapters.base import Form, linear
-from ffalora_cli.methods.base import Method
+from ffalora_cli.methods.base import Exchange, Method
 from ffalora_cli.models.adapters import times
 
 ORDER = ("core_a", "core_r", "core_b")
@@ -66,9 +66,7 @@ class CoreMean(Method):
     name = "core_mean"
     form = "core"
     exact = True
-
-    def trainable(self, round):
-        return ("core_r",)
+    cycle = ((Exchange(("core_r",)),),)
 
 FORM, METHOD = Core(), CoreMean()
 """
