@@ -164,7 +164,7 @@ def check_attackable(method: Method) -> None:
         ConfigError: names the method.
     """
     whole = type(method).compress is Method.compress
-    if not whole or not {"lora_a", "lora_b"} & set(method.exchange(1).uploaded):
+    if not whole or method.form != "lora":
         raise ConfigError(
             f"--methods {method.name}: it uploads neither A nor B as trained, and ffalora attack "
             "reads nothing else; name another method"

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ffalora_cli.adapters import registry as forms
 from ffalora_cli.config.build import build
 from ffalora_cli.config.errors import ConfigError, RunFailed
 from ffalora_cli.config.schema import Config
@@ -159,11 +160,15 @@ def _check_form(config: Config, trained: TrainedModel, merge: bool) -> None:
             f"method {config.method.name} changed the base weights, which an adapter of rank "
             f"{config.adapter.rank} cannot hold: add --merge for the exact full model"
         )
+    if why := forms.get(config.adapter.form).no_peft:
+        raise ConfigError(
+            f"adapter.form={config.adapter.form}: {why}; add --merge for the exact full model"
+        )
     if config.model.random_weights:
         raise ConfigError("model.random_weights=true: nobody else has this base; add --merge")
     if importlib.util.find_spec("peft") is None:
         raise ConfigError(
-            "export: an adapter is checked with peft; pip install 'ffalora[export]', or add --merge"
+            "export: an adapter is written by peft; pip install 'ffalora[export]', or add --merge"
         )
 
 

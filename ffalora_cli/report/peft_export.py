@@ -61,10 +61,7 @@ def write_adapter(
         network: of the run; nothing merged into its base.
         values: factors and head by name.
         drawn: parameters of the base that came from the head seed.
-        config: of the run.
-
-    Raises:
-        ConfigError: peft has no adapter of this form.
+        config: of the run, whose form peft knows.
     """
     form, plain = network.form, network.plain
     modules = whole_modules(network, drawn)
