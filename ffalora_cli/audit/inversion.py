@@ -24,10 +24,10 @@ from ffalora_cli.config.errors import ConfigError
 from ffalora_cli.data.batches import StepBatches
 from ffalora_cli.engine.job import ExamplePrivacy, LocalJob
 from ffalora_cli.engine.stacked import StackedEngine
+from ffalora_cli.methods.base import Method
 from ffalora_cli.types import Tensors
 
 if TYPE_CHECKING:
-    from ffalora_cli.methods.base import Method
     from ffalora_cli.models.network import Network
 
 B_SD = 0.02  # at the attacked step of what starts at zero: B at zero, the gradient of A is zero
@@ -157,15 +157,16 @@ class Attacked:
 
 
 def check_attackable(method: Method) -> None:
-    """Refuse a method whose first upload holds no factor that spans would be read from.
+    """Refuse a method whose first upload does not hold A or B of LoRA as they were trained.
 
     Raises:
         ConfigError: names the method.
     """
-    if not {"lora_a", "lora_b"} & set(method.exchange(1).uploaded):
+    whole = type(method).compress is Method.compress
+    if not whole or not {"lora_a", "lora_b"} & set(method.exchange(1).uploaded):
         raise ConfigError(
-            f"--methods {method.name}: it uploads neither A nor B, and ffalora attack reads "
-            "nothing else; name another method"
+            f"--methods {method.name}: it uploads neither A nor B as trained, and ffalora attack "
+            "reads nothing else; name another method"
         )
 
 

@@ -1,4 +1,4 @@
-"""Sections of a model card that take some thought: promise, use, bytes, commands, limits."""
+"""Writes sections of a model card: promise, use, bytes, commands, limits."""
 
 from __future__ import annotations
 
