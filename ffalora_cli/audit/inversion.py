@@ -25,6 +25,7 @@ from ffalora_cli.data.batches import StepBatches
 from ffalora_cli.engine.job import ExamplePrivacy, LocalJob
 from ffalora_cli.engine.stacked import StackedEngine
 from ffalora_cli.methods.base import Method
+from ffalora_cli.tasks.targets import Targets
 from ffalora_cli.types import Tensors
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ class Sentences:
     """Token rows of one length, as the engine reads them."""
 
     tokens: np.ndarray  # int64 [rows, length]
-    labels: np.ndarray  # int64 [rows]
+    targets: Targets  # a class a row
 
     @property
     def lengths(self) -> np.ndarray:
@@ -241,9 +242,10 @@ def label_counts_exact(
         raise ConfigError("model: its head has no bias; ffalora attack reads label counts from it")
     generator = keys.numpy_generator(keys.derive(seed, "public words"))
     words = generator.integers(10, int(vectors(network, 0).shape[0]), (64, rows.tokens.shape[1]))
-    public = Sentences(words, np.zeros(64, np.int64))
+    public = Sentences(words, Targets(np.zeros(64, np.int64)))
     with torch.no_grad():
-        expected = network.logits(public, np.arange(64), network.initial).softmax(1).mean(0)
+        inputs = network.inputs(public, np.arange(64))
+        expected = network.outputs(inputs, network.initial).softmax(1).mean(0)
     tried = len(rows.tokens) // batch
     exact = 0
     for i in range(tried):
@@ -252,6 +254,6 @@ def label_counts_exact(
         trained = list(network.head_names)
         gradient = observed(network, rows, chosen, network.initial, trained, noise, key)[name]
         guessed = (batch * expected - gradient).round().long().numpy()
-        truth = np.bincount(rows.labels[chosen], minlength=classes)
+        truth = np.bincount(rows.targets.values[chosen], minlength=classes)
         exact += bool((guessed == truth).all())
     return exact, tried

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ffalora_cli.data.batches import StepBatches
 from ffalora_cli.data.microbatch import cut, padded_tokens
@@ -15,13 +15,14 @@ from ffalora_cli.engine import clipped_sums, unit_sums
 from ffalora_cli.engine.clipped_sums import CLIPPED, LOSS, NONFINITE, ROWS, UNITS
 from ffalora_cli.engine.dropout import keyed_dropout
 from ffalora_cli.engine.fixed import FixedShapes
+from ffalora_cli.engine.gradients import MicroBatch, gradients, split_booked
 from ffalora_cli.engine.graphs import CudaGraph
 from ffalora_cli.engine.job import LocalJob, LocalResult
 from ffalora_cli.engine.paths import booked_tensors
 from ffalora_cli.engine.tensors import RoundTensors
 from ffalora_cli.engine.unit_sums import Sums, single_rows
 from ffalora_cli.models.adapters import Factor
-from ffalora_cli.models.booked import Book, Booked
+from ffalora_cli.models.booked import Book
 from ffalora_cli.models.network import Network
 from ffalora_cli.privacy import example_level
 from ffalora_cli.types import Examples, Stack
@@ -49,15 +50,13 @@ class StackedEngine:
     max_tokens: int = 512
     fixed: bool = False
     books: bool = True
-    _labels: Tensor = field(init=False)
     _shapes: FixedShapes = field(init=False)
     _tensors: RoundTensors | None = None
 
     def __post_init__(self) -> None:
         self.fixed = self.fixed or self.network.device.type == "cuda"
-        self._labels = torch.tensor(np.asarray(self.examples.labels)).to(self.network.device)
         graph = CudaGraph if self.network.device.type == "cuda" else None
-        self._shapes = FixedShapes(self.network, self.examples, self._labels, graph)
+        self._shapes = FixedShapes(self.network, self.examples, graph)
 
     def train(self, job: LocalJob) -> LocalResult:
         """One round: ``local_steps`` optimiser steps of every client at once.
@@ -142,7 +141,7 @@ class StackedEngine:
         if not len(pairs.rows):
             return  # an empty step is noise only: a transformer given zero examples crashes
         lengths = np.asarray(self.examples.lengths)[pairs.rows]
-        one_row = frozenset(self.network.head_names)
+        one_row = frozenset(self.network.head_names if self.network.task.reads == "example" else ())
         by_client = sums.slots is None  # what is booked or fixed is summed by client alone
         booked = booked_tensors(tensors.layout, one_row, lengths) if self.books else frozenset()
         booked = booked if by_client else frozenset()
@@ -173,15 +172,11 @@ class StackedEngine:
         sums: Sums,
     ) -> None:
         """Add one micro-batch: formed gradients and booked ones in one backward pass."""
-        device, trained = self.network.device, tensors.trained
-        common: dict[str, Factor] = dict(tensors.common)
-        book = None
-        if booked:
-            book = Book(slots, len(job.clients))
-            anchor = torch.zeros((), device=device, requires_grad=True)
-            common |= {n: Booked(n, trained[n], anchor, book) for n in booked}
-        formed = {n: v for n, v in trained.items() if n not in booked}
+        book = Book(slots, len(job.clients)) if booked else None
+        formed, factors = split_booked(tensors.trained, booked, book)
+        common = {**tensors.common, **factors}
         losses, grads = self.per_example_gradients(slots, rows, formed, tensors.held, common)
+        device = self.network.device
         owner = torch.from_numpy(sums.owner).to(device)
         bounds = clipped_sums.own_bounds(job.privacy, slots)
         bounds = None if bounds is None else bounds.to(device)
@@ -196,28 +191,9 @@ class StackedEngine:
         held: Stack,
         common: Mapping[str, Factor],
     ) -> tuple[Tensor, Stack]:
-        """Losses and exact per-example gradients of one micro-batch.
-
-        Args:
-            slots: int64 [examples], each example's client in the stacks.
-            rows: int64 [examples], longest first.
-            trained: ``[clients, ...]``, differentiated.
-            held: ``[clients, ...]``, different between clients but not trained now.
-            common: plain shapes, and booked stacks: the backward pass fills their book.
-
-        Returns:
-            Losses ``[examples]`` and gradients ``[examples, ...]`` by name.
-        """
-        device = self.network.device
-        index = torch.from_numpy(slots).to(device)
-        leaves = {n: v.index_select(0, index).requires_grad_() for n, v in trained.items()}
-        copies = {n: v.index_select(0, index) for n, v in held.items()}
-        logits = self.network.logits(self.examples, rows, {**common, **copies, **leaves})
-        labels = self._labels[torch.from_numpy(rows).to(device)]
-        losses = nn.functional.cross_entropy(logits, labels, reduction="none")
-        anchors = {id(v.anchor): v.anchor for v in common.values() if isinstance(v, Booked)}
-        grads = torch.autograd.grad(losses.sum(), [*leaves.values(), *anchors.values()])
-        return losses.detach(), dict(zip(leaves, grads, strict=False))
+        """``gradients`` of some rows, int64 [examples], longest first; slots int64 [examples]."""
+        batch = MicroBatch.of(self.network, self.examples, slots, rows)
+        return gradients(self.network, batch, trained, held, common)
 
 
 @dataclass

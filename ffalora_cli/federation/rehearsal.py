@@ -12,7 +12,7 @@ Of a million rounds not every one is played (``leaps.py``).
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -131,7 +131,7 @@ class Rehearsal:
         return apply_update(state, update, number, setting.network.scale, optimizer)
 
 
-def _lines(items: list[PayloadItem], wire_dtype: WireDtype) -> Mapping[Kind, int]:
+def _lines(items: Sequence[PayloadItem], wire_dtype: WireDtype) -> Mapping[Kind, int]:
     """Bytes by kind of a payload with these names and shapes."""
     return lines(describe(items, wire_dtype))
 

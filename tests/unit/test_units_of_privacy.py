@@ -140,7 +140,8 @@ def test_a_unit_and_a_row_of_it_move_the_sum_by_the_clip_at_most(rule):
     examples = TinyExamples(ROWS)
     for row in range(1, 12):  # rows of one unit that say the same: their gradients add up
         examples.tokens[row] = examples.tokens[0]
-        examples.lengths[row], examples.labels[row] = examples.lengths[0], examples.labels[0]
+        for column in (examples.lengths, examples.targets.values):
+            column[row] = column[0]
     engine = StackedEngine(network, examples, 60)
     job = units_job(network, rule, clients=1)
     job = dataclasses.replace(job, privacy=dataclasses.replace(job.privacy, max_grad_norm=1e-3))
