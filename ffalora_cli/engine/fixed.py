@@ -67,8 +67,6 @@ class FixedShapes:
             Rows computed, filling included.
         """
         inputs, owner = self._inputs(slots, rows)
-        bounds = clipped_sums.own_bounds(privacy, inputs["slots"].numpy())
-        inputs |= {} if bounds is None else {"bounds": bounds}
         shape = (len(inputs["ids"]), *inputs["index"].shape)
         book = Book(_filled(slots, shape[1]), len(tensors.flat)) if booked else None
 
@@ -79,7 +77,7 @@ class FixedShapes:
         if self.graph is None or booked:
             work({name: value.to(device) for name, value in inputs.items()})
             return shape[0]
-        clip = privacy and (privacy.clip, "inputs" if bounds is not None else privacy.max_grad_norm)
+        clip = privacy and (privacy.clip, privacy.max_grad_norm)
         key = (shape, clip, self.network.replaced)
         captured = self._graphs.get(key)
         if captured is not None:
@@ -142,7 +140,7 @@ class FixedShapes:
         formed, factors = split_booked(tensors.trained, booked, book)
         common = {**tensors.common, **factors}
         losses, grads = gradients(self.network, micro, formed, tensors.held, common)
-        sums = (book, tensors.totals, tensors.counts, batch["exists"], batch.get("bounds"))
+        sums = (book, tensors.totals, tensors.counts, batch["exists"])
         clipped_sums.add_clipped(privacy, micro.slots, losses, grads, *sums)
 
 

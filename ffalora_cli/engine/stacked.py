@@ -178,9 +178,7 @@ class StackedEngine:
         losses, grads = self.per_example_gradients(slots, rows, formed, tensors.held, common)
         device = self.network.device
         owner = torch.from_numpy(sums.owner).to(device)
-        bounds = clipped_sums.own_bounds(job.privacy, slots)
-        bounds = None if bounds is None else bounds.to(device)
-        into = (book, sums.total, sums.counts, None, bounds)
+        into = (book, sums.total, sums.counts)
         clipped_sums.add_clipped(job.privacy, owner, losses, grads, *into)
 
     def per_example_gradients(

@@ -173,19 +173,6 @@ def test_families_that_pad(family):
         play("cuda:0", "lora", "example", "trained", family=family)
 
 
-def test_clips_of_several_jobs_in_one_pass_on_a_gpu():
-    """Each client's own bound comes from the CPU, with padding too."""
-    from tests.unit.test_engines import job
-
-    for family in ("bert", "distilbert"):
-        with pretended_gpu():
-            sim = simulate(family=family)
-            work = job(sim.network, clients=(0, 1), rows_each=20)
-            own = dataclasses.replace(work.privacy, bounds=np.array([0.1, 0.4]))
-            result = sim.engine.train(dataclasses.replace(work, privacy=own))
-            assert all(type(v) is torch.Tensor for v in result.trained.values())
-
-
 def test_the_pretended_gpu_refuses_what_a_gpu_refuses():
     with pretended_gpu():
         there, here = torch.ones(3, device="cuda:0"), torch.ones(3)
