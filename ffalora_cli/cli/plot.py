@@ -92,7 +92,7 @@ def _partition(runs: Sequence[RunRecords]) -> Picture:
         raise ConfigError(f"--kind partition: {len(runs)} runs have {len(sizes)}; name one run")
     config = build(run.config)
     found = client_table(config)
-    table, classes, rows = found.labels, found.classes, found.sizes
+    table, classes, rows = found.counts, found.strata, found.sizes
     recorded = run.manifest.get("client_sizes")
     if recorded and list(recorded) != rows.tolist():
         raise ConfigError(

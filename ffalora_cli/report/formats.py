@@ -10,15 +10,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ffalora_cli.metric_keys import is_score, short_name
+from ffalora_cli.metric_keys import short_name
 from ffalora_cli.privacy.rounding import epsilon_text
 from ffalora_cli.report.comparison import Cell, Comparison, Row
 from ffalora_cli.report.notes import BEST, TIED, baseline_name, notes
 from ffalora_cli.report.settings import title
 from ffalora_cli.report.statistics import Sample
+from ffalora_cli.tasks.registry import is_percent
 
 SCHEMA_VERSION = 1
-_PERCENT = ("accuracy", "f1")
 _MARKS = {"best": BEST, "tied": TIED}
 _LATEX = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_",
@@ -172,11 +172,6 @@ def as_json(comparison: Comparison) -> str:
         "notes": notes(comparison),
     }
     return json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
-
-
-def is_percent(metric: str) -> bool:
-    """Whether a metric is a share that people read in percent."""
-    return is_score(metric) and metric.rsplit("/", 1)[-1].endswith(_PERCENT)
 
 
 def _sample(sample: Sample) -> dict[str, Any]:

@@ -91,7 +91,7 @@ def test_take_keeps_rows_and_tells_selections_apart(tokenizer) -> None:
     part = encoded.take(np.array([3, 1]))
     for name, tensor in part.inputs(np.array([0, 1])).items():
         assert torch.equal(tensor, encoded.inputs(np.array([3, 1]))[name])
-    assert part.labels.tolist() == [0, 1]
+    assert part.targets.values.tolist() == [0, 1]
     assert part.clients is not None and part.clients.tolist() == [1, 1]
     prints = {encoded.fingerprint, part.fingerprint, encoded.take(np.array([1, 3])).fingerprint}
     assert len(prints) == 3

