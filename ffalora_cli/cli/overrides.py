@@ -27,6 +27,7 @@ _OPTIONAL = ("experiment", "debug")  # groups that may be null
 _MAX_JOBS = 10_000  # a longer sweep is a slip of the keyboard
 _WORD = re.compile(r"~?[\w./:-]+")
 _PUNCTUATION = re.compile(r"[^\w.-]")
+_LITERAL = re.compile(r"null|true|false|[+-]?(nan|inf|[\d_.]+(e[+-]?\d+)?)", re.IGNORECASE)
 
 
 @dataclass(frozen=True, eq=False)
@@ -195,6 +196,8 @@ def _setting(key: str, text: str, value: Any) -> Setting:
     if key in catalogue.groups():
         _check_option(key, text)
         value = text
+    elif isinstance(value, str) and _LITERAL.fullmatch(text):  # str(1): read again, a number
+        text = f"'{text}'"
     return Setting(key, value, f"{key}={text}")
 
 
