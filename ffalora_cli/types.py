@@ -1,6 +1,6 @@
 """The few values that travel between rooms. A leaf: imports nothing of ours, torch only for types.
 
-Tensor names are ``<site>.<factor>`` for adapters (``...attention.self.query.lora_b``) and
+Tensor names are ``<site>.<factor>`` for adapters, whose form names the factors, and
 ``head.<parameter>`` for the classification head.
 """
 
@@ -24,6 +24,12 @@ Kind = Literal["adapter", "head", "merge", "index", "seed", "setup", "framing"]
 """Ledger lines: what a counted byte was spent on."""
 
 HEAD = "head"
+
+
+def kind_of(name: str) -> Literal["adapter", "head"]:
+    """Ledger kind of a tensor, by its name."""
+    return "head" if name.startswith(f"{HEAD}.") else "adapter"
+
 
 TOKEN_BUCKET = 64
 """Rows of packed matrices are rounded up to a multiple of this (``models.packed`` says why)."""
@@ -64,7 +70,7 @@ class TensorSpec:
     shape: tuple[int, ...]
     kind: Literal["adapter", "head"]
     site: str  # module path, or "head"
-    factor: str  # "lora_a", "lora_b", or the head parameter's own name
+    factor: str  # the form's name for it, or the head parameter's own
 
     @property
     def size(self) -> int:
@@ -83,12 +89,80 @@ class Dense:
     kind: Kind
     values: torch.Tensor
 
+    def dense(self) -> torch.Tensor:
+        """The tensors ``[clients, ...]``."""
+        return self.values
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Some slices of a tensor along one axis, as many for every client; the others are zero."""
+
+    name: str
+    kind: Kind
+    values: torch.Tensor  # [clients, ...] with ``kept`` slices along ``axis``
+    index: torch.Tensor  # int64 [clients, kept], which ones, ascending
+    shape: tuple[int, ...]  # of one client's whole tensor
+    axis: int = 0  # of ``shape``
+
+    def dense(self) -> torch.Tensor:
+        """The tensors ``[clients, *shape]``."""
+        whole = self.values.new_zeros(len(self.values), *self.shape)
+        sizes = [-1 if at == self.axis + 1 else 1 for at in range(1, whole.dim())]
+        index = self.index.view(len(whole), *sizes).expand(self.values.shape)
+        return whole.scatter(self.axis + 1, index, self.values)
+
+
+@dataclass(frozen=True)
+class Sparse:
+    """Some elements of a tensor, as many for every client; the others are zero."""
+
+    name: str
+    kind: Kind
+    values: torch.Tensor  # [clients, kept]
+    index: torch.Tensor  # int64 [clients, kept], places in the flattened tensor, ascending
+    shape: tuple[int, ...]  # of one client's whole tensor
+
+    def dense(self) -> torch.Tensor:
+        """The tensors ``[clients, *shape]``."""
+        whole = self.values.new_zeros(len(self.values), *self.shape)
+        return whole.flatten(1).scatter(1, self.index, self.values).view_as(whole)
+
+
+@dataclass(frozen=True)
+class Bits:
+    """A tensor quantised to ``2 ** width`` even steps from ``-scale`` to ``scale``.
+
+    One bit is a sign: 0 stands for ``-scale``, 1 for ``scale``.
+    """
+
+    name: str
+    kind: Kind
+    codes: torch.Tensor  # uint8 [clients, ...], from 0 to 2 ** width - 1
+    scale: torch.Tensor  # float32 [clients]
+    width: int = 1  # bits an element, at most 8
+
+    def dense(self) -> torch.Tensor:
+        """The quantised tensors ``[clients, ...]``."""
+        top = 2**self.width - 1
+        steps = (2.0 * self.codes - top) / top  # from -1 to 1
+        return steps * self.scale.view(-1, *[1] * (steps.dim() - 1))
+
+
+@dataclass(frozen=True)
+class Scalars:
+    """A few numbers, in float32 whatever the wire's dtype."""
+
+    name: str
+    kind: Kind
+    values: torch.Tensor  # [clients, numbers]
+
 
 @dataclass(frozen=True)
 class Seed:
-    """Eight bytes from which the receiver regenerates tensors that never changed."""
+    """Eight bytes from which the receiver generates tensors: as they began, or drawn anew."""
 
-    name: str  # "adapter" or "head"
+    name: str  # "adapter" or "head"; of a factor drawn anew its own
     seed: int
 
 
@@ -105,7 +179,7 @@ class Tag:
 class LowRankMerge:
     """``W += scale * left @ right`` at one site, sent by its factors."""
 
-    name: str  # "<site>@<round>"
+    name: str  # "<site>@<exchange>"
     left: torch.Tensor  # [d_out, k]
     right: torch.Tensor  # [k, d_in]
 
@@ -118,7 +192,7 @@ class DenseMerge:
     values: torch.Tensor  # [d_out, d_in]
 
 
-PayloadItem = Dense | Seed | Tag | LowRankMerge | DenseMerge
+PayloadItem = Dense | Rows | Sparse | Bits | Scalars | Seed | Tag | LowRankMerge | DenseMerge
 
 
 @dataclass(frozen=True)
@@ -128,24 +202,35 @@ class Merge:
     site: str
     left: torch.Tensor  # [d_out, k]
     right: torch.Tensor  # [k, d_in]
-    round: int = 0  # filled in by the runner
+    exchange: int = 0  # number of the exchange that made it; filled in by the runner
 
 
 @dataclass(frozen=True)
 class ServerUpdate:
-    """What a method's ``aggregate`` returns: new values of some tensors, and merges if any."""
+    """What a method's ``aggregate`` returns.
+
+    Attributes:
+        tensors: new values of the global tensors that changed, uploaded or not.
+        merges: into the frozen base weights.
+        seeds: of factors drawn anew at every site, as ``adapter.init`` draws them.
+        own: new personal tensors of the clients whose uploads were combined, ``[clients, ...]`` in
+            the order of the uploads; each client is handed its own at once.
+    """
 
     tensors: Tensors
     merges: tuple[Merge, ...] = ()
+    seeds: Mapping[str, int] = field(default_factory=dict)
+    own: Stack = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class ServerState:
     """All the server knows after a round; with privacy ledger and client states, a checkpoint."""
 
-    tensors: Tensors  # global values of every factor and head tensor
-    versions: Mapping[str, int]  # round in which a tensor last changed; 0 = still as initialised
+    tensors: Tensors  # global values of what no seed stands for: changed, and not drawn anew
+    versions: Mapping[str, int]  # all tensors: exchange that last changed it; 0 = as initialised
     round: int = 0
+    seeds: Mapping[str, int] = field(default_factory=dict)  # of factors drawn anew
     optimizer: Tensors = field(default_factory=dict)  # server optimiser moments, "<slot>/<name>"
     merges: tuple[Merge, ...] = ()  # recent merges, oldest first, as long as a client may need them
     base_delta: Tensors = field(default_factory=dict)  # site -> dense change of W [d_out, d_in]

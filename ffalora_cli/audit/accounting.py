@@ -1,4 +1,4 @@
-"""Is every noisy step charged, before it is used, and does epsilon count all of them?
+"""Checks that every noisy step is charged before it is used, and counted in epsilon.
 
 Epsilon is computed a second time here, by dp-accounting's own events, from what was observed.
 """
@@ -11,7 +11,7 @@ from functools import lru_cache
 import numpy as np
 
 from ffalora_cli.audit.draws import Draws, endless
-from ffalora_cli.audit.observe import watch
+from ffalora_cli.audit.observe import Watched
 from ffalora_cli.audit.outcome import Check
 from ffalora_cli.audit.standin import Subject
 from ffalora_cli.audit.uploads import Played
@@ -73,7 +73,10 @@ def composition(subject: Subject, played: Played) -> Check:
     reported = spent(endless(plan), ledger.steps_before(len(played.seen) + 1), exact=True)
     client = int(plan.epsilon_planned.argmax())
     own = second_opinion(
-        float(plan.noise_multiplier[client]), float(plan.sample_rate[client]), steps, plan.delta
+        float(plan.noise_multiplier[client]),
+        float(plan.sample_rate[client]),
+        steps,
+        plan.accountant.delta,
     )
     return _at_least(
         "epsilon counts all rounds",
@@ -90,7 +93,10 @@ def claim(subject: Subject) -> Check:
     client = int(plan.epsilon_planned.argmax())
     planned, steps = float(plan.epsilon_planned[client]), int(plan.planned_steps[client])
     own = second_opinion(
-        float(plan.noise_multiplier[client]), float(plan.sample_rate[client]), steps, plan.delta
+        float(plan.noise_multiplier[client]),
+        float(plan.sample_rate[client]),
+        steps,
+        plan.accountant.delta,
     )
     return _at_least(
         "planned epsilon",
@@ -106,10 +112,10 @@ def budget(subject: Subject) -> Check:
     steps = np.full(plan.num_clients, plan.steps_per_round, dtype=np.int64)
     one_round = replace(plan, planned_steps=steps, planned_rounds=np.ones_like(steps))
     simulation = subject.simulation(one_round)
-    seen = watch(simulation, idle=True)
+    watched = Watched(simulation, idle=True)
     for round in (1, 2):
-        simulation.play(round)
-    beyond = sum(len(one.job.clients) for one in seen[1:])
+        watched.play(round)
+    beyond = sum(len(one.job.clients) for one in watched.seen[1:])
     return Check(
         name="nobody passes the plan",
         statistic=float(beyond),

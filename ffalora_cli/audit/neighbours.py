@@ -1,4 +1,4 @@
-"""Three runs that differ in one unit of privacy: as it is, without the unit, with other rows in it.
+"""Plays three runs that differ in one unit of privacy: as is, without it, other rows in it.
 
 They are given the same secret, partition and hold-outs, so that whatever else differs between what
 they publish is a function of that unit's rows.

@@ -1,4 +1,4 @@
-"""Is every unit drawn independently, at every step, with the rate that the plan accounts for?
+"""Checks that every unit is drawn independently at the rate that the plan accounts for.
 
 The batches are those that the run's own simulation hands to its engine, over many steps; nobody
 trains on them.
@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ffalora_cli.audit.draws import endless
-from ffalora_cli.audit.observe import watch
+from ffalora_cli.audit.observe import Watched
 from ffalora_cli.audit.outcome import Check, exact
 from ffalora_cli.audit.standin import Subject
 from ffalora_cli.audit.verdict import far, furthest, together
@@ -61,13 +61,13 @@ def draw_batches(subject: Subject, inclusions: int) -> list[Inclusions]:
     """Batches of every client, until the smallest expected one has had so many rows in total."""
     plan = subject.plan
     simulation = subject.simulation(endless(plan), local_steps=STEPS)
-    seen = watch(simulation, idle=True)
+    watched = Watched(simulation, idle=True)
     rounds = max(2, int(np.ceil(inclusions / (STEPS * plan.expected_batch.min()))))
     batches: list[StepBatches] = []
     divisors = plan.expected_batch
     for round in range(1, rounds + 1):
-        simulation.play(round)
-        job = seen.pop().job
+        watched.play(round)
+        job = watched.seen.pop().job
         batches += job.batches
         divisors = divisors if job.privacy is None else job.privacy.expected_batch
     step = np.repeat(np.arange(len(batches)), [len(pairs.rows) for pairs in batches])
@@ -76,13 +76,13 @@ def draw_batches(subject: Subject, inclusions: int) -> list[Inclusions]:
     first, found = simulation.clients.offsets, []
     for client in range(plan.num_clients):
         n, rate = int(plan.examples[client]), float(plan.sample_rate[client])
-        at, place = step[slot == client], row[slot == client] - first[client]
+        at, index = step[slot == client], row[slot == client] - first[client]
         units, torn = simulation.clients.units_of(client), 0
         if units is not None:
-            pairs, rows = np.unique(at * n + units[place], return_counts=True)
-            at, place = pairs // n, pairs % n
-            torn = int((rows != np.bincount(units)[place]).sum())
-        found.append(Inclusions(n, rate, at, place, len(batches), torn, float(divisors[client])))
+            pairs, rows = np.unique(at * n + units[index], return_counts=True)
+            at, index = pairs // n, pairs % n
+            torn = int((rows != np.bincount(units)[index]).sum())
+        found.append(Inclusions(n, rate, at, index, len(batches), torn, float(divisors[client])))
     return found
 
 

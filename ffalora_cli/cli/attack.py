@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from ffalora_cli.methods.base import Method
     from ffalora_cli.types import Examples
 
-ROWS = {"stand-in": 10, "model": 3}  # attacked one by one
+ROWS = {"surrogate": 10, "model": 3}  # attacked one by one
 LABEL_BATCH, LABEL_BATCHES = 20, 40
 
 _EXAMPLES = """\
@@ -42,7 +42,7 @@ _MEANING = (
 class Cell:
     """One measured share."""
 
-    victim: str  # "stand-in" | "model"
+    victim: str  # "surrogate" | "model"
     method: str
     rank: int
     private: bool
@@ -51,7 +51,7 @@ class Cell:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Attack a random stand-in and the run's own model; print the shares of tokens recovered."""
+    """Attack a random surrogate and the run's own model; print the shares of tokens recovered."""
     parser = Parser("attack", "Recover tokens and label counts from one step.", _EXAMPLES)
     parser.add_argument("overrides", nargs="*", metavar="OVERRIDE", help=f"invert, or {OVERRIDES}")
     parser.add_argument("--tokens", default="4,6,8,12,16,32", help="lengths of the examples")
@@ -75,12 +75,12 @@ def main(arguments: Sequence[str]) -> int:
     examples, noise = _rows_and_noise(config, options.dp != "off")
     steps = {"off": (None,), "on": (noise,), "both": (None, noise)}[options.dp]
     cells, labels = [], []
-    for victim in ROWS:
-        print(f"\n{_title(victim, config)}: share of positions whose exact token ranks first")
+    for target in ROWS:
+        print(f"\n{_title(target, config)}: share of positions whose exact token ranks first")
         print(f"{'tokens':<26}" + "".join(f"{n:>8}" for n in lengths))
         for rank in ranks:
-            cells += _table(victim, config, methods, examples, rank, lengths, steps)
-        labels += _labels(victim, config, examples, ranks[0], steps)
+            cells += _table(target, config, methods, examples, rank, lengths, steps)
+        labels += _labels(target, config, examples, ranks[0], steps)
     for line in _closing(labels, noise):
         print(line)
     if file is not None:
@@ -112,8 +112,8 @@ def _methods(text: str) -> list[Method]:
     return found
 
 
-def _title(victim: str, config: Config) -> str:
-    if victim == "stand-in":
+def _title(target: str, config: Config) -> str:
+    if target == "surrogate":
         return "random RoBERTa, random words"
     return f"{config.model.name}, rows of {config.task.name}"
 
@@ -125,14 +125,17 @@ def _rows_and_noise(config: Config, private: bool) -> tuple[Examples, Noise | No
     from ffalora_cli.privacy.plan import make_plan
 
     examples, sizes = own_rows(config)
-    planned = make_plan(config.privacy, sizes, config.federation, ()) if private else None
+    if not private:
+        return examples, None
+    exchanges = registry.get(config.method.name).exchanges()
+    planned = make_plan(config.privacy, sizes, config.federation, (), exchanges=exchanges)
     if planned is None:
         return examples, None
     return examples, Noise(float(planned.noise_multiplier.min()), planned.max_grad_norm)
 
 
 def _table(
-    victim: str,
+    target: str,
     config: Config,
     methods: Sequence[Method],
     examples: Examples,
@@ -144,14 +147,14 @@ def _table(
     from ffalora_cli.audit import victims
     from ffalora_cli.audit.inversion import attack, recovered
 
-    own = victim == "model"
+    own = target == "model"
     network = victims.own_network(config, rank) if own else victims.random_network(rank, 0)
     cases, attacked = [], []
     for method, noise, length in product(methods, steps, lengths):
         rows = (
-            victims.own_sentences(examples, ROWS[victim], length)
+            victims.own_sentences(examples, ROWS[target], length)
             if own
-            else victims.random_sentences(ROWS[victim], length, 0)
+            else victims.random_sentences(ROWS[target], length, 0)
         )
         cases.append((method.name, noise, length, len(rows.tokens)))
         attacked += [
@@ -160,7 +163,7 @@ def _table(
         ]
     shares = iter(recovered(network, attacked, skip=int(own)))
     cells = [
-        Cell(victim, name, rank, noise is not None, length, sum(islice(shares, count)) / count)
+        Cell(target, name, rank, noise is not None, length, sum(islice(shares, count)) / count)
         for name, noise, length, count in cases
     ]
     for start in range(0, len(cells), len(lengths)):
@@ -171,7 +174,7 @@ def _table(
 
 
 def _labels(
-    victim: str,
+    target: str,
     config: Config,
     examples: Examples,
     rank: int,
@@ -182,7 +185,7 @@ def _labels(
     from ffalora_cli.audit.inversion import label_counts_exact
 
     count, length = LABEL_BATCH * LABEL_BATCHES, 12
-    own = victim == "model"
+    own = target == "model"
     network = victims.own_network(config, rank) if own else victims.random_network(rank, 0)
     rows = (
         victims.shuffled(victims.own_sentences(examples, count, length), config.seed)
@@ -193,7 +196,7 @@ def _labels(
     for noise in steps:
         exact, tried = label_counts_exact(network, rows, LABEL_BATCH, noise, config.seed)
         found.append(
-            {"victim": victim, "private": noise is not None, "exact": exact, "batches": tried}
+            {"victim": target, "private": noise is not None, "exact": exact, "batches": tried}
         )
     return found
 

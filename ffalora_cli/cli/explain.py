@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ffalora_cli.cli import catalogue
 from ffalora_cli.cli.arguments import OVERRIDES, Parser
 from ffalora_cli.cli.exits import DONE
 from ffalora_cli.cli.words import labelled
 from ffalora_cli.config.build import build, is_known, leaf_keys, to_plain, unknown_key
-from ffalora_cli.config.documentation import UNITS, in_identity, key_type
+from ffalora_cli.config.documentation import UNITS, key_type
 from ffalora_cli.config.errors import ConfigError, brief
+from ffalora_cli.config.signature import in_identity
+
+if TYPE_CHECKING:
+    from ffalora_cli.cli.overrides import Setting
 
 SCHEMA = 1
 _WIDE = 39  # characters of a key in a list
@@ -57,13 +61,13 @@ def explained(keys: Sequence[str], overrides: Sequence[str]) -> list[dict[str, A
         if key in ("experiment", "debug"):
             raise ConfigError(f"{key} is a group that sets keys of others; see ffalora ls {key}s")
     (job,) = expand(overrides, sweep=False)
-    plain, choices = to_plain(build(compose_job(job))), choices_of(overrides)
-    return [_explained(key, overrides, plain, choices) for key in keys]
+    plain, choices = to_plain(build(compose_job(job))), choices_of(job)
+    return [_explained(key, job, plain, choices) for key in keys]
 
 
 def _explained(
     key: str,
-    overrides: Sequence[str],
+    job: Sequence[Setting],
     plain: Mapping[str, Any],
     choices: Mapping[str, str | None],
 ) -> dict[str, Any]:
@@ -71,10 +75,10 @@ def _explained(
     from ffalora_cli.cli.renamed import ORIGIN
 
     kind = key_type(key)
-    place = who_set(key, choices)
-    typed = next((t for t in reversed(overrides) if _sets(t, key)), None)
-    if not typed and key in ORIGIN and place and _value(plain, key) == ORIGIN[key] != place.written:
-        typed = next((t for t in reversed(overrides) if _sets(t, "task.name")), None)  # unset by it
+    line = who_set(key, choices)
+    typed = next((s.text for s in reversed(job) if _sets(s, key)), None)
+    if not typed and key in ORIGIN and line and _value(plain, key) == ORIGIN[key] != line.written:
+        typed = next((s.text for s in job if s.key == "task.name"), None)  # unset by it
     return {
         "key": key,
         "value": _value(plain, key),
@@ -84,17 +88,16 @@ def _explained(
         "doc": documentation(key, choices),
         "set_by": typed and "command line",
         "override": typed,
-        "file": place.file if place else "ffalora_cli/config/schema.py",
-        "line": place.line if place else None,
-        "refers_to": place.written if place and not typed and "${" in place.written else None,
-        "identity": in_identity(key, plain),
+        "file": line.file if line else "ffalora_cli/config/schema.py",
+        "line": line.line if line else None,
+        "refers_to": line.written if line and not typed and "${" in line.written else None,
+        "identity": in_identity(key),
     }
 
 
-def _sets(override: str, key: str) -> bool:
-    """Whether an override sets this key, or a section around it (a group choice is a file's)."""
-    name = override.partition("=")[0].lstrip("+")
-    return name not in catalogue.groups() and (key == name or key.startswith(f"{name}."))
+def _sets(setting: Setting, key: str) -> bool:
+    """Whether it sets this key, or a section around it (a group choice is a file's)."""
+    return not setting.chooses and (key == setting.key or key.startswith(f"{setting.key}."))
 
 
 def _value(plain: Mapping[str, Any], key: str) -> Any:

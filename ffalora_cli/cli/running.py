@@ -1,4 +1,4 @@
-"""One job in front of a person: its display, and every way it can end as one line."""
+"""Plays one job in front of a person: its display, and every way it can end as one line."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from ffalora_cli.cli.units import score
 from ffalora_cli.config.errors import ConfigError, RunFailed, one_line
 from ffalora_cli.config.job import Job
 from ffalora_cli.config.secrets import redact
+from ffalora_cli.metric_keys import short_name
 from ffalora_cli.records.files import write_whole
 from ffalora_cli.stopping import StopFlag, Stopped
 
@@ -57,7 +58,7 @@ def play(job: Job, quiet: bool, stop: StopFlag) -> tuple[int, str]:
             return FAILED, f"failed: {type(error).__name__}"
     for remark in display.remarks():
         print(f"ffalora: {remark}; records in {summary['run_dir']}", file=sys.stderr)
-    headline = str(summary["headline"]).removeprefix("eval/")
+    headline = short_name(str(summary["headline"]))
     return DONE, f"{headline} {score(headline, summary['value'])}  {summary['run_dir']}"
 
 

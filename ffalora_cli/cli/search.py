@@ -17,6 +17,7 @@ from ffalora_cli.config.errors import ConfigError
 from ffalora_cli.config.job import Job
 from ffalora_cli.config.signature import digest
 from ffalora_cli.methods.registry import headline
+from ffalora_cli.metric_keys import short_name
 from ffalora_cli.records.files import read_json
 from ffalora_cli.records.reading import read_config
 from ffalora_cli.records.run_directory import SUMMARY
@@ -74,7 +75,7 @@ def search(
     done = [trial for trial in study.trials if trial.value is not None]
     if done:
         best = study.best_trial
-        metric = headline(base.config).removeprefix("eval/")
+        metric = short_name(headline(base.config))
         chosen = " ".join(f"{key}={value}" for key, value in best.params.items())
         print(f"best  trial {best.number + 1}: {metric} {score(metric, best.value)}  {chosen}")
     return exit_code(trials.jobs, trials.statuses, command)

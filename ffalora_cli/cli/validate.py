@@ -60,7 +60,7 @@ def _jobs(words: Sequence[str], sweep: bool) -> list[Job]:
 
 
 def _row(job: Job) -> dict[str, Any]:
-    """Who a job is, and what of it is in its run folder."""
+    """Name, folder and state of a job."""
     from ffalora_cli.records.progress import progress_of
 
     folder = run_folder(job)

@@ -51,6 +51,7 @@ def known_keys() -> tuple[str, ...]:
     return tuple(_keys(Config, ""))
 
 
+@cache
 def leaf_keys() -> tuple[str, ...]:
     """The dotted keys that hold one value."""
     keys = known_keys()
@@ -168,7 +169,7 @@ def unknown_key(key: str) -> ConfigError:
     """The error for a key the schema does not have."""
     hint = nearest_key(key)
     top = listed(_field_names(Config))
-    advice = f"did you mean {hint!r}?" if hint else f"at the top stand {top}"
+    advice = f"did you mean {hint!r}?" if hint else f"top-level keys are {top}"
     return ConfigError(f"{brief(key, 60)[1:-1]} is not a configuration key; {advice}")
 
 

@@ -22,6 +22,8 @@ def check_partition(
     Raises:
         ConfigError: the first rule that does not hold.
     """
+    if clients is not None:
+        require("federation.num_clients", clients, clients >= 1, "1 or more, or null")
     name, concentration = partition.name, partition.dirichlet_alpha
     if concentration is not None:
         fits = 0 < concentration < math.inf

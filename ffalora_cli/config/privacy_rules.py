@@ -1,4 +1,4 @@
-"""What values of the privacy group may go together; the budget itself is planned later."""
+"""Refuses privacy settings that no accountant covers; the budget itself is planned later."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What values may go together: one function a group, one sentence a refusal.
+"""Refuses values that do not go together: one function a group, one sentence a refusal.
 
 Every refusal names a key, what is wrong with it, and one remedy. Nothing heavy is read: rules that
 need the data (fewer rows than clients, delta against n) stand where the data is.
@@ -169,8 +169,6 @@ def _task(config: Config) -> None:
             raise choose("task.metrics", metric, _METRICS)
     require("task.metrics", list(task.metrics), len(task.metrics) >= 1, "at least accuracy")
     require("task.max_length", task.max_length, task.max_length >= 4, "4 or more tokens")
-    fraction = task.holdout_fraction
-    require("task.holdout_fraction", fraction, 0.0 < fraction < 1.0, "between 0 and 1")
     evaluated_splits(task)
 
 
@@ -208,9 +206,6 @@ def _partition(config: Config) -> None:
 
 def _federation(config: Config) -> None:
     federation = config.federation
-    if federation.num_clients is not None:
-        number = federation.num_clients
-        require("federation.num_clients", number, number >= 1, "1 or more, or null")
     for name in ("rounds", "local_steps", "local_batch_size", "eval_every"):
         value = getattr(federation, name)
         require(f"federation.{name}", value, value >= 1, "1 or more")

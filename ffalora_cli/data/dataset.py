@@ -1,4 +1,4 @@
-"""The training rows and the evaluation splits of a run, tokenised; hold-outs are cut here."""
+"""Loads training rows and evaluation splits of a run, tokenised, and cuts hold-outs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One split of a task as checked rows: texts, class indices, clients, and a fingerprint."""
+"""Loads one split of a task as checked rows: texts, class indices, clients, a fingerprint."""
 
 from __future__ import annotations
 

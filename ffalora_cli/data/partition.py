@@ -1,4 +1,4 @@
-"""Which training rows belong to which client. No Python object a client: a million are fine."""
+"""Splits training rows over clients, without a Python object a client: a million are fine."""
 
 from __future__ import annotations
 
@@ -154,8 +154,6 @@ def fingerprint(client_rows: ClientRows) -> str:
 
 
 def _check(config: PartitionConfig, rows: int, groups: int, num_clients: int) -> None:
-    if num_clients < 1:
-        raise ConfigError(f"federation.num_clients={num_clients} is below 1; set 1 or more")
     if rows < num_clients:
         raise ConfigError(
             f"federation.num_clients={num_clients} is more than the {rows} training rows; "

@@ -1,4 +1,4 @@
-"""Files to Arrow columns, the wanted ones alone; what cannot be read is said in one line.
+"""Reads files into Arrow columns, the wanted ones alone; what cannot be read is one line.
 
 CSV and JSON lines are parsed by the standard library: Arrow's parsers know no line as an editor
 counts it, and take a stray quote for text.

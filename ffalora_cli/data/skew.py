@@ -1,4 +1,4 @@
-"""The laws by which rows are dealt to clients: how many rows of each label go to whom."""
+"""Draws how many rows of each label go to which client, by the law of a partition."""
 
 from __future__ import annotations
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ffalora_cli.data.batches import StepBatches
 from ffalora_cli.data.microbatch import cut, padded_tokens
-from ffalora_cli.engine import clipped_sums, joint, unit_sums
+from ffalora_cli.engine import clipped_sums, unit_sums
 from ffalora_cli.engine.clipped_sums import CLIPPED, LOSS, NONFINITE, ROWS, UNITS
 from ffalora_cli.engine.dropout import keyed_dropout
 from ffalora_cli.engine.fixed import FixedShapes
@@ -65,41 +65,23 @@ class StackedEngine:
         Returns:
             New values of the trainable tensors ``[clients, ...]`` and per-client counts.
         """
-        return self.train_together([job])[0]
-
-    def train_together(self, jobs: Sequence[LocalJob]) -> list[LocalResult]:
-        """One round of every job, in one pass; they ``joint.fit``.
-
-        Returns:
-            What ``train`` returns of each job, within rounding; a pass's padding is shared out.
-        """
-        whole, tally = joint.join(jobs), Tally()
-        tensors = self._loaded(whole)
-        parts = [tensors.part(place) for place in joint.places(jobs)]
-        optimizers = [j.optimizer.build([p.flat]) for j, p in zip(jobs, parts, strict=True)]
-        for step, pairs in enumerate(whole.batches):
-            self._sum_with_backoff(whole, step, pairs, tensors, tally)
-            for job, part, optimizer in zip(jobs, parts, optimizers, strict=True):
-                if step < len(job.batches):
-                    _privatise(job, step, job.batches[step], part)
-                    part.flat.grad = part.total
-                    optimizer.step()
-        return [self._result(j, p, tally) for j, p in zip(jobs, parts, strict=True)]
-
-    def _result(self, job: LocalJob, part: RoundTensors, tally: Tally) -> LocalResult:
-        """One job's part of a pass."""
-        counts = part.counts.cpu().numpy()  # [clients, 5]
-        lengths = np.asarray(self.examples.lengths)
-        tokens = sum(int(lengths[pairs.rows].sum()) for pairs in job.batches)
+        tensors, tally = self._loaded(job), Tally()
+        optimizer = job.optimizer.build([tensors.flat])
+        for step, pairs in enumerate(job.batches):
+            self._sum_with_backoff(job, step, pairs, tensors, tally)
+            _privatise(job, step, pairs, tensors)
+            tensors.flat.grad = tensors.total
+            optimizer.step()
+        counts = tensors.counts.cpu().numpy()  # [clients, 5]
         return LocalResult(
-            trained={n: v.to("cpu", copy=True) for n, v in part.trained.items()},
+            trained={n: v.to("cpu", copy=True) for n, v in tensors.trained.items()},
             loss_sum=counts[:, LOSS].copy(),
             examples=counts[:, ROWS].astype(np.int64),
             units=counts[:, UNITS].astype(np.int64),
             clipped=counts[:, CLIPPED].astype(np.int64),
             nonfinite=counts[:, NONFINITE].astype(np.int64),
-            tokens=tokens,
-            padded_tokens=round(tally.padded * tokens / max(tally.tokens, 1)),
+            tokens=tally.tokens,
+            padded_tokens=tally.padded,
             halvings=tally.halvings,
         )
 

@@ -1,4 +1,4 @@
-"""What a run will do, before it does anything: clients, privacy, bytes, parameters, time, disk.
+"""Forecasts a run: clients, privacy, bytes, parameters, time, disk.
 
 Nothing is written but caches. Jobs of a sweep share what is the same for them: a step is measured
 once for all jobs whose steps cost the same.

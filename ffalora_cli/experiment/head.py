@@ -1,4 +1,4 @@
-"""What a run folder says before its first round, and what each further sitting adds."""
+"""Writes config, planned privacy statement and manifest before round 1; one entry a resume."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from ffalora_cli.experiment.session import Session
 
 
-def write_head(
+def write_opening(
     session: Session, job: Job, signature: str, forked_from: Mapping[str, Any] | None
 ) -> None:
     """Config, planned privacy and manifest, on disk before the first round.
@@ -67,14 +67,14 @@ def write_head(
     )
 
 
-def add_sitting(session: Session, manifest: Mapping[str, Any], command: Sequence[str]) -> list[str]:
+def add_resume(session: Session, manifest: Mapping[str, Any], command: Sequence[str]) -> list[str]:
     """Note in the manifest that the run went on, and with what.
 
     Returns:
         Lines for the user about what may change the bits: another device, chunking or commit.
     """
     parts = session.parts
-    sitting = {
+    entry = {
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "after_round": parts.simulation.state.round,
         "command": list(command),
@@ -85,12 +85,12 @@ def add_sitting(session: Session, manifest: Mapping[str, Any], command: Sequence
     }
     earlier = manifest.get("sittings") or []
     now = {"inputs": inputs_of(parts.config)}  # other files, maybe, of equal content
-    session.directory.write_manifest({**manifest, **now, "sittings": [*earlier, sitting]})
+    session.directory.write_manifest({**manifest, **now, "sittings": [*earlier, entry]})
     before = earlier[-1] if earlier else manifest
     notes = [
-        f"{key} was {before.get(key)} and is {sitting[key]}: results may differ by rounding"
+        f"{key} was {before.get(key)} and is {entry[key]}: results may differ by rounding"
         for key in ("device", "max_tokens", "git")
-        if before.get(key) != sitting[key]
+        if before.get(key) != entry[key]
     ]
     return notes + _moved(manifest.get("model") or {})
 
@@ -108,7 +108,7 @@ def _moved(model: Mapping[str, Any]) -> list[str]:
 
 
 def facts(session: Session, signature: str) -> dict[str, Any]:
-    """What observers are told before the first round of a sitting; ``done`` is the last on disk."""
+    """What observers are told before a first or resumed round; ``done`` is the last on disk."""
     parts, config = session.parts, session.parts.config
     return {
         **_shared(parts),
@@ -129,7 +129,7 @@ def _shared(parts: Parts) -> dict[str, Any]:
     sizes = parts.simulation.clients.sizes
     return {
         "client_sizes": sizes.tolist() if len(sizes) <= 100 else None,
-        "trainable_parameters": sum(spec.size for spec in parts.simulation.trainable(1)),
+        "trainable_parameters": sum(spec.size for spec in parts.simulation.trained(1)),
         "frozen_parameters": parts.simulation.network.frozen_parameters,
         "max_tokens": parts.max_tokens,
     }

@@ -1,4 +1,4 @@
-"""What a run was made from, by the content of its files, held against what is there now.
+"""Compares what a run was made from, by content of its files, with what is there now.
 
 The signature says what was asked, the inputs say of what: a finished run is an answer only where
 both are the same. ``data`` is computed from training rows, so it stays in the run folder; nothing

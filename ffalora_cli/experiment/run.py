@@ -30,7 +30,6 @@ def run(
     job: Job,
     observer: Observer,
     stop: StopFlag | None = None,
-    built: Callable[[Parts], None] | None = None,
     given: Given | None = None,
     remarks: Callable[[], Sequence[str]] = tuple,
 ) -> dict[str, Any]:
@@ -46,7 +45,6 @@ def run(
         job: checked. A finished run of its signature is returned, an unfinished one goes on.
         observer: is told what happens.
         stop: polled during training and evaluation.
-        built: is handed the parts before anything is done with them (``together`` does with it).
         given: secret, data and clients to use, for audits.
         remarks: asked at the end for lines that the summary keeps, as of an observer that failed.
 
@@ -62,8 +60,6 @@ def run(
     if found.directory.finished:
         return _already_done(found, job, observer)
     parts = build(found.config, found.signature, observer, stop.poll, given)
-    if built is not None:
-        built(parts)
     with found.directory.claim():
         if found.directory.finished:
             return _already_done(found, job, observer)
@@ -174,7 +170,7 @@ def _write_opening(session: Session, found: _Found, job: Job) -> None:
     """Config, planned privacy and manifest of a run that begins."""
     if found.manifest is None:
         origin = found.fork.origin if found.fork else None
-        head.write_head(session, job, found.signature, origin)
+        head.write_opening(session, job, found.signature, origin)
 
 
 def _resume(session: Session, found: _Found, job: Job) -> None:
@@ -183,7 +179,7 @@ def _resume(session: Session, found: _Found, job: Job) -> None:
         forks.begin(session, found.fork)
     elif found.manifest is not None:
         session.resume()
-        session.notes += head.add_sitting(session, found.manifest, job.command)
+        session.notes += head.add_resume(session, found.manifest, job.command)
 
 
 def _play(
@@ -194,7 +190,7 @@ def _play(
     stop: StopFlag,
     remarks: Callable[[], Sequence[str]],
 ) -> dict[str, Any]:
-    """The rounds, mirrored and observed."""
+    """The rounds, tracked and observed."""
     from ffalora_cli.privacy.secret import SECRET, erase_secret
 
     directory, config = session.directory, session.parts.config

@@ -77,8 +77,10 @@ class Session:
             self._seconds = float(checkpoint.facts.get("seconds", 0.0))
         except (LookupError, TypeError, AttributeError, ArithmeticError, RuntimeError) as error:
             raise ConfigError(
-                f"checkpoint of round {checkpoint.round}: its state is none of this run "
-                f"({type(error).__name__}); remove it from {self.directory.path}/ckpt, or --again"
+                f"checkpoint of round {checkpoint.round} does not fit this run's method or model "
+                f"({type(error).__name__}); delete "
+                f"{self.directory.path}/ckpt/round-{checkpoint.round:06d} to resume from the one "
+                "before, or start over with --again"
             ) from error
 
     def commit(self, record: RoundRecord) -> None:

@@ -14,16 +14,13 @@ from typing import Any
 import numpy as np
 import torch
 
+from ffalora_cli.federation import header
+from ffalora_cli.federation.codecs import describe
+from ffalora_cli.federation.header import Entry, PayloadError
 from ffalora_cli.federation.norms import NormLimit
-from ffalora_cli.federation.payload import (
-    WIRE_DTYPES,
-    Packed,
-    PayloadError,
-    WireDtype,
-    pack,
-    unpack,
-)
-from ffalora_cli.types import Dense, PayloadItem, Stack, Tag, Tensors, TensorSpec
+from ffalora_cli.federation.payload import Packed, WireDtype, pack, unpack
+from ffalora_cli.methods.base import Method
+from ffalora_cli.types import PayloadItem, Stack, Tag, Tensors, TensorSpec
 
 Corrupt = Callable[[int, int, bytes], bytes]
 """(round, client, payload as sent) to what arrives: a simulated adversary or a broken line."""
@@ -34,7 +31,7 @@ REASONS: Mapping[str, str] = {
     "unreadable": "its bytes are no payload",
     "names": "tensors are missing, unknown or of another kind",
     "order": "tensors come in another order",
-    "shape": "a tensor has another shape",
+    "shape": "a tensor has another shape, or sends another part of it",
     "dtype": "a tensor has another dtype",
     "round": "it belongs to another round",
     "client": "it names another client",
@@ -45,18 +42,23 @@ REASONS: Mapping[str, str] = {
 
 @dataclass(frozen=True)
 class Manifest:
-    """What an upload of one round holds."""
+    """What an upload holds."""
 
     round: int
+    number: int  # of the exchange, over all rounds: what the tag says
     specs: Sequence[TensorSpec]  # everything that travels, in this order
     wire_dtype: WireDtype
+    method: Method  # which item carries a tensor
 
-    def pack(self, clients: np.ndarray, trained: Stack, covered: Sequence[str] | None) -> Packed:
+    def pack(
+        self, clients: np.ndarray, trained: Stack, before: Tensors, covered: Sequence[str] | None
+    ) -> Packed:
         """The uploads of ``clients`` from their tensors ``[clients, ...]``.
 
         Args:
             clients: ids.
             trained: by name.
+            before: the tensors the clients started from, by name.
             covered: names the privacy plan clips and noises; None without privacy.
 
         Raises:
@@ -65,26 +67,38 @@ class Manifest:
         uncovered = [s.name for s in self.specs if covered is not None and s.name not in covered]
         if uncovered:
             raise RuntimeError(f"upload of {uncovered} is not covered by the privacy plan")
-        tag = Tag(np.full(len(clients), self.round), clients)
-        items = [Dense(spec.name, spec.kind, trained[spec.name]) for spec in self.specs]
-        return pack([tag, *items], self.wire_dtype)
+        tag = Tag(np.full(len(clients), self.number), clients)
+        leaving = {spec.name: trained[spec.name] for spec in self.specs}
+        return pack([tag, *self.method.compress(leaving, before)], self.wire_dtype)
 
-    def fault(self, items: Sequence[PayloadItem]) -> str:
-        """Reason code of the first structural rule that ``items`` break; empty for none."""
-        dense = [item for item in items[1:] if isinstance(item, Dense)]
-        known = [(spec.name, spec.kind) for spec in self.specs]
-        found = [(item.name, item.kind) for item in dense]
-        tagged = bool(items) and isinstance(items[0], Tag)
-        if not tagged or len(dense) < len(items) - 1 or sorted(found) != sorted(known):
+    @property
+    def entries(self) -> list[Entry]:
+        """What the header of an upload says; shapes are all a method needs to know for it."""
+        shapes = {s.name: torch.empty(1, *s.shape, device="meta") for s in self.specs}
+        before = {name: values[0] for name, values in shapes.items()}
+        tag = Tag(np.zeros(1), np.zeros(1))
+        return describe([tag, *self.method.compress(shapes, before)], self.wire_dtype)
+
+    def fault(self, found: Sequence[Entry]) -> str:
+        """Reason code of the first structural rule that a header breaks; empty for none."""
+        expected = self.entries
+        known = [(entry.type, entry.name, entry.kind) for entry in expected]
+        named = [(entry.type, entry.name, entry.kind) for entry in found]
+        if sorted(named) != sorted(known):
             return "names"
-        if found != known:
+        if named != known:
             return "order"
-        for item, spec in zip(dense, self.specs, strict=True):
-            if tuple(item.values.shape[1:]) != spec.shape:
+        for entry, right in zip(found, expected, strict=True):
+            if entry.shape != right.shape:
                 return "shape"
-            if item.values.dtype != WIRE_DTYPES[self.wire_dtype]:
+            if entry.dtype != right.dtype:
                 return "dtype"
         return ""
+
+    def tensors(self, items: Sequence[PayloadItem], before: Tensors) -> Stack:
+        """What the clients have trained ``[clients, ...]`` in float32, as the server reads it."""
+        stack = self.method.restore(items, before)
+        return {spec.name: stack[spec.name].float() for spec in self.specs}
 
 
 @dataclass(frozen=True)
@@ -112,13 +126,13 @@ def receive(
         packed: uploads of the group, tag first.
         clients: their ids ``[clients]``, as the server knows them from the connection.
         manifest: of the round.
-        before: the tensors the clients started from, by name.
+        before: the tensors the clients started from, by name (a client's own: ``[clients, ...]``).
         limit: on the norm of ``upload - before``; None where a clip follows anyway.
         late: uploads that came after the round, bool ``[clients]``.
         corrupt: changes single payloads on their way.
     """
-    tag, uploads, reasons = _arrivals(packed, clients, manifest, corrupt)
-    _mark(reasons, tag.round != manifest.round, "round")
+    tag, uploads, reasons = _arrivals(packed, clients, manifest, before, corrupt)
+    _mark(reasons, tag.round != manifest.number, "round")
     _mark(reasons, tag.client != clients, "client")
     norms = update_norms(uploads, before)
     _mark(reasons, ~np.isfinite(norms), "nonfinite")
@@ -158,41 +172,47 @@ def _mark(reasons: np.ndarray, where: np.ndarray, reason: str) -> None:
 
 
 def _arrivals(
-    packed: Packed, clients: np.ndarray, manifest: Manifest, corrupt: Corrupt | None
+    packed: Packed,
+    clients: np.ndarray,
+    manifest: Manifest,
+    before: Tensors,
+    corrupt: Corrupt | None,
 ) -> tuple[Tag, Stack, np.ndarray]:
     """Tags, uploads ``[clients, ...]`` and reason codes; payloads are read singly only if changed.
 
     Rows of payloads without the right structure keep what was sent: their reason leaves them out.
     """
-    tag, *dense = unpack(packed)
-    if fault := manifest.fault([tag, *dense]):
+    tag, *items = unpack(packed)
+    if fault := manifest.fault(header.read(packed.header)[0]):
         raise RuntimeError(f"the round's own uploads break their contract ({fault})")
     assert isinstance(tag, Tag)
-    uploads = {item.name: item.values.float() for item in dense if isinstance(item, Dense)}
+    uploads = manifest.tensors(items, before)
     reasons = np.full(len(clients), "", dtype="<U10")
     if corrupt is None:
         return tag, uploads, reasons
-    tag = Tag(tag.round.copy(), tag.client.copy())
     uploads = {name: values.clone() for name, values in uploads.items()}
     for row, client in enumerate(clients.tolist()):
         sent = packed.client_bytes(row)
         arrived = corrupt(manifest.round, client, sent)
         if arrived != sent:
-            reasons[row] = _take(arrived, manifest, row, tag, uploads)
+            reasons[row] = _take(arrived, manifest, before, row, tag, uploads)
     return tag, uploads, reasons
 
 
-def _take(arrived: bytes, manifest: Manifest, row: int, tag: Tag, uploads: Stack) -> str:
+def _take(
+    arrived: bytes, manifest: Manifest, before: Tensors, row: int, tag: Tag, uploads: Stack
+) -> str:
     """Put one payload's values into ``row`` of the group, in place, or give a reason code."""
     try:
-        items = unpack(arrived)
+        found = unpack(arrived)
+        fault = manifest.fault(header.read(arrived)[0])
     except PayloadError:
         return "unreadable"
-    if fault := manifest.fault(items):
+    if fault:
         return fault
-    for item in items:
-        if isinstance(item, Tag):
-            tag.round[row], tag.client[row] = item.round[0], item.client[0]
-        elif isinstance(item, Dense):
-            uploads[item.name][row] = item.values[0].float()
+    own, *items = found
+    assert isinstance(own, Tag)
+    tag.round[row], tag.client[row] = own.round[0], own.client[0]
+    for name, values in manifest.tensors(items, before).items():
+        uploads[name][row] = values[0]
     return ""

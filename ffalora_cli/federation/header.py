@@ -7,7 +7,6 @@ list with one ``[type, name, kind, dtype, shape]`` per item.
 from __future__ import annotations
 
 import json
-import math
 import struct
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass
@@ -18,14 +17,7 @@ from ffalora_cli.types import Kind
 _PREFIX = struct.Struct("<4sHI")  # magic, format version, length of the JSON text
 _MAGIC = b"FFLP"
 _VERSION = 1
-_DIMENSIONS = {
-    "seed": (0,),
-    "tag": (0,),
-    "low_rank_merge": (3,),
-    "dense_merge": (2,),
-    "dense": range(9),
-}
-_WIDTHS = {"float32": 4, "bfloat16": 2, "uint64": 8}  # bytes per element
+_DTYPES = frozenset({"float32", "bfloat16", "uint64"})
 _KINDS = frozenset(get_args(Kind))
 
 
@@ -35,37 +27,19 @@ class PayloadError(ValueError):
 
 @dataclass(frozen=True)
 class Entry:
-    """One item of a payload; ``shape`` of a low-rank merge is ``(d_out, rank, d_in)``."""
+    """One item of a payload; what ``shape`` says is the matter of the type's codec."""
 
-    type: str  # "dense", "seed", "tag", "low_rank_merge", "dense_merge"
+    type: str  # a key of ``codecs.CODECS``
     name: str
     kind: Kind
     dtype: str
     shape: tuple[int, ...]
 
     def __post_init__(self) -> None:
-        known = self.kind in _KINDS and self.dtype in _WIDTHS
-        if not known or len(self.shape) not in _DIMENSIONS.get(self.type, ()):
-            raise PayloadError(f"payload item {self.name!r} has an unknown type, kind or shape")
-        if (self.dtype == "uint64") != (self.type in ("seed", "tag")):
-            raise PayloadError(f"payload item {self.name!r} of type {self.type} is {self.dtype}")
-        if self.type.endswith("merge") and self.dtype != "float32":
-            raise PayloadError(f"payload item {self.name!r}: merges travel in float32")
+        if self.kind not in _KINDS or self.dtype not in _DTYPES:
+            raise PayloadError(f"payload item {self.name!r} has an unknown kind or dtype")
         if not all(type(extent) is int and 1 <= extent < 2**31 for extent in self.shape):
             raise PayloadError(f"payload item {self.name!r} has an extent outside 1 … 2^31 - 1")
-
-    @property
-    def per_client(self) -> bool:
-        """Whether every client has its own values (all other items are common to a group)."""
-        return self.type in ("dense", "tag")
-
-    @property
-    def size(self) -> int:
-        """Bytes of the item's body in one client's payload."""
-        if self.type == "low_rank_merge":
-            d_out, rank, d_in = self.shape
-            return _WIDTHS[self.dtype] * rank * (d_out + d_in)
-        return _WIDTHS[self.dtype] * math.prod(self.shape)
 
 
 def write(entries: Sequence[Entry]) -> bytes:

@@ -1,302 +1,63 @@
-"""Plays a round in six stops: sample, send, train, receive, combine, record."""
+"""A federation that is played: its parts, where it is, and the engine that trains its clients."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator
+from dataclasses import dataclass
 
-import numpy as np
-import torch
-
-from ffalora_cli import keys
-from ffalora_cli.config.schema import FederationConfig, HeadConfig
-from ffalora_cli.data.batches import StepBatches
-from ffalora_cli.data.partition import ClientRows
-from ffalora_cli.engine.job import Engine, LocalJob, LocalOptimizer, LocalResult
-from ffalora_cli.federation import cohort, downlink, dropouts, norms, robust
+from ffalora_cli.engine.job import Engine, LocalJob, LocalResult
+from ffalora_cli.federation import robust
 from ffalora_cli.federation.clients import ClientStates
-from ffalora_cli.federation.contract import Corrupt, Manifest, Receipt, receive
-from ffalora_cli.federation.draws import draw_round
-from ffalora_cli.federation.gathering import Gathering
+from ffalora_cli.federation.contract import Receipt
 from ffalora_cli.federation.ledger import CommunicationLedger
-from ffalora_cli.federation.payload import Packed, pack
-from ffalora_cli.federation.release import (
-    ClientRelease,
-    ExampleRelease,
-    LocalRelease,
-    adapt_clip,
-    check_round,
-    release_of,
-)
-from ffalora_cli.federation.round_metrics import arrival_metrics, client_lines, train_metrics
-from ffalora_cli.federation.server import (
-    apply_update,
-    check_finite,
-    client_weights,
-    server_step,
-)
-from ffalora_cli.federation.tensors import initial_state, personal_names, trainable_specs
-from ffalora_cli.keys import Key
-from ffalora_cli.methods.base import AggregateContext, Method
-from ffalora_cli.models.network import Network
+from ffalora_cli.federation.round import Answer, drive, is_last, play
+from ffalora_cli.federation.setting import Setting
+from ffalora_cli.federation.tensors import exchanged_specs, global_tensors, initial_state
 from ffalora_cli.privacy.ledger import PrivacyLedger
-from ffalora_cli.privacy.plan import PrivacyPlan
-from ffalora_cli.stopping import Poll, never
-from ffalora_cli.types import Kind, PayloadItem, RoundRecord, Tensors, TensorSpec
-
-SEAMS = ("Simulation._upload", "Simulation._receive")
-"""What an audit may replace; whoever calls it looks it up in this module."""
-CHUNK_BYTES = 2**30  # of one copy of a chunk's stack; training holds about six
+from ffalora_cli.types import RoundRecord, Tensors
 
 
-@dataclass
-class Simulation:
-    """A federation: the parts of a run, and its state between rounds.
+@dataclass(kw_only=True)
+class Simulation(Setting):
+    """A federation and its state between rounds.
 
     Attributes:
-        method: what is trained, sent and combined.
-        network: frozen model with sites; merges are applied to it after every round.
         engine: trains a cohort.
-        clients: rows of every client.
-        config: the federation group.
-        head: mode of the head.
-        seeds: ``adapter`` and ``head`` (what an 8-byte seed stands for).
-        seed: of cohorts and shuffling.
-        secret: key of every privacy draw (sampling, noise).
-        plan: privacy plan, or None.
-        options: of the method.
-        dropout: of the adapters.
-        poll: called between micro-batches.
-        corrupt: changes single uploads on their way (simulated adversaries); None = nobody does.
+        privacy_ledger: opened with the run folder.
     """
 
-    method: Method
-    network: Network
     engine: Engine
-    clients: ClientRows
-    config: FederationConfig
-    head: HeadConfig
-    seeds: dict[str, int]
-    seed: int
-    secret: Key
-    plan: PrivacyPlan | None
-    privacy_ledger: PrivacyLedger | None = None  # opened with the run folder
-    options: dict[str, object] = field(default_factory=dict)
-    dropout: float = 0.0
-    poll: Poll = never
-    corrupt: Corrupt | None = None
+    privacy_ledger: PrivacyLedger | None = None
 
     def __post_init__(self) -> None:
         self.state = initial_state(self.network)
         self.client_states = ClientStates(len(self.clients))
         self.communication = CommunicationLedger(len(self.clients))
         largest = self.config.cohort_size or len(self.clients)
-        size = sum(spec.size for spec in self._manifest(1).specs)
+        cycle = range(1, len(exchanged_specs(self.network, self.method, self.head)) + 1)
+        size = max(sum(spec.size for spec in self.manifest(n).specs) for n in cycle)
         robust.check_memory(self.config.combination, largest, size)
 
     @property
-    def _release(self) -> ExampleRelease | LocalRelease | ClientRelease | None:
-        return release_of(self.plan, self.secret)
+    def tensors(self) -> Tensors:
+        """Global values of all tensors, in layout order."""
+        return global_tensors(self.network, self.state)
 
-    def trainable(self, round: int) -> list[TensorSpec]:
-        """Tensors trained in this round, in layout order."""
-        return trainable_specs(self.network, self.method, self.head, round)
-
-    @property
-    def personal(self) -> tuple[str, ...]:
-        """Names of tensors that never leave their client."""
-        return personal_names(self.network, self.method, self.head)
-
-    def rounds(self) -> Iterator[RoundRecord]:
+    def rounds(self, answer: Answer | None = None) -> Iterator[RoundRecord]:
         """The rounds after ``state.round``, one record each; state advances before the yield."""
         while not self.is_last(self.state.round):
-            yield self.play(self.state.round + 1)
+            yield self.play(self.state.round + 1, answer)
 
     def is_last(self, round: int) -> bool:
-        """Whether nothing follows: all rounds are played, or nobody's budget affords another."""
-        left = self._eligible(round + 1)
-        return round >= self.config.rounds or (left is not None and not left.any())
+        """Whether nothing follows a round: all are played, or nobody's budget affords another."""
+        return is_last(self, self.privacy_ledger, round)
 
-    def play(self, round: int) -> RoundRecord:
-        """One round."""
-        began = time.perf_counter()
-        asked = np.sort(self._sample(round))  # sums and micro-batches go in client order
-        chosen = asked[~dropouts.absent(self.seed, round, asked, self.config.dropout_rate)]
-        if self.plan is not None:
-            check_round(self.plan, self.network.model, [s.name for s in self.trainable(round)])
-        self._send(round, chosen)
-        self._charge(round, chosen)
-        late = dropouts.late(self.seed, round, chosen, self.config.straggler_rate)
-        results, gathered = self._train(round, chosen, late)
-        mean = gathered.combined(round)
-        if mean:  # empty if nothing arrived, unless client-level privacy releases noise for it
-            self._combine(round, mean, gathered)
-        self.state = replace(self.state, round=round)
-        self.client_states.took_part(chosen, round)
-        rescales = self.plan is not None and self.plan.clip == "automatic"
-        metrics = train_metrics(results, time.perf_counter() - began, clips=not rescales)
-        metrics |= arrival_metrics(len(asked) - len(chosen), int(late.sum()), gathered.rejected)
-        self.state, clip = adapt_clip(
-            self._release, self.communication, round, chosen, results, self.state
-        )
-        metrics |= clip | self.communication.round_totals(round)
-        return RoundRecord(round, metrics, client_lines(chosen, results), tuple(gathered.rejected))
+    def play(self, round: int, answer: Answer | None = None) -> RoundRecord:
+        """One round, its jobs answered by the engine unless somebody else drives."""
+        playing = play(self, self.state, self, round)
+        self.state, record = drive(playing, answer or self.answer)
+        return record
 
-    def _charge(self, round: int, chosen: np.ndarray) -> None:
-        """Write down what the round costs before anything of it is released.
-
-        Under central client-level privacy every client pays for every round: not being drawn is
-        what the sampling rate already counts.
-        """
-        if self.plan is None or self.privacy_ledger is None:
-            return
-        paying = np.arange(len(self.clients)) if self.plan.charges_everybody else chosen
-        if len(paying):
-            self.privacy_ledger.charge(round, paying, self.plan.steps_per_round)
-
-    def _sample(self, round: int) -> np.ndarray:
-        """The cohort; a client whose planned participations are used up sits out: budget spent."""
-        eligible = self._eligible(round)
-        size = self.config.cohort_size
-        if eligible is not None and size is not None and self.config.cohort_sampling == "fixed":
-            size = min(size, int(eligible.sum()))
-            if size == 0:
-                return np.zeros(0, np.int64)
-        return cohort.sample(
-            self.secret if self.plan is not None else self.seed,
-            round,
-            len(self.clients),
-            size,
-            self.config.cohort_sampling,
-            eligible,
-        )
-
-    def _eligible(self, round: int) -> np.ndarray | None:
-        """Who can still pay for this round, bool ``[num_clients]``; None without privacy."""
-        if self.plan is None or self.privacy_ledger is None:
-            return None
-        taken = self.privacy_ledger.steps_before(round)
-        return taken <= self.plan.planned_steps - self.plan.steps_per_round
-
-    def _send(self, round: int, chosen: np.ndarray) -> None:
-        """Pack and count what every client lacks."""
-        groups = downlink.plan(
-            self.state,
-            chosen,
-            self.client_states.last_round[chosen],
-            self.config.downlink,
-            self.seeds,
-            self.personal,
-        )
-        for ids, items in groups:
-            self.communication.add(round, "downlink", ids, self._lines(items))
-
-    def _lines(self, items: Sequence[PayloadItem]) -> Mapping[Kind, int]:
-        """Bytes by kind of a payload."""
-        return pack(items, self.config.wire_dtype).lines
-
-    def _train(
-        self, round: int, chosen: np.ndarray, late: np.ndarray
-    ) -> tuple[list[LocalResult], Gathering]:
-        """Train the cohort chunk by chunk; uploads are checked and folded in as they come."""
-        config, release = self.config, self._release
-        weights = client_weights(self.clients.sizes[chosen], config.weights)
-        received = downlink.as_received(self.state, config.wire_dtype)
-        specs = self._manifest(round).specs
-        gathered = Gathering(
-            before=received,
-            rule=config.combination,
-            assumed_bad=config.assumed_bad or 0,
-            keep=not self.method.linear,
-            release=release if isinstance(release, ClientRelease) else None,
-            total={s.name: torch.zeros(s.shape, dtype=torch.float64) for s in specs},
-        )
-        results, size = [], self._chunk_size(round)
-        for part in (slice(at, at + size) for at in range(0, len(chosen), size)):
-            ids = chosen[part]
-            result, packed = self._train_chunk(round, ids, received)
-            results.append(result)
-            gathered.add(self._receive(round, ids, packed, received, late[part]), weights[part])
-        gathered.check(round, config.min_clients)
-        return results, gathered
-
-    def _receive(
-        self, round: int, ids: np.ndarray, packed: Packed, before: Tensors, late: np.ndarray
-    ) -> Receipt:
-        """The server's view of a chunk's uploads: unpacked, and checked by ``contract``."""
-        config = self.config
-        limit = norms.limit(config.max_upload_norm, self.plan, self.state, len(self.clients))
-        return receive(packed, ids, self._manifest(round), before, limit, late, self.corrupt)
-
-    def _manifest(self, round: int) -> Manifest:
-        """What is uploaded after this round."""
-        shared = [spec for spec in self.trainable(round) if spec.name not in self.personal]
-        return Manifest(round, shared, self.config.wire_dtype)
-
-    def _train_chunk(
-        self, round: int, ids: np.ndarray, received: Tensors
-    ) -> tuple[LocalResult, Packed]:
-        """Local training of some clients, and their packed, counted uploads."""
-        trainable = [spec.name for spec in self.trainable(round)]
-        personal = [name for name in self.personal if name in received]
-        start = {n: received[n].expand(len(ids), *received[n].shape) for n in trainable}
-        start |= self.client_states.gather(ids, personal, self.network.initial)
-        common = {n: v for n, v in received.items() if n not in start}
-        release = self._release
-        private = release.privacy(ids, self.state) if isinstance(release, ExampleRelease) else None
-        result = self.engine.train(
-            LocalJob(
-                round=round,
-                clients=ids,
-                batches=self._batches(round, ids),
-                start=start,
-                common=common,
-                trainable=tuple(trainable),
-                optimizer=self._optimizer(),
-                privacy=private,
-                dropout=self.dropout,
-                dropout_key=keys.derive(self.secret, "dropout"),
-                poll=self.poll,
-            )
-        )
-        if personal:
-            self.client_states.scatter(ids, {n: result.trained.get(n, start[n]) for n in personal})
-        if isinstance(release, LocalRelease):
-            leaving = {n: v for n, v in result.trained.items() if n not in self.personal}
-            noised = release.uploads(round, ids, received, leaving)
-            result = replace(result, trained=result.trained | noised)
-        return result, self._upload(round, ids, result)
-
-    def _upload(self, round: int, ids: np.ndarray, result: LocalResult) -> Packed:
-        """Pack and count what the method uploads."""
-        covered = None if self.plan is None else self.plan.covered
-        packed = self._manifest(round).pack(ids, result.trained, covered)
-        self.communication.add(round, "uplink", ids, packed.lines)
-        return packed
-
-    def _combine(self, round: int, mean: Tensors, gathered: Gathering) -> None:
-        """Server optimiser, the method's own step, merges into the base; all of it or nothing."""
-        stepped, optimizer = server_step(self.config.server_optimizer, self.state, mean)
-        context = AggregateContext(round, self.network.sites, self.network.scale, self.options)
-        uploads = gathered.uploads if gathered.keep else None
-        weights = torch.from_numpy(gathered.weights)
-        update = self.method.aggregate(self.state, stepped, uploads, weights, context)
-        state = apply_update(self.state, update, round, self.network.scale, optimizer)
-        check_finite(state, update)
-        past = norms.remember(state.upload_norms, gathered.norms)
-        self.state = replace(state, upload_norms=past)
-        if update.merges:
-            self.network.add_to_base(self.state.base_delta)
-
-    def _batches(self, round: int, ids: np.ndarray) -> list[StepBatches]:
-        draws = (self.seed, self.secret, self.plan, self.privacy_ledger)
-        return draw_round(self.config, self.clients, round, ids, *draws)
-
-    def _optimizer(self) -> LocalOptimizer:
-        c = self.config
-        return LocalOptimizer(c.local_optimizer, c.local_lr, c.local_momentum, c.local_weight_decay)
-
-    def _chunk_size(self, round: int) -> int:
-        per_client = 4 * sum(spec.size for spec in self.trainable(round))
-        return max(1, CHUNK_BYTES // max(per_client, 1))
+    def answer(self, asked: LocalJob | Receipt) -> LocalResult | None:
+        """The engine's."""
+        return self.engine.train(asked) if isinstance(asked, LocalJob) else None

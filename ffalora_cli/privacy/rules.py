@@ -1,4 +1,4 @@
-"""What a valid privacy plan is warned about, and what refuses it once units are counted."""
+"""Refuses a plan whose delta does not fit its units, and warns of weaknesses of a valid one."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def warnings_of(plan: PrivacyPlan, federation: FederationConfig, rounds: int) ->
     Raises:
         ConfigError: when delta alone would let whole units be published (delta * n > 10).
     """
-    delta, units = plan.delta, plan.examples
+    delta, units = plan.accountant.delta, plan.examples
     worst, name = int(units.max()), "units" if plan.inside_clients else "clients"
     if delta * worst > 10:
         raise ConfigError(

@@ -19,7 +19,7 @@ _PRUNED = 500  # more sets than this are not searched for subsets of one another
 
 @dataclass(frozen=True)
 class SharedRows:
-    """Who holds a unit together.
+    """Clients that hold a unit together.
 
     Attributes:
         holders: distinct sets of two or more clients, ascending, none a part of another (what more

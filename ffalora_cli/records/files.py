@@ -1,4 +1,4 @@
-"""Bytes on disk: whole files appear at once or not at all, lines are safe once written.
+"""Writes bytes to disk: whole files appear at once or not at all, lines are safe once written.
 
 JSON here is strict: NaN and infinities, which JSON has no words for, are written as ``null``. Ours
 because libraries for atomic files leave out what a run folder needs beside the rename: the sync of

@@ -1,4 +1,4 @@
-"""Sections of a model card that take some thought: promise, use, bytes, commands, limits."""
+"""Writes sections of a model card: promise, use, bytes, commands, limits."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ffalora_cli.config.schema import Config
 from ffalora_cli.methods.base import Method
+from ffalora_cli.metric_keys import DOWNLINK_TOTAL, UPLINK_TOTAL
 from ffalora_cli.privacy.rounding import delta_text, epsilon_text
 from ffalora_cli.records.reading import RunRecords
 from ffalora_cli.report.peft_export import public_source
@@ -154,12 +155,12 @@ def communication(records: RunRecords, config: Config, method: Method) -> str:
     """Bytes of the whole run as they were packed."""
     totals: dict[str, float] = {}
     for record in records.rounds:
-        totals.update({k: v for k, v in record.metrics.items() if k.startswith("comm/")})
+        totals.update(record.metrics)
     shown = [
         (name, f"{totals[key]:,.0f}")
         for name, key in (
-            ("up", "comm/uplink_bytes_total"),
-            ("down", "comm/downlink_bytes_total"),
+            ("up", UPLINK_TOTAL),
+            ("down", DOWNLINK_TOTAL),
         )
         if key in totals
     ]

@@ -1,4 +1,4 @@
-"""The model card of an export: what it is, how good, under which promise, how to make it again.
+"""Writes the model card of an export: what it is, how good, under which promise, how remade.
 
 It is made from what may leave the run folder (``records/leaving.py``); folders become the word
 FOLDER.
@@ -13,6 +13,7 @@ from typing import Any
 from ffalora_cli.config.schema import Config
 from ffalora_cli.config.signature import relevant
 from ffalora_cli.methods import registry
+from ffalora_cli.metric_keys import evaluated
 from ffalora_cli.records.leaving import may_leave, released
 from ffalora_cli.records.reading import RunRecords
 from ffalora_cli.report.card_parts import (
@@ -104,7 +105,7 @@ def _scores(records: RunRecords, config: Config, facts: CardFacts) -> dict[str, 
         return {}
     for record in records.rounds:
         if record.round == facts.round:
-            wanted = {name: f"eval/{name}" for name in (*config.task.metrics, "loss")}
+            wanted = {name: evaluated(name) for name in (*config.task.metrics, "loss")}
             return {
                 name: record.metrics[key] for name, key in wanted.items() if key in record.metrics
             }
@@ -164,8 +165,8 @@ def _rows_from(records: RunRecords, config: Config) -> str:
     """Where the rows came from, with the commit where that was the hub."""
     origin = str(((records.manifest.get("data") or {}).get("train") or {}).get("origin", ""))
     if origin.startswith("hub:"):
-        place, _, commit = origin.removeprefix("hub:").rpartition("@")
-        return f"{place}, commit `{commit}`"
+        repository, _, commit = origin.removeprefix("hub:").rpartition("@")
+        return f"{repository}, commit `{commit}`"
     path = str(config.task.hub_path or "").partition("@")[0]
     return path or config.task.package or "a folder of files"
 

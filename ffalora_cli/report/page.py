@@ -1,4 +1,4 @@
-"""One self-contained HTML page about some runs: made from their records, read without a network."""
+"""Writes one self-contained HTML page about some runs, from their records."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import ffalora_cli
 from ffalora_cli.config.errors import ConfigError
+from ffalora_cli.metric_keys import UPLINK, evaluated
 from ffalora_cli.records.leaving import metric_may_leave, released
 from ffalora_cli.records.reading import RunRecords
 from ffalora_cli.report import clients_figure, curves, pareto
@@ -88,7 +89,7 @@ def page(runs: Sequence[RunRecords], question: Question) -> str:
 def _results(runs: Sequence[RunRecords], question: Question) -> tuple[Table, Sequence[str], str]:
     """The table of ``compare``, its notes, and the metric that is drawn."""
     if not any(run.finished for run in runs):
-        return UNFINISHED, (), (question.metrics or ("eval/accuracy",))[0]
+        return UNFINISHED, (), (question.metrics or (evaluated("accuracy"),))[0]
     comparison = compare(runs, question)
     table = grid(comparison)
     return results(table, comparison.runs), table.notes, comparison.metrics[0]
@@ -99,11 +100,11 @@ def _figures(
 ) -> tuple[list[Figure], list[str]]:
     """Every picture that these runs have the numbers for, and why the others are not there."""
     grouping = group_runs(runs, question.by, question.over)
-    costs = group_runs(runs, question.by, question.over, untold="privacy")
+    costs = group_runs(runs, question.by, question.over, unlabelled="privacy")
     units = {str(run.config["privacy"]["unit"]) for run in runs}
     makers: list[Callable[[], Picture]] = [lambda: curves.draw(grouping, "round", metric)]
     notes = [*grouping.notes]
-    if all(metric_may_leave("comm/uplink_bytes", unit) for unit in units):
+    if all(metric_may_leave(UPLINK, unit) for unit in units):
         makers.append(lambda: curves.draw(grouping, "uplink_bytes", metric))
         if len(costs.groups) > 1:
             makers.append(lambda: pareto.draw(costs, "total_bytes", metric))

@@ -1,4 +1,4 @@
-"""Published numbers that our experiments can be held against, each with where it was read.
+"""Reads published numbers that our experiments can be held against, each with its source.
 
 Marks: ``S`` read in the named paper's own table; ``2H`` second-hand, read in a review. What is only
 recalled is not here. Accuracies in percent; ``spread`` is what its source calls a 95 % interval.
@@ -10,6 +10,8 @@ import csv
 from dataclasses import dataclass, replace
 from importlib import resources
 
+from ffalora_cli.metric_keys import evaluated
+
 PAPER = "FFA-LoRA paper (arXiv 2403.12313)"
 FEDSVD = "FedSVD paper (arXiv 2505.12805)"
 MARKS = {
@@ -17,11 +19,11 @@ MARKS = {
     "2H": "second-hand, read in a review of the paper",
 }
 GLUE = (
-    ("mnli", "eval/accuracy"),
-    ("mnli", "eval/validation_mismatched/accuracy"),
-    ("sst2", "eval/accuracy"),
-    ("qqp", "eval/accuracy"),
-    ("qnli", "eval/accuracy"),
+    ("mnli", evaluated("accuracy")),
+    ("mnli", evaluated("accuracy", "validation_mismatched")),
+    ("sst2", evaluated("accuracy")),
+    ("qqp", evaluated("accuracy")),
+    ("qnli", evaluated("accuracy")),
 )
 """Task and metric of the columns of both papers' tables, in their order."""
 

@@ -1,4 +1,4 @@
-"""One job of a sweep, what it takes to play it anywhere, and how it can end."""
+"""Defines one job of a sweep, what it takes to play it anywhere, and how it can end."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Command:
 
 @dataclass(frozen=True)
 class SweepJob:
-    """One job; launchers that train jobs together find what they need in ``checked``."""
+    """One job of a sweep."""
 
     number: int  # from 1
     checked: Job

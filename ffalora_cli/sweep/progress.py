@@ -1,4 +1,4 @@
-"""How far jobs are, read from the run folders that their processes write."""
+"""Reads how far jobs are from the run folders that their processes write."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Progress:
 
     round: int | None = None  # None: no round is on disk
     value: float | None = None  # headline metric, last seen
-    remaining: float | None = None  # seconds to its end at the pace of this sitting
+    remaining: float | None = None  # seconds to its end at the pace since it began or was resumed
 
 
 def result(path: Path) -> Mapping[str, Any]:

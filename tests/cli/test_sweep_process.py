@@ -9,13 +9,13 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 
 from ffalora_cli.cli.main import main
 from ffalora_cli.records.lock import FolderLock
 from ffalora_cli.records.reading import find_runs, read_run
+from tests import ROOT
 from tests.tiny import save_tiny_bert
 
 
@@ -123,7 +123,7 @@ def start(words: list[str], **environment: str) -> subprocess.Popen[str]:
         stderr=subprocess.PIPE,
         text=True,
         env={**os.environ, **environment},
-        cwd=Path(__file__).parents[2],
+        cwd=ROOT,
     )
 
 

@@ -153,7 +153,7 @@ def test_sweeps_expand_in_the_order_typed() -> None:
         "method=glob(fed*,exclude=fedsvd)",
         "head.mode=choice(frozen,trained)",
     ]
-    assert expand(typed, sweep=True) == [
+    assert [[one.text for one in job] for job in expand(typed, sweep=True)] == [
         [f"seed={seed}", f"method={method}", f"head.mode={mode}"]
         for seed in (0, 1)
         for method in ("fedex_lora", "fedsa_lora")

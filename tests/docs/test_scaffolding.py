@@ -7,11 +7,11 @@ import shutil
 import subprocess
 import tomllib
 from importlib.resources import files
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
+from tests import ROOT
+
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 
 

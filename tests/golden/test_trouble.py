@@ -19,6 +19,7 @@ SMALL = [
     "federation.local_steps=1",
     "federation.local_batch_size=4",
     "federation.eval_every=50",
+    "evaluation.max_examples=64",
 ]
 
 

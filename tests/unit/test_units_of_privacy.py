@@ -212,21 +212,6 @@ def test_out_of_memory_in_a_unit_starts_the_step_again():
     assert float((found - expected).norm() / expected.norm()) < 1e-6
 
 
-def test_jobs_of_one_pass_keep_their_units_apart():
-    network, examples = tiny_network("bert"), TinyExamples(2 * ROWS)
-    one = units_job(network, clients=2)
-    step = one.batches[0]
-    other = dataclasses.replace(one, batches=[StepBatches(step.slots, step.rows)])
-    engine = StackedEngine(network, examples, 200)
-    together = engine.train_together([other, one, one])
-    for job, result in zip([other, one, one], together, strict=True):
-        alone = engine.train(job)
-        for name in job.trainable:
-            assert torch.allclose(alone.trained[name], result.trained[name], atol=1e-6)
-        assert alone.units.tolist() == result.units.tolist()
-        assert alone.clipped.tolist() == result.clipped.tolist()
-
-
 def test_units_are_drawn_with_all_their_rows():
     rows, units = np.arange(100, 110), np.array([0, 1, 0, 2, 1, 3, 0, 4, 5, 5])
     for step in range(50):

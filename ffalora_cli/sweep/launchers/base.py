@@ -1,4 +1,4 @@
-"""What a launcher is: it plays jobs somewhere and says how each of them ended.
+"""Defines a launcher: it plays jobs somewhere and says how each of them ended.
 
 One file per launcher in this folder, named as ``hydra/launcher=NAME``, with
 
