@@ -21,6 +21,7 @@ from ffalora_cli.engine import build_engine
 from ffalora_cli.models.backbone import Backbone
 from ffalora_cli.models.network import build_network
 from ffalora_cli.report import export, reload
+from ffalora_cli.tasks.text_classification import TASK
 from ffalora_cli.types import Site
 from tests.tiny import MODELS, TinyExamples, save_tiny_bert, tiny_model
 from tests.unit.test_engines import gap, job
@@ -64,6 +65,10 @@ class Core(Form):
 
 class CoreMean(Method):
     name = "core_mean"
+    title = "Mean of the cores"
+    reference = "An example"
+    travels = "R up, its mean down."
+    uplink_formula = downlink_formula = "r r b"
     form = "core"
     exact = True
     cycle = ((Exchange(("core_r",)),),)
@@ -91,7 +96,7 @@ def installed(tmp_path, monkeypatch):
 
 def network_of(family):
     adapter = AdapterConfig(4, 8.0, "query_value", "kaiming", 0, 0.0, form="core")
-    return build_network(Backbone(tiny_model(family), "tiny", ()), adapter, MODELS[family][2])
+    return build_network(Backbone(tiny_model(family), "tiny", (), TASK), adapter, MODELS[family][2])
 
 
 @pytest.mark.parametrize("family", ["bert", "gpt2"])
@@ -112,14 +117,13 @@ def test_dense_is_what_the_model_computes(family):
     network, examples = network_of(family), TinyExamples(12)
     order = np.argsort(-examples.lengths, kind="stable")
     values = {n: v + 0.3 * torch.randn_like(v) for n, v in network.initial.items()}
-    adapted = network.logits(examples, order, values)
-    plain = network.logits(examples, order, {n: v for n, v in values.items() if n[:4] == "head"})
-    form = network.form
+    head = {name: values[name] for name in network.head_names}
+    inputs, form = network.inputs(examples, order), network.form
+    plain, adapted = network.outputs(inputs, head), network.outputs(inputs, values)
     network.add_to_base(
         {s.name: form.dense(form.of_site(values, s), network.scale) for s in network.sites}
     )
-    head = {n: v for n, v in values.items() if n[:4] == "head"}
-    assert (network.logits(examples, order, head) - adapted).abs().max() < 2e-5
+    assert (network.outputs(inputs, head) - adapted).abs().max() < 2e-5
     assert (plain - adapted).abs().max() > 0.1
 
 
