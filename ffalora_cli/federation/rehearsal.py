@@ -21,11 +21,12 @@ import torch
 from ffalora_cli.engine.job import LocalResult
 from ffalora_cli.federation.clients import ClientStates
 from ffalora_cli.federation.codecs import describe
+from ffalora_cli.federation.cohort import Cohort, is_last
 from ffalora_cli.federation.leaps import SAMPLE, Played, leap
 from ffalora_cli.federation.ledger import CommunicationLedger
 from ffalora_cli.federation.payload import WireDtype, lines
 from ffalora_cli.federation.release import ClientRelease
-from ffalora_cli.federation.round import Books, Cohort, Playing, drive, is_last, play, send
+from ffalora_cli.federation.round import Books, Playing, drive, play, send
 from ffalora_cli.federation.server import apply_update, server_step
 from ffalora_cli.federation.setting import Setting
 from ffalora_cli.federation.tensors import initial_state
