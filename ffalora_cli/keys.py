@@ -1,7 +1,7 @@
 """Keyed randomness: every draw is a function of (key, purpose, coordinates); no state is kept.
 
-A leaf beside ``types`` (data, engine and federation all draw). Rule 1 of the design: same key and
-coordinates give the same bits, whatever was drawn before, in any order, on any number of threads.
+A leaf beside ``types`` (data, engine and federation all draw). The same key and coordinates give
+the same bits, whatever was drawn before, in any order, on any number of threads.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The few values that travel between rooms. A leaf: imports nothing of ours, torch only for types.
 
-Tensor names are ``<site>.<factor>`` for adapters (``...attention.self.query.lora_b``) and
+Tensor names are ``<site>.<factor>`` for adapters, whose form names the factors, and
 ``head.<parameter>`` for the classification head.
 """
 
@@ -70,7 +70,7 @@ class TensorSpec:
     shape: tuple[int, ...]
     kind: Literal["adapter", "head"]
     site: str  # module path, or "head"
-    factor: str  # "lora_a", "lora_b", or the head parameter's own name
+    factor: str  # the form's name for it, or the head parameter's own
 
     @property
     def size(self) -> int:
@@ -160,9 +160,9 @@ class Scalars:
 
 @dataclass(frozen=True)
 class Seed:
-    """Eight bytes from which the receiver regenerates tensors."""
+    """Eight bytes from which the receiver generates tensors: as they began, or drawn anew."""
 
-    name: str  # "adapter" or "head"
+    name: str  # "adapter" or "head"; of a factor drawn anew its own
     seed: int
 
 
@@ -179,7 +179,7 @@ class Tag:
 class LowRankMerge:
     """``W += scale * left @ right`` at one site, sent by its factors."""
 
-    name: str  # "<site>@<round>"
+    name: str  # "<site>@<exchange>"
     left: torch.Tensor  # [d_out, k]
     right: torch.Tensor  # [k, d_in]
 
@@ -202,24 +202,35 @@ class Merge:
     site: str
     left: torch.Tensor  # [d_out, k]
     right: torch.Tensor  # [k, d_in]
-    round: int = 0  # filled in by the runner
+    exchange: int = 0  # number of the exchange that made it; filled in by the runner
 
 
 @dataclass(frozen=True)
 class ServerUpdate:
-    """What a method's ``aggregate`` returns: new values of some tensors, and merges if any."""
+    """What a method's ``aggregate`` returns.
+
+    Attributes:
+        tensors: new values of the global tensors that changed, uploaded or not.
+        merges: into the frozen base weights.
+        seeds: of factors drawn anew at every site, as ``adapter.init`` draws them.
+        own: new personal tensors of the clients whose uploads were combined, ``[clients, ...]`` in
+            the order of the uploads; each client is handed its own at once.
+    """
 
     tensors: Tensors
     merges: tuple[Merge, ...] = ()
+    seeds: Mapping[str, int] = field(default_factory=dict)
+    own: Stack = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class ServerState:
     """All the server knows after a round; with privacy ledger and client states, a checkpoint."""
 
-    tensors: Tensors  # global values of every factor and head tensor
-    versions: Mapping[str, int]  # round in which a tensor last changed; 0 = still as initialised
+    tensors: Tensors  # global values of what no seed stands for: changed, and not drawn anew
+    versions: Mapping[str, int]  # all tensors: exchange that last changed it; 0 = as initialised
     round: int = 0
+    seeds: Mapping[str, int] = field(default_factory=dict)  # of factors drawn anew
     optimizer: Tensors = field(default_factory=dict)  # server optimiser moments, "<slot>/<name>"
     merges: tuple[Merge, ...] = ()  # recent merges, oldest first, as long as a client may need them
     base_delta: Tensors = field(default_factory=dict)  # site -> dense change of W [d_out, d_in]
@@ -229,7 +240,7 @@ class ServerState:
 
 @dataclass(frozen=True)
 class RoundRecord:
-    """One line of ``rounds.jsonl``. ``metrics`` uses the keys of design section 6."""
+    """One line of ``rounds.jsonl``. ``metrics``: ``eval/accuracy``, ``train/loss``, ..."""
 
     round: int
     metrics: Mapping[str, float]

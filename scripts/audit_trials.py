@@ -2,7 +2,7 @@
 
     python scripts/audit_trials.py --trials 40 [--seconds 600] [--tier mechanism] [OVERRIDE ...]
 
-Every audit draws its own noise, batches and canaries; plan and stand-in are the same. Prints the
+Every audit draws its own noise, batches and canaries; plan and surrogate are the same. Prints the
 table of audits: false alarms by check, bounds as a share of the claim, seconds.
 """
 

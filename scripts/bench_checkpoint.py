@@ -43,7 +43,7 @@ def main() -> int:
         ]
         settings += ["federation.eval_every=1000", "privacy.accountant=rdp"]
         (job,) = plan([*settings, f"paths.runs={runs}", *options.overrides])
-        room.run(job.config, job.resolved, job.signature, Silent())
+        room.run(job, Silent())
         size = sum(f.stat().st_size for f in Path(runs).rglob("round-*/*"))
     train, commit = statistics.median(training), statistics.median(committing[1:])
     print(f"round {train:.3f} s, commit {1e3 * commit:.1f} ms: {100 * commit / train:.2f} %")

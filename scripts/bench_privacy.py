@@ -39,15 +39,15 @@ def main() -> int:
 
 def paper() -> list[tuple[str, float, float]]:
     """Calibration of 4 tasks, 3 epsilons, 3 clients; T = 10,000, batch 200, delta 1e-5."""
-    from ffalora_cli.privacy.calibrate import noise_multiplier
+    from ffalora_cli.privacy.accountant import Accountant
 
-    noise_multiplier("pld", 1.0, 1e-5, 0.1, 10)  # libraries are loaded once
+    Accountant("pld", 1e-5).noise_for(1.0, 0.1, 10)  # libraries are loaded once
     took = []
     for rows in ROWS.values():
         for share in SHARES:
             for target in TARGETS:
                 began = time.perf_counter()
-                noise_multiplier("pld", target, 1e-5, 200 / int(share * rows), 10_000)
+                Accountant("pld", 1e-5).noise_for(target, 200 / int(share * rows), 10_000)
                 took.append(time.perf_counter() - began)
     return [
         ("calibration of one plan, median of 36", float(np.median(took)), PLAN),

@@ -96,10 +96,10 @@ def _job(
     import numpy as np
 
     from ffalora_cli import keys
-    from ffalora_cli.models.adapters import init_adapter
+    from ffalora_cli.adapters import registry
 
     rng = np.random.default_rng(number)
-    drawn = init_adapter(sites, rank, "kaiming", 0 if args.same_adapter else number)
+    drawn = registry.get("lora").initial(sites, rank, "kaiming", 0 if args.same_adapter else number)
     privacy = first.privacy and replace(
         first.privacy,
         max_grad_norm=first.privacy.max_grad_norm * (1 + number / 4),

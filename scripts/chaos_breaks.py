@@ -39,7 +39,7 @@ def crashpoints(count: int, seed: int = 0, names: tuple[str, ...] = tuple(VARIAN
 
 
 def crash(load: Workload, folder: Path, call: int, wanted: str) -> str | None:
-    """One crash and the sitting after it; says what is wrong."""
+    """One crash and the resume after it; says what is wrong."""
     fresh(folder)
     run = folder / "run"
     code, said = load.trial(folder, kill_at(call))

@@ -1,6 +1,6 @@
 """Planted secrets: keys in the environment of real runs, then a search through all they left.
 
-Four runs: one mirrored to W&B offline; one that fails inside, with the key in the error's text;
+Four runs: one sent to W&B offline; one that fails inside, with the key in the error's text;
 and two that were typed with a key in an override, where it would fit and where it does not, which
 must be refused. A secret counts as found when any twelve characters of it are.
 """

@@ -1,7 +1,7 @@
 """Breaking trackers: absent, hanging, failing, killed; real W&B (offline), TensorBoard and Trackio.
 
 After every trial ``ffalora sync`` sends what is missing. Then the local result has to be that of a
-run without a tracker, and the mirror has to have every round once, read back from its own files.
+run without a tracker, and the tracker has to have every round once, read back from its own files.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _RECORDS = _ROUNDS + 1  # evaluation before training has one, too
 
 
 def trackers(count: int, seed: int = 0) -> Row:
-    """Break ``count`` trackers; compare result and mirror; the run's time spent on trackers."""
+    """Break ``count`` trackers; compare result and tracker; the run's time spent on trackers."""
     row = Row(
         "trackers absent, hanging, failing, killed, resumed",
         "no round lost, no point dropped or doubled, < 1 % of time",
@@ -79,19 +79,19 @@ def _say_times(row: Row, times: list[dict[str, float]]) -> None:
 
 
 def _tracked(load: Workload, name: str) -> Workload:
-    tracking = replace(load.job.config.tracking, name=name, mode="offline")
-    live = {
-        "name": name,
-        "private_metrics": True,
-    }  # faults between rounds need rounds that are sent
-    resolved = {**load.job.resolved, "tracking": {**load.job.resolved["tracking"], **live}}
-    job = replace(load.job, config=replace(load.job.config, tracking=tracking), resolved=resolved)
+    tracking = replace(
+        load.job.config.tracking,
+        name=name,
+        mode="offline",
+        private_metrics=True,  # faults between rounds need rounds that are sent
+    )
+    job = replace(load.job, config=replace(load.job.config, tracking=tracking))
     parts = replace(load.parts, config=replace(load.parts.config, tracking=tracking))
     return replace(load, job=job, parts=parts)
 
 
 def _trial(load: Workload, folder: Path, name: str, fault: str, at: int, wanted: str) -> str | None:
-    """One fault, the sitting after it where it was a kill, and a sync; says what is wrong."""
+    """One fault, the resume after it where it was a kill, and a sync; says what is wrong."""
     run = folder / "run"
     if fault == "killed":
         load.trial(folder, lambda: (_isolate(folder), kill_at(at)()))
@@ -99,18 +99,18 @@ def _trial(load: Workload, folder: Path, name: str, fault: str, at: int, wanted:
     code, said = load.trial(folder, lambda: (_isolate(folder), _time(folder), _break(name, fault)))
     if code or result(run) != wanted:
         return f"{code} {said[:200]}"
-    if ("mirror off" in said) != (fault != "none"):
+    if ("tracker off" in said) != (fault != "none"):
         return f"it said {said[:200]!r}"
     code, said = load.trial(folder, lambda: (_isolate(folder), _sync(run)))
     if code:
         return f"sync: {said[:200]}"
     for _ in range(100):  # W&B's own process may still be writing
-        found = Counter(_mirrored(name, folder))
+        found = Counter(_tracked(name, folder))
         if sum(found.values()) >= rounds_on_disk(run):
             break
         time.sleep(0.1)
     if found != Counter(range(rounds_on_disk(run))):
-        return f"the mirror has {sorted(found.elements())}"
+        return f"the tracker has {sorted(found.elements())}"
     return None
 
 
@@ -179,8 +179,8 @@ def _sync(run: Path) -> None:
         raise RuntimeError("sync failed")
 
 
-def _mirrored(name: str, folder: Path) -> list[int]:
-    """Rounds in the mirror's own files, as often as they are there."""
+def _tracked(name: str, folder: Path) -> list[int]:
+    """Rounds in the tracker's own files, as often as they are there."""
     from ffalora_cli.records.trackers.tensorboard import events
     from ffalora_cli.records.wandb_file import rounds_in
 

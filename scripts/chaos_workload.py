@@ -21,7 +21,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ffalora_cli.cli.jobs import Job, plan
+from ffalora_cli.cli.jobs import plan
+from ffalora_cli.config.job import Job
 from ffalora_cli.experiment.parts import Parts
 from ffalora_cli.stopping import StopFlag
 
@@ -154,17 +155,11 @@ class Workload:
         """Begin or go on with the run in ``folder/run``, in this process; its notes."""
         observer, build = Silent(), run_room.build
         run_room.build = lambda *_: self.parts  # type: ignore[attr-defined]
-        fork = {"fork_of": self.fork_of} if self.fork_of else {"folder": folder / "run"}
         paths = dataclasses.replace(self.job.config.paths, runs=str(folder))
+        config = dataclasses.replace(self.job.config, paths=paths)
+        where = None if self.fork_of else folder / "run"
         try:
-            run_room.run(
-                dataclasses.replace(self.job.config, paths=paths),
-                self.job.resolved,
-                self.job.signature,
-                observer,
-                stop=self.stop,
-                **fork,
-            )
+            run_room.run(Job(config, folder=where, fork_of=self.fork_of), observer, stop=self.stop)
         finally:
             run_room.build = build  # type: ignore[attr-defined]
         return observer.notes

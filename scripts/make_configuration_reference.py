@@ -11,7 +11,8 @@ from ffalora_cli.cli import catalogue
 from ffalora_cli.cli.compose import choices_of, compose_job
 from ffalora_cli.cli.provenance import documentation, who_set
 from ffalora_cli.config.build import build, leaf_keys, to_plain
-from ffalora_cli.config.documentation import UNITS, in_identity, key_type
+from ffalora_cli.config.documentation import UNITS, key_type
+from ffalora_cli.config.signature import in_identity
 
 FILE = Path(__file__).parents[1] / "docs" / "configuration.md"
 _DEFAULT = 60  # characters of a default that is written out
@@ -70,7 +71,7 @@ def _row(key: str, plain: dict, choices: dict[str, str | None]) -> str:
     values = f"`{'`, `'.join(kind.allowed)}`" if kind.allowed else kind.words
     unit = f" ({UNITS[key]})" if key in UNITS else ""
     meaning = documentation(key, choices)
-    star = "" if in_identity(key, plain) else " *"
+    star = "" if in_identity(key) else " *"
     return f"| `{key}`{star} | `{default}` | {values}{unit} | {_cell(meaning)} |"
 
 

@@ -53,7 +53,7 @@ def federate(method="ffa_lora", privacy=NONE, seed=0, engine=None, **changes) ->
     method, head = registry.get(method), HeadConfig("frozen", 0.2, 0)
     clients = ClientRows(np.arange(64), np.concatenate([[0], np.cumsum(SIZES)]))
     covered = covered_names(network, method, head)
-    plan = make_plan(privacy, clients.sizes, federation, covered)
+    plan = make_plan(privacy, clients.sizes, federation, covered, exchanges=method.exchanges())
     return Simulation(
         method=method,
         network=network,

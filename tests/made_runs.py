@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ffalora_cli.cli.jobs import Job, plan
+from ffalora_cli.cli.jobs import plan
+from ffalora_cli.config.job import Job
 from ffalora_cli.records.manifest import build_manifest
 from ffalora_cli.records.reading import RunRecords, read_run
 from ffalora_cli.records.run_directory import open_run, round_lines

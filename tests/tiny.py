@@ -48,6 +48,14 @@ FAMILIES = {
         ("attn.Wqkv",),
     ),
 }
+MODELS = FAMILIES | {
+    "gpt2": (  # not a supported family, but its layers are Conv1D
+        "GPT2",
+        {"vocab_size": 60, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_inner": 48}
+        | {"n_positions": 40, "num_labels": 3, "pad_token_id": 0},
+        ("attn.c_attn", "attn.c_proj", "mlp.c_fc"),
+    )
+}
 
 
 class TinyExamples:
@@ -77,7 +85,7 @@ def tiny_model(family: str = "bert", seed: int = 0) -> torch.nn.Module:
     """A random classifier of a family, large enough weights that gradients are not tiny."""
     import transformers
 
-    name, settings, _ = FAMILIES[family]
+    name, settings, _ = MODELS[family]
     torch.manual_seed(seed)
     config = getattr(transformers, f"{name}Config")(**settings)
     model = getattr(transformers, f"{name}ForSequenceClassification")(config)
@@ -93,7 +101,7 @@ def tiny_network(
     """A tiny model with adapters at its usual sites."""
     adapter = AdapterConfig(rank, alpha, "query_value", init, seed, 0.0)
     backbone = Backbone(tiny_model(family, seed), "tiny", ())
-    return build_network(backbone, adapter, FAMILIES[family][2])
+    return build_network(backbone, adapter, MODELS[family][2])
 
 
 def save_tiny_bert(folder: Path) -> str:

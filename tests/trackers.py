@@ -52,8 +52,8 @@ def round_record(number):
     return RoundRecord(number, metrics, ({"client": 0, "rows": 24526},))
 
 
-def mirror(tracker, run_facts, last, summary=SUMMARY, exit_code=0):
-    """One sitting: every round from 0 is logged, as a resumed run does."""
+def send(tracker, run_facts, last, summary=SUMMARY, exit_code=0):
+    """One run or resume: every round from 0 is logged, as a resumed run does."""
     tracker.start(run_facts)
     for number in range(last + 1):
         tracker.log(round_record(number))
@@ -72,7 +72,7 @@ def small_run(model, runs, *overrides):
         f"paths.runs={runs}",
     )
     (job,) = plan([*settings, *overrides])
-    summary = experiment.run(job.config, job.resolved, job.signature, Silent())
+    summary = experiment.run(job, Silent())
     return Path(summary["run_dir"])
 
 

@@ -1,4 +1,4 @@
-"""Is every noisy step charged, before it is used, and does epsilon count all of them?
+"""Checks that every noisy step is charged before it is used, and counted in epsilon.
 
 Epsilon is computed a second time here, by dp-accounting's own events, from what was observed.
 """
@@ -73,7 +73,10 @@ def composition(subject: Subject, played: Played) -> Check:
     reported = spent(endless(plan), ledger.steps_before(len(played.seen) + 1), exact=True)
     client = int(plan.epsilon_planned.argmax())
     own = second_opinion(
-        float(plan.noise_multiplier[client]), float(plan.sample_rate[client]), steps, plan.delta
+        float(plan.noise_multiplier[client]),
+        float(plan.sample_rate[client]),
+        steps,
+        plan.accountant.delta,
     )
     return _at_least(
         "epsilon counts all rounds",
@@ -90,7 +93,10 @@ def claim(subject: Subject) -> Check:
     client = int(plan.epsilon_planned.argmax())
     planned, steps = float(plan.epsilon_planned[client]), int(plan.planned_steps[client])
     own = second_opinion(
-        float(plan.noise_multiplier[client]), float(plan.sample_rate[client]), steps, plan.delta
+        float(plan.noise_multiplier[client]),
+        float(plan.sample_rate[client]),
+        steps,
+        plan.accountant.delta,
     )
     return _at_least(
         "planned epsilon",

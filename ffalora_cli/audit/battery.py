@@ -1,4 +1,4 @@
-"""The battery: every direct test of the mechanism as implemented."""
+"""Runs every direct test of the mechanism as implemented."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ffalora_cli.audit.uploads import play, upload_checks
 
 @dataclass(frozen=True)
 class Effort:
-    """How much is drawn.
+    """Numbers of draws.
 
     Attributes:
         pairs: noise draws of each tensor. A tensor of 64 elements needs 9,600 for 0.5 % of its sd

@@ -1,4 +1,4 @@
-"""Lower bounds on epsilon from guesses about canaries; numpy and scipy only.
+"""Computes lower bounds on epsilon from guesses about canaries; numpy and scipy only.
 
 The game of one-run auditing: ``canaries`` records are put in or left out by fair coins, the
 mechanism runs once, and the observer guesses some coins (how many is fixed beforehand). If the

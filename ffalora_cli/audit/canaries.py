@@ -1,4 +1,4 @@
-"""Gradient canaries through a run's own client code, and the bounds they give.
+"""Sends gradient canaries through a run's own client code, and bounds epsilon by them.
 
 A canary is a unit whose gradient has a coordinate of its own and a norm far above the clip; where
 units may have several rows, every other canary has five, each with that gradient. A fair
@@ -29,15 +29,15 @@ if TYPE_CHECKING:
 
 NORM = 1000.0  # of a canary's gradient, in units of the clip
 REAL_ROWS = 0.02  # expected a step beside the canaries: a real gradient costs a forward pass
-WIDTHS = (64, 96, 128, 192, 256)  # of the stand-in, until every canary has a coordinate
+WIDTHS = (64, 96, 128, 192, 256)  # of the surrogate, until every canary has a coordinate
 
 
 def run_canaries(subject: Subject, canaries: int = 5000, steps: int | None = None) -> list[Bound]:
     """One-run bounds for a subject's client with the largest epsilon.
 
     Args:
-        subject: its plan, protocol and secret are used; the stand-in is rebuilt wide enough.
-        canaries: coins; fewer where the widest stand-in trains and uploads fewer coordinates.
+        subject: its plan, protocol and secret are used; the surrogate is rebuilt wide enough.
+        canaries: coins; fewer where the widest surrogate trains and uploads fewer coordinates.
         steps: local steps to take, in whole rounds; all planned ones by default. With fewer, claim
             and bounds are about these.
 
@@ -50,7 +50,7 @@ def run_canaries(subject: Subject, canaries: int = 5000, steps: int | None = Non
     most = int(plan.planned_steps[0])
     rounds = max(1, min(steps or most, most) // protocol.local_steps)
     noise, rate = float(plan.noise_multiplier[0]), float(plan.sample_rate[0])
-    claim = Claim(noise, rate, rounds * protocol.local_steps, plan.delta)
+    claim = Claim(noise, rate, rounds * protocol.local_steps, plan.accountant.delta)
     simulation, engine = _federation(replace(subject, plan=plan), canaries, rounds)
     included = engine.canaries.included
     step_sight = Sight(rate, 1, noise, claim.steps)
@@ -94,15 +94,15 @@ def step_weights(protocol: FederationConfig) -> np.ndarray:
 def _federation(subject: Subject, canaries: int, rounds: int) -> tuple[Simulation, CanaryEngine]:
     """The run's federation of one client whose rows are a few real ones and its canaries."""
     from ffalora_cli.audit.canary_engine import Canaries, CanaryEngine, CanaryRows
-    from ffalora_cli.audit.standin import SEVERAL, WIDTH, clients_of_units, standin_network
-    from ffalora_cli.federation.tensors import covered_names, personal_names, trainable_specs
+    from ffalora_cli.audit.standin import SEVERAL, WIDTH, clients_of_units, surrogate_network
+    from ffalora_cli.federation.tensors import covered_names, exchanged_specs, personal_names
     from ffalora_cli.methods import registry
 
     config, plan = subject.config, subject.plan
     method = registry.get(config.method.name)
     for width in (w for w in WIDTHS if w >= WIDTH):
-        network = standin_network(config, width)
-        phases = [trainable_specs(network, method, config.head, round) for round in (1, 2)]
+        network = surrogate_network(config, width)
+        phases = exchanged_specs(network, method, config.head)
         personal = personal_names(network, method, config.head)
         room = min(sum(s.size for s in phase if s.name not in personal) for phase in phases)
         if room >= canaries:

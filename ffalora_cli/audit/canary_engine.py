@@ -1,4 +1,4 @@
-"""A client whose rows include canaries, trained by the run's engine and watched from outside."""
+"""Trains a client whose rows include canaries with the run's engine, watched from outside."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from ffalora_cli import keys
-from ffalora_cli.audit.standin import StandinRows
+from ffalora_cli.audit.standin import SurrogateRows
 from ffalora_cli.engine.job import LocalJob, LocalOptimizer, LocalResult
 from ffalora_cli.engine.stacked import StackedEngine
 from ffalora_cli.models.adapters import Factor
@@ -74,8 +74,8 @@ class Canaries:
         }
 
 
-class CanaryRows(StandinRows):
-    """Stand-in rows, then the canaries': one token each, which no model ever sees."""
+class CanaryRows(SurrogateRows):
+    """Surrogate rows, then the canaries': one token each, which no model ever sees."""
 
     def __init__(self, rows: int, canaries: int, classes: int) -> None:
         super().__init__(rows, classes)

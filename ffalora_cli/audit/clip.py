@@ -1,4 +1,4 @@
-"""Does any one example move the sum by more than the clip, and is the divisor fixed?
+"""Checks that no example moves the sum by more than the clip, and that the divisor is fixed.
 
 Crafted per-example gradients go through the run's own clip, sum and divisor with the noise set to
 zero, one question a local step, all clients at once. A contribution is the difference between two

@@ -1,4 +1,4 @@
-"""Does any unit lie on two clients? The run's own partition deals rows, many of them in units."""
+"""Checks that no unit lies on two clients: the run's own partition deals rows, many in units."""
 
 from __future__ import annotations
 

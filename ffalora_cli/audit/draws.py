@@ -1,4 +1,4 @@
-"""Many noise draws of the real client: rounds whose batches are all empty release noise alone."""
+"""Draws noise of the real client many times: rounds of empty batches release noise alone."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From what an observer saw of every canary to bounds on epsilon.
+"""Turns what an observer saw of every canary into bounds on epsilon.
 
 The observer knows the claim and uses it: a canary's score is the likelihood ratio of "in" against
 "out" under the claimed mechanism, and how many coins are guessed is what that mechanism makes

@@ -1,4 +1,4 @@
-"""Tokens recovered from one step's gradient by a server that is honest but curious.
+"""Recovers tokens from one step's gradient, as a server that is honest but curious.
 
 The server knows A and the embedding tables and sees the gradient of one step on one example. The
 gradient of the first layer's A is a sum over tokens of (something) times the token's vector, so its
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -26,11 +27,11 @@ from ffalora_cli.engine.stacked import StackedEngine
 from ffalora_cli.types import Tensors
 
 if TYPE_CHECKING:
+    from ffalora_cli.methods.base import Method
     from ffalora_cli.models.network import Network
 
-B_SD = 0.02  # of B at the attacked step: at zero, the gradient of A is zero
+B_SD = 0.02  # at the attacked step of what starts at zero: B at zero, the gradient of A is zero
 NEGLIGIBLE = 1e-6  # singular values below this share of the largest are rounding
-METHODS = {"lora": ("lora_a", "lora_b"), "ffa_lora": ("lora_b",)}
 
 
 @dataclass(frozen=True)
@@ -155,8 +156,21 @@ class Attacked:
     spans: tuple[tuple[Tensor | None, Tensor], ...]  # (A of the site, None for R^d; basis)
 
 
+def check_attackable(method: Method) -> None:
+    """Refuse a method whose first upload holds no factor that spans would be read from.
+
+    Raises:
+        ConfigError: names the method.
+    """
+    if not {"lora_a", "lora_b"} & set(method.exchange(1).uploaded):
+        raise ConfigError(
+            f"--methods {method.name}: it uploads neither A nor B, and ffalora attack reads "
+            "nothing else; name another method"
+        )
+
+
 def attack(
-    network: Network, rows: Sentences, row: int, method: str, noise: Noise | None, seed: int
+    network: Network, rows: Sentences, row: int, method: Method, noise: Noise | None, seed: int
 ) -> Attacked:
     """One step on one row, and the spaces seen in it; the server is granted the row's length.
 
@@ -164,27 +178,27 @@ def attack(
         network: the rank is that of its adapters.
         rows: of one length.
         row: the one example.
-        method: ``lora`` or ``ffa_lora``.
+        method: says what is trained in a first round, and what of it the server is sent.
         noise: of the step, or None.
         seed: of B and of the noise.
     """
     length = rows.tokens.shape[1]
-    key = keys.derive(seed, "inversion", method, row, length)
+    key = keys.derive(seed, "inversion", method.name, row, length)
     values = dict(network.initial)
-    for name in values:
-        if name.endswith("lora_b"):
-            drawn = keys.normal(keys.derive(key, name), tuple(values[name].shape))
-            values[name] = drawn * B_SD
-    trained = [s.name for s in network.specs if s.factor in METHODS[method]]
+    for spec in network.specs:
+        if spec.kind == "adapter" and not values[spec.name].any():
+            values[spec.name] = keys.normal(keys.derive(key, spec.name), spec.shape) * B_SD
+    inner, first = network.form.input_factor, method.exchange(1)
+    trained = [s.name for s in network.specs if s.factor in first.trained]
     gradient = observed(network, rows, np.array([row]), values, trained, noise, key)
     sites = first_sites(network)
-    if method == "lora":
-        stacked = torch.cat([gradient[f"{site}.lora_a"] for site in sites])  # [sites * rank, d]
+    if inner in first.uploaded:
+        stacked = torch.cat([gradient[f"{site}.{inner}"] for site in sites])  # [sites * rank, d]
         return Attacked(rows.tokens[row], ((None, basis(stacked, length)),))
     spans = []
-    for site in sites:
-        a = values[f"{site}.lora_a"]
-        spans.append((a, basis(gradient[f"{site}.lora_b"], min(length, a.shape[0]))))
+    for site, outer in product(sites, first.uploaded):
+        a = values[f"{site}.{inner}"]
+        spans.append((a, basis(gradient[f"{site}.{outer}"], min(length, a.shape[0]))))
     return Attacked(rows.tokens[row], tuple(spans))
 
 

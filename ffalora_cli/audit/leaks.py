@@ -1,4 +1,4 @@
-"""What leaves of a run, held against what leaves of its neighbours.
+"""Compares what leaves of a run with what leaves of its neighbours.
 
 A field that no line of ``records/leaving.py`` names fails. One that differs fails unless its line
 says that it may: ``noised`` and ``outside`` always, ``sizes`` where the unit was removed.
@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ffalora_cli.audit.mirrors import Fields, at_hand, flat, mirrored
+from ffalora_cli.audit.mirrors import Fields, at_hand, flat, tracked
 from ffalora_cli.audit.neighbours import VARIANTS, Neighbour
 from ffalora_cli.audit.outcome import Check, exact
 from ffalora_cli.config.schema import Config
@@ -56,7 +56,7 @@ def tracker_checks(
     tracker: str, played: Sequence[Neighbour], config: Config, resolved: Mapping[str, Any]
 ) -> list[Check]:
     """What a tracker holds of each; arguments as of ``leak_checks``."""
-    held = [mirrored(tracker, n.folder, config, resolved) for n in played]
+    held = [tracked(tracker, n.folder, config, resolved) for n in played]
     return _field_checks(tracker, held, config.privacy.unit)
 
 

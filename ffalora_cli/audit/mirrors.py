@@ -1,7 +1,7 @@
-"""What trackers hold of a run, read back from their own files, field by field.
+"""Reads back what trackers hold of a run, from their own files, field by field.
 
-Fields are named as ``records/leaving.py`` names them; what a tracker adds itself is ``mirror.*``,
-its times are ``mirror.moment``. A kind of record that nobody has thought about keeps its own name,
+Fields are named as ``records/leaving.py`` names them; what a tracker adds itself is ``tracker.*``,
+its times are ``tracker.time``. A kind of record that nobody has thought about keeps its own name,
 which no line of the list has.
 """
 
@@ -25,33 +25,33 @@ from ffalora_cli.records.trackers.base import KEY, RunFacts, open_tracker
 Fields = dict[str, list[Any]]
 """Every value that a field has, in the order written."""
 
-MOMENT = "mirror.moment"
+TIME = "tracker.time"
 SETTLE_SECONDS = 60.0  # that W&B may take to write its file
 
 
-def mirrored(tracker: str, folder: Path, config: Config, resolved: Mapping[str, Any]) -> Fields:
+def tracked(name: str, folder: Path, config: Config, resolved: Mapping[str, Any]) -> Fields:
     """Send a finished run to a tracker on this machine and read back what it holds.
 
     Args:
-        tracker: of ``at_hand``.
+        name: of ``at_hand``.
         folder: of the run.
         config: of the run.
         resolved: the same as plain values.
     """
     project = f"audit-{token_hex(4)}"  # a store of its own, should one be kept
-    named: Any = tracker
+    named: Any = name
     settings = replace(config.tracking, name=named, mode="offline", project=project)
-    records, mirror = read_run(folder), open_tracker(settings)
-    mirror.start(RunFacts.of(folder, config.name, resolved))
+    records, tracker = read_run(folder), open_tracker(settings)
+    tracker.start(RunFacts.of(folder, config.name, resolved))
     for record in records.rounds:
-        mirror.log(record)
-    mirror.finish(records.summary)
+        tracker.log(record)
+    tracker.finish(records.summary)
     fields: Fields = {}
-    for name, value in _READERS[tracker](folder, project):
-        fields.setdefault(name, []).append(value)
-    for note in mirror.notes:
-        if "mirror off" in note:
-            fields["mirror off"] = [note]
+    for key, value in _READERS[name](folder, project):
+        fields.setdefault(key, []).append(value)
+    for note in tracker.notes:
+        if "tracker off" in note:
+            fields["tracker off"] = [note]
     return fields
 
 
@@ -69,23 +69,23 @@ def _wandb(folder: Path, project: str) -> Iterator[tuple[str, Any]]:
             for item in content.config.update:
                 yield from _config(item.key, json.loads(item.value_json))
             about = (content.run_id, content.display_name, content.run_group, [*content.tags])
-            yield "mirror.run", about
-            yield "mirror.host", content.host
-            yield MOMENT, content.start_time.seconds
+            yield "tracker.run", about
+            yield "tracker.host", content.host
+            yield TIME, content.start_time.seconds
         elif kind in ("history", "summary"):
             items = content.item if kind == "history" else content.update
             for item in items:
                 name = "/".join(item.nested_key) or item.key
                 yield _row(name, kind), json.loads(item.value_json)
         elif kind == "exit":
-            yield "mirror.exit", content.exit_code
-            yield MOMENT, content.runtime
+            yield "tracker.exit", content.exit_code
+            yield TIME, content.runtime
         elif kind in ("header", "telemetry", "metric", "files"):
-            yield f"mirror.{kind}", str(content)
+            yield f"tracker.{kind}", str(content)
         else:
             yield f"wandb.{kind}", str(content)
     for extra in sorted((file.parent / "files").rglob("*")):
-        yield f"mirror.files.{extra.name}", extra.read_text() if extra.is_file() else ""
+        yield f"tracker.files.{extra.name}", extra.read_text() if extra.is_file() else ""
 
 
 def _written(file: Path) -> list[Any]:
@@ -108,9 +108,9 @@ def _written(file: Path) -> list[Any]:
 def _row(name: str, kind: str) -> str:
     """A row's key as the list has it."""
     if name in ("_timestamp", "_runtime", "_wandb/runtime"):
-        return MOMENT
+        return TIME
     if name in ("round", "_step"):
-        return "mirror.step"
+        return "tracker.step"
     if name.startswith("best/"):
         return f"summary.{name.replace('/', '.')}"
     return f"metrics.{name}" if kind == "history" or "/" in name else f"summary.{name}"
@@ -122,9 +122,9 @@ def _tensorboard(folder: Path, project: str) -> Iterator[tuple[str, Any]]:
     from ffalora_cli.records.trackers.tensorboard import FOLDER, events
 
     (file,) = (folder / FOLDER).glob("events.out.tfevents.*")
-    yield "mirror.file", file.name
+    yield "tracker.file", file.name
     for event in events(file):
-        yield MOMENT, event.wall_time
+        yield TIME, event.wall_time
         for value in event.summary.value:
             if not value.metadata.plugin_data.plugin_name:
                 scalar = value.tensor.float_val[:] or [value.simple_value]
@@ -132,7 +132,7 @@ def _tensorboard(folder: Path, project: str) -> Iterator[tuple[str, Any]]:
                 continue
             data = HParamsPluginData.FromString(value.metadata.plugin_data.content)
             start = data.session_start_info
-            yield "mirror.session", (start.group_name, data.session_end_info.status)
+            yield "tracker.session", (start.group_name, data.session_end_info.status)
             for key, setting in start.hparams.items():
                 yield f"config.{key}", str(setting)
 
@@ -154,7 +154,7 @@ def _trackio(folder: Path, project: str) -> Iterator[tuple[str, Any]]:
 
 def _cell(table: str, name: str, value: Any) -> Iterator[tuple[str, Any]]:
     if name in ("timestamp", "created_at") or name in ("run_id", "log_id"):
-        yield MOMENT, value
+        yield TIME, value
     elif (table, name) == ("metrics", "metrics"):
         for key, number in json.loads(value).items():
             yield f"metrics.{key}", number
@@ -162,7 +162,7 @@ def _cell(table: str, name: str, value: Any) -> Iterator[tuple[str, Any]]:
         for key, setting in json.loads(value).items():
             yield from _config(key, setting)
     elif table in ("metrics", "configs"):
-        yield f"mirror.{table}.{name}", value
+        yield f"tracker.{table}.{name}", value
     else:
         yield f"trackio.{table}.{name}", value
 
@@ -174,9 +174,9 @@ def _config(key: str, value: Any) -> Iterator[tuple[str, Any]]:
         if value["privacy"] is not None:
             yield from flat("privacy", value["privacy"])
     elif key == "_Created":
-        yield MOMENT, value
+        yield TIME, value
     elif key in ("_wandb", "_Group", "_Username", "tags"):
-        yield f"mirror.config.{key}", value
+        yield f"tracker.config.{key}", value
     else:
         yield from flat(f"config.{key}", value)
 

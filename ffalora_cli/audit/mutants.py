@@ -1,4 +1,4 @@
-"""Ways real projects broke their privacy, done to the real code: the audit must catch each one.
+"""Breaks the real code as real projects broke their privacy: the audit must catch each one.
 
 Noise, clip and divisor are in ``mutants_of_step``, batches, ledger and uploads in
 ``mutants_of_run``, units of several rows in ``mutants_of_units``; the sources are in the mutants'
@@ -60,7 +60,7 @@ def all_mutants() -> tuple[Mutant, ...]:
 def run_mutants(
     config: Config, sizes: np.ndarray, secret: Key, mutants: Sequence[Mutant] | None = None
 ) -> list[Caught]:
-    """The battery on every mutant of a run's mechanism, on the stand-in.
+    """The battery on every mutant of a run's mechanism, on the surrogate.
 
     The head is trained, so that "no noise on the head" means something; a run of one client is
     given a twin, so that clients can share a seed. Units are texts, so that some have several rows.

@@ -52,8 +52,8 @@ def _same(**fixed: int) -> Broken:
 
     def wrap(real: Any) -> Any:
         def poisson_batch(key, client, round, step, rows, sample_rate):  # type: ignore[no-untyped-def]
-            place = {"client": client, "round": round, "step": step} | fixed
-            return real(key, place["client"], place["round"], place["step"], rows, sample_rate)
+            at = {"client": client, "round": round, "step": step} | fixed
+            return real(key, at["client"], at["round"], at["step"], rows, sample_rate)
 
         return poisson_batch
 

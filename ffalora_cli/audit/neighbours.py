@@ -1,4 +1,4 @@
-"""Three runs that differ in one unit of privacy: as it is, without the unit, with other rows in it.
+"""Plays three runs that differ in one unit of privacy: as is, without it, other rows in it.
 
 They are given the same secret, partition and hold-outs, so that whatever else differs between what
 they publish is a function of that unit's rows.
@@ -15,7 +15,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ffalora_cli.config.errors import ConfigError
+from ffalora_cli.config.job import Job
 from ffalora_cli.config.schema import Config
+from ffalora_cli.config.splits import HOLDOUT
 
 if TYPE_CHECKING:
     from ffalora_cli.data.dataset import TaskData
@@ -43,15 +45,11 @@ class Neighbour:
     folder: Path
 
 
-def play_neighbours(
-    config: Config, resolved: Mapping[str, Any], signature: str, secret: Key, within: Path
-) -> list[Neighbour]:
-    """Run a configuration on its own data and on two neighbouring data sets.
+def play_neighbours(job: Job, secret: Key, within: Path) -> list[Neighbour]:
+    """Run a job on its own data and on two neighbouring data sets.
 
     Args:
-        config: of the run, short.
-        resolved: the same as plain values.
-        signature: of it.
+        job: short.
         secret: of all three runs.
         within: folder for their records.
 
@@ -61,10 +59,11 @@ def play_neighbours(
     from ffalora_cli import experiment
 
     played = []
-    for variant, given in zip(VARIANTS, _given(config, secret), strict=True):
-        folder = within / variant.replace(" ", "-") / f"audit-{signature}"  # the same run id
+    for variant, given in zip(VARIANTS, _given(job.config, secret), strict=True):
+        folder = within / variant.replace(" ", "-") / f"audit-{job.signature}"  # the same run id
         folder.parent.mkdir(parents=True)
-        experiment.run(config, resolved, signature, _Silent(), folder=folder, given=given)
+        one = Job(job.config, folder=folder)  # its manifest names no command
+        experiment.run(one, _Silent(), given=given)
         played.append(Neighbour(variant, folder))
     return played
 
@@ -178,8 +177,6 @@ def _changed(train: Encoded, rows: np.ndarray, classes: int) -> Encoded:
 
 def _with(data: TaskData, train: Encoded) -> TaskData:
     """The same hold-outs beside other training rows; what is hashed from those is hashed anew."""
-    from ffalora_cli.data.dataset import HOLDOUT
-
     evals = dict(data.evals)
     if HOLDOUT in evals:
         mixed = (evals[HOLDOUT].fingerprint + train.fingerprint).encode()

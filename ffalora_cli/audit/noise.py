@@ -1,4 +1,4 @@
-"""Is the noise what the plan claims: its scale, its shape, its independence?
+"""Checks scale, shape and independence of the noise against the plan.
 
 All functions take ``Draws``: noise in units of what is claimed, so standard normal when it is.
 """

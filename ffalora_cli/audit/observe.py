@@ -1,4 +1,4 @@
-"""The observer: writes down what every optimiser step was given and what every client uploaded.
+"""Writes down what every optimiser step was given and what every client uploaded.
 
 The only places where the audit reaches into the run's code: ``Simulation.engine``, its
 ``_receive``, and ``StackedEngine.per_example_gradients``, all on the instance under test.

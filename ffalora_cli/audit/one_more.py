@@ -1,4 +1,4 @@
-"""One more row moves a step's sum by at most the clip: the model's own gradients, any engine.
+"""Checks that one more row moves a step's sum by at most the clip, on any engine.
 
 A random search over batches, with and without one more row. What mixes examples shows here: batch
 statistics, a mask over packed rows, a layer that is called once for all of a batch.
@@ -125,7 +125,7 @@ def furthest_move(
 
 
 def one_more(subject: Subject) -> Check:
-    """The run's own engine, rule and tensors on the stand-in; the stacked one on both its paths."""
+    """The run's engine, rule and tensors on the surrogate; the stacked one on both its paths."""
     trained = [spec.name for spec in subject.simulation().trainable(1)]
     engines: dict[str, Engine] = {subject.config.engine.name: subject.engine()}
     if subject.config.engine.name == "stacked":

@@ -1,4 +1,4 @@
-"""Does what a run wrote down agree with its plan: charges, participants, uploads, epsilon?"""
+"""Checks what a run wrote down against its plan: charges, participants, uploads, epsilon."""
 
 from __future__ import annotations
 
@@ -91,13 +91,13 @@ def _charges(
     config: Config,
     plan: PrivacyPlan,
 ) -> Check:
-    """Whoever uploaded in a round was charged for its local steps, once."""
-    wrong = sum(int((steps > config.federation.local_steps).sum()) for steps in charges.values())
+    """Whoever uploaded in a round was charged for its local steps of the round, once."""
+    wrong = sum(int((steps > plan.steps_per_round).sum()) for steps in charges.values())
     uploads = 0
     for row in uplink:
         who = np.arange(plan.num_clients) if row["clients"] is None else np.array(row["clients"])
         paid = charges.get(row["round"], np.zeros(plan.num_clients, np.int64))[who]
-        wrong += int((paid != config.federation.local_steps).sum())
+        wrong += int((paid != plan.steps_per_round).sum())
         uploads += len(who)
     return exact(
         "recorded charges", wrong, f"{wrong} of {uploads:,} uploads not charged as planned"
@@ -122,7 +122,7 @@ def _epsilon(statement: Mapping[str, Any] | None, taken: np.ndarray, plan: Priva
     if stated is None:
         return Check(name, 0.0, 0.0, None, True, "the run did not end: nothing is stated yet")
     own = max(
-        second_opinion(float(noise), float(rate), int(steps), plan.delta)
+        second_opinion(float(noise), float(rate), int(steps), plan.accountant.delta)
         for noise, rate, steps in {
             *zip(
                 plan.noise_multiplier.tolist(),
@@ -149,7 +149,7 @@ def _uploads(folder: Path, uplink: list[dict[str, Any]], config: Config) -> Chec
     width = 2 if config.federation.wire_dtype == "bfloat16" else 4
     odd = 0
     for row in uplink:
-        expected = {k: n * width for k, n in elements(int(row["round"])).items() if n}
+        expected = {k: n * width for k, n in elements(row).items() if n}
         sent = {kind: n for kind, n in row["bytes"].items() if kind != "framing" and n}
         odd += sent != expected
     text = f"{odd} of {len(uplink):,} groups of uploads hold other bytes than the covered tensors'"
@@ -157,7 +157,7 @@ def _uploads(folder: Path, uplink: list[dict[str, Any]], config: Config) -> Chec
 
 
 def _elements(adapter: Path, config: Config) -> Any:
-    """A function round -> elements that one client uploads, by kind."""
+    """A function: row of the ledger -> elements that one client uploads, by kind."""
     from safetensors import SafetensorError, safe_open
 
     from ffalora_cli.methods import registry
@@ -173,8 +173,9 @@ def _elements(adapter: Path, config: Config) -> Any:
             f"{adapter}: damaged, no safetensors; run the experiment again"
         ) from error
 
-    def elements(round: int) -> dict[str, int]:
-        factors = method.uploaded(round)
+    def elements(row: Mapping[str, Any]) -> dict[str, int]:
+        number = method.numbers(int(row["round"]))[row.get("exchange", 0)]
+        factors = method.exchange(number).uploaded
         kinds = {"adapter": 0, "head": 0}
         for name, shape in shapes.items():
             size = int(np.prod(shape))

@@ -1,10 +1,9 @@
-"""One audit: the run's plan, a subject for it, the battery, the bounds, a verdict."""
+"""Runs one audit: the run's plan, a subject for it, the battery, the bounds, a verdict."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from importlib.util import find_spec
 
 import numpy as np
 
@@ -59,14 +58,16 @@ def plan_of(config: Config, sizes: np.ndarray) -> PrivacyPlan:
     Raises:
         ConfigError: the plan is refused, or this audit does not cover it.
     """
+    from ffalora_cli.methods import registry
     from ffalora_cli.privacy import plan as planning
 
     check_auditable(config)
-    plan = planning.make_plan(config.privacy, sizes, config.federation, ())
+    exchanges = registry.get(config.method.name).exchanges()
+    plan = planning.make_plan(config.privacy, sizes, config.federation, (), exchanges=exchanges)
     assert plan is not None
-    if plan.sampling != "poisson":
+    if plan.accountant.sampling != "poisson":
         raise ConfigError(
-            f"privacy.sampling={plan.sampling}: the audit tests Poisson batches; "
+            f"privacy.sampling={plan.accountant.sampling}: the audit tests Poisson batches; "
             "use privacy.sampling=poisson"
         )
     return plan
@@ -81,7 +82,7 @@ def audit(
     """Audit a subject.
 
     Args:
-        subject: a run's plan on a stand-in.
+        subject: a run's plan on a surrogate.
         tier: ``mechanism`` (battery and step-level bound; of the reference engine its sensitivity
             alone), ``canary``, or ``all``.
         effort: how much the battery draws.
@@ -100,14 +101,15 @@ def audit(
         bounds += canary_bounds(subject)
     plan = subject.plan
     return Verdict(
-        float(plan.epsilon_planned.max()), plan.delta, tuple(judge(checks)), tuple(bounds)
+        float(plan.epsilon_planned.max()),
+        plan.accountant.delta,
+        tuple(judge(checks)),
+        tuple(bounds),
     )
 
 
 def canary_bounds(subject: Subject) -> list[Bound]:
-    """Bounds from gradient canaries; none where that part is not installed."""
-    if find_spec("ffalora_cli.audit.canaries") is None:
-        return []
+    """Bounds from gradient canaries."""
     from ffalora_cli.audit.canaries import run_canaries
 
     found: list[Bound] = run_canaries(subject)

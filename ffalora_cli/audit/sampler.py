@@ -1,4 +1,4 @@
-"""Is every unit drawn independently, at every step, with the rate that the plan accounts for?
+"""Checks that every unit is drawn independently at the rate that the plan accounts for.
 
 The batches are those that the run's own simulation hands to its engine, over many steps; nobody
 trains on them.
@@ -76,13 +76,13 @@ def draw_batches(subject: Subject, inclusions: int) -> list[Inclusions]:
     first, found = simulation.clients.offsets, []
     for client in range(plan.num_clients):
         n, rate = int(plan.examples[client]), float(plan.sample_rate[client])
-        at, place = step[slot == client], row[slot == client] - first[client]
+        at, index = step[slot == client], row[slot == client] - first[client]
         units, torn = simulation.clients.units_of(client), 0
         if units is not None:
-            pairs, rows = np.unique(at * n + units[place], return_counts=True)
-            at, place = pairs // n, pairs % n
-            torn = int((rows != np.bincount(units)[place]).sum())
-        found.append(Inclusions(n, rate, at, place, len(batches), torn, float(divisors[client])))
+            pairs, rows = np.unique(at * n + units[index], return_counts=True)
+            at, index = pairs // n, pairs % n
+            torn = int((rows != np.bincount(units)[index]).sum())
+        found.append(Inclusions(n, rate, at, index, len(batches), torn, float(divisors[client])))
     return found
 
 

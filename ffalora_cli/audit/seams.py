@@ -1,4 +1,4 @@
-"""Where mutants cut into the real code.
+"""Replaces functions of the real code by broken ones, where modules declare it.
 
 Every module that has something to replace says so in its ``SEAMS``, and whatever calls that looks
 it up there: a mutant reaches all paths, the one a GPU takes too.
@@ -25,7 +25,7 @@ def replaced(module: ModuleType, seam: str, wrap: Wrap) -> Iterator[None]:
     Args:
         module: that declares it.
         seam: a function of the module, or ``Class.method``.
-        wrap: makes the stand-in.
+        wrap: makes the replacement.
 
     Raises:
         LookupError: the module declares no such seam.
@@ -52,7 +52,7 @@ def noise(wrap: Wrap) -> AbstractContextManager[None]:
 def micro_batch(wrap: Wrap) -> AbstractContextManager[None]:
     """``(privacy, slots, losses, grads, *rest)``: clip and add; ``privacy=None`` only adds.
 
-    ``grads`` are ``{name: [examples, ...]}``; a stand-in's tensors are too small to be booked.
+    ``grads`` are ``{name: [examples, ...]}``; a surrogate's tensors are too small to be booked.
     """
     from ffalora_cli.engine import clipped_sums
 

@@ -1,4 +1,4 @@
-"""Ten seconds that tell whether this machine computes what it should: four checks, no data needed.
+"""Tests in ten seconds that this machine computes what it should: four checks, no data.
 
 Every check compares the machinery with something independent of it: the stacked engine with
 Opacus on one client at a time, a checkpoint with the tensors it was made from, noise with its
@@ -126,6 +126,7 @@ def _round(network: Network) -> LocalJob:
     from ffalora_cli import keys
     from ffalora_cli.data.batches import poisson_batch, stack_step
     from ffalora_cli.engine.job import ExamplePrivacy, LocalJob, LocalOptimizer
+    from ffalora_cli.methods.registry import get
 
     secret = keys.derive(0, "self-test")
     owned = np.arange(CLIENTS * ROWS).reshape(CLIENTS, ROWS)
@@ -135,7 +136,8 @@ def _round(network: Network) -> LocalJob:
         )
         for step in range(STEPS)
     ]
-    trained = [spec.name for spec in network.specs if spec.factor == "lora_b"]
+    factors = get("ffa_lora").exchange(1).trained
+    trained = [spec.name for spec in network.specs if spec.factor in factors]
     start = {n: network.initial[n].expand(CLIENTS, *network.initial[n].shape) for n in trained}
     batch = np.full(CLIENTS, float(BATCH))
     return LocalJob(
@@ -191,9 +193,9 @@ def _checkpoint(device: str) -> tuple[bool, str]:
 
 def _epsilon(device: str) -> tuple[bool, str]:
     """Both accountants against values computed elsewhere."""
-    from ffalora_cli.privacy.accountants import epsilon
+    from ffalora_cli.privacy.accountant import Accountant
 
-    found = {name: epsilon(name, [(1.0, 0.01, 1000)], 1e-5) for name in ORACLE}
+    found = {name: Accountant(name, 1e-5).epsilon([(1.0, 0.01, 1000)]) for name in ORACLE}
     good = all(abs(found[name] - value) < 1e-3 * value for name, value in ORACLE.items())
     values = ", ".join(
         f"{name.upper()} {v:.4f} (is {ORACLE[name]:.4f})" for name, v in found.items()

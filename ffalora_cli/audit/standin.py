@@ -1,8 +1,8 @@
-"""A run as the audit drives it: its own plan, protocol and client code, on a tiny stand-in model.
+"""Builds a run as the audit drives it: its own plan, protocol and client code, a tiny model.
 
 Nothing of the mechanism is re-implemented. Sampler, clip, noise, optimiser, upload and ledger are
 those of ``Simulation`` and the engine, with the run's rates, noise multipliers, clip and steps.
-Only the frozen weights and the rows are stand-ins: the mechanism must hold for any of them.
+Only the frozen weights and the rows are surrogates: the mechanism must hold for any of them.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ class Subject:
         config: of the run.
         plan: of the audited clients, with their real numbers of units.
         clients: rows and units of each.
-        network: the stand-in; frozen, shared by all simulations.
-        examples: stand-in rows, as many as the clients have.
+        network: the surrogate; frozen, shared by all simulations.
+        examples: surrogate rows, as many as the clients have.
         secret: key of the audit's own draws, never the run's.
     """
 
@@ -49,7 +49,7 @@ class Subject:
     plan: PrivacyPlan
     clients: ClientRows
     network: Network
-    examples: StandinRows
+    examples: SurrogateRows
     secret: Key
     max_tokens: int
 
@@ -73,11 +73,12 @@ class Subject:
         everybody |= {"dropout_rate": 0.0, "straggler_rate": 0.0, "combination": "mean"}
         everybody |= {"max_upload_norm": math.inf}
         protocol = replace(config.federation, **(everybody | federation))
-        plan = replace(plan, steps_per_round=protocol.local_steps)
+        method = registry.get(config.method.name)
+        plan = replace(plan, steps_per_round=protocol.local_steps * method.exchanges())
         # What an earlier simulation merged into the shared base weights is taken out again.
         self.network.add_to_base({s.name: torch.zeros(s.d_out, s.d_in) for s in self.network.sites})
         return Simulation(
-            method=registry.get(config.method.name),
+            method=method,
             network=self.network,
             engine=self.engine(),
             clients=self.clients,
@@ -92,7 +93,7 @@ class Subject:
         )
 
     def engine(self) -> Engine:
-        """The run's engine over the stand-in."""
+        """The run's engine over the surrogate."""
         from ffalora_cli.engine import build_engine
 
         name = self.config.engine.name
@@ -107,7 +108,7 @@ def build_subject(config: Config, plan: PrivacyPlan, secret: Key, width: int = W
         plan: of the whole run, of a unit inside a client; at most ``CLIENTS`` of its clients are
             kept, those with the largest epsilon first.
         secret: key of the audit's draws.
-        width: hidden size and number of classes of the stand-in.
+        width: hidden size and number of classes of the surrogate.
 
     Raises:
         ConfigError: the model's architecture cannot be read.
@@ -115,17 +116,17 @@ def build_subject(config: Config, plan: PrivacyPlan, secret: Key, width: int = W
     from ffalora_cli.federation.tensors import covered_names
     from ffalora_cli.methods import registry
 
-    network = standin_network(config, width)
+    network = surrogate_network(config, width)
     covered = covered_names(network, registry.get(config.method.name), config.head)
     kept = replace(some_clients(plan, CLIENTS), covered=covered)
-    clients = standin_clients(kept)
-    rows = StandinRows(len(clients.rows), width)
+    clients = surrogate_clients(kept)
+    rows = SurrogateRows(len(clients.rows), width)
     tokens = float(kept.expected_batch.sum()) * float(rows.lengths[:DISTINCT_ROWS].mean())
     # Several micro-batches a step, so that what must happen once a step is seen to.
     return Subject(config, kept, clients, network, rows, secret, max(64, int(tokens / 4)))
 
 
-def standin_clients(plan: PrivacyPlan) -> ClientRows:
+def surrogate_clients(plan: PrivacyPlan) -> ClientRows:
     """Clients with as many units as those of the plan, every tenth of several rows if it may be."""
     several = plan.unit in ("text", "column")
     units = int(plan.examples.sum())
@@ -162,7 +163,7 @@ def some_clients(plan: PrivacyPlan, most: int) -> PrivacyPlan:
     return replace(plan, **columns)
 
 
-def standin_network(config: Config, width: int = WIDTH) -> Network:
+def surrogate_network(config: Config, width: int = WIDTH) -> Network:
     """A random model of the run's architecture, two layers, with the run's adapters."""
     import torch
     from transformers import AutoModelForSequenceClassification
@@ -179,7 +180,7 @@ def standin_network(config: Config, width: int = WIDTH) -> Network:
                 torch.nn.init.normal_(parameter, std=0.15)
     model.eval().requires_grad_(False)
     targets = config.model.targets[config.adapter.targets]
-    return build_network(Backbone(model, "stand-in", ()), config.adapter, targets)
+    return build_network(Backbone(model, "surrogate", ()), config.adapter, targets)
 
 
 def shrink(full: Any, width: int) -> Any:
@@ -207,7 +208,7 @@ def shrink(full: Any, width: int) -> Any:
     return type(full)(**settings, num_labels=width)
 
 
-class StandinRows:
+class SurrogateRows:
     """Random token rows, some of the least length, some twice; row ``i`` is ``i % 61``.
 
     Args:

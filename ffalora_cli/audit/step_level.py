@@ -1,4 +1,4 @@
-"""The step-level bound: what was measured of one step, composed by the accountant."""
+"""Bounds epsilon from what was measured of one step, composed by the accountant."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import numpy as np
 from ffalora_cli.audit.draws import Draws
 from ffalora_cli.audit.outcome import Bound
 from ffalora_cli.audit.sampler import Inclusions
-from ffalora_cli.privacy.accountants import epsilon
+from ffalora_cli.privacy.accountant import Accountant
 from ffalora_cli.privacy.plan import PrivacyPlan
 
 CONFIDENCE = 0.9999  # of all limits together: 200 clean audits may not exceed a claim
@@ -44,7 +44,7 @@ def step_level(
     rate = float(beta.ppf(half, found, trials - found + 1)) if found else 0.0
     rate = 1.0 if found == trials else rate
     steps = int(plan.planned_steps[client])
-    value = epsilon("pld", [(noise, rate, steps)], plan.delta)
+    value = Accountant("pld", plan.accountant.delta).epsilon([(noise, rate, steps)])
     return Bound(
         name="step-level",
         epsilon_lower=value,

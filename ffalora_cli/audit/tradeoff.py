@@ -114,9 +114,10 @@ class SubsampledFamily:
 
     def epsilon(self, strength: float, delta: float) -> float:
         """As the accountant claims it."""
-        from ffalora_cli.privacy.accountants import epsilon
+        from ffalora_cli.privacy.accountant import Accountant
 
-        return epsilon("pld", [(1.0 / strength, self.sample_rate, self.steps)], delta)
+        step = (1.0 / strength, self.sample_rate, self.steps)
+        return Accountant("pld", delta).epsilon([step])
 
 
 @lru_cache(maxsize=256)

@@ -1,4 +1,4 @@
-"""Does a unit of several rows, or any one row of it, move the sum by more than the clip?
+"""Checks that no unit of several rows, nor one row of it, moves the sum by more than the clip.
 
 Crafted gradients of whole units go through the run's own clip and sum, with the noise set to zero;
 units are larger than a micro-batch, so that one cut at its border would show.

@@ -1,4 +1,4 @@
-"""What leaves a client: only covered tensors, and only what noised gradients made of them."""
+"""Checks what leaves a client: covered tensors alone, made of noised gradients alone."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Models and rows that the inversion attack is shown on: a random stand-in, and a run's own."""
+"""Builds the targets of the inversion attack: a random surrogate, and a run's own model."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def random_network(rank: int, seed: int) -> Network:
         )
     adapter = AdapterConfig(rank, float(rank), "query_value", "kaiming", seed, 0.0)
     targets = ("attention.self.query", "attention.self.value")
-    return build_network(Backbone(model, "stand-in", ()), adapter, targets)
+    return build_network(Backbone(model, "surrogate", ()), adapter, targets)
 
 
 def random_sentences(rows: int, length: int, seed: int) -> Sentences:

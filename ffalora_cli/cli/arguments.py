@@ -1,4 +1,4 @@
-"""Argument parsers whose complaints are one line, as all our errors are."""
+"""Parses arguments with complaints of one line, as all our errors are."""
 
 from __future__ import annotations
 

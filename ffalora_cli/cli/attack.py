@@ -13,14 +13,16 @@ from ffalora_cli.cli.arguments import OVERRIDES, Parser
 from ffalora_cli.cli.exits import DONE
 from ffalora_cli.cli.jobs import plan
 from ffalora_cli.cli.words import labelled
-from ffalora_cli.config.errors import ConfigError
+from ffalora_cli.config.errors import ConfigError, choose
+from ffalora_cli.methods import registry
 
 if TYPE_CHECKING:
     from ffalora_cli.audit.inversion import Noise
     from ffalora_cli.config.schema import Config
+    from ffalora_cli.methods.base import Method
     from ffalora_cli.types import Examples
 
-ROWS = {"stand-in": 10, "model": 3}  # attacked one by one
+ROWS = {"surrogate": 10, "model": 3}  # attacked one by one
 LABEL_BATCH, LABEL_BATCHES = 20, 40
 
 _EXAMPLES = """\
@@ -40,7 +42,7 @@ _MEANING = (
 class Cell:
     """One measured share."""
 
-    victim: str  # "stand-in" | "model"
+    victim: str  # "surrogate" | "model"
     method: str
     rank: int
     private: bool
@@ -49,11 +51,12 @@ class Cell:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Attack a random stand-in and the run's own model; print the shares of tokens recovered."""
+    """Attack a random surrogate and the run's own model; print the shares of tokens recovered."""
     parser = Parser("attack", "Recover tokens and label counts from one step.", _EXAMPLES)
     parser.add_argument("overrides", nargs="*", metavar="OVERRIDE", help=f"invert, or {OVERRIDES}")
     parser.add_argument("--tokens", default="4,6,8,12,16,32", help="lengths of the examples")
     parser.add_argument("--rank", default="8,16", help="ranks of the adapters")
+    parser.add_argument("--methods", help="as in lora,rolora; default: lora and the run's")
     parser.add_argument("--dp", default="both", choices=("on", "off", "both"), help="privacy")
     parser.add_argument("--json", metavar="FILE", help="write the numbers there")
     options = parser.read(arguments)
@@ -68,15 +71,16 @@ def main(arguments: Sequence[str]) -> int:
             f"privacy.unit={config.privacy.unit}: no noise is added to an example's step; "
             "choose privacy=text or --dp off"
         )
+    methods = _methods(options.methods or f"lora,{config.method.name}")
     examples, noise = _rows_and_noise(config, options.dp != "off")
     steps = {"off": (None,), "on": (noise,), "both": (None, noise)}[options.dp]
     cells, labels = [], []
-    for victim in ROWS:
-        print(f"\n{_title(victim, config)}: share of positions whose exact token ranks first")
+    for target in ROWS:
+        print(f"\n{_title(target, config)}: share of positions whose exact token ranks first")
         print(f"{'tokens':<26}" + "".join(f"{n:>8}" for n in lengths))
         for rank in ranks:
-            cells += _table(victim, config, examples, rank, lengths, steps)
-        labels += _labels(victim, config, examples, ranks[0], steps)
+            cells += _table(target, config, methods, examples, rank, lengths, steps)
+        labels += _labels(target, config, examples, ranks[0], steps)
     for line in _closing(labels, noise):
         print(line)
     if file is not None:
@@ -96,8 +100,20 @@ def _numbers(option: str, text: str) -> list[int]:
     return numbers
 
 
-def _title(victim: str, config: Config) -> str:
-    if victim == "stand-in":
+def _methods(text: str) -> list[Method]:
+    from ffalora_cli.audit.inversion import check_attackable
+
+    found = []
+    for name in dict.fromkeys(text.split(",")):
+        if name not in registry.names():
+            raise choose("--methods", name, registry.names())
+        found.append(registry.get(name))
+        check_attackable(found[-1])
+    return found
+
+
+def _title(target: str, config: Config) -> str:
+    if target == "surrogate":
         return "random RoBERTa, random words"
     return f"{config.model.name}, rows of {config.task.name}"
 
@@ -109,15 +125,19 @@ def _rows_and_noise(config: Config, private: bool) -> tuple[Examples, Noise | No
     from ffalora_cli.privacy.plan import make_plan
 
     examples, sizes = own_rows(config)
-    planned = make_plan(config.privacy, sizes, config.federation, ()) if private else None
+    if not private:
+        return examples, None
+    exchanges = registry.get(config.method.name).exchanges()
+    planned = make_plan(config.privacy, sizes, config.federation, (), exchanges=exchanges)
     if planned is None:
         return examples, None
     return examples, Noise(float(planned.noise_multiplier.min()), planned.max_grad_norm)
 
 
 def _table(
-    victim: str,
+    target: str,
     config: Config,
+    methods: Sequence[Method],
     examples: Examples,
     rank: int,
     lengths: Sequence[int],
@@ -125,36 +145,36 @@ def _table(
 ) -> list[Cell]:
     """Measure and print the lines of one rank."""
     from ffalora_cli.audit import victims
-    from ffalora_cli.audit.inversion import METHODS, attack, recovered
+    from ffalora_cli.audit.inversion import attack, recovered
 
-    own = victim == "model"
+    own = target == "model"
     network = victims.own_network(config, rank) if own else victims.random_network(rank, 0)
     cases, attacked = [], []
-    for method, noise, length in product(METHODS, steps, lengths):
+    for method, noise, length in product(methods, steps, lengths):
         rows = (
-            victims.own_sentences(examples, ROWS[victim], length)
+            victims.own_sentences(examples, ROWS[target], length)
             if own
-            else victims.random_sentences(ROWS[victim], length, 0)
+            else victims.random_sentences(ROWS[target], length, 0)
         )
-        cases.append((method, noise, length, len(rows.tokens)))
+        cases.append((method.name, noise, length, len(rows.tokens)))
         attacked += [
             attack(network, rows, row, method, noise, config.seed)
             for row in range(len(rows.tokens))
         ]
     shares = iter(recovered(network, attacked, skip=int(own)))
     cells = [
-        Cell(victim, method, rank, noise is not None, length, sum(islice(shares, count)) / count)
-        for method, noise, length, count in cases
+        Cell(target, name, rank, noise is not None, length, sum(islice(shares, count)) / count)
+        for name, noise, length, count in cases
     ]
     for start in range(0, len(cells), len(lengths)):
         line = cells[start : start + len(lengths)]
-        name = f"{line[0].method}, rank {rank}{', private' if line[0].private else ''}"
-        print(f"{name:<26}" + "".join(f"{c.recovered:>8.2f}" for c in line), flush=True)
+        label = f"{line[0].method}, rank {rank}{', private' if line[0].private else ''}"
+        print(f"{label:<26}" + "".join(f"{c.recovered:>8.2f}" for c in line), flush=True)
     return cells
 
 
 def _labels(
-    victim: str,
+    target: str,
     config: Config,
     examples: Examples,
     rank: int,
@@ -165,7 +185,7 @@ def _labels(
     from ffalora_cli.audit.inversion import label_counts_exact
 
     count, length = LABEL_BATCH * LABEL_BATCHES, 12
-    own = victim == "model"
+    own = target == "model"
     network = victims.own_network(config, rank) if own else victims.random_network(rank, 0)
     rows = (
         victims.shuffled(victims.own_sentences(examples, count, length), config.seed)
@@ -176,7 +196,7 @@ def _labels(
     for noise in steps:
         exact, tried = label_counts_exact(network, rows, LABEL_BATCH, noise, config.seed)
         found.append(
-            {"victim": victim, "private": noise is not None, "exact": exact, "batches": tried}
+            {"victim": target, "private": noise is not None, "exact": exact, "batches": tried}
         )
     return found
 

@@ -104,7 +104,7 @@ def _audit(
     subject = build_subject(config, plan, secret)
     what = f"{config.method.name} on {config.task.name} with {config.model.name}"
     some = f"{subject.plan.num_clients} of its {plan.num_clients} clients"
-    _print(words.labelled("audit", f"{what}, {some}, on a stand-in of the model's architecture"))
+    _print(words.labelled("audit", f"{what}, {some}, on a surrogate of the model's architecture"))
     _print(words.labelled("claim", sentence(plan)))
     if config.engine.name != "stacked":
         _print(words.labelled("note", f"of engine={config.engine.name} the sensitivity alone"))
@@ -145,7 +145,7 @@ def _release(options: Any, folder: Path | None) -> int:
     _print(words.labelled("audit", text))
     with tempfile.TemporaryDirectory() as within, _at_home(within):
         runs, exports = Path(within, "runs"), Path(within, "exports")
-        played = play_neighbours(job.config, job.resolved, job.signature, secret, runs)
+        played = play_neighbours(job, secret, runs)
         checks = leak_checks(played, job.config, job.resolved, exports)
     _print(["", *(line for check in checks for line in _check(check))])
     failed = [check.name for check in checks if not check.passed]

@@ -1,4 +1,4 @@
-"""What can be chosen: the config groups and their options, read from the YAML files as they lie.
+"""Lists config groups and their options, read from the YAML files as they lie.
 
 No Hydra here, so that ``ffalora ls`` answers at once.
 """

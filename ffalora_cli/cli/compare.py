@@ -95,7 +95,7 @@ def _question(options: argparse.Namespace) -> Question:
         by=_words(options.by),
         over=options.over,
         metrics=_words(options.metric),
-        moment=parse(options.at),
+        point=parse(options.at),
         baseline=tuple(baseline),
         anyway=options.anyway,
     )
@@ -153,7 +153,7 @@ def _published(runs: list[RunRecords], question: Question, options: argparse.Nam
     elif options.format == "json":
         print(beside.as_json(table, ours, runs, question))
     else:
-        _print(beside.beside(table, ours, runs, question), options.format)
+        _print(beside.with_published(table, ours, runs, question), options.format)
 
 
 def _print(grid: Grid, format: str) -> None:
@@ -185,8 +185,8 @@ def _rich(grid: Grid) -> Table:
     from rich.text import Text
 
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
-    for place, (title, width) in enumerate(zip(grid.head, _widths(grid), strict=True)):
-        number = place >= grid.words
+    for column, (title, width) in enumerate(zip(grid.head, _widths(grid), strict=True)):
+        number = column >= grid.words
         table.add_column(title, justify="right" if number else "left", min_width=width)
     for row in grid.rows:
         table.add_row(*(Text(cell, "bold" if cell.endswith("*") else "") for cell in row))
@@ -199,9 +199,9 @@ def _widths(grid: Grid) -> list[int]:
         max(
             len(piece)
             for row in (*grid.rows, [""] * len(grid.head))
-            for piece in ([row[place]] if place >= grid.words else row[place].split() or [""])
+            for piece in ([row[column]] if column >= grid.words else row[column].split() or [""])
         )
-        for place in range(len(grid.head))
+        for column in range(len(grid.head))
     ]
 
 

@@ -55,7 +55,7 @@ def main(arguments: Sequence[str]) -> int:
         print("\n".join(words(options.line)))
         return DONE
     if options.shell not in SCRIPTS:
-        raise choose("completion", options.shell, SCRIPTS)
+        raise choose("", options.shell, SCRIPTS)
     print(SCRIPTS[options.shell])
     return DONE
 

@@ -167,7 +167,7 @@ def _parsed(setting: str) -> Override:
         return OverridesParser.create().parse_override(setting)
     except (HydraException, RecursionError, ValueError) as error:  # a number without end
         raise ConfigError(
-            f"{brief(setting, 80)} cannot be read; quote special characters twice"
+            f"{brief(setting, 80)} cannot be read; quote the value inside the shell's quotes"
         ) from error
 
 

@@ -1,4 +1,4 @@
-"""How far something is that takes longer than a person likes to wait in the dark."""
+"""Shows how far long work is."""
 
 from __future__ import annotations
 

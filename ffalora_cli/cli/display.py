@@ -1,4 +1,4 @@
-"""How a run looks while it runs: live on a terminal, plain lines when piped, or only its end."""
+"""Shows a run while it runs: live on a terminal, plain lines when piped, or only its end."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, TextIO
 
 from ffalora_cli.cli import table, words
-from ffalora_cli.cli.jobs import Job
 from ffalora_cli.cli.screen import Screen, redraws, width
 from ffalora_cli.cli.units import human_seconds, number
+from ffalora_cli.config.job import Job
+from ffalora_cli.metric_keys import SAMPLES_PER_SECOND, evaluated
 from ffalora_cli.types import RoundRecord
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ class Display:
         self.facts: Mapping[str, Any] = {}
         self.columns = table.fitting(table.columns(job.config), width())
         self.done: int | None = None  # last round on disk
-        self._first = 0  # round that this sitting began with
+        self._first = 0  # round that this process began with
         self._began: float | None = None  # when the first round was done: training starts
         self._reached: float | None = None  # when the last round was done
 
@@ -59,7 +60,7 @@ class Display:
         return self.stream.lost if isinstance(self.stream, Screen) else None
 
     def remarks(self) -> list[str]:
-        """What the records should say about this sitting."""
+        """What the records should say about this start or resume."""
         if self.lost is None:
             return []
         return [f"standard output failed on the way ({self.lost}); the run went on without it"]
@@ -98,14 +99,14 @@ class Display:
         left = pace * (self.job.config.federation.rounds - self.done)
         return max(0.0, left - (time.monotonic() - self._reached))
 
-    def moment(self, record: RoundRecord) -> table.Moment:
+    def line(self, record: RoundRecord) -> table.Line:
         """The record as the table shows it."""
         rounds = self.job.config.federation.rounds
-        return table.Moment(record.round, rounds, record.metrics, self.remaining())
+        return table.Line(record.round, rounds, record.metrics, self.remaining())
 
     def evaluated(self, record: RoundRecord) -> bool:
         """Whether this round was evaluated; the others have no row."""
-        return f"eval/{self.job.config.task.metrics[0]}" in record.metrics
+        return evaluated(self.job.config.task.metrics[0]) in record.metrics
 
     def _write(self, line: str) -> None:
         print(line, file=self.stream, flush=True)
@@ -137,7 +138,7 @@ class PlainDisplay(Display):
         """Print a row, if the round was evaluated or none was printed for a while."""
         super().round_done(record)
         if self.evaluated(record) or time.monotonic() - self._written >= _SILENCE:
-            self._write(table.row(self.columns, self.moment(record)))
+            self._write(table.row(self.columns, self.line(record)))
             self._written = time.monotonic()
 
     def finished(self, summary: Mapping[str, Any]) -> None:
@@ -159,7 +160,7 @@ class LiveDisplay(PlainDisplay):
         self._console = console
         self._live: Live | None = None
         self._opened = 0.0
-        self._rows: deque[table.Moment] = deque(maxlen=_ROWS)
+        self._rows: deque[table.Line] = deque(maxlen=_ROWS)
         self._last: Mapping[str, float] = {}
 
     def note(self, text: str) -> None:
@@ -185,7 +186,7 @@ class LiveDisplay(PlainDisplay):
         Display.round_done(self, record)
         self._last = record.metrics
         if self.evaluated(record):
-            self._rows.append(self.moment(record))
+            self._rows.append(self.line(record))
 
     def close(self) -> None:
         """Stop redrawing; the table stays on the screen."""
@@ -200,7 +201,7 @@ class LiveDisplay(PlainDisplay):
         from rich.text import Text
 
         rounds = self.job.config.federation.rounds
-        speed = number(self._last.get("time/samples_per_second"), 0)
+        speed = number(self._last.get(SAMPLES_PER_SECOND), 0)
         parts = [
             f"round {self.done or 0}/{rounds}",
             f"ETA {human_seconds(self.remaining())}",
@@ -213,7 +214,7 @@ class LiveDisplay(PlainDisplay):
         line = Table.grid(padding=(0, 2))
         line.add_row(ProgressBar(total=rounds, completed=self.done or 0, width=_BAR), status)
         columns = table.fitting(table.columns(self.job.config), self._console.width)
-        rows = [Text(table.row(columns, moment), no_wrap=True) for moment in list(self._rows)]
+        rows = [Text(table.row(columns, line), no_wrap=True) for line in list(self._rows)]
         return Group(Text(table.heading(columns), style="bold", no_wrap=True), *rows, line)
 
 

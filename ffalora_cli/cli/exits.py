@@ -1,4 +1,4 @@
-"""Exit codes: what a script may rely on."""
+"""Defines the exit codes that a script may rely on."""
 
 DONE = 0
 FAILED = 1

@@ -11,8 +11,9 @@ from ffalora_cli.cli.arguments import OVERRIDES, Parser
 from ffalora_cli.cli.exits import DONE
 from ffalora_cli.cli.words import labelled
 from ffalora_cli.config.build import build, is_known, leaf_keys, to_plain, unknown_key
-from ffalora_cli.config.documentation import UNITS, in_identity, key_type
+from ffalora_cli.config.documentation import UNITS, key_type
 from ffalora_cli.config.errors import ConfigError, brief
+from ffalora_cli.config.signature import in_identity
 
 SCHEMA = 1
 _WIDE = 39  # characters of a key in a list
@@ -71,9 +72,9 @@ def _explained(
     from ffalora_cli.cli.renamed import ORIGIN
 
     kind = key_type(key)
-    place = who_set(key, choices)
+    line = who_set(key, choices)
     typed = next((t for t in reversed(overrides) if _sets(t, key)), None)
-    if not typed and key in ORIGIN and place and _value(plain, key) == ORIGIN[key] != place.written:
+    if not typed and key in ORIGIN and line and _value(plain, key) == ORIGIN[key] != line.written:
         typed = next((t for t in reversed(overrides) if _sets(t, "task.name")), None)  # unset by it
     return {
         "key": key,
@@ -84,10 +85,10 @@ def _explained(
         "doc": documentation(key, choices),
         "set_by": typed and "command line",
         "override": typed,
-        "file": place.file if place else "ffalora_cli/config/schema.py",
-        "line": place.line if place else None,
-        "refers_to": place.written if place and not typed and "${" in place.written else None,
-        "identity": in_identity(key, plain),
+        "file": line.file if line else "ffalora_cli/config/schema.py",
+        "line": line.line if line else None,
+        "refers_to": line.written if line and not typed and "${" in line.written else None,
+        "identity": in_identity(key),
     }
 
 

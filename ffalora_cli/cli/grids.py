@@ -1,4 +1,4 @@
-"""A grid inside an experiment's YAML: ``hydra: sweeper: params:``, as Hydra's users know it."""
+"""Reads a grid inside an experiment's YAML: ``hydra: sweeper: params:``, as Hydra has it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``hydra/launcher``, ``hydra/sweeper`` and their settings: about the sweep, never about a run.
+"""Reads ``hydra/launcher``, ``hydra/sweeper`` and their settings: of the sweep, never of a run.
 
 They are taken from the command line before anything is composed, so no signature knows of them.
 """

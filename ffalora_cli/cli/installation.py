@@ -1,4 +1,4 @@
-"""What of this machine a run needs: versions, device, caches, offline readiness, disk, tracker.
+"""Examines this machine: versions, device, caches, offline readiness, disk, tracker.
 
 Nothing is sent anywhere, and of a tracker's key only its presence is looked at.
 """

@@ -3,26 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from ffalora_cli.config import rules
-from ffalora_cli.config.build import build, earlier_words, of_earlier, to_plain
+from ffalora_cli.config.build import build, earlier_words, of_earlier
 from ffalora_cli.config.errors import ConfigError, one_line
-from ffalora_cli.config.schema import Config
-from ffalora_cli.config.signature import signature
-
-
-@dataclass(frozen=True)
-class Job:
-    """One run, checked and ready."""
-
-    overrides: tuple[str, ...]  # of this job alone: a sweep is expanded
-    config: Config
-    resolved: dict[str, Any]  # the same as nested plain values, for records
-    signature: str  # twelve hex digits
-    notes: tuple[str, ...] = ()  # about how it was read
+from ffalora_cli.config.job import Job
+from ffalora_cli.sweep.jobs import run_folder
 
 
 def plan(
@@ -80,11 +69,11 @@ def _typed_before(folder: Path, overrides: Sequence[str]) -> list[str]:
     return [t for t in texts if t.isprintable() and t.partition("=")[0] not in anew]
 
 
-def check_done(jobs: Sequence[tuple[Config, Path]], sweep: bool) -> list[str]:
+def check_done(jobs: Sequence[Job], sweep: bool) -> list[str]:
     """Refuse jobs whose finished run was made from inputs that have changed since.
 
     Args:
-        jobs: each with its run folder; those that are not finished are left alone.
+        jobs: those whose run is not finished are left alone.
         sweep: whether they are jobs of one, which has no ``--again``.
 
     Returns:
@@ -95,19 +84,20 @@ def check_done(jobs: Sequence[tuple[Config, Path]], sweep: bool) -> list[str]:
     """
     from ffalora_cli.records.run_directory import SUMMARY
 
-    done = [(n, *job) for n, job in enumerate(jobs, start=1) if (job[1] / SUMMARY).exists()]
+    folders = [run_folder(job) for job in jobs]
+    done = [n for n, folder in enumerate(folders) if (folder / SUMMARY).exists()]
     if not done:  # nothing to compare, and nothing to load for it
         return []
     from ffalora_cli.experiment.inputs import InputsCheck
 
     inputs, notes = InputsCheck(), []
-    for number, config, folder in done:
+    for n in done:
         try:
-            notes.append(inputs.check(folder, config, again=not sweep))
+            notes.append(inputs.check(folders[n], jobs[n].config, again=not sweep))
         except ConfigError as error:
             if len(jobs) == 1:
                 raise
-            raise ConfigError(f"{error} (job {number} of {len(jobs)})") from error
+            raise ConfigError(f"{error} (job {n + 1} of {len(jobs)})") from error
     return list(dict.fromkeys(note for note in notes if note is not None))
 
 
@@ -147,6 +137,4 @@ def _job(overrides: Sequence[str], plain: dict[str, Any]) -> Job:
     config = build(plain)
     rules.refuse_secrets(plain)
     registry.check(config)
-    resolved = to_plain(config)
-    notes = tuple(earlier_words(plain))
-    return Job(tuple(overrides), config, resolved, signature(resolved), notes)
+    return Job(config, tuple(overrides), tuple(earlier_words(plain)))

@@ -42,7 +42,7 @@ def main(arguments: Sequence[str]) -> int:
         return DONE
     group = _SINGULAR.get(what, what)
     if group not in catalogue.groups():
-        raise choose("ls", what, ("runs", *_SINGULAR))
+        raise choose("", what, ("runs", *_SINGULAR))
     for option in catalogue.options(group):
         print(_entry(option, catalogue.describe(group, option)))
         if group == "method":

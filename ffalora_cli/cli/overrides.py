@@ -112,7 +112,7 @@ def _parse(text: str) -> Override:
             _check_known(known)
         known = brief(known, 30)[1:-1] or "key"
         raise ConfigError(
-            f"{brief(text, 80)} cannot be read; quote special characters twice, "
+            f"{brief(text, 80)} cannot be read; quote the value inside the shell's quotes, "
             f"as in {known}=\"'a, b'\""
         ) from error
 

@@ -12,8 +12,9 @@ from ffalora_cli.cli import plan_words
 from ffalora_cli.cli.arguments import OVERRIDES, Parser
 from ffalora_cli.cli.counting import Counting
 from ffalora_cli.cli.exits import DONE
-from ffalora_cli.cli.jobs import Job, plan
+from ffalora_cli.cli.jobs import plan
 from ffalora_cli.config.errors import ConfigError
+from ffalora_cli.config.job import Job
 
 SCHEMA = 1  # of the JSON; raised when a key changes its meaning
 
@@ -69,7 +70,7 @@ def _forecasts(jobs: list[Job], measured: bool) -> list[dict[str, Any]]:
     with Counting("planning jobs") as counting:
         for number, job in enumerate(jobs, start=1):
             try:
-                forecast = forecaster.forecast(job.config, job.signature)
+                forecast = forecaster.forecast(job)
             except ConfigError as error:
                 if len(jobs) == 1:
                     raise

@@ -1,4 +1,4 @@
-"""A forecast as a person reads it: one run in full, a sweep as a table of jobs."""
+"""Words a forecast: one run in full, a sweep as a table of jobs."""
 
 from __future__ import annotations
 

@@ -65,8 +65,8 @@ def _picture(options: argparse.Namespace, runs: Sequence[RunRecords]) -> Picture
     if options.kind == "partition":
         return _partition(runs)
     by = [key for key in (options.by or "").split(",") if key]
-    untold = "privacy" if options.kind == "pareto" else "-"  # epsilon has its own place there
-    grouping = group_runs(runs, by, options.over, untold)
+    unlabelled = "privacy" if options.kind == "pareto" else "-"  # epsilon has its own place there
+    grouping = group_runs(runs, by, options.over, unlabelled)
     if options.kind == "clients":
         return clients_figure.draw(grouping, options.y or "accuracy_own_labels")
     metric = options.y or common_headline(runs)
@@ -76,7 +76,7 @@ def _picture(options: argparse.Namespace, runs: Sequence[RunRecords]) -> Picture
 
 
 def _partition(runs: Sequence[RunRecords]) -> Picture:
-    """Who has which labels in one run, made again from its configuration.
+    """Draw the labels of each client of one run, made again from its configuration.
 
     Raises:
         ConfigError: several runs of different partitions, or data that is no longer the same.

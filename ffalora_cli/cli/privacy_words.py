@@ -1,4 +1,4 @@
-"""The privacy statement in words and numbers, as ``ffalora show RUN --privacy`` prints it."""
+"""Words the privacy statement, as ``ffalora show RUN --privacy`` prints it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which line of which file gives a key its value, and what the comment there says.
+"""Finds the line of the file that gives a key its value, and the comment there.
 
 Read from the YAML files in the order in which Hydra merges them: the chosen options of the groups,
 ``config.yaml`` itself, then experiment and debug; the last file that has the key wins.
@@ -21,7 +21,7 @@ TOP = "config.yaml"
 
 
 @dataclass(frozen=True)
-class Place:
+class Origin:
     """A line that sets a key."""
 
     file: str  # below configs/
@@ -31,7 +31,7 @@ class Place:
 
 
 @cache
-def places(file: str, prefix: str) -> dict[str, Place]:
+def origins(file: str, prefix: str) -> dict[str, Origin]:
     """Every key that one file sets, sections included, by its full dotted name.
 
     Args:
@@ -40,14 +40,14 @@ def places(file: str, prefix: str) -> dict[str, Place]:
     """
     text = _read(file)
     root, lines = yaml.compose(text, Loader=yaml.SafeLoader), text.splitlines()
-    found: dict[str, Place] = {}
+    found: dict[str, Origin] = {}
     for key, line, written in _keys(root, prefix):
         if key != f"{prefix}defaults":
-            found[key] = Place(f"configs/{file}", line + 1, _doc(lines, line), written)
+            found[key] = Origin(f"configs/{file}", line + 1, _doc(lines, line), written)
     return found
 
 
-def chain(choices: Mapping[str, str | None]) -> list[dict[str, Place]]:
+def chain(choices: Mapping[str, str | None]) -> list[dict[str, Origin]]:
     """What every file of a composition sets, in the order of merging.
 
     Args:
@@ -55,15 +55,15 @@ def chain(choices: Mapping[str, str | None]) -> list[dict[str, Place]]:
     """
     groups = [name for name in choices if name not in GLOBAL]
     found = [part for name in groups for part in _option(name, choices[name], f"{name}.")]
-    found.append(places(TOP, ""))
+    found.append(origins(TOP, ""))
     for name in GLOBAL:
         found += _option(name, choices.get(name), "")
     return found
 
 
-def who_set(key: str, choices: Mapping[str, str | None]) -> Place | None:
+def who_set(key: str, choices: Mapping[str, str | None]) -> Origin | None:
     """The last line that sets a key, or a section around it; None where only the schema does."""
-    setting: Place | None = None
+    setting: Origin | None = None
     for found in chain(choices):
         setting = found.get(key, setting)
     if setting is None and "." in key:
@@ -81,14 +81,14 @@ def documentation(key: str, choices: Mapping[str, str | None]) -> str:
     return next((doc for doc in (*own, *others) if doc), "")
 
 
-def _option(group: str, option: str | None, prefix: str) -> Iterator[dict[str, Place]]:
+def _option(group: str, option: str | None, prefix: str) -> Iterator[dict[str, Origin]]:
     """The file of an option, after those that its own defaults list names."""
     if option is None:
         return
     file = f"{group}/{option}.yaml"
     for entry in _before(file):
         yield from _option(group, entry, prefix)
-    yield places(file, prefix)
+    yield origins(file, prefix)
 
 
 @cache

@@ -1,4 +1,4 @@
-"""A task renamed by keys is other data: the old one's hub path, package and licence go."""
+"""Clears hub path, package and licence of a task that is renamed by keys: it is other data."""
 
 from __future__ import annotations
 

@@ -9,6 +9,7 @@ from ffalora_cli.cli.arguments import Parser
 from ffalora_cli.cli.exits import DONE
 from ffalora_cli.cli.words import left_out
 from ffalora_cli.config.errors import ConfigError
+from ffalora_cli.metric_keys import evaluated
 
 _EXAMPLES = """\
 examples:
@@ -68,7 +69,7 @@ def _in_wandb(project: str, metric: str) -> str:
     entity, slash, name = project.partition("/")
     if not (slash and entity and name) or "/" in name:
         raise ConfigError(f"--wandb {project}: write ENTITY/PROJECT, as W&B's address has it")
-    score = metric if "/" in metric else f"eval/{metric}"
+    score = metric if "/" in metric else evaluated(metric)
     from ffalora_cli.report.wandb_report import build_report, save_report
 
     return save_report(build_report(entity, name, score))

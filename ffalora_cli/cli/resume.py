@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from ffalora_cli.cli.arguments import OVERRIDES, Parser
 from ffalora_cli.cli.running import play
@@ -32,8 +33,8 @@ def main(arguments: Sequence[str]) -> int:
     options = parser.read(arguments)
     folder = find_run(options.runs, options.run)
     job = recorded(folder, options.overrides)
-    command = ["ffalora", "resume", *arguments]
+    where, fork_of = (None, folder) if options.fork else (folder, None)
+    command = ("ffalora", "resume", *arguments)
+    job = replace(job, command=command, folder=where, fork_of=fork_of)
     with stop_on_signals() as stop:
-        if options.fork:
-            return play(job, options.quiet, command, stop, fork_of=folder)[0]
-        return play(job, options.quiet, command, stop, folder=folder)[0]
+        return play(job, options.quiet, stop)[0]

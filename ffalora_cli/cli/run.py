@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from ffalora_cli.cli.arguments import OVERRIDES, Parser
 from ffalora_cli.cli.hydra_keys import take
@@ -33,7 +34,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--quiet", action="store_true", help="print only the last lines")
     parser.add_argument("--again", action="store_true", help="start over, in a new folder")
     options = parser.read(arguments)
-    command = ["ffalora", "run", *arguments]
+    command = ("ffalora", "run", *arguments)
     if options.multirun:
         if options.again:
             raise ConfigError("--again is for one run; a sweep gets new folders with name=NEW")
@@ -43,4 +44,5 @@ def main(arguments: Sequence[str]) -> int:
     overrides, _ = take(options.overrides, sweep=False)
     with stop_on_signals() as stop:
         (job,) = plan(overrides)
-        return play(job, options.quiet, command, stop, again=options.again)[0]
+        job = replace(job, command=command, again=options.again)
+        return play(job, options.quiet, stop)[0]

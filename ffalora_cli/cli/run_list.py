@@ -12,6 +12,7 @@ from ffalora_cli.cli.exits import DONE
 from ffalora_cli.cli.units import human_bytes, human_seconds, score
 from ffalora_cli.cli.words import labelled, left_out
 from ffalora_cli.config.errors import ConfigError
+from ffalora_cli.metric_keys import EPSILON, UPLINK_TOTAL, evaluated, short_name
 from ffalora_cli.privacy.rounding import epsilon_text
 
 if TYPE_CHECKING:
@@ -64,7 +65,7 @@ def row(run: RunRecords) -> dict[str, Any]:
     for record in run.rounds:
         last.update(record.metrics)
     config, summary = run.config, run.summary or {}
-    headline = str(summary.get("headline") or f"eval/{_at(config, 'task', 'metrics')[0]}")
+    headline = str(summary.get("headline") or evaluated(_at(config, "task", "metrics")[0]))
     return {
         "run": run.path.name,
         "folder": str(run.path),
@@ -76,8 +77,8 @@ def row(run: RunRecords) -> dict[str, Any]:
         "headline": headline,
         "value": _finite(last.get(headline)),
         "privacy_unit": _at(config, "privacy", "unit"),
-        "epsilon_spent": _finite(last.get("privacy/epsilon_spent")),
-        "uplink_bytes": last.get("comm/uplink_bytes_total"),
+        "epsilon_spent": _finite(last.get(EPSILON)),
+        "uplink_bytes": last.get(UPLINK_TOTAL),
         "seconds": summary.get("seconds"),
         "signature": run.manifest.get("signature"),
     }
@@ -89,7 +90,7 @@ def _lines(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     heads = f"{'state':<16}{'result':>9}{'epsilon':>9}{'up':>9}{'time':>8}  run"
     lines = [f"{'started':<17}{heads}"]
     for r in rows:
-        name = r["headline"].removeprefix("eval/")
+        name = short_name(r["headline"])
         name = "accuracy" if name.startswith("personalized") else name
         where = "" if r["state"] == "done" else f" {r['round']}/{r['rounds']}"
         cells = (

@@ -1,4 +1,4 @@
-"""One job in front of a person: its display, and every way it can end as one line."""
+"""Plays one job in front of a person: its display, and every way it can end as one line."""
 
 from __future__ import annotations
 
@@ -6,38 +6,26 @@ import os
 import shlex
 import sys
 import traceback
-from collections.abc import Sequence
 from pathlib import Path
 
 from ffalora_cli.cli.display import Display, open_display
 from ffalora_cli.cli.exits import DONE, FAILED
-from ffalora_cli.cli.jobs import Job
 from ffalora_cli.cli.units import score
 from ffalora_cli.config.errors import ConfigError, RunFailed, one_line
+from ffalora_cli.config.job import Job
 from ffalora_cli.config.secrets import redact
+from ffalora_cli.metric_keys import short_name
 from ffalora_cli.records.files import write_whole
 from ffalora_cli.stopping import StopFlag, Stopped
 
 
-def play(
-    job: Job,
-    quiet: bool,
-    command: Sequence[str],
-    stop: StopFlag,
-    again: bool = False,
-    folder: Path | None = None,
-    fork_of: Path | None = None,
-) -> tuple[int, str]:
+def play(job: Job, quiet: bool, stop: StopFlag) -> tuple[int, str]:
     """Run one job, or go on with it.
 
     Args:
         job: checked.
         quiet: print only the last lines.
-        command: as typed, for the manifest.
         stop: requested by signals.
-        again: start over in a new folder.
-        folder: of the run to go on with.
-        fork_of: of the run to fork.
 
     Returns:
         The exit code, and the outcome in a few words.
@@ -52,19 +40,7 @@ def play(
         for note in job.notes:
             display.note(note)
         try:
-            summary = experiment.run(
-                job.config,
-                job.resolved,
-                job.signature,
-                display,
-                again=again,
-                command=command,
-                overrides=job.overrides,
-                stop=stop,
-                folder=folder,
-                fork_of=fork_of,
-                remarks=display.remarks,
-            )
+            summary = experiment.run(job, display, stop=stop, remarks=display.remarks)
         except ConfigError:
             raise
         except Stopped as stopped:
@@ -82,7 +58,7 @@ def play(
             return FAILED, f"failed: {type(error).__name__}"
     for remark in display.remarks():
         print(f"ffalora: {remark}; records in {summary['run_dir']}", file=sys.stderr)
-    headline = str(summary["headline"]).removeprefix("eval/")
+    headline = short_name(str(summary["headline"]))
     return DONE, f"{headline} {score(headline, summary['value'])}  {summary['run_dir']}"
 
 

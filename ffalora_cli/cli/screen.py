@@ -1,4 +1,4 @@
-"""Standard output and error as verbs see them: what cannot be written is dropped, and known.
+"""Wraps standard output and error: what cannot be written is dropped, and known.
 
 A terminal that was closed, a reader that left (``| head -1``), a full disk or a closed descriptor
 end no run: the stream goes dark, and the caller asks ``lost`` what happened.

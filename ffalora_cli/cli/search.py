@@ -7,14 +7,17 @@ from dataclasses import replace
 from pathlib import Path
 
 from ffalora_cli.cli.hydra_keys import SweepSettings
-from ffalora_cli.cli.jobs import Job, check_done, plan
+from ffalora_cli.cli.jobs import check_done, plan
 from ffalora_cli.cli.overrides import split_space
 from ffalora_cli.cli.sweep import exit_code, stop_if_asked
 from ffalora_cli.cli.sweep_display import SweepDisplay, open_sweep_display
 from ffalora_cli.cli.units import score
 from ffalora_cli.config.build import build
 from ffalora_cli.config.errors import ConfigError
+from ffalora_cli.config.job import Job
 from ffalora_cli.config.signature import digest
+from ffalora_cli.methods.registry import headline
+from ffalora_cli.metric_keys import short_name
 from ffalora_cli.records.files import read_json
 from ffalora_cli.records.reading import read_config
 from ffalora_cli.records.run_directory import SUMMARY
@@ -22,7 +25,7 @@ from ffalora_cli.stopping import StopFlag
 from ffalora_cli.sweep.jobs import FAILED, GOOD, Status, SweepJob, run_folder
 from ffalora_cli.sweep.launchers.base import Launch, read_settings
 from ffalora_cli.sweep.play import play_jobs
-from ffalora_cli.sweep.progress import headline, result
+from ffalora_cli.sweep.progress import result
 from ffalora_cli.sweep.record import SWEEP, SweepRecord
 from ffalora_cli.sweep.search import Axis, Proposal, Settings, check, values_of
 from ffalora_cli.sweep.search import search as run_search
@@ -72,7 +75,7 @@ def search(
     done = [trial for trial in study.trials if trial.value is not None]
     if done:
         best = study.best_trial
-        metric = headline(base.config).removeprefix("eval/")
+        metric = short_name(headline(base.config))
         chosen = " ".join(f"{key}={value}" for key, value in best.params.items())
         print(f"best  trial {best.number + 1}: {metric} {score(metric, best.value)}  {chosen}")
     return exit_code(trials.jobs, trials.statuses, command)
@@ -88,7 +91,7 @@ def _check_earlier(record: SweepRecord, base: Job) -> list[str]:
         return []
     folders = [Path(str(job["run_dir"])) for job in read_json(record.path / SWEEP)["jobs"]]
     earlier = [
-        (replace(build(read_config(folder)), paths=base.config.paths), folder)
+        Job(replace(build(read_config(folder)), paths=base.config.paths), folder=folder)
         for folder in folders
         if (folder / SUMMARY).exists()
     ]
@@ -121,7 +124,7 @@ class _Trials:
             (checked,) = plan([*self._fixed, *typed])
             job = self._record.job(number, checked, proposal)
             jobs.append(job)
-        check_done([(job.checked.config, job.path) for job in jobs], sweep=True)
+        check_done([job.checked for job in jobs], sweep=True)
         self._display.add(jobs)
         self.jobs += jobs
         self._record.write(self._facts, self.jobs)

@@ -16,6 +16,7 @@ from ffalora_cli.cli.screen import width
 from ffalora_cli.config.build import build
 from ffalora_cli.config.errors import ConfigError, brief
 from ffalora_cli.config.schema import Config
+from ffalora_cli.metric_keys import evaluated
 
 if TYPE_CHECKING:
     from ffalora_cli.records.reading import RunRecords
@@ -78,14 +79,14 @@ def _lines(records: RunRecords) -> list[str]:
 
 def _rounds(records: RunRecords, config: Config) -> list[str]:
     """The evaluated rounds as a table, thinned evenly to a screenful; the last is always there."""
-    key = f"eval/{config.task.metrics[0]}"
-    evaluated = [record for record in records.rounds if key in record.metrics]
-    step = max(1, math.ceil(len(evaluated) / _ROUNDS))
-    kept = evaluated[::-1][::step][::-1]
-    moments = [table.Moment(r.round, config.federation.rounds, r.metrics) for r in kept]
-    filled = table.filled(table.columns(config, live=False), moments)
+    key = evaluated(config.task.metrics[0])
+    scored = [record for record in records.rounds if key in record.metrics]
+    step = max(1, math.ceil(len(scored) / _ROUNDS))
+    kept = scored[::-1][::step][::-1]
+    lines = [table.Line(r.round, config.federation.rounds, r.metrics) for r in kept]
+    filled = table.filled(table.columns(config, live=False), lines)
     columns = table.fitting(filled, width())
-    return [table.heading(columns), *(table.row(columns, moment) for moment in moments)]
+    return [table.heading(columns), *(table.row(columns, line) for line in lines)]
 
 
 def _unfinished(records: RunRecords) -> dict[str, Any]:
@@ -124,8 +125,8 @@ def _hub(manifest: Mapping[str, Any]) -> list[str]:
     origin = str(((manifest.get("data") or {}).get("train") or {}).get("origin", ""))
     found = [f"{model.get('source')} commit {model['commit']}"] if model.get("commit") else []
     if origin.startswith("hub:"):
-        place, _, commit = origin.removeprefix("hub:").rpartition("@")
-        found.append(f"{place} commit {commit}")
+        repository, _, commit = origin.removeprefix("hub:").rpartition("@")
+        found.append(f"{repository} commit {commit}")
     return found
 
 

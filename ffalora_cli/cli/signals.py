@@ -1,4 +1,4 @@
-"""Signals that ask for a stop: the first for one in good order, the second for one at once."""
+"""Turns signals into stops: the first in good order, the second at once."""
 
 from __future__ import annotations
 

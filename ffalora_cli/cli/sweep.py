@@ -11,21 +11,13 @@ from ffalora_cli.cli.counting import Counting
 from ffalora_cli.cli.exits import DONE, PARTLY_DONE
 from ffalora_cli.cli.exits import FAILED as ALL_FAILED
 from ffalora_cli.cli.hydra_keys import SweepSettings, take
-from ffalora_cli.cli.jobs import Job, check_done, plan
+from ffalora_cli.cli.jobs import check_done, plan
 from ffalora_cli.cli.signals import stop_on_signals
 from ffalora_cli.cli.sweep_display import open_sweep_display
 from ffalora_cli.config.errors import ConfigError
+from ffalora_cli.config.job import Job
 from ffalora_cli.stopping import StopFlag, Stopped
-from ffalora_cli.sweep.jobs import (
-    FAILED,
-    GOOD,
-    Status,
-    SweepJob,
-    grid,
-    once_each,
-    run_folder,
-    settings,
-)
+from ffalora_cli.sweep.jobs import FAILED, GOOD, Status, SweepJob, grid, once_each, settings
 from ffalora_cli.sweep.launchers.base import Launch, open_launcher
 from ffalora_cli.sweep.play import play_jobs
 from ffalora_cli.sweep.record import SweepRecord, sweep_digest
@@ -33,12 +25,12 @@ from ffalora_cli.sweep.record import SweepRecord, sweep_digest
 _EXAMPLES = """\
 examples:
   ffalora sweep method=lora,ffa_lora seed='range(5)'      10 runs, one after another
-  ffalora sweep seed=0,1,2 hydra/launcher=joblib hydra.launcher.n_jobs=2
+  ffalora sweep seed=0,1,2 hydra.launcher.n_jobs=2
   ffalora sweep experiment=quickstart_grid --fail-fast
   ffalora sweep hydra/sweeper=optuna 'federation.local_lr=tag(log,interval(0.05,2))'
 
 Every job is checked before the first starts. What is done is not repeated: the same command again
-runs what is missing or failed. Launchers: basic, stacked (jobs trained in one pass), joblib,
+runs what is missing or failed. Launchers: basic, stacked (jobs trained in one pass),
 submitit_local, submitit_slurm, ray. Settings and record: docs/sweeps.md."""
 
 
@@ -96,7 +88,7 @@ def _grid(
     stop: StopFlag,
 ) -> int:
     checked = once_each(planned)
-    notes = check_done([(job.config, run_folder(job)) for job in checked], sweep=True)
+    notes = check_done(checked, sweep=True)
     axes = grid(checked)
     record = SweepRecord(checked[0].config.paths.runs, sweep_digest(checked))
     varying = [{k: v for k, v in settings(job).items() if k in axes} for job in checked]

@@ -1,4 +1,4 @@
-"""How a sweep looks: a live table on a terminal, a line a change when piped, its end when quiet."""
+"""Shows a sweep: a live table on a terminal, a line a change when piped, its end when quiet."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, TextIO
 
 from ffalora_cli.cli.screen import redraws, width
 from ffalora_cli.cli.units import human_seconds, score
+from ffalora_cli.methods.registry import headline
+from ffalora_cli.metric_keys import short_name
 from ffalora_cli.sweep.jobs import ALREADY, FAILED, GOOD, RUNNING, WAITING, Status, SweepJob
-from ffalora_cli.sweep.progress import Progress, Watcher, headline, result, total_remaining
+from ffalora_cli.sweep.progress import Progress, Watcher, result, total_remaining
 
 if TYPE_CHECKING:
     from rich.console import Console, Group
@@ -112,7 +114,7 @@ class SweepDisplay:
         elif status.ended is not None:
             spent = status.ended.seconds
         reached = "" if rounds is None else f"{rounds}/{config.federation.rounds}"
-        shown = "" if value is None else score(metric.removeprefix("eval/"), value)
+        shown = "" if value is None else score(short_name(metric), value)
         seconds = "" if spent is None else human_seconds(spent)
         left = "left " if status.state == RUNNING and seconds else ""
         return (status.state, reached, shown, left + seconds)
@@ -201,8 +203,8 @@ def _table(jobs: Sequence[SweepJob], rows: Sequence[tuple[str, ...]], room: int)
     keys = list(dict.fromkeys(key for job in jobs for key in job.varying))
     columns = [("job", [str(job.number) for job in jobs])]
     columns += [(key, [_short(job.varying.get(key, "")) for job in jobs]) for key in keys]
-    for place, title in enumerate(("state", "round", "score", "time")):
-        columns.append((title, [row[place] for row in rows]))
+    for i, title in enumerate(("state", "round", "score", "time")):
+        columns.append((title, [row[i] for row in rows]))
     widths = {t: max(map(len, (t, *cells)), default=0) for t, cells in columns}
     for title in ("time", "round", *reversed(keys)):
         if sum(widths.values()) + 2 * len(widths) <= room:
@@ -219,9 +221,9 @@ def _table(jobs: Sequence[SweepJob], rows: Sequence[tuple[str, ...]], room: int)
         return "  ".join(aligned).rstrip()
 
     lines = [Text(line([title for title, _ in kept]), "bold", no_wrap=True)]
-    for place, row in enumerate(rows):
+    for i, row in enumerate(rows):
         style = _STYLES.get(row[0], "")
-        lines.append(Text(line([cells[place] for _, cells in kept]), style, no_wrap=True))
+        lines.append(Text(line([cells[i] for _, cells in kept]), style, no_wrap=True))
     return lines
 
 

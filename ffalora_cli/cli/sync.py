@@ -43,7 +43,7 @@ def main(arguments: Sequence[str]) -> int:
     tracker.finish(records.summary)
     for note in tracker.notes:
         print(note)
-    failed = any("mirror off" in note for note in tracker.notes)
+    failed = any("tracker off" in note for note in tracker.notes)
     if not failed:
         print(
             f"{len(records.rounds)} rounds of {folder.name} are in {tracker.url or 'the tracker'}"

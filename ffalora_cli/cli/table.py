@@ -1,4 +1,4 @@
-"""The columns of the round table, as many as fit: the same live, piped and in ``show``."""
+"""Formats the round table, as many columns as fit: the same live, piped and in ``show``."""
 
 from __future__ import annotations
 
@@ -8,11 +8,22 @@ from dataclasses import dataclass
 
 from ffalora_cli.cli.units import human_bytes, human_seconds, number, score
 from ffalora_cli.config.schema import Config
+from ffalora_cli.metric_keys import (
+    DOWNLINK_TOTAL,
+    EPSILON,
+    LOSS,
+    SAMPLES_PER_SECOND,
+    UPLINK_TOTAL,
+    evaluated,
+    of_clients,
+    own_labels,
+    personalized,
+)
 from ffalora_cli.privacy.rounding import epsilon_text
 
 
 @dataclass(frozen=True)
-class Moment:
+class Line:
     """One evaluated round as the table shows it."""
 
     round: int
@@ -27,7 +38,7 @@ class Column:
 
     title: str
     width: int
-    cell: Callable[[Moment], str]
+    cell: Callable[[Line], str]
 
 
 def columns(config: Config, live: bool = True) -> list[Column]:
@@ -40,29 +51,27 @@ def columns(config: Config, live: bool = True) -> list[Column]:
     headline, rounds = config.task.metrics[0], config.federation.rounds
     chosen = [
         Column("round", max(9, 2 * len(str(rounds)) + 1), lambda m: f"{m.round}/{m.rounds}"),
-        Column(headline, 9, lambda m: score(headline, m.metrics.get(f"eval/{headline}"))),
+        Column(headline, 9, lambda m: score(headline, m.metrics.get(evaluated(headline)))),
     ]
     own = _of_clients(config)
     if own is not None:
         title, key = own
         chosen.append(Column(title, 9, lambda m: score("accuracy", m.metrics.get(key))))
-    chosen.append(Column("loss", 6, lambda m: score("loss", m.metrics.get("eval/loss"))))
+    chosen.append(Column("loss", 6, lambda m: score("loss", m.metrics.get(LOSS))))
     if config.privacy.unit != "none":
-        spent = "privacy/epsilon_spent"
-        chosen.append(Column("epsilon", 8, lambda m: epsilon_text(m.metrics.get(spent))))
-    up, down = "comm/uplink_bytes_total", "comm/downlink_bytes_total"
-    chosen.append(Column("up", 8, lambda m: human_bytes(m.metrics.get(up))))
-    chosen.append(Column("down", 8, lambda m: human_bytes(m.metrics.get(down))))
+        chosen.append(Column("epsilon", 8, lambda m: epsilon_text(m.metrics.get(EPSILON))))
+    chosen.append(Column("up", 8, lambda m: human_bytes(m.metrics.get(UPLINK_TOTAL))))
+    chosen.append(Column("down", 8, lambda m: human_bytes(m.metrics.get(DOWNLINK_TOTAL))))
     if live:
-        speed = "time/samples_per_second"
+        speed = SAMPLES_PER_SECOND
         chosen.append(Column("samples/s", 9, lambda m: number(m.metrics.get(speed), 0)))
         chosen.append(Column("ETA", 7, lambda m: _left(m.remaining)))
     return chosen
 
 
-def filled(chosen: list[Column], moments: Sequence[Moment]) -> list[Column]:
+def filled(chosen: list[Column], lines: Sequence[Line]) -> list[Column]:
     """The columns that have something to say in any of the rounds."""
-    return [column for column in chosen if any(column.cell(m) != "-" for m in moments)]
+    return [column for column in chosen if any(column.cell(m) != "-" for m in lines)]
 
 
 _FIRST_TO_GO = ("samples/s", "down", "loss", "up", "personal", "own-label", "ETA", "epsilon")
@@ -86,9 +95,9 @@ def heading(chosen: list[Column]) -> str:
     return " ".join(column.title.rjust(column.width) for column in chosen)
 
 
-def row(chosen: list[Column], moment: Moment) -> str:
+def row(chosen: list[Column], line: Line) -> str:
     """One round as one line of text."""
-    return " ".join(column.cell(moment).rjust(column.width) for column in chosen)
+    return " ".join(column.cell(line).rjust(column.width) for column in chosen)
 
 
 def _left(seconds: float | None) -> str:
@@ -106,7 +115,7 @@ def _of_clients(config: Config) -> tuple[str, str] | None:
     from ffalora_cli.methods import registry
 
     if config.head.mode == "personal" or registry.get(config.method.name).personal:
-        return "personal", "eval/personalized_accuracy"
+        return "personal", personalized("accuracy")
     if config.federation.eval_clients:
-        return "own-label", "eval/client_accuracy_own_labels"
+        return "own-label", own_labels(of_clients("accuracy"))
     return None

@@ -1,4 +1,4 @@
-"""Numbers as a person reads them."""
+"""Formats numbers: bytes, seconds, scores, counts."""
 
 from __future__ import annotations
 

@@ -10,10 +10,12 @@ from typing import Any
 
 from ffalora_cli.cli.arguments import OVERRIDES, Parser
 from ffalora_cli.cli.exits import DONE
-from ffalora_cli.cli.jobs import Job, check_done, from_file, plan
+from ffalora_cli.cli.jobs import check_done, from_file, plan
 from ffalora_cli.cli.words import labelled
 from ffalora_cli.config.errors import ConfigError
+from ffalora_cli.config.job import Job
 from ffalora_cli.models.source import check_tokenizer_files
+from ffalora_cli.sweep.jobs import run_folder
 
 SCHEMA = 1
 _SHOWN = 40  # jobs printed; --format json has them all
@@ -39,9 +41,7 @@ def main(arguments: Sequence[str]) -> int:
     for model in {repr(job.config.model): job.config.model for job in jobs}.values():
         check_tokenizer_files(model)
     found = [_row(job) for job in jobs]
-    folders = [Path(row["folder"]) for row in found]
-    configs = [job.config for job in jobs]
-    notes = check_done(list(zip(configs, folders, strict=True)), options.multirun)
+    notes = check_done(jobs, options.multirun)
     if options.format == "json":
         print(json.dumps({"schema": SCHEMA, "jobs": found, "notes": notes}, indent=2))
         return DONE
@@ -60,10 +60,10 @@ def _jobs(words: Sequence[str], sweep: bool) -> list[Job]:
 
 
 def _row(job: Job) -> dict[str, Any]:
-    """Who a job is, and what of it is in its run folder."""
+    """Name, folder and state of a job."""
     from ffalora_cli.records.progress import progress_of
 
-    folder = Path(job.config.paths.runs).expanduser() / f"{job.config.name}-{job.signature}"
+    folder = run_folder(job)
     return {
         "overrides": list(job.overrides),
         "signature": job.signature,

@@ -1,4 +1,4 @@
-"""The sentences around a run: what starts, what came out, what to try next."""
+"""Words the lines around a run: what starts, what came out, what to try next."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from ffalora_cli.cli.units import count, human_bytes, human_seconds, score
 from ffalora_cli.config.errors import one_line
 from ffalora_cli.config.schema import Config
 from ffalora_cli.config.secrets import redact
+from ffalora_cli.metric_keys import DOWNLINK_TOTAL, UPLINK_TOTAL, bytes_of, evaluated, personalized
 from ffalora_cli.privacy.rounding import epsilon_text
 
 _LABEL = 10
@@ -116,13 +117,13 @@ def closing(summary: Mapping[str, Any], metrics_order: Sequence[str]) -> list[st
     """
     metrics: Mapping[str, float] = summary.get("final") or {}
     scores = [
-        f"{name} {score(name, metrics.get(f'eval/{name}'))}"
+        f"{name} {score(name, metrics.get(evaluated(name)))}"
         for name in (*metrics_order, "loss")
-        if f"eval/{name}" in metrics
+        if evaluated(name) in metrics
     ]
-    if "eval/personalized_accuracy" in metrics:
-        personal = score("accuracy", metrics["eval/personalized_accuracy"])
-        first = summary.get("headline") == "eval/personalized_accuracy"
+    if personalized("accuracy") in metrics:
+        personal = score("accuracy", metrics[personalized("accuracy")])
+        first = summary.get("headline") == personalized("accuracy")
         scores.insert(0 if first else len(scores), f"clients' own models {personal} on average")
     rounds = int(summary.get("rounds") or 0)
     after = f"after {counted(rounds, 'round')}"
@@ -137,13 +138,14 @@ def closing(summary: Mapping[str, Any], metrics_order: Sequence[str]) -> list[st
 
 def communication(metrics: Mapping[str, float]) -> str:
     """Bytes of the whole run by direction and together, with set-up and head as parts of both."""
-    up = metrics.get("comm/uplink_bytes_total")
-    down = metrics.get("comm/downlink_bytes_total")
+    up = metrics.get(UPLINK_TOTAL)
+    down = metrics.get(DOWNLINK_TOTAL)
     both = None if up is None or down is None else up + down
     parts = [
         f"{name} {human_bytes(value)}"
-        for name, key in (("set-up", "comm/setup_bytes"), ("head", "comm/head_bytes"))
-        if (value := metrics.get(f"{key}_total", metrics.get(key))) is not None
+        for name, kind in (("set-up", "setup"), ("head", "head"))
+        if (value := metrics.get(bytes_of(kind, total=True), metrics.get(bytes_of(kind))))
+        is not None
     ]
     ways = f"up {human_bytes(up)}, down {human_bytes(down)}, together {human_bytes(both)}"
     return f"{ways} (all clients){'; of it ' if parts else ''}{', '.join(parts)}"

@@ -1,4 +1,4 @@
-"""YAML as people write it: every slip is one line with file and line, before Hydra reads anything.
+"""Checks YAML files before Hydra reads them: every slip is one line with file and line.
 
 Hydra would merge an empty file to nothing, put an experiment without its ``@package`` line where
 nobody looks for it, take the last of two equal keys, and fail on the rest with a traceback.

@@ -1,4 +1,4 @@
-"""Rules on what reaches the server: combination of uploads, limits, simulated dropouts."""
+"""Checks rules on what reaches the server: combination, limits, simulated dropouts."""
 
 from __future__ import annotations
 

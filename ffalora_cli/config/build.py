@@ -1,7 +1,8 @@
 """Plain dictionaries to the typed ``Config`` and back, strictly: nothing is guessed or coerced.
 
 Standard library only. What a value may *be* is decided here; what values go *together* in
-``rules.py``.
+``rules.py``. Ours because structured configs of OmegaConf coerce ("1" is an int, "yes" a bool) and
+their refusals name a class, not the key, the nearest one and a remedy.
 """
 
 from __future__ import annotations
@@ -50,6 +51,7 @@ def known_keys() -> tuple[str, ...]:
     return tuple(_keys(Config, ""))
 
 
+@cache
 def leaf_keys() -> tuple[str, ...]:
     """The dotted keys that hold one value."""
     keys = known_keys()
@@ -167,7 +169,7 @@ def unknown_key(key: str) -> ConfigError:
     """The error for a key the schema does not have."""
     hint = nearest_key(key)
     top = listed(_field_names(Config))
-    advice = f"did you mean {hint!r}?" if hint else f"at the top stand {top}"
+    advice = f"did you mean {hint!r}?" if hint else f"top-level keys are {top}"
     return ConfigError(f"{brief(key, 60)[1:-1]} is not a configuration key; {advice}")
 
 

@@ -1,4 +1,4 @@
-"""What a key is, in words: its type, the values it may take, its unit, and the schema's comment."""
+"""Documents a key: its type, the values it may take, its unit, the schema's comment."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from ffalora_cli.config import schema
 from ffalora_cli.config.schema import Config
-from ffalora_cli.config.signature import relevant
 
 UNITS: Mapping[str, str] = {
     "task.max_length": "tokens",
@@ -71,18 +70,6 @@ def key_type(key: str) -> KeyType:
         elif get_origin(expected) is dict:
             expected = get_args(expected)[1]
     return KeyType(_words(expected), _allowed(expected), comment)
-
-
-def in_identity(key: str, resolved: Mapping[str, Any]) -> bool:
-    """Whether a run with another value here is another run (its signature differs)."""
-    section: Any = relevant(resolved)
-    for part in key.split("."):
-        if not isinstance(section, Mapping):
-            return True
-        if part not in section:
-            return False
-        section = section[part]
-    return True
 
 
 def _words(expected: Any) -> str:

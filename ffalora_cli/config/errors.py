@@ -1,4 +1,4 @@
-"""The exceptions a person is meant to read."""
+"""Defines the exceptions that a person is meant to read."""
 
 from __future__ import annotations
 
@@ -49,11 +49,12 @@ def one_line(text: str) -> str:
 
 
 def choose(key: str, word: object, choices: Iterable[str]) -> ConfigError:
-    """An error for a value outside a closed set, with the nearest member."""
+    """An error for a value outside a closed set, with the nearest member; no key for bare words."""
     options = sorted(str(choice) for choice in choices)
     hint = nearest(str(word), options)
     did_you_mean = f"; did you mean {hint!r}?" if hint else ""
-    return ConfigError(f"{key}={brief(word)} is not one of {listed(options)}{did_you_mean}")
+    shown = f"{key}={brief(word)}" if key else brief(word)
+    return ConfigError(f"{shown} is not one of {listed(options)}{did_you_mean}")
 
 
 def listed(options: Iterable[str]) -> str:

@@ -1,4 +1,4 @@
-"""What is found by name: a file in a folder of ours, or an installed package's entry point."""
+"""Finds things by name: a file in a folder of ours, or an installed package's entry point."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What values may go together: one function a group, one sentence a refusal.
+"""Refuses values that do not go together: one function a group, one sentence a refusal.
 
 Every refusal names a key, what is wrong with it, and one remedy. Nothing heavy is read: rules that
 need the data (fewer rows than clients, delta against n) stand where the data is.
@@ -15,9 +15,11 @@ from typing import Any
 
 from ffalora_cli.config.arrivals import check_arrivals
 from ffalora_cli.config.errors import ConfigError, brief, choose, require
+from ffalora_cli.config.partition_rules import check_partition
 from ffalora_cli.config.privacy_rules import check_privacy
 from ffalora_cli.config.schema import Config
 from ffalora_cli.config.secrets import held
+from ffalora_cli.config.splits import evaluated_splits
 
 NAME = re.compile(r"[A-Za-z0-9._-]{1,80}")
 _DEVICE = re.compile(r"auto|cpu|cuda(:\d+)?")
@@ -167,13 +169,7 @@ def _task(config: Config) -> None:
             raise choose("task.metrics", metric, _METRICS)
     require("task.metrics", list(task.metrics), len(task.metrics) >= 1, "at least accuracy")
     require("task.max_length", task.max_length, task.max_length >= 4, "4 or more tokens")
-    fraction = task.holdout_fraction
-    require("task.holdout_fraction", fraction, 0.0 < fraction < 1.0, "between 0 and 1")
-    for key, split in (("eval_split", task.eval_split), ("tune_split", task.tune_split)):
-        if split not in (*task.splits, "holdout"):
-            raise choose(f"task.{key}", split, (*task.splits, "holdout"))
-    if task.eval_on == "test" and "test" not in task.splits:
-        raise ConfigError(f"task.eval_on=test: {task.name} has no test split; use eval or tune")
+    evaluated_splits(task)
 
 
 def _adapter(config: Config) -> None:
@@ -192,46 +188,24 @@ def _adapter(config: Config) -> None:
 
 
 def _partition(config: Config) -> None:
-    partition, clients = config.partition, config.federation.num_clients
-    concentration, classes = partition.dirichlet_alpha, len(config.task.classes)
-    if concentration is not None:
-        require("partition.dirichlet_alpha", concentration, concentration > 0, "above 0")
+    partition = config.partition
+    check_partition(
+        partition,
+        config.federation.num_clients,
+        len(config.task.classes),
+        has_owners=config.task.client_column is not None,
+    )
     smallest, tries = partition.min_client_size, partition.max_tries
     require("partition.min_client_size", smallest, smallest >= 1, "1 or more")
     require("partition.max_tries", tries, tries >= 1, "1 or more")
-    if partition.name in ("dirichlet", "quantity") and concentration is None:
-        raise ConfigError(
-            f"partition.dirichlet_alpha is null; partition.name={partition.name} needs it, e.g. 0.5"
-        )
-    if partition.name == "shards" and (partition.shards_per_client or 0) < 1:
-        raise ConfigError(
-            f"partition.shards_per_client={partition.shards_per_client} should be 1 or more"
-        )
-    if partition.name == "natural" and config.task.client_column is None:
-        raise ConfigError(
-            f"partition=natural: task {config.task.name} has no client column; use "
-            "partition=dirichlet, or set task.client_column"
-        )
     column = config.task.unit_column
     together = ("text", "row", *([column] if column else []))
     if partition.keep_together not in together:
         raise choose("partition.keep_together", partition.keep_together, together)
-    if partition.name != "label_mix":
-        return
-    if partition.label_mix not in ("severe", "mild"):
-        raise choose("partition.label_mix", partition.label_mix, ("severe", "mild"))
-    if clients != 3 or classes not in (2, 3):
-        raise ConfigError(
-            f"partition={partition.label_mix} is defined for 3 clients and 2 or 3 classes, not "
-            f"{clients} and {classes}; use partition=dirichlet"
-        )
 
 
 def _federation(config: Config) -> None:
     federation = config.federation
-    if federation.num_clients is not None:
-        number = federation.num_clients
-        require("federation.num_clients", number, number >= 1, "1 or more, or null")
     for name in ("rounds", "local_steps", "local_batch_size", "eval_every"):
         value = getattr(federation, name)
         require(f"federation.{name}", value, value >= 1, "1 or more")

@@ -66,18 +66,19 @@ class ModelConfig:
 
 @dataclass(frozen=True)
 class AdapterConfig:
-    """The low-rank pair added at every site: ``W + (alpha / rank) * B @ A``."""
+    """What is added at every site: ``W + (alpha / rank) * dW``, with ``dW = B A`` for ``lora``."""
 
     rank: int
     alpha: float
     targets: str  # a key of model.targets
     init: Literal["kaiming", "orthogonal"]
-    seed: int  # of A alone
+    seed: int  # of the factors alone
     dropout: float
+    form: str = "lora"  # a file in ffalora_cli/adapters, or an entry point of ffalora.forms
 
     @property
     def scale(self) -> float:
-        """Factor of the product B A: alpha / rank."""
+        """Factor of dW: alpha / rank."""
         return self.alpha / self.rank
 
 
@@ -208,7 +209,7 @@ class EngineConfig:
 
 @dataclass(frozen=True)
 class TrackingConfig:
-    """The mirror of the local records."""
+    """The tracker that is sent the local records."""
 
     name: Literal["none", "wandb", "trackio", "tensorboard"]
     project: str

@@ -1,4 +1,4 @@
-"""Keys and tokens of the environment: never in a record, a line on the screen or a traceback.
+"""Keeps keys and tokens of the environment out of records, screen and tracebacks.
 
 A secret is the value of an environment variable named like one. What is shorter than eight
 characters is left alone: it would be found in every second word.

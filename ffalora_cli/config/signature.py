@@ -1,8 +1,8 @@
-"""A run's identity: a hash of the part of its configuration that can change its results.
+"""Computes a run's identity: a hash of what can change its results in its configuration.
 
 Left out, because the same numbers come out either way:
 
-- ``tracking``, ``paths`` and ``name``: where records and mirrors go and what they are called;
+- ``tracking``, ``paths`` and ``name``: where records and trackers are and what they are called;
 - ``engine.device``, ``engine.max_tokens``, ``engine.threads``: how the work is cut and where it
   is done (equal within rounding, and what was used is recorded in the manifest);
 - ``model.local_lr``, ``model.max_grad_norm``, ``model.head_scale``: recommendations. The values a
@@ -12,6 +12,9 @@ Left out, because the same numbers come out either way:
   search over runs, not the run;
 - ``privacy.budget_guard``: it decides whether a run starts, not what comes out of it;
 - ``task.license``.
+
+A key that is younger than recorded runs is left out at the value that says what those did, so that
+they keep their identity.
 
 ``federation.eval_every``, ``eval_clients`` and ``evaluation.max_examples`` stay in although they
 do not change the model: they decide which numbers a run reports, so a run evaluated more often, or
@@ -43,6 +46,9 @@ _IGNORED = frozenset(
     }
 )
 
+_UNSAID = {"adapter.form": "lora"}
+"""Younger keys, and the value at which each is left out."""
+
 
 def signature(resolved: Mapping[str, Any]) -> str:
     """Twelve hex digits of BLAKE2b over the canonical JSON of what can change results.
@@ -67,11 +73,16 @@ def relevant(resolved: Mapping[str, Any]) -> dict[str, Any]:
     return _relevant(resolved, "")
 
 
+def in_identity(key: str) -> bool:
+    """Whether a run with another value of this dotted key is another run."""
+    return not any(key == one or key.startswith(f"{one}.") for one in _IGNORED)
+
+
 def _relevant(section: Mapping[str, Any], prefix: str) -> dict[str, Any]:
-    """The section without the ignored keys; mappings are walked, everything else is kept."""
+    """The section without what is left out; mappings are walked, everything else is kept."""
     kept: dict[str, Any] = {}
     for name, value in section.items():
         key = f"{prefix}{name}"
-        if key not in _IGNORED:
+        if key not in _IGNORED and (key not in _UNSAID or value != _UNSAID[key]):
             kept[name] = _relevant(value, f"{key}.") if isinstance(value, Mapping) else value
     return kept

@@ -1,7 +1,8 @@
-"""Which rows a client trains on in a step: drawn by key, so no sampler has a state.
+"""Draws the rows a client trains on in a step, by key, so that no sampler has a state.
 
-Poisson batches under example-level privacy (rule A3), or the two samplers that claim no Poisson
-epsilon; otherwise shuffled epochs without replacement. Both engines read their batches here.
+Poisson batches under example-level privacy (the amplification that is claimed holds for these
+alone), or the two samplers that claim no Poisson epsilon; otherwise shuffled epochs without
+replacement. Both engines read their batches here.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Tokenised splits on disk: written once, atomically, checked and memory-mapped ever after."""
+"""Keeps tokenised splits on disk: written once, atomically, checked and memory-mapped."""
 
 from __future__ import annotations
 

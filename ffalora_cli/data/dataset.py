@@ -1,4 +1,4 @@
-"""The training rows and the evaluation splits of a run, tokenised; hold-outs are cut here."""
+"""Loads training rows and evaluation splits of a run, tokenised, and cuts hold-outs."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ffalora_cli.config.errors import ConfigError, choose
+from ffalora_cli.config.errors import ConfigError
 from ffalora_cli.config.schema import TaskConfig
+from ffalora_cli.config.splits import HOLDOUT, evaluated_splits
 from ffalora_cli.data.cache import cache_root, entry_key, hash_memory, read_entry, write_entry
 from ffalora_cli.data.encode import Encoded, encode
-from ffalora_cli.data.holdout import HOLDOUT, cut_rows
+from ffalora_cli.data.holdout import cut_rows
 from ffalora_cli.data.load import load_rows, read_rows
 from ffalora_cli.data.source import locate
 from ffalora_cli.keys import derive, numpy_generator
@@ -113,33 +114,6 @@ def some_rows(task: TaskConfig, name: str, split: Encoded, most: int | None) -> 
         return split
     generator = numpy_generator(derive(task.holdout_seed, "evaluated", name))
     return split.take(np.sort(generator.permutation(len(split))[:most]))
-
-
-def evaluated_splits(task: TaskConfig) -> tuple[str, ...]:
-    """The splits this run looks at, headline first.
-
-    Raises:
-        ConfigError: one that the task does not have.
-    """
-    chosen = {"eval": task.eval_split, "tune": task.tune_split, "test": "test"}
-    if task.eval_on not in chosen:
-        raise choose("task.eval_on", task.eval_on, chosen)
-    names = [chosen[task.eval_on]]
-    if task.eval_on == "eval":
-        names += task.extra_eval_splits
-    if task.eval_on == "test" and "test" not in task.splits:
-        raise ConfigError(
-            f"task.eval_on=test: {task.name} has no test split; use task.eval_on=eval"
-        )
-    if task.eval_on == "tune" and task.tune_split == task.eval_split != HOLDOUT:
-        raise ConfigError(
-            f"task.tune_split={task.tune_split} is the evaluation split; "
-            "set task.tune_split=holdout"
-        )
-    for name in names:
-        if name != HOLDOUT and name not in task.splits:
-            raise choose(f"task.{task.eval_on}_split", name, [HOLDOUT, *task.splits])
-    return tuple(names)
 
 
 def _cut(

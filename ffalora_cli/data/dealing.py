@@ -1,4 +1,4 @@
-"""Groups of rows dealt to clients by the counts of a law: whole ones, in keyed random order."""
+"""Deals groups of rows to clients by given counts: whole ones, in keyed random order."""
 
 from __future__ import annotations
 

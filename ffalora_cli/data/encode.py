@@ -1,4 +1,4 @@
-"""Token ids of a split, flat and memory-mapped, and the padded tensors of any rows of it."""
+"""Holds token ids of a split, flat and memory-mapped, and pads any rows of it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rows that belong together: those of one text, or of one person or document.
+"""Groups rows that belong together: those of one text, or of one person or document.
 
 A partition deals groups and a hold-out takes whole ones, so that no text is in two places.
 """

@@ -1,4 +1,4 @@
-"""Hold-outs: a part of the training rows, by class and in whole groups, that no client is given."""
+"""Cuts hold-outs: a part of the training rows, in whole groups, that no client is given."""
 
 from __future__ import annotations
 
@@ -8,10 +8,9 @@ import numpy as np
 
 from ffalora_cli.config.errors import ConfigError
 from ffalora_cli.config.schema import TaskConfig
+from ffalora_cli.config.splits import HOLDOUT
 from ffalora_cli.data.groups import group_rows
 from ffalora_cli.keys import derive, numpy_generator
-
-HOLDOUT = "holdout"
 
 
 class Keyed(Protocol):
@@ -61,8 +60,6 @@ def cut_rows(
     if task.eval_on == "tune" and task.tune_split == HOLDOUT:
         cuts.append(("tune", task.holdout_seed + 1))
     key = f"task.holdout_fraction={task.holdout_fraction}"
-    if cuts and not 0 < task.holdout_fraction < 1:
-        raise ConfigError(f"{key} is not between 0 and 1; 0.1 is usual")
     keys, strata = keys_together(rows, keep_together), rows.labels
     alone = keys is None
     if keys is None:

@@ -1,4 +1,4 @@
-"""Data sets of the Hugging Face hub: what this machine has prepared before, else a download."""
+"""Reads data sets of the Hugging Face hub: prepared on this machine before, else downloaded."""
 
 from __future__ import annotations
 

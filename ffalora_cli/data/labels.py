@@ -1,4 +1,4 @@
-"""Labels to class indices: class names, numbers, and numbers written as text, in every format."""
+"""Maps labels to class indices: class names, numbers, and numbers written as text."""
 
 from __future__ import annotations
 

@@ -1,11 +1,11 @@
-"""One split of a task as checked rows: texts, class indices, clients, and a fingerprint."""
+"""Loads one split of a task as checked rows: texts, class indices, clients, a fingerprint."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -15,6 +15,9 @@ from ffalora_cli.data.groups import as_keys, text_keys
 from ffalora_cli.data.labels import class_indices
 from ffalora_cli.data.readers import Table
 from ffalora_cli.data.source import Source, locate
+
+if TYPE_CHECKING:
+    import pyarrow
 
 
 @dataclass(frozen=True)
@@ -56,18 +59,18 @@ def read_rows(task: TaskConfig, source: Source, split: str) -> Rows:
     others = [task.label_column, task.client_column, task.unit_column]
     table = source.read(list(dict.fromkeys([*task.text_columns, *filter(None, others)])))
     columns = table.columns
-    if not columns[task.label_column]:
+    if not columns.num_rows:
         raise ConfigError(f"{source.origin} has no rows; give the split at least one")
     _require_any(table, task.text_columns)
     for name in filter(None, others):
         _require_any(table, (name,))
     texts = tuple(_texts(table, name) for name in task.text_columns)
-    labels = class_indices(task, columns[task.label_column], table.place, split)
+    labels = class_indices(task, columns[task.label_column].to_pylist(), table.place, split)
     clients, names, units = None, None, None
     if task.client_column is not None:
         clients, names = _clients(table, task.client_column)
     if task.unit_column is not None:
-        units = as_keys(str(value) for value in columns[task.unit_column])
+        units = as_keys(map(str, columns[task.unit_column].to_pylist()))
     hashes = _hash_texts(texts)
     digest = hashlib.blake2b(hashes.tobytes() + labels.tobytes(), digest_size=16)
     for column in (clients, units):
@@ -83,56 +86,54 @@ def read_rows(task: TaskConfig, source: Source, split: str) -> Rows:
         unit_keys=units,
         fingerprint=digest.hexdigest(),
         origin=source.origin,
-        empty_texts=sum(not text.strip() for column in texts for text in column),
+        empty_texts=sum(int(_missing(columns[name]).sum()) for name in task.text_columns),
     )
 
 
 def _require_any(table: Table, names: Sequence[str]) -> None:
     """Refuse rows with nothing in any of the columns; of a pair, one text may be empty."""
-    cells = zip(*(table.columns[name] for name in names), strict=True)
-    empty = [row for row, values in enumerate(cells) if all(map(_is_missing, values))]
-    if empty:
-        total = len(table.columns[names[0]])
+    empty = np.logical_and.reduce([_missing(table.columns[name]) for name in names])
+    if empty.any():
         raise ConfigError(
-            f"{table.place(empty[0])}: {' and '.join(names)} missing or empty, in {len(empty)} of "
-            f"{total} rows; fill it in, or remove such rows"
+            f"{table.place(int(empty.argmax()))}: {' and '.join(names)} missing or empty, in "
+            f"{empty.sum()} of {len(empty)} rows; fill it in, or remove such rows"
         )
 
 
-def _is_missing(value: Any) -> bool:
-    """A null, what pandas writes for one (NaN), or blanks: formats differ in what they can say."""
-    return value is None or value != value or (isinstance(value, str) and not value.strip())
+def _missing(column: pyarrow.ChunkedArray) -> np.ndarray:
+    """Nulls, what pandas writes for one (NaN), and blanks: formats differ in what they can say."""
+    import pyarrow.compute as pc
+
+    if not _is_text(column):
+        return pc.is_null(column, nan_is_null=True).to_numpy()
+    return pc.equal(pc.utf8_trim_whitespace(column), "").fill_null(True).to_numpy()
+
+
+def _is_text(column: pyarrow.ChunkedArray) -> bool:
+    from pyarrow import types
+
+    return types.is_string(column.type) or types.is_large_string(column.type)
 
 
 def _texts(table: Table, name: str) -> list[str]:
-    values = ["" if _is_missing(value) else value for value in table.columns[name]]
-    for row, value in enumerate(values):
-        if not isinstance(value, str):
-            kind = type(value).__name__
-            raise ConfigError(f"{table.place(row)}: {name} is {kind}, not text; correct the row")
-        if not _encodable(value):
-            raise ConfigError(f"{table.place(row)}: {name} is not Unicode text; correct the row")
-    return values
+    import pyarrow.compute as pc
 
-
-def _encodable(text: str) -> bool:
-    """Whether it is text that UTF-8 has words for; JSON can name halves of a character."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
+    column = table.columns[name]
+    missing = _missing(column)
+    if not _is_text(column) and not missing.all():
+        row = int(missing.argmin())
+        kind = type(column[row].as_py()).__name__
+        raise ConfigError(f"{table.place(row)}: {name} is {kind}, not text; correct the row")
+    return pc.if_else(missing, "", column).to_pylist()
 
 
 def _clients(table: Table, name: str) -> tuple[np.ndarray, tuple[str, ...]]:
     """Client of each row, int64 [n], and their names."""
-    values = table.columns[name]
-    for row, value in enumerate(values):
-        if not isinstance(value, str | int | float) or type(value) is not type(values[0]):
-            raise ConfigError(
-                f"{table.place(row)}: {name} is {type(value).__name__}; "
-                "give every row one kind of name or number"
-            )
+    values = table.columns[name].to_pylist()
+    if not isinstance(values[0], str | int | float):
+        raise ConfigError(
+            f"{table.place(0)}: {name} is {type(values[0]).__name__}; give names or numbers"
+        )
     names, codes = np.unique(np.asarray(values), return_inverse=True)
     return codes.astype(np.int64), tuple(map(str, names.tolist()))
 

@@ -1,4 +1,4 @@
-"""Cutting a step's examples into micro-batches of nearly equal length."""
+"""Cuts a step's examples into micro-batches of nearly equal length."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which training rows belong to which client. No Python object a client: a million are fine."""
+"""Splits training rows over clients, without a Python object a client: a million are fine."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from ffalora_cli.config.errors import ConfigError, choose
+from ffalora_cli.config.partition_rules import check_partition
 from ffalora_cli.config.schema import PartitionConfig
 from ffalora_cli.data import skew
 from ffalora_cli.data.dealing import deal, sizes_of
@@ -83,7 +84,9 @@ def partition(
         ConfigError: the scheme does not know these clients or classes, a parameter is out of
             range, or no client may be as small as one would be.
     """
+    check_partition(config, num_clients, num_classes, has_owners=clients is not None)
     if config.name == "natural":
+        assert clients is not None  # checked
         _check(config, len(labels), len(labels), num_clients)
         owner = _natural(clients, num_clients)
     else:
@@ -121,7 +124,7 @@ def _dealt(
         case "dirichlet" | "quantity":
             counts = skew.dirichlet(config, rows, num_clients, key, dealt)
         case "label_mix":
-            counts = skew.label_mix(config, rows, num_clients)
+            counts = skew.label_mix(config, rows)
         case "shards":
             counts, client_of = skew.shards(config, rows, num_clients, key)
             return client_of[deal(counts, groups, key)]
@@ -151,10 +154,6 @@ def fingerprint(client_rows: ClientRows) -> str:
 
 
 def _check(config: PartitionConfig, rows: int, groups: int, num_clients: int) -> None:
-    if num_clients < 1:
-        raise ConfigError(f"federation.num_clients={num_clients} is below 1; set 1 or more")
-    if config.min_client_size < 0:
-        raise ConfigError(f"partition.min_client_size={config.min_client_size} is below 0; set 0")
     if rows < num_clients:
         raise ConfigError(
             f"federation.num_clients={num_clients} is more than the {rows} training rows; "
@@ -172,13 +171,8 @@ def _check(config: PartitionConfig, rows: int, groups: int, num_clients: int) ->
         )
 
 
-def _natural(clients: np.ndarray | None, num_clients: int) -> np.ndarray:
+def _natural(clients: np.ndarray, num_clients: int) -> np.ndarray:
     """Owner by the client column, int64 [n]; -1 for clients below the num_clients largest."""
-    if clients is None:
-        raise ConfigError(
-            "partition=natural needs a client column; set task.client_column=NAME, or "
-            "partition=dirichlet"
-        )
     present, client, sizes = np.unique(clients, return_inverse=True, return_counts=True)
     if num_clients > len(present):
         raise ConfigError(

@@ -1,4 +1,8 @@
-"""Files to columns. Only the wanted columns are kept; what cannot be read is said in one line."""
+"""Files to Arrow columns, the wanted ones alone; what cannot be read is said in one line.
+
+CSV and JSON lines are parsed by the standard library: Arrow's parsers know no line as an editor
+counts it, and take a stray quote for text.
+"""
 
 from __future__ import annotations
 
@@ -6,15 +10,15 @@ import csv
 import io
 import json
 import sys
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import accumulate, chain
+from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ffalora_cli.config.errors import ConfigError, listed, nearest, one_line
+from ffalora_cli.config.errors import ConfigError, brief, listed, nearest, one_line
 from ffalora_cli.config.schema import TaskConfig
 
 if TYPE_CHECKING:
@@ -25,9 +29,9 @@ SEPARATORS = (",", ";", "\t")  # a spreadsheet's choice follows its country
 
 @dataclass(frozen=True)
 class Table:
-    """The wanted columns of a split; a cell that is not there is None."""
+    """The wanted columns of a split, of one type each; a cell that is not there is null."""
 
-    columns: dict[str, list[Any]]  # name -> values, all of one length
+    columns: pyarrow.Table
     place: Callable[[int], str]  # row number -> where a person finds it: "train.csv, line 7"
 
 
@@ -37,28 +41,48 @@ def read_files(paths: Sequence[Path], columns: Sequence[str]) -> Table:
     Raises:
         ConfigError: a file is damaged or not what its name says; a column is missing.
     """
+    import pyarrow
+
     tables = [READERS[path.suffix](path, columns) for path in paths]
-    ends = list(accumulate(len(table.columns[columns[0]]) for table in tables))
+    ends = list(accumulate(table.columns.num_rows for table in tables))
 
     def place(row: int) -> str:
         piece = bisect_right(ends, row)
         return tables[piece].place(row - (ends[piece - 1] if piece else 0))
 
-    joined = {name: list(chain(*(table.columns[name] for table in tables))) for name in columns}
-    return Table(joined, place)
+    pieces = [table.columns for table in tables]
+    try:
+        return Table(pyarrow.concat_tables(pieces, promote_options="permissive"), place)
+    except pyarrow.ArrowException as error:
+        raise ConfigError(
+            f"{paths[0].parent}: pieces of one split differ in their columns "
+            f"({one_line(str(error))}); write them with one type a column"
+        ) from error
 
 
 def from_arrow(table: pyarrow.Table, columns: Sequence[str], where: str) -> Table:
     """Columns of an Arrow table; a class label goes by its name, whatever its number there."""
+    import pyarrow
+
     require(columns, table.column_names, where)
-    values = {name: table.column(name).to_pylist() for name in columns}
-    for name in columns:
-        names = _class_names(table.schema, name)
-        if names is not None:
-            values[name] = [
-                names[v] if isinstance(v, int) and 0 <= v < len(names) else v for v in values[name]
-            ]
-    return Table(values, lambda row: f"{where}, row {row} (the first is 0)")
+    table = table.select(list(columns))
+    table.validate(full=True)
+    plain = {name: _plain(table[name], _class_names(table.schema, name)) for name in columns}
+    return Table(pyarrow.table(plain), lambda row: f"{where}, row {row} (the first is 0)")
+
+
+def _plain(column: pyarrow.ChunkedArray, names: list[str] | None) -> pyarrow.ChunkedArray:
+    """Values in place of a dictionary; of class numbers their names, or digits without one."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    if pa.types.is_dictionary(column.type):
+        column = column.cast(column.type.value_type)
+    if names is None or not pa.types.is_integer(column.type):
+        return column
+    known = pc.and_(pc.greater_equal(column, 0), pc.less(column, len(names)))
+    named = pa.array(names, pa.string()).take(pc.if_else(known, column, None))
+    return pc.coalesce(named, column.cast(pa.string()))
 
 
 def _class_names(schema: pyarrow.Schema, column: str) -> list[str] | None:
@@ -89,9 +113,7 @@ def _read_arrow(path: Path, columns: Sequence[str]) -> Table:
 
     try:
         with pyarrow.memory_map(str(path)) as file, pyarrow.ipc.open_stream(file) as stream:
-            table = stream.read_all()
-            table.validate(full=True)
-            return from_arrow(table, columns, str(path))
+            return from_arrow(stream.read_all(), columns, str(path))
     except (pyarrow.ArrowException, OSError, ValueError, KeyError) as error:
         raise _unreadable(path, "Arrow", error) from error
 
@@ -122,7 +144,7 @@ def _read_jsonl(path: Path, columns: Sequence[str]) -> Table:
             values[name].append(record.get(name))
     if lines:
         require(columns, present, str(path))
-    return Table(values, lambda row: f"{path}, line {lines[row]}")
+    return _typed(values, lambda row: f"{path}, line {lines[row]}")
 
 
 def _read_csv(path: Path, columns: Sequence[str]) -> Table:
@@ -148,7 +170,28 @@ def _read_csv(path: Path, columns: Sequence[str]) -> Table:
         for name in columns:
             at = header.index(name)
             values[name].append(cells[at] if at < len(cells) else None)
-    return Table(values, lambda row: f"{path}, line {lines[row]}")
+    return _typed(values, lambda row: f"{path}, line {lines[row]}")
+
+
+def _typed(values: Mapping[str, Sequence[Any]], place: Callable[[int], str]) -> Table:
+    """Columns of Python's values, refused at the first that is not of one type with those above."""
+    import pyarrow
+
+    def fails(cells: Sequence[Any]) -> bool:
+        try:
+            pyarrow.array(cells)
+        except (pyarrow.ArrowException, OverflowError, UnicodeError):
+            return True
+        return False
+
+    for name, cells in values.items():
+        if fails(cells):
+            row = bisect_left(range(len(cells)), True, key=lambda n: fails(cells[: n + 1]))
+            raise ConfigError(
+                f"{place(row)}: {name}={brief(cells[row])} is no Unicode text, or of another type "
+                "than in the rows above; correct it, or write all of them as text"
+            )
+    return Table(pyarrow.table(dict(values)), place)
 
 
 def _header(text: str, separator: str) -> list[str]:
@@ -196,7 +239,7 @@ def read_texts(task: TaskConfig, files: Sequence[Path], columns: Sequence[str]) 
     require(columns, known, f"package {task.package}")
     texts = [path.read_text(encoding="utf-8", errors="ignore").strip() for path in files]
     labels = [path.parent.name for path in files]
-    return Table({known[0]: texts, known[1]: labels}, lambda row: str(files[row]))
+    return _typed({known[0]: texts, known[1]: labels}, lambda row: str(files[row]))
 
 
 def require(columns: Sequence[str], present: Collection[str], where: str) -> None:

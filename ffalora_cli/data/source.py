@@ -1,4 +1,4 @@
-"""Where a split's rows come from: a folder, an installed package, the local hub cache, the hub.
+"""Locates a split's rows: a folder, an installed package, the local hub cache, the hub.
 
 Finding a source is cheap (no row is parsed), so a warm start only compares fingerprints.
 """

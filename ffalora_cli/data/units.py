@@ -1,7 +1,7 @@
-"""The units of privacy inside a client, and what makes them one unit on different clients.
+"""Numbers the units of privacy inside a client, equal on different clients.
 
 Neighbouring data sets differ in one unit: a row, all rows of a client that are one text to the
-model, or all rows with one value of ``task.unit_column`` (design: units are groups of rows).
+model, or all rows with one value of ``task.unit_column``.
 """
 
 from __future__ import annotations

@@ -23,30 +23,30 @@ from torch import Tensor, nn
 from ffalora_cli.data.batches import StepBatches
 from ffalora_cli.engine.dropout import keyed_dropout
 from ffalora_cli.engine.job import ExamplePrivacy, LocalJob, LocalResult
-from ffalora_cli.models.adapters import AdaptedLinear, HeadLinear
+from ffalora_cli.models.adapters import AdaptedLinear, HeadLinear, replace
 from ffalora_cli.models.network import Network
 from ffalora_cli.privacy import example_level
 from ffalora_cli.privacy.clipping import SLACK, STABILITY, ClipRule, clip_rule, factors, was_cut
 from ffalora_cli.types import Examples, Stack, Tensors
 
 
-class LoraLinear(nn.Module):
-    """A frozen linear layer plus A and B as ordinary ``nn.Linear`` children."""
+class AdaptedLayer(nn.Module):
+    """A frozen layer plus a form's module of ordinary layers."""
 
-    def __init__(self, base: nn.Linear, rank: int, scale: float, site: str = "") -> None:
+    def __init__(self, base: nn.Module, added: nn.Module, scale: float, site: str) -> None:
         super().__init__()
         self.base = base
-        self.lora_a = nn.Linear(base.in_features, rank, bias=False, device=base.weight.device)
-        self.lora_b = nn.Linear(rank, base.out_features, bias=False, device=base.weight.device)
+        self.added = added
         self.scale = scale
         self.site = site
         self.dropout: Any = None
 
     def forward(self, x: Tensor) -> Tensor:
-        """``base(x) + scale * lora_b(lora_a(x))``."""
+        """``base(x) + scale * added(x)``."""
         inputs = x if self.dropout is None else self.dropout(x)
-        delta = self.lora_b(self.lora_a(inputs.float())) * self.scale
-        return self.base(x) + delta.to(x.dtype)
+        delta = self.added(inputs.float()) * self.scale
+        y: Tensor = self.base(x) + delta.to(x.dtype)
+        return y
 
 
 class HeadLayer(nn.Module):
@@ -126,26 +126,22 @@ class ReferenceEngine:
         """The classifier with this client's factors, only the trainable ones learning."""
         model = _around_live_weights(self.network)
         values = {**job.common, **{n: v[slot] for n, v in job.start.items()}}
-        names: dict[str, nn.Parameter] = {}
-        for site in self.network.sites:
-            rank = values[f"{site.name}.lora_a"].shape[0]
-            parent, _, leaf = site.name.rpartition(".")
+        device, network = self.network.device, self.network
+        names = {
+            name: nn.Parameter(
+                value.detach().to(device, torch.float32, copy=True), name in job.trainable
+            )
+            for name, value in values.items()
+        }
+        for site in network.sites:
+            added = network.form.module(network.form.of_site(names, site))
             base = model.get_submodule(site.name)
-            assert isinstance(base, nn.Linear)
-            layer = LoraLinear(base, rank, self.network.scale, site.name)
-            setattr(model.get_submodule(parent), leaf, layer)
-            names[f"{site.name}.lora_a"] = layer.get_parameter("lora_a.weight")
-            names[f"{site.name}.lora_b"] = layer.get_parameter("lora_b.weight")
-        for name in self.network.head_names:
+            replace(model, site.name, AdaptedLayer(base, added, network.scale, site.name))
+        for name in network.head_names:
             path, _, leaf = name.removeprefix("head.").rpartition(".")
             if not isinstance(model.get_submodule(path), HeadLayer):
-                parent, _, own = path.rpartition(".")
-                setattr(model.get_submodule(parent), own, HeadLayer(model.get_submodule(path)))
-            names[name] = nn.Parameter(torch.empty(0, device=self.network.device))
+                replace(model, path, HeadLayer(model.get_submodule(path)))
             setattr(model.get_submodule(path).base, leaf, names[name])
-        for name, parameter in names.items():
-            parameter.data = values[name].detach().to(parameter.device, torch.float32, copy=True)
-            parameter.requires_grad_(name in job.trainable)
         return model, names
 
     def _backward(
@@ -331,5 +327,5 @@ def _clean(
 
 def _set_dropout(model: nn.Module, masks: Any) -> None:
     for module in model.modules():
-        if isinstance(module, LoraLinear):
+        if isinstance(module, AdaptedLayer):
             module.dropout = partial(masks, module.site)

@@ -1,4 +1,4 @@
-"""The stacked engine: every example carries a copy of its client's factors (design section 3)."""
+"""Trains all clients in one batch: every example carries a copy of its client's factors."""
 
 from __future__ import annotations
 

@@ -11,6 +11,7 @@ from torch import nn
 
 from ffalora_cli.data.microbatch import cut
 from ffalora_cli.evaluation.metrics import confusion, score
+from ffalora_cli.metric_keys import evaluated
 from ffalora_cli.stopping import Poll, never
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ def evaluate(
     metrics: Sequence[str],
     classes: int,
     max_tokens: int = 2048,
-    prefix: str = "eval/",
+    prefix: str = evaluated(""),
     poll: Poll = never,
 ) -> dict[str, float]:
     """Metrics and mean loss of one set of tensors on one split.

@@ -1,4 +1,4 @@
-"""What a run costs: seconds from a measurement, bytes on disk from the shapes of its tensors."""
+"""Computes what a run costs: seconds from a measurement, bytes on disk from shapes."""
 
 from __future__ import annotations
 
@@ -53,7 +53,8 @@ def time(parts: Parts, seen: Rehearsed, cost: Measurement) -> dict[str, Any]:
     federation = parts.config.federation
     everybody = federation.cohort_size or len(parts.simulation.clients)
     share = float(seen.participations.sum()) / max(seen.rounds * everybody, 1)
-    each_round = cost.round_seconds + federation.local_steps * cost.step_seconds
+    steps = federation.local_steps * parts.method.exchanges()
+    each_round = cost.round_seconds + steps * cost.step_seconds
     training = seen.rounds * each_round * share
     tokens = sum(int(rows.lengths.sum()) for rows in parts.data.evals.values())
     first = int(next(iter(parts.data.evals.values())).lengths.sum())
@@ -74,16 +75,16 @@ def time(parts: Parts, seen: Rehearsed, cost: Measurement) -> dict[str, Any]:
 def disk(parts: Parts, seen: Rehearsed) -> dict[str, Any]:
     """Bytes in the run folder at its end, and in the cache of tokens."""
     state, sizes = seen.state, {s.name: 4 * s.size for s in parts.simulation.network.specs}
-    adapter = _bytes(state.tensors) + _bytes(state.base_delta)
+    delta = _bytes(state.base_delta)
     who = int((seen.participations > 0).sum())
     personal = who * sum(sizes[name] for name in parts.simulation.personal)
     merges = sum(4 * (m.left.numel() + m.right.numel()) for m in state.merges)
     kept = min(KEPT + 1, seen.rounds + 1)  # the best beside the newest
-    checkpoint = adapter + _bytes(state.optimizer) + merges + personal
+    checkpoint = _bytes(state.tensors) + delta + _bytes(state.optimizer) + merges + personal
     lines = _LINE * (seen.rounds + 1) + _LINE * int(seen.participations.sum())
     splits = (parts.data.train, *parts.data.evals.values())
     return {
-        "run_folder": adapter + personal + kept * checkpoint + lines + _RECORDS,
+        "run_folder": sum(sizes.values()) + delta + personal + kept * checkpoint + lines + _RECORDS,
         "checkpoint": checkpoint,
         "checkpoints_kept": kept,
         "token_cache": sum(s.ids.nbytes + s.offsets.nbytes + 16 * len(s) for s in splits),

@@ -1,4 +1,4 @@
-"""What a run will do, before it does anything: clients, privacy, bytes, parameters, time, disk.
+"""Forecasts a run: clients, privacy, bytes, parameters, time, disk.
 
 Nothing is written but caches. Jobs of a sweep share what is the same for them: a step is measured
 once for all jobs whose steps cost the same.
@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from ffalora_cli.config.schema import Config
+from ffalora_cli.config.job import Job
 from ffalora_cli.experiment import cost, planned
 from ffalora_cli.experiment.measurement import Measurement, measure
 from ffalora_cli.experiment.observer import Observer
@@ -51,12 +51,11 @@ class Forecaster:
     observer: Observer = field(default_factory=Nobody)
     _measurements: dict[str, Measurement] = field(default_factory=dict)
 
-    def forecast(self, config: Config, signature: str) -> dict[str, Any]:
+    def forecast(self, job: Job) -> dict[str, Any]:
         """Everything that is known of one run before it starts, as JSON values.
 
         Args:
-            config: checked.
-            signature: of the run; its cohorts are drawn from it.
+            job: checked; cohorts are drawn from its signature.
 
         Raises:
             ConfigError: a budget that cannot be, data that cannot be had; with the nearest remedy.
@@ -66,7 +65,8 @@ class Forecaster:
 
         # Bytes and epsilon need shapes alone; a step takes as long with random weights.
         weights: Weights = "random" if self.measured else "none"
-        parts = build(config, signature, self.observer, weights=weights)
+        config = job.config
+        parts = build(config, job.signature, self.observer, weights=weights)
         seen = rehearse(parts.simulation)
         measured = self._measured(parts) if self.measured else None
         return {

@@ -1,4 +1,4 @@
-"""A new run from the last round of another: its state and records, an identity of its own."""
+"""Begins a new run from the last round of another: its state and records, its own identity."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a run folder says before its first round, and what each further sitting adds."""
+"""Writes config, planned privacy statement and manifest before round 1; one entry a resume."""
 
 from __future__ import annotations
 
@@ -6,47 +6,43 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+from ffalora_cli.config.job import Job
+from ffalora_cli.experiment.inputs import inputs_of
 from ffalora_cli.experiment.rounds import privacy_statement
 from ffalora_cli.hub.access import local_commit
 from ffalora_cli.models.backbone import model_origin
 from ffalora_cli.records.manifest import build_manifest, environment
-from ffalora_cli.records.run_directory import RunDirectory
 
 if TYPE_CHECKING:
     from ffalora_cli.experiment.parts import Parts
     from ffalora_cli.experiment.session import Session
 
 
-def write_head(
-    parts: Parts,
-    directory: RunDirectory,
-    resolved: Mapping[str, Any],
-    signature: str,
-    command: Sequence[str],
-    extra: Mapping[str, Any],
+def write_opening(
+    session: Session, job: Job, signature: str, forked_from: Mapping[str, Any] | None
 ) -> None:
     """Config, planned privacy and manifest, on disk before the first round.
 
     The manifest comes last: a folder without one never began.
 
     Args:
-        parts: built.
-        directory: claimed.
-        resolved: the plain config.
+        session: of the claimed folder, at round 0.
+        job: whose run it is.
         signature: identity of the run.
-        command: as typed.
-        extra: further facts of the manifest (``identity``, ``forked_from``).
+        forked_from: run and round where it begins, if it is a fork.
     """
+    parts, directory = session.parts, session.directory
     config, network = parts.config, parts.simulation.network
     statement = privacy_statement(parts)
-    directory.write_config(resolved)
+    directory.write_config(job.resolved)
     if statement is not None:
         directory.write_privacy(statement)
+    revision = job.config.model.revision
     directory.write_manifest(
         build_manifest(
             id=directory.id,
             signature=signature,
-            command=command,
+            command=job.command,
             device=str(network.device),
             threads=_threads(),
             seeds={
@@ -60,23 +56,25 @@ def write_head(
             model_fingerprint=network.fingerprint,
             extra={
                 **_shared(parts),
-                "model": {"revision": resolved["model"]["revision"], **model_origin(config.model)},
+                "model": {"revision": revision, **model_origin(config.model)},
                 "data": parts.data.facts,
-                **extra,
+                "overrides": list(job.overrides),
+                "identity": session.identity,
+                "inputs": inputs_of(config),
+                "forked_from": forked_from,
             },
         )
     )
 
 
-def add_sitting(
-    parts: Parts, directory: RunDirectory, manifest: Mapping[str, Any], command: Sequence[str]
-) -> list[str]:
+def add_resume(session: Session, manifest: Mapping[str, Any], command: Sequence[str]) -> list[str]:
     """Note in the manifest that the run went on, and with what.
 
     Returns:
         Lines for the user about what may change the bits: another device, chunking or commit.
     """
-    sitting = {
+    parts = session.parts
+    entry = {
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "after_round": parts.simulation.state.round,
         "command": list(command),
@@ -86,12 +84,13 @@ def add_sitting(
         "git": environment()["git"],
     }
     earlier = manifest.get("sittings") or []
-    directory.write_manifest({**manifest, "sittings": [*earlier, sitting]})
+    now = {"inputs": inputs_of(parts.config)}  # other files, maybe, of equal content
+    session.directory.write_manifest({**manifest, **now, "sittings": [*earlier, entry]})
     before = earlier[-1] if earlier else manifest
     notes = [
-        f"{key} was {before.get(key)} and is {sitting[key]}: results may differ by rounding"
+        f"{key} was {before.get(key)} and is {entry[key]}: results may differ by rounding"
         for key in ("device", "max_tokens", "git")
-        if before.get(key) != sitting[key]
+        if before.get(key) != entry[key]
     ]
     return notes + _moved(manifest.get("model") or {})
 
@@ -109,7 +108,7 @@ def _moved(model: Mapping[str, Any]) -> list[str]:
 
 
 def facts(session: Session, signature: str) -> dict[str, Any]:
-    """What observers are told before the first round of a sitting; ``done`` is the last on disk."""
+    """What observers are told before a first or resumed round; ``done`` is the last on disk."""
     parts, config = session.parts, session.parts.config
     return {
         **_shared(parts),
@@ -130,7 +129,7 @@ def _shared(parts: Parts) -> dict[str, Any]:
     sizes = parts.simulation.clients.sizes
     return {
         "client_sizes": sizes.tolist() if len(sizes) <= 100 else None,
-        "trainable_parameters": sum(spec.size for spec in parts.simulation.trainable(1)),
+        "trainable_parameters": sum(spec.size for spec in parts.simulation.trained(1)),
         "frozen_parameters": parts.simulation.network.frozen_parameters,
         "max_tokens": parts.max_tokens,
     }

@@ -1,4 +1,4 @@
-"""What must be the same for a resumed run to be the same run, and which of it is not."""
+"""Checks that a resumed run is the same run: what must agree, and what need not."""
 
 from __future__ import annotations
 

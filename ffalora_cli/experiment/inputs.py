@@ -1,4 +1,4 @@
-"""What a run was made from, by the content of its files, held against what is there now.
+"""Compares what a run was made from, by content of its files, with what is there now.
 
 The signature says what was asked, the inputs say of what: a finished run is an answer only where
 both are the same. ``data`` is computed from training rows, so it stays in the run folder; nothing
@@ -15,6 +15,7 @@ from typing import Any
 
 from ffalora_cli.config.errors import ConfigError, listed
 from ffalora_cli.config.schema import Config
+from ffalora_cli.config.splits import HOLDOUT, evaluated_splits
 from ffalora_cli.content import content_hash
 from ffalora_cli.records.files import read_json
 from ffalora_cli.records.run_directory import MANIFEST, SUMMARY
@@ -46,7 +47,6 @@ def inputs_of(config: Config) -> Inputs:
         ConfigError: a folder or file that the configuration names is not there.
     """
     from ffalora_cli.data.cache import hash_memory
-    from ffalora_cli.data.dataset import HOLDOUT, evaluated_splits
     from ffalora_cli.data.source import locate_here
     from ffalora_cli.models.source import model_files
 

@@ -1,4 +1,4 @@
-"""What a round costs here: the run's own engine on the run's own rows, a few steps of it."""
+"""Measures a round here: the run's own engine on its own rows, a few steps of it."""
 
 from __future__ import annotations
 
@@ -174,7 +174,7 @@ def _score(parts: Parts) -> float:
     from ffalora_cli.evaluation.evaluate import predict
 
     rows = next(iter(parts.data.evals.values()))
-    values, network = parts.simulation.state.tensors, parts.simulation.network
+    values, network = parts.simulation.tensors, parts.simulation.network
     began = time.perf_counter()
     for count in EVALUATED:
         some = rows.take(np.linspace(0, len(rows) - 1, min(count, len(rows))).astype(np.int64))

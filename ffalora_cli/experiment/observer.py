@@ -1,4 +1,4 @@
-"""Who watches a run."""
+"""Declares what observers of a run are told."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from ffalora_cli.types import RoundRecord
 
 
 class Observer(Protocol):
-    """Who watches a run; ``cli`` prints, tests collect."""
+    """Watches a run; ``cli`` prints, tests collect."""
 
     def note(self, text: str) -> None:
         """Something worth knowing before the rounds, or a tracker's complaint."""

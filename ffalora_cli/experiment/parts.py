@@ -1,4 +1,4 @@
-"""From a checked configuration to the parts of a run."""
+"""Builds the parts of a run from a checked configuration."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import numpy as np
 from ffalora_cli.config.schema import Config
 from ffalora_cli.experiment import population, remarks
 from ffalora_cli.experiment.observer import Observer
+from ffalora_cli.metric_keys import evaluated, of_clients, own_labels, personalized
 from ffalora_cli.stopping import Poll, never
 from ffalora_cli.types import RoundRecord
 
@@ -66,11 +67,11 @@ class Parts:
         simulation, task = self.simulation, self.config.task
         metrics = dict(record.metrics)
         for index, (split, rows) in enumerate(self.data.evals.items()):
-            prefix = "eval/" if index == 0 else f"eval/{split}/"
+            prefix = evaluated("", split if index else "")
             metrics |= evaluate(
                 simulation.network,
                 rows,
-                simulation.state.tensors,
+                simulation.tensors,
                 task.metrics,
                 len(task.classes),
                 self.max_tokens,
@@ -97,7 +98,7 @@ class Parts:
         names = simulation.personal
         personal = simulation.client_states.gather(ids, names, simulation.network.initial)
         models = [
-            simulation.state.tensors | {n: v[i] for n, v in personal.items()}
+            simulation.tensors | {n: v[i] for n, v in personal.items()}
             for i in range(len(ids) if names else 1)
         ]
         plain, own = client_accuracy(
@@ -108,8 +109,8 @@ class Parts:
             self.max_tokens,
             simulation.poll,
         )
-        prefix = "eval/personalized_accuracy" if names else "eval/client_accuracy"
-        metrics = {**record.metrics, f"{prefix}_own_labels": float(own.mean())}
+        prefix = personalized("accuracy") if names else of_clients("accuracy")
+        metrics = {**record.metrics, own_labels(prefix): float(own.mean())}
         scores = {int(i): {"accuracy_own_labels": float(o)} for i, o in zip(ids, own, strict=True)}
         if names:
             metrics |= {prefix: float(plain.mean()), f"{prefix}_min": float(plain.min())}
@@ -188,7 +189,9 @@ def build(
     observer.note("planning privacy" if config.privacy.unit != "none" else "loading the model")
     keys = unit_keys(data.train, config.privacy.unit)
     shared = find_shared_rows(keys, clients.rows, clients.offsets)
-    plan = make_plan(config.privacy, clients.num_units, config.federation, (), shared)
+    plan = make_plan(
+        config.privacy, clients.num_units, config.federation, (), shared, method.exchanges()
+    )
     warnings = (*about_data, *people.notes, *remarks.of_spread_units(config, bool(shared.holders)))
     warnings += (*(plan.warnings if plan else ()), *combination_warnings(config, len(clients)))
     for warning in warnings:

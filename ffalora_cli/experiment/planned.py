@@ -1,4 +1,4 @@
-"""What is known of a run before it starts, as JSON values: one function a subject."""
+"""Collects what is known of a run before it starts, as JSON values: one function a subject."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def sampling(parts: Parts) -> dict[str, Any]:
             "rate": cohort / len(held),
         },
         "rows": {
-            "scheme": parts.plan.sampling if example and parts.plan else "epochs",
+            "scheme": parts.plan.accountant.sampling if example and parts.plan else "epochs",
             "of": "rows" if held.units is None else "units",
             "batch": federation.local_batch_size,
             "rate": spread(batch / sizes),
@@ -80,9 +80,9 @@ def privacy(plan: PrivacyPlan) -> dict[str, Any]:
         "sentence": sentence(plan),
         "unit": plan.unit,
         "relation": plan.relation,
-        "delta": plan.delta,
-        "sampling": plan.sampling,
-        "accountant": plan.accountant,
+        "delta": plan.accountant.delta,
+        "sampling": plan.accountant.sampling,
+        "accountant": plan.accountant.name,
         "max_grad_norm": plan.max_grad_norm,
         "epsilon_target": plan.epsilon_target,
         "epsilon_planned": _finite(plan.epsilon_claimed),
@@ -95,20 +95,17 @@ def privacy(plan: PrivacyPlan) -> dict[str, Any]:
 
 def _accountants(plan: PrivacyPlan) -> dict[str, Any]:
     """PLD and RDP side by side: epsilon of the planned noise, and the noise of the target."""
-    from ffalora_cli.privacy.calibrate import noise_multiplier, stored_epsilon
-
     client = int(np.argmax(plan.epsilon_planned))
     noise, rate = float(plan.noise_multiplier[client]), float(plan.accounted_rate[client])
-    steps, scheme, target = int(plan.planned_steps[client]), plan.sampling, plan.epsilon_target
+    steps, target = int(plan.planned_steps[client]), plan.epsilon_target
     found: dict[str, Any] = {}
-    for name in ("rdp",) if scheme == "fixed" else ("pld", "rdp"):
-        how = (plan.delta, plan.interval, scheme)
-        value = stored_epsilon(name, noise, rate, steps, *how)
+    for one in plan.accountant.beside:
+        value = one.stored([(noise, rate, steps)])
         try:
-            needed = target and noise_multiplier(name, target, how[0], rate, steps, *how[1:])
+            needed = target and one.noise_for(target, rate, steps)
         except ConfigError:  # this accountant cannot prove it; the plan's own has
             needed = None
-        found[name] = {"epsilon": _finite(value), "noise_multiplier_for_target": needed}
+        found[one.name] = {"epsilon": _finite(value), "noise_multiplier_for_target": needed}
     return {
         "client": client,
         "steps": steps,
@@ -160,7 +157,7 @@ def parameters(parts: Parts) -> dict[str, Any]:
     """Elements that are trained in round 1, kept by their client, and frozen."""
     simulation, network = parts.simulation, parts.simulation.network
     return {
-        "trainable": sum(spec.size for spec in simulation.trainable(1)),
+        "trainable": sum(spec.size for spec in simulation.trained(1)),
         "personal": sum(s.size for s in network.specs if s.name in simulation.personal),
         "frozen": network.frozen_parameters,
         "adapted_layers": len(network.sites),

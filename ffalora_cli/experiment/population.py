@@ -1,4 +1,4 @@
-"""Who owns which training rows: the clients of a run, their names and units."""
+"""Deals training rows to clients: the clients of a run, their names and units."""
 
 from __future__ import annotations
 

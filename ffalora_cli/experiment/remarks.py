@@ -1,4 +1,4 @@
-"""What a person should hear of a run's data before it trains, in words."""
+"""Says what a person should hear of a run's data before it trains."""
 
 from __future__ import annotations
 

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 from ffalora_cli.config.errors import RunFailed
 from ffalora_cli.experiment.observer import Observer
 from ffalora_cli.experiment.session import Session
+from ffalora_cli.methods.registry import headline
+from ffalora_cli.metric_keys import EPSILON
 from ffalora_cli.records.run_directory import RunDirectory
 from ffalora_cli.records.summary import summarize
 from ffalora_cli.records.trackers.base import Tracker
@@ -54,7 +56,7 @@ def drive(
     if statement is not None:
         directory.write_privacy(statement)
     said = {"privacy": statement, **({"notes": list(found)} if (found := remarks()) else {})}
-    summary = summarize(session.records, session.headline, session.seconds, said)
+    summary = summarize(session.records, headline(session.parts.config), session.seconds, said)
     directory.write_summary(summary)
     return summary
 
@@ -77,8 +79,7 @@ def _write_model(parts: Parts, directory: RunDirectory) -> None:
     """The model of the last good round, and what stays with the clients."""
     simulation, config = parts.simulation, parts.config
     directory.write_adapter(
-        simulation.state.tensors
-        | {f"merge.{n}": v for n, v in simulation.state.base_delta.items()},
+        simulation.tensors | {f"merge.{n}": v for n, v in simulation.state.base_delta.items()},
         config.adapter.rank,
         config.adapter.alpha,
         config.model.source,
@@ -130,5 +131,5 @@ def _with_epsilon(parts: Parts, record: RoundRecord) -> RoundRecord:
     clients = tuple(
         {**line, "epsilon_spent": float(epsilon[int(line["client"])])} for line in record.clients
     )
-    metrics = {**record.metrics, "privacy/epsilon_spent": claimed(parts.plan, steps, epsilon)}
+    metrics = {**record.metrics, EPSILON: claimed(parts.plan, steps, epsilon)}
     return replace(record, metrics=metrics, clients=clients)

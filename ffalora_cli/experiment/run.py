@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from ffalora_cli.config.job import Job
 from ffalora_cli.config.schema import Config
 from ffalora_cli.experiment import fork as forks
 from ffalora_cli.experiment import head, identity
-from ffalora_cli.experiment.inputs import InputsCheck, inputs_of
+from ffalora_cli.experiment.inputs import InputsCheck
 from ffalora_cli.experiment.observer import Observer
 from ffalora_cli.experiment.parts import Given, build
 from ffalora_cli.experiment.rounds import drive
@@ -26,33 +27,25 @@ _FAILED = 1  # exit code a tracker is told
 
 
 def run(
-    config: Config,
-    resolved: Mapping[str, Any],
-    signature: str,
+    job: Job,
     observer: Observer,
-    again: bool = False,
-    command: Sequence[str] = (),
-    overrides: Sequence[str] = (),
     stop: StopFlag | None = None,
-    folder: Path | None = None,
-    fork_of: Path | None = None,
     built: Callable[[Parts], None] | None = None,
     given: Given | None = None,
     remarks: Callable[[], Sequence[str]] = tuple,
 ) -> dict[str, Any]:
-    """Run one configuration to its end, from where an earlier sitting of it stopped.
+    """Run one job to its end, from where an earlier process stopped.
+
+    Everything that can be refused is refused while nothing is written. Then six steps, whose order
+    is the proof that no noise is drawn twice and nothing is released before it is paid for: the
+    folder is ours alone, the secret is on disk before a charge, the ledger before a release, the
+    opening (whose manifest says that the run has begun) after both, so a run that has begun has
+    them; then the state of the last round, then the rounds.
 
     Args:
-        config: built and checked.
-        resolved: the same as a plain dictionary, for the records.
-        signature: of the config; a finished run of it is returned, an unfinished one goes on.
+        job: checked. A finished run of its signature is returned, an unfinished one goes on.
         observer: is told what happens.
-        again: start over in a folder of its own, whatever there is.
-        command: the command line, for the manifest.
-        overrides: of this run alone, where the command is a sweep; for the manifest.
         stop: polled during training and evaluation.
-        folder: of the run to go on with; found by name and signature where None.
-        fork_of: folder of another run from whose last round this one starts.
         built: is handed the parts before anything is done with them (``together`` does with it).
         given: secret, data and clients to use, for audits.
         remarks: asked at the end for lines that the summary keeps, as of an observer that failed.
@@ -65,122 +58,152 @@ def run(
         Stopped: when ``stop`` was requested; the last finished round is on disk.
     """
     stop = stop or StopFlag()
-    fork = forks.open_fork(fork_of) if fork_of is not None else None
-    manifest = identity.begun_manifest(folder) if folder is not None else None
-    origin = fork.origin if fork is not None else (manifest or {}).get("forked_from")
-    signature = identity.run_signature(signature, origin)
-    if folder is not None:
-        directory = open_folder(folder)
-    else:
-        directory = open_run(config.paths.runs, config.name, signature, again)
-    if directory.finished:
-        return _already_done(directory, config, observer, folder is None)
-    manifest = identity.begun_manifest(directory.path) if directory.begun else None
-    if manifest is not None:
-        identity.check_config(manifest, resolved, directory.path)
-        config = identity.keep_choices(config, manifest)
-    parts = build(config, signature, observer, stop.poll, given)
+    found = _find(job)
+    if found.directory.finished:
+        return _already_done(found, job, observer)
+    parts = build(found.config, found.signature, observer, stop.poll, given)
     if built is not None:
         built(parts)
-    with directory.claim():
-        if directory.finished:
-            return _already_done(directory, config, observer, folder is None)
-        said = {"command": command, "overrides": overrides}
-        session = _open_session(parts, directory, resolved, manifest, fork, signature, said)
-        if given is not None:
-            parts.simulation.secret = given.secret
-        for note in (directory.note, *session.notes):
-            if note:
-                observer.note(note)
-        return _play(session, resolved, signature, observer, stop, remarks)
+    with found.directory.claim():
+        if found.directory.finished:
+            return _already_done(found, job, observer)
+        session = _identified(found, parts, job)
+        _draw_secret(session, found, given)
+        _open_ledger(session, found)
+        _write_opening(session, found, job)
+        _resume(session, found, job)
+        return _play(session, found, job, observer, stop, remarks)
 
 
-def _already_done(
-    directory: RunDirectory, config: Config, observer: Observer, again: bool
-) -> dict[str, Any]:
+@dataclass(frozen=True)
+class _Found:
+    """What is there of a run before anything is built.
+
+    Attributes:
+        directory: of the run, not yet claimed.
+        signature: of the job; of a forked run also of what it was forked from.
+        config: of the job, with what was left open and chosen when the run began.
+        manifest: None where it has not begun.
+        fork: where a new run begins that is forked now.
+    """
+
+    directory: RunDirectory
+    signature: str
+    config: Config
+    manifest: Mapping[str, Any] | None
+    fork: forks.Fork | None
+
+
+def _find(job: Job) -> _Found:
+    """The run's folder and what is in it; refuses a folder in which another run was begun."""
+    fork = forks.open_fork(job.fork_of) if job.fork_of is not None else None
+    begun = identity.begun_manifest(job.folder) if job.folder is not None else None
+    origin = fork.origin if fork is not None else (begun or {}).get("forked_from")
+    signature, config = identity.run_signature(job.signature, origin), job.config
+    if job.folder is not None:
+        directory = open_folder(job.folder)
+    else:
+        directory = open_run(config.paths.runs, config.name, signature, job.again)
+    manifest = identity.begun_manifest(directory.path) if directory.begun else None
+    if manifest is not None:
+        identity.check_config(manifest, job.resolved, directory.path)
+        config = identity.keep_choices(config, manifest)
+    return _Found(directory, signature, config, manifest, fork)
+
+
+def _already_done(found: _Found, job: Job, observer: Observer) -> dict[str, Any]:
     """The result of a finished run, if it was made from what is there now."""
     from ffalora_cli.privacy.secret import SECRET, erase_secret
     from ffalora_cli.records.reading import read_run
 
-    erase_secret(directory.path / SECRET)  # should a crash have come just before
-    note = InputsCheck().check(directory.path, config, again)
+    folder = found.directory.path
+    erase_secret(folder / SECRET)  # should a crash have come just before
+    note = InputsCheck().check(folder, found.config, again=job.folder is None)
     if note is not None:
         observer.note(note)
-    summary = dict(read_run(directory.path).summary or {})
-    summary |= {"run_dir": str(directory.path), "already_done": True}
+    summary = dict(read_run(folder).summary or {})
+    summary |= {"run_dir": str(folder), "already_done": True}
     observer.finished(summary)
     return summary
 
 
-def _open_session(
-    parts: Parts,
-    directory: RunDirectory,
-    resolved: Mapping[str, Any],
-    manifest: Mapping[str, Any] | None,
-    fork: forks.Fork | None,
-    signature: str,
-    said: Mapping[str, Sequence[str]],
-) -> Session:
-    """A new run, a forked one, or one that goes on: folder and parts ready for the next round."""
-    from ffalora_cli.privacy.ledger import PrivacyLedger
+def _identified(found: _Found, parts: Parts, job: Job) -> Session:
+    """The session of this run; refuses data, weights or versions that it was not begun with."""
+    now = identity.identity(parts, job.resolved)
+    if found.manifest is not None:
+        private = parts.plan is not None
+        now = identity.check_identity(found.manifest, now, found.directory.path, private)
+    return Session(parts, found.directory, now)
+
+
+def _draw_secret(session: Session, found: _Found, given: Given | None) -> None:
+    """The key of all privacy draws.
+
+    It comes before the first charge and the manifest: where either is there, it must be, too.
+    """
     from ffalora_cli.privacy.secret import SECRET, run_secret
 
-    now = identity.identity(parts, resolved)
-    if manifest is not None:
-        now = identity.check_identity(manifest, now, directory.path, parts.plan is not None)
-    session = Session(parts, directory, now)
-    ledger = directory.path / LEDGER
-    # Before the first charge and the manifest: where either is there, the secret must be, too.
+    parts, folder = session.parts, found.directory.path
+    if given is not None:
+        parts.simulation.secret = given.secret
+        return
     parts.simulation.secret = run_secret(
         parts.config.privacy.noise,
         parts.config.seed,
-        signature,
+        found.signature,
         parts.secret_inputs,
-        path=directory.path / SECRET,
-        resumed=manifest is not None or ledger.exists(),
+        path=folder / SECRET,
+        resumed=found.manifest is not None or (folder / LEDGER).exists(),
     )
-    if fork is not None:
-        forks.carry_ledger(fork, parts.plan, ledger)
-    if parts.plan is not None:  # each charge is on disk before the release it pays for
-        parts.simulation.privacy_ledger = PrivacyLedger(
-            parts.plan.noise_multiplier,
-            parts.plan.accounted_rate,
-            ledger,
-            parts.plan.count_noise,
+
+
+def _open_ledger(session: Session, found: _Found) -> None:
+    """Where each charge is on disk before the release it pays for; a fork's begins with all."""
+    from ffalora_cli.privacy.ledger import PrivacyLedger
+
+    plan, path = session.parts.plan, found.directory.path / LEDGER
+    if found.fork is not None:
+        forks.carry_ledger(found.fork, plan, path)
+    if plan is not None:
+        session.parts.simulation.privacy_ledger = PrivacyLedger(
+            plan.noise_multiplier, plan.accounted_rate, path, plan.count_noise
         )
-    if manifest is None:
-        extra = {
-            "overrides": list(said["overrides"]),
-            "identity": session.identity,
-            "inputs": inputs_of(parts.config),
-            "forked_from": fork.origin if fork else None,
-        }
-        head.write_head(parts, directory, resolved, signature, said["command"], extra)
-    if fork is not None and not session.checkpoints.newest():
-        forks.begin(session, fork)
-    elif manifest is not None:
+
+
+def _write_opening(session: Session, found: _Found, job: Job) -> None:
+    """Config, planned privacy and manifest of a run that begins."""
+    if found.manifest is None:
+        origin = found.fork.origin if found.fork else None
+        head.write_opening(session, job, found.signature, origin)
+
+
+def _resume(session: Session, found: _Found, job: Job) -> None:
+    """The state of the last round on disk, of this run or of the one it is forked from."""
+    if found.fork is not None and not session.checkpoints.newest():
+        forks.begin(session, found.fork)
+    elif found.manifest is not None:
         session.resume()
-        # Other files, maybe, of equal content.
-        manifest = {**manifest, "inputs": inputs_of(parts.config)}
-        session.notes += head.add_sitting(parts, directory, manifest, said["command"])
-    return session
+        session.notes += head.add_resume(session, found.manifest, job.command)
 
 
 def _play(
     session: Session,
-    resolved: Mapping[str, Any],
-    signature: str,
+    found: _Found,
+    job: Job,
     observer: Observer,
     stop: StopFlag,
     remarks: Callable[[], Sequence[str]],
 ) -> dict[str, Any]:
-    """The rounds, mirrored and observed."""
+    """The rounds, tracked and observed."""
     from ffalora_cli.privacy.secret import SECRET, erase_secret
 
     directory, config = session.directory, session.parts.config
+    for note in (directory.note, *session.notes):
+        if note:
+            observer.note(note)
     clear_failure(directory.path)
     tracker = open_tracker(config.tracking)
-    told = RunFacts.of(directory.path, config.name, resolved)
+    told = RunFacts.of(directory.path, config.name, job.resolved)
     tracker.start(told)
     if told.kept_back and config.tracking.name != "none":
         observer.note(f"{config.tracking.name}: {BATCHED}")
@@ -188,7 +211,7 @@ def _play(
         tracker.log(record)  # it leaves out what it has already
     try:
         stop.defer()
-        observer.started(head.facts(session, signature))
+        observer.started(head.facts(session, found.signature))
         summary = drive(session, tracker, observer, remarks)
         erase_secret(directory.path / SECRET)
         stop.defer(False)  # nothing is at stake any more: do not wait for a tracker

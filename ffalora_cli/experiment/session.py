@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ffalora_cli.config.errors import ConfigError
 from ffalora_cli.config.signature import digest
+from ffalora_cli.methods.registry import headline
 from ffalora_cli.records.checkpoint import Checkpoint, CheckpointFolder
 from ffalora_cli.records.journal import Journal
 from ffalora_cli.records.reading import read_communication, read_run
@@ -48,13 +49,6 @@ class Session:
         """Of work so far, in all sittings."""
         return self._seconds + time.perf_counter() - self._began
 
-    @property
-    def headline(self) -> str:
-        """The metric the run is judged by."""
-        if "lora_b" in self.parts.method.personal:  # the global model has no B: clients' own do
-            return "eval/personalized_accuracy"
-        return f"eval/{self.parts.config.task.metrics[0]}"
-
     def resume(self) -> None:
         """Go to the newest checkpoint that holds, or to the beginning where none does.
 
@@ -83,8 +77,10 @@ class Session:
             self._seconds = float(checkpoint.facts.get("seconds", 0.0))
         except (LookupError, TypeError, AttributeError, ArithmeticError, RuntimeError) as error:
             raise ConfigError(
-                f"checkpoint of round {checkpoint.round}: its state is none of this run "
-                f"({type(error).__name__}); remove it from {self.directory.path}/ckpt, or --again"
+                f"checkpoint of round {checkpoint.round} does not fit this run's method or model "
+                f"({type(error).__name__}); delete "
+                f"{self.directory.path}/ckpt/round-{checkpoint.round:06d} to resume from the one "
+                "before, or start over with --again"
             ) from error
 
     def commit(self, record: RoundRecord) -> None:
@@ -108,7 +104,7 @@ class Session:
                 identity=self.stamp,
                 marks={name: journal.mark() for name, journal in journals.items()},
                 lines=lines,
-                score=record.metrics.get(self.headline),
+                score=record.metrics.get(headline(self.parts.config)),
             )
         )
         self.directory.append(lines)

@@ -8,12 +8,12 @@ are those of separate runs within rounding; ``time/*`` are the group's.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from ffalora_cli.config.schema import Config
+from ffalora_cli.config.job import Job
 from ffalora_cli.experiment import grouping
 from ffalora_cli.experiment.observer import Observer
 from ffalora_cli.experiment.run import run
@@ -31,15 +31,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Member:
-    """One job of a group: what ``run`` is given."""
+    """One job of a group, and who is told what happens in it."""
 
-    config: Config
-    resolved: Mapping[str, Any]
-    signature: str
+    job: Job
     observer: Observer
-    again: bool = False
-    command: Sequence[str] = ()
-    overrides: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -66,8 +61,8 @@ def run_together(
         Place in ``members`` and outcome of each job as it ends; of those that a stop cut short or
         did not let start, the error is ``Stopped``.
     """
-    configs = [member.config for member in members]
-    signatures = [member.signature for member in members]
+    configs = [member.job.config for member in members]
+    signatures = [member.job.signature for member in members]
     for group in grouping.groups(configs, signatures, at_once):
         if len(group) == 1 < len(members):
             members[group[0]].observer.note(grouping.note(group[0], configs))
@@ -94,13 +89,8 @@ def _lockstep(members: Sequence[Member], poll: Poll) -> Iterator[tuple[int, Outc
 def _play(member: Member, table: _Table | None, poll: Poll, ask: Ask) -> dict[str, Any]:
     """One run, its engine a seat at the table if there is one."""
     return run(
-        member.config,
-        member.resolved,
-        member.signature,
+        member.job,
         member.observer,
-        again=member.again,
-        command=member.command,
-        overrides=member.overrides,
         stop=_MemberStop(poll),
         built=table and partial(table.seat, member.observer, ask),
     )

@@ -42,9 +42,10 @@ REASONS: Mapping[str, str] = {
 
 @dataclass(frozen=True)
 class Manifest:
-    """What an upload of one round holds."""
+    """What an upload holds."""
 
     round: int
+    number: int  # of the exchange, over all rounds: what the tag says
     specs: Sequence[TensorSpec]  # everything that travels, in this order
     wire_dtype: WireDtype
     method: Method  # which item carries a tensor
@@ -61,12 +62,12 @@ class Manifest:
             covered: names the privacy plan clips and noises; None without privacy.
 
         Raises:
-            RuntimeError: a tensor would travel that is not covered (rule A8).
+            RuntimeError: a tensor would travel that is neither clipped nor noised.
         """
         uncovered = [s.name for s in self.specs if covered is not None and s.name not in covered]
         if uncovered:
             raise RuntimeError(f"upload of {uncovered} is not covered by the privacy plan")
-        tag = Tag(np.full(len(clients), self.round), clients)
+        tag = Tag(np.full(len(clients), self.number), clients)
         leaving = {spec.name: trained[spec.name] for spec in self.specs}
         return pack([tag, *self.method.compress(leaving, before)], self.wire_dtype)
 
@@ -125,13 +126,13 @@ def receive(
         packed: uploads of the group, tag first.
         clients: their ids ``[clients]``, as the server knows them from the connection.
         manifest: of the round.
-        before: the tensors the clients started from, by name.
+        before: the tensors the clients started from, by name (a client's own: ``[clients, ...]``).
         limit: on the norm of ``upload - before``; None where a clip follows anyway.
         late: uploads that came after the round, bool ``[clients]``.
         corrupt: changes single payloads on their way.
     """
     tag, uploads, reasons = _arrivals(packed, clients, manifest, before, corrupt)
-    _mark(reasons, tag.round != manifest.round, "round")
+    _mark(reasons, tag.round != manifest.number, "round")
     _mark(reasons, tag.client != clients, "client")
     norms = update_norms(uploads, before)
     _mark(reasons, ~np.isfinite(norms), "nonfinite")

@@ -13,6 +13,15 @@ from collections.abc import Mapping
 from ffalora_cli.config.errors import RunFailed
 from ffalora_cli.config.schema import Config
 from ffalora_cli.federation.contract import REASONS
+from ffalora_cli.metric_keys import (
+    CLIPPED,
+    EXAMPLES,
+    LOSS,
+    NONFINITE,
+    UNITS,
+    evaluated,
+    personalized,
+)
 from ffalora_cli.types import RoundRecord
 
 PATIENCE = 5  # evaluations in a row
@@ -95,18 +104,18 @@ class Watch:
         return notes
 
     def _examples(self, record: RoundRecord) -> None:
-        seen = record.metrics.get("train/units", record.metrics.get("train/examples", 0.0))
-        dropped = record.metrics.get("train/nonfinite_examples", 0.0)
+        seen = record.metrics.get(UNITS, record.metrics.get(EXAMPLES, 0.0))
+        dropped = record.metrics.get(NONFINITE, 0.0)
         self._nonfinite += dropped
-        if "train/clipped_share" in record.metrics:
-            self._clipped.append(record.metrics["train/clipped_share"])
+        if CLIPPED in record.metrics:
+            self._clipped.append(record.metrics[CLIPPED])
         if seen:
             self._dropping = self._dropping + 1 if dropped >= seen / 2 else 0
         if self._dropping >= 3:
             raise self._diverged(record, "half of all gradients are not finite for 3 rounds")
 
     def _loss(self, record: RoundRecord) -> None:
-        loss = record.metrics.get("eval/loss")
+        loss = record.metrics.get(LOSS)
         if loss is None:
             return
         if record.round == 0 and math.isfinite(loss):
@@ -132,7 +141,7 @@ class Watch:
         """Whether the model knows no more than a constant answer; False where nothing tells."""
         scores = [
             metrics[key] - (self._chance if key.endswith("accuracy") else 0.0)
-            for key in ("eval/accuracy", "eval/personalized_accuracy", "eval/mcc")
+            for key in (evaluated("accuracy"), personalized("accuracy"), evaluated("mcc"))
             if key in metrics
         ]
         return bool(scores) and max(scores) <= MARGIN

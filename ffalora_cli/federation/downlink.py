@@ -1,8 +1,8 @@
 """What a client has to be sent before it can train: everything it does not already hold.
 
-A client that took part in round t was sent the state after round t - 1, so it lacks whatever
-changed in round t or later. A client that never took part (last round 0) lacks everything, and
-so does every client of a ``stateless`` federation.
+A client that took part in exchange n was sent the state after exchange n - 1, so it lacks whatever
+changed in exchange n or later. A client that never took part (last exchange 0) lacks everything,
+and so does every client of a ``stateless`` federation at the start of a round.
 """
 
 from __future__ import annotations
@@ -31,21 +31,22 @@ Policy = Literal["cached", "stateless"]
 def plan(
     state: ServerState,
     clients: np.ndarray,
-    last_rounds: np.ndarray,
+    last_exchanges: np.ndarray,
     policy: Policy,
     seeds: Mapping[str, int],
     personal: Collection[str] = (),
 ) -> list[tuple[np.ndarray, list[PayloadItem]]]:
     """Group a cohort by what its clients lack.
 
-    Tensors still at version 0 travel as the seed they were drawn from; dense values are
-    ``[1, ...]``, one payload for the whole group. Per site the missed merges are sent by their
-    factors or as the whole dense change of the base weight, whichever has fewer elements.
+    Tensors still at version 0, and factors drawn anew, travel as the seed they are drawn from;
+    dense values are ``[1, ...]``, one payload for the whole group. Per site the missed merges are
+    sent by their factors or as the whole dense change of the base weight, whichever has fewer
+    elements.
 
     Args:
         state: to be received.
         clients: ids ``[cohort]``.
-        last_rounds: round in which each last took part, int ``[cohort]``; 0 = never.
+        last_exchanges: number of each one's last exchange, int ``[cohort]``; 0 = never.
         policy: ``cached`` clients keep what they were sent, ``stateless`` ones nothing.
         seeds: ``adapter`` and ``head``; a group of tensors without one came with the public base
             model and costs nothing while it is unchanged.
@@ -54,7 +55,7 @@ def plan(
     Returns:
         (client ids ``[group]``, items) for each group; ids keep their order.
     """
-    since = np.zeros_like(last_rounds) if policy == "stateless" else np.asarray(last_rounds)
+    since = np.zeros_like(last_exchanges) if policy == "stateless" else last_exchanges
     merges: dict[str, list[Merge]] = {site: [] for site in state.base_delta}
     for merge in state.merges:
         merges[merge.site].append(merge)
@@ -68,28 +69,35 @@ def plan(
     ]
 
 
-def as_received(state: ServerState, wire_dtype: str) -> Tensors:
-    """Global tensors as a client holds them: rounded by the wire once they have changed."""
+def as_received(state: ServerState, tensors: Tensors, wire_dtype: str) -> Tensors:
+    """Global ``tensors`` as clients hold them: rounded by the wire where no seed stands for one."""
     if wire_dtype == "float32":
-        return dict(state.tensors)
+        return dict(tensors)
     return {
-        name: value.to(torch.bfloat16).float() if state.versions.get(name, 0) else value
-        for name, value in state.tensors.items()
+        name: value.to(torch.bfloat16).float() if name in state.tensors else value
+        for name, value in tensors.items()
     }
 
 
 def _tensor_items(
     state: ServerState, last: int, seeds: Mapping[str, int], personal: Collection[str]
 ) -> list[PayloadItem]:
-    """Seeds and dense tensors that a client which last took part in round ``last`` lacks."""
+    """Seeds and dense tensors that a client which last took part in exchange ``last`` lacks."""
     items: list[PayloadItem] = []
     if last == 0:
-        unchanged = {kind_of(name) for name in state.tensors if not state.versions.get(name, 0)}
+        unchanged = {kind_of(name) for name, version in state.versions.items() if not version}
         items += [Seed(group, seeds[group]) for group in sorted(unchanged & seeds.keys())]
+    changed = [
+        name
+        for name, version in state.versions.items()
+        if version >= max(last, 1) and name not in personal
+    ]
+    drawn = dict.fromkeys(n.rpartition(".")[2] for n in changed if n not in state.tensors)
+    items += [Seed(factor, state.seeds[factor]) for factor in drawn]
     items += [
-        Dense(name, kind_of(name), values[None])
-        for name, values in state.tensors.items()
-        if state.versions.get(name, 0) >= max(last, 1) and name not in personal
+        Dense(name, kind_of(name), state.tensors[name][None])
+        for name in changed
+        if name in state.tensors
     ]
     return items
 
@@ -100,9 +108,9 @@ def _merge_items(
     """Missed merges by site, by their factors or as the dense change where that is smaller."""
     items: list[PayloadItem] = []
     for site, dense in state.base_delta.items():
-        missed = [merge for merge in merges[site] if merge.round >= last]
+        missed = [merge for merge in merges[site] if merge.exchange >= last]
         if sum(merge.left.numel() + merge.right.numel() for merge in missed) > dense.numel():
             items.append(DenseMerge(site, dense))
         else:
-            items += [LowRankMerge(f"{site}@{m.round}", m.left, m.right) for m in missed]
+            items += [LowRankMerge(f"{site}@{m.exchange}", m.left, m.right) for m in missed]
     return items

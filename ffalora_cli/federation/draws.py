@@ -21,8 +21,10 @@ def draw_round(
     secret: Key,
     plan: PrivacyPlan | None,
     ledger: PrivacyLedger | None,
+    exchange: int = 0,
+    exchanges: int = 1,
 ) -> list[batches.StepBatches]:
-    """Rows of every local step.
+    """Rows of every local step of an exchange.
 
     Under privacy inside clients units are drawn, with all their rows (``privacy.rows_per_unit`` of
     them at most); what is not private draws rows.
@@ -33,15 +35,17 @@ def draw_round(
         round: from 1.
         ids: of the cohort ``[cohort]``.
         seed: of the shuffled epochs without example-level privacy.
-        secret: key of the private samplers.
+        secret: key of the private samplers, in this exchange.
         plan: privacy plan, or None.
         ledger: charged for this round already.
+        exchange: within the round.
+        exchanges: of every round.
     """
-    sampling = plan.sampling if plan is not None and plan.inside_clients else "epoch"
+    sampling = plan.accountant.sampling if plan is not None and plan.inside_clients else "epoch"
     count = config.local_steps
-    before = np.full(len(ids), (round - 1) * count)
+    before = np.full(len(ids), ((round - 1) * exchanges + exchange) * count)
     if sampling == "shuffled" and ledger is not None:  # a client's own steps: no gaps in its epochs
-        before = ledger.steps_before(round + 1)[ids] - count
+        before = ledger.steps_before(round + 1)[ids] - (exchanges - exchange) * count
     steps = []
     for step in range(count):
         drawn, units = [], []
@@ -73,7 +77,7 @@ def _draw(
 ) -> np.ndarray:
     """A private batch from a client's pool of units (its rows, where each is its own)."""
     size = config.local_batch_size
-    match plan.sampling:
+    match plan.accountant.sampling:
         case "poisson":
             rate = float(plan.sample_rate[client])
             return batches.poisson_batch(secret, client, round, step, pool, rate)

@@ -19,7 +19,7 @@ from ffalora_cli.types import Stack, Tensors
 
 @dataclass
 class Gathering:
-    """What the server has of one round.
+    """What the server has of one exchange.
 
     Attributes:
         before: global tensors the clients started from.
@@ -41,11 +41,13 @@ class Gathering:
     _kept: list[Stack] = field(default_factory=list)
     _weights: list[np.ndarray] = field(default_factory=list)
     _norms: list[np.ndarray] = field(default_factory=list)
+    _ids: list[np.ndarray] = field(default_factory=list)
     _sent: int = 0
 
-    def add(self, receipt: Receipt, weights: np.ndarray) -> None:
+    def add(self, receipt: Receipt, ids: np.ndarray, weights: np.ndarray) -> None:
         """Fold in a chunk of the cohort; ``weights`` are its clients' shares of the cohort."""
         weights = weights[receipt.accepted]
+        self._ids.append(ids[receipt.accepted])
         self._sent += len(receipt.accepted)
         self.rejected += receipt.rejected
         self._weights.append(weights)
@@ -61,6 +63,11 @@ class Gathering:
     def accepted(self) -> int:
         """Uploads that count."""
         return sum(len(weights) for weights in self._weights)
+
+    @property
+    def clients(self) -> np.ndarray:
+        """Ids of the clients whose uploads count."""
+        return np.concatenate(self._ids) if self._ids else np.zeros(0, np.int64)
 
     @property
     def norms(self) -> np.ndarray:

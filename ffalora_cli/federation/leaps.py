@@ -1,9 +1,9 @@
 """Leaps of a rehearsal: rounds like those just played are counted, not played.
 
-With every client in every round, what is sent repeats every second round once the first ones are
-over (no method's phases are longer), and a leap is exact. It ends where something changes: at the
-last round, where a client's budget does, and where the number of a round, which travels with a
-merge, gets another digit. With drawn cohorts the last thousand rounds stand for the rest.
+With every client in every round, what is sent repeats with the method's cycle once the first ones
+are over, and a leap is exact. It ends where something changes: at the last round, where a client's
+budget does, and where the number of an exchange, which travels with a merge, gets another digit.
+With drawn cohorts the last thousand rounds stand for the rest.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ import numpy as np
 if TYPE_CHECKING:
     from ffalora_cli.federation.rehearsal import Rehearsal
 
-_CYCLE = 2  # rounds of the longest phases of a method
 _ALIKE = 3  # cycles that have to be alike
 _PLAYED, SAMPLE = 2000, 1000  # rounds with drawn cohorts: played at least, and repeated
 
@@ -48,16 +47,19 @@ def leap(rehearsal: Rehearsal) -> bool:
             return True
         _repeat(rehearsal, SAMPLE, left // SAMPLE)
         return False
-    times = min(left, _affordable(rehearsal), 10 ** len(str(at)) - 1 - at) // _CYCLE
-    if times > _ALIKE and _repeats(rehearsal):
-        _repeat(rehearsal, _CYCLE, times)
+    cycle = len(rehearsal.method.cycle)
+    each = rehearsal.method.exchanges()
+    same_digits = (10 ** len(str(at * each)) - 1 - at * each) // each
+    times = min(left, _affordable(rehearsal), same_digits) // cycle
+    if times > _ALIKE and _repeats(rehearsal, cycle):
+        _repeat(rehearsal, cycle, times)
     return True
 
 
-def _repeats(rehearsal: Rehearsal) -> bool:
+def _repeats(rehearsal: Rehearsal, cycle: int) -> bool:
     """Whether the last cycles sent the same to the same clients, and left as many merges."""
     at, history = rehearsal.state.round, rehearsal.history
-    alike = _CYCLE * _ALIKE
+    alike = cycle * _ALIKE
     kept = {played.merges for played in islice(reversed(history), alike)}
     if len(history) < alike or len(kept) > 1:
         return False
@@ -65,7 +67,7 @@ def _repeats(rehearsal: Rehearsal) -> bool:
         [{**row, "round": 0} for row in rehearsal.communication.rows(number)]
         for number in range(at - alike + 1, at + 1)
     ]
-    return all(one == other for one, other in zip(sent[_CYCLE:], sent[:-_CYCLE], strict=True))
+    return all(one == other for one, other in zip(sent[cycle:], sent[:-cycle], strict=True))
 
 
 def _affordable(rehearsal: Rehearsal) -> int:
@@ -94,9 +96,12 @@ def _repeat(rehearsal: Rehearsal, window: int, times: int) -> None:
     ):  # drawn, somebody may come out above what nobody can spend
         ledger.steps_taken = np.minimum(ledger.steps_taken, plan.planned_steps)
     rehearsal.history.clear()
+    each = rehearsal.method.exchanges()
+    recent = range((rounds.start - 1) * each + 1, state.round * each + 1)
+    moved = {n: v + ahead * each for n, v in state.versions.items() if v in recent}
     rehearsal.state = replace(
         state,
         round=state.round + ahead,
-        versions={n: v + ahead if v in rounds else v for n, v in state.versions.items()},
-        merges=tuple(replace(merge, round=merge.round + ahead) for merge in state.merges),
+        versions={**state.versions, **moved},
+        merges=tuple(replace(m, exchange=m.exchange + ahead * each) for m in state.merges),
     )

@@ -17,6 +17,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from ffalora_cli.metric_keys import bytes_of
 from ffalora_cli.types import Kind
 
 Direction = Literal["uplink", "downlink"]
@@ -39,6 +40,7 @@ class Transfer:
     direction: Direction
     clients: np.ndarray  # int64 [transfers], each client once
     lines: Mapping[Kind, int]  # bytes per client
+    exchange: int = 0  # within the round
 
 
 class CommunicationLedger:
@@ -59,7 +61,12 @@ class CommunicationLedger:
         }
 
     def add(
-        self, round: int, direction: Direction, clients: np.ndarray, lines: Mapping[Kind, int]
+        self,
+        round: int,
+        direction: Direction,
+        clients: np.ndarray,
+        lines: Mapping[Kind, int],
+        exchange: int = 0,
     ) -> None:
         """Count one payload for each of ``clients``; costs O(kinds) and one numpy addition.
 
@@ -68,13 +75,14 @@ class CommunicationLedger:
             direction: from the clients (``uplink``) or to them (``downlink``).
             clients: int ids ``[transfers]``, each once.
             lines: bytes per client by kind, as ``Packed.lines`` has them.
+            exchange: within the round.
         """
         clients = np.asarray(clients, dtype=np.int64)
         if len(clients) == 0:
             return
         if len(np.unique(clients)) != len(clients):
             raise ValueError("a client occurs twice in one transfer")
-        transfer = Transfer(round, direction, clients, dict(lines))
+        transfer = Transfer(round, direction, clients, dict(lines), exchange)
         self._transfers.setdefault(round, []).append(transfer)
         sums = self._sums.setdefault(round, {})
         for kind, size in lines.items():
@@ -123,11 +131,11 @@ class CommunicationLedger:
         newest = next(reversed(self._sums), 0) <= round  # as a run asks: nothing to leave out
         past = None if newest else [r for r in self._sums if r <= round]
         metrics: dict[str, int] = {}
-        for suffix, rounds in (("", [round]), ("_total", past)):
+        for up_to, rounds in ((False, [round]), (True, past)):
             for direction in self._per_client:
-                metrics[f"comm/{direction}_bytes{suffix}"] = self.total(direction, None, rounds)
+                metrics[bytes_of(direction, up_to)] = self.total(direction, None, rounds)
             for name, kinds in _BREAKDOWN.items():
-                metrics[f"comm/{name}_bytes{suffix}"] = self.total(None, kinds, rounds)
+                metrics[bytes_of(name, up_to)] = self.total(None, kinds, rounds)
         return metrics
 
     def per_client(self) -> dict[Direction, np.ndarray]:
@@ -137,7 +145,8 @@ class CommunicationLedger:
     def rows(self, round: int | None = None) -> list[dict[str, Any]]:
         """JSON-able rows of a round, or of all; ``clients: null`` stands for every client.
 
-        ``bytes`` is what one client of the row sent or was sent, by kind.
+        ``bytes`` is what one client of the row sent or was sent, by kind; ``exchange`` is there
+        from the second one of a round on.
         """
         everybody = np.arange(len(self._per_client["uplink"]))
         chosen = self._transfers if round is None else [round]
@@ -150,6 +159,7 @@ class CommunicationLedger:
                 else transfer.clients.tolist(),
                 "bytes": dict(transfer.lines),
             }
+            | ({"exchange": transfer.exchange} if transfer.exchange else {})
             for number in chosen
             for transfer in self._transfers.get(number, ())
         ]
@@ -161,5 +171,6 @@ class CommunicationLedger:
         everybody = np.arange(num_clients)
         for row in rows:
             clients = everybody if row["clients"] is None else np.array(row["clients"])
-            ledger.add(row["round"], row["direction"], clients, row["bytes"])
+            place = row.get("exchange", 0)
+            ledger.add(row["round"], row["direction"], clients, row["bytes"], place)
         return ledger

@@ -1,9 +1,9 @@
-"""How long an update may be: ten times what is usual, so that only the absurd is left out.
+"""Upload norm limit: an update longer than 10 times the usual norm is rejected.
 
-What is usual is the larger of two medians: of the last rounds, and of the other uploads of this
-one. A cohort whose updates all grow is believed, a single client is not; with most of a cohort
-lying, neither this nor any other rule knows the truth. One other upload is no yardstick: of two
-honest clients one may have learnt what the other has yet to learn, so a second one is waited for.
+The usual norm is the larger of the median over recent rounds and the median of this round's other
+uploads, so a cohort that grows together passes. No such rule works when most clients are malicious.
+One other upload is no yardstick: of two honest clients one may have learnt what the other has yet
+to learn, so a second one is waited for.
 """
 
 from __future__ import annotations

@@ -2,7 +2,8 @@
 
 One client's payload is the header (see ``header``), the bytes common to all clients of the group
 (seeds, merges), then the client's own row of the tag and the dense items; all little-endian. No
-pickle; a reader checks every length before it reads.
+pickle; a reader checks every length before it reads. Ours because safetensors holds tensors of one
+client alone: it has no seeds or merges, and would pack what a group shares once for each client.
 """
 
 from __future__ import annotations

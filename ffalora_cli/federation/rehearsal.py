@@ -24,12 +24,20 @@ from ffalora_cli.federation.codecs import describe
 from ffalora_cli.federation.leaps import SAMPLE, Played, leap
 from ffalora_cli.federation.ledger import CommunicationLedger
 from ffalora_cli.federation.payload import lines
-from ffalora_cli.federation.release import ClientRelease, adapt_clip
+from ffalora_cli.federation.release import ClientRelease, adapt_clip, release_of
 from ffalora_cli.federation.server import apply_update, server_step
 from ffalora_cli.federation.simulation import Simulation
-from ffalora_cli.methods.base import AggregateContext
 from ffalora_cli.privacy.ledger import PrivacyLedger
-from ffalora_cli.types import Kind, PayloadItem, RoundRecord, ServerState, ServerUpdate, Tensors
+from ffalora_cli.types import (
+    Dense,
+    Kind,
+    PayloadItem,
+    RoundRecord,
+    ServerState,
+    ServerUpdate,
+    Tensors,
+    kind_of,
+)
 
 
 @dataclass(frozen=True)
@@ -70,8 +78,7 @@ class Rehearsal(Simulation):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        shapes = {name: value.to("meta") for name, value in self.state.tensors.items()}
-        self.state = replace(self.state, tensors=shapes)
+        self._shapes = {name: value.to("meta") for name, value in self.network.initial.items()}
         self.participations = np.zeros(len(self.clients), dtype=np.int64)
         self.history: deque[Played] = deque(maxlen=SAMPLE)
         self._updates: dict[tuple[object, ...], ServerUpdate] = {}
@@ -85,50 +92,64 @@ class Rehearsal(Simulation):
         taken = self.privacy_ledger.steps_taken.copy() if self.privacy_ledger else 0
         asked = np.sort(self._sample(round))
         chosen = asked[~dropouts.absent(self.seed, round, asked, self.config.dropout_rate)]
-        self._send(round, chosen)
-        self._charge(round, chosen)
         late = dropouts.late(self.seed, round, chosen, self.config.straggler_rate)
         arrived = chosen[~late]
-        self._answer(round, chosen)
-        if len(arrived) or isinstance(self._release, ClientRelease):
-            self._combine_shapes(round, len(arrived))
+        release = release_of(self.plan, self.secret)
+        for number in self.method.numbers(round):
+            self._send(number, chosen)
+            self._charge(number, chosen)
+            self._answer(number, chosen)
+            if len(arrived) or isinstance(release, ClientRelease):
+                self._combine_shapes(number, arrived)
         self.state = replace(self.state, round=round)
         self.client_states.took_part(chosen, round)
         self.participations[chosen] += 1
         self.state, _ = adapt_clip(
-            self._release, self.communication, round, chosen, [_nothing(chosen)], self.state
+            release, self.communication, round, chosen, [_nothing(chosen)], self.state
         )
         charged = self.privacy_ledger.steps_taken - taken if self.privacy_ledger else None
         self.history.append(Played(chosen, charged, len(self.state.merges)))
         return RoundRecord(round, {})
 
-    def _answer(self, round: int, chosen: np.ndarray) -> None:
+    @property
+    def tensors(self) -> Tensors:
+        """Shapes of all tensors."""
+        return self._shapes
+
+    def _answer(self, number: int, chosen: np.ndarray) -> None:
         """Count the uploads; all of a round have one size."""
-        self.communication.add(round, "uplink", chosen, lines(self._manifest(round).entries))
+        round, place = self._place(number)
+        sizes = lines(self._manifest(number).entries)
+        self.communication.add(round, "uplink", chosen, sizes, place)
 
     def _lines(self, items: Sequence[PayloadItem]) -> Mapping[Kind, int]:
         """The same of a payload with these names and shapes; tensors have no values here."""
         return lines(describe(items, self.config.wire_dtype))
 
-    def _combine_shapes(self, round: int, arrived: int) -> None:
+    def _combine_shapes(self, number: int, ids: np.ndarray) -> None:
         """What the server's step changes: tensors, moments, merges; as shapes."""
-        specs = self._manifest(round).specs
+        arrived, specs = len(ids), self._manifest(number).specs
         mean: Tensors = {s.name: torch.empty(s.shape, device="meta") for s in specs}
         uploads = None
         if not self.method.linear:
             uploads = {s.name: torch.empty(arrived, *s.shape, device="meta") for s in specs}
-        context = AggregateContext(round, self.network.sites, self.network.scale, self.options)
         weights = torch.full((arrived,), 1 / max(arrived, 1), dtype=torch.float64, device="meta")
-        stepped, optimizer = server_step(self.config.server_optimizer, self.state, mean)
-        # What a method changes follows from what was trained and how many answered; no method's
-        # phases are longer than two rounds (``tensors.covered_names`` rests on it, too).
-        key = (tuple(mean), arrived, min(round, 2 + round % 2))
+        whole = replace(self.state, tensors=self.tensors)
+        stepped, optimizer = server_step(self.config.server_optimizer, whole, mean)
+        # What a method changes follows from the place in its cycle and from how many answered; the
+        # first cycle may differ from all later ones.
+        cycle = len(self.method.cycle) * self.method.exchanges()
+        key = (arrived, number if number <= cycle else cycle + number % cycle + 1)
         if key not in self._updates:
             self._updates[key] = self.method.aggregate(
-                self.state, stepped, uploads, weights, context
+                whole, stepped, uploads, weights, self._context(number)
             )
         update = self._updates[key]
-        self.state = apply_update(self.state, update, round, self.network.scale, optimizer)
+        self.state = apply_update(self.state, update, number, self.network.scale, optimizer)
+        if update.own:
+            items = [Dense(n, kind_of(n), values[:1]) for n, values in update.own.items()]
+            round, place = self._place(number)
+            self.communication.add(round, "downlink", ids, self._lines(items), place)
 
 
 def _nothing(chosen: np.ndarray) -> LocalResult:

@@ -12,7 +12,9 @@ from ffalora_cli import keys
 from ffalora_cli.engine.job import ExamplePrivacy, LocalResult
 from ffalora_cli.federation.ledger import CommunicationLedger
 from ffalora_cli.federation.payload import pack
+from ffalora_cli.federation.round_metrics import of_clients
 from ffalora_cli.keys import Key
+from ffalora_cli.metric_keys import CLIP, UNCLIPPED
 from ffalora_cli.privacy import example_level
 from ffalora_cli.privacy.adaptive_clip import next_clip, released_share
 from ffalora_cli.privacy.client_level import clip_updates, private_mean
@@ -23,7 +25,7 @@ SEAMS = ("ExampleRelease.privacy",)
 
 
 def check_round(plan: PrivacyPlan, model: torch.nn.Module, trained: Iterable[str]) -> None:
-    """Before every private round: what is trained is covered, what is not is frozen (A8, A17).
+    """Before every private round: what is trained is covered, what is not is frozen.
 
     Raises:
         RuntimeError: a method or model broke the plan; nothing of the round has been released.
@@ -171,13 +173,13 @@ def adapt_clip(
     if not isinstance(release, ExampleRelease) or release.plan.clip_quantile is None:
         return state, {}
     plan, clip = release.plan, release.clip(state)
-    metrics = {"privacy/max_grad_norm": clip}
+    metrics = {CLIP: clip}
     if not len(ids):
         return state, metrics
     assert plan.count_noise is not None and plan.clip_quantile is not None
     shares = released_share(
-        np.concatenate([r.units - r.clipped for r in results]),
-        np.concatenate([r.units for r in results]),
+        of_clients([r.units - r.clipped for r in results], ids),
+        of_clients([r.units for r in results], ids),
         ids,
         round,
         plan.steps_per_round,
@@ -190,6 +192,6 @@ def adapt_clip(
     up = Dense("unclipped_share", "setup", sent[:, None])
     communication.add(round, "downlink", ids, pack([down], "float32").lines)
     communication.add(round, "uplink", ids, pack([up], "float32").lines)
-    metrics["privacy/unclipped_share"] = float(sent.mean())
+    metrics[UNCLIPPED] = float(sent.mean())
     after = next_clip(clip, sent.double().numpy(), plan.clip_quantile, plan.clip_lr)
     return replace(state, max_grad_norm=after), metrics

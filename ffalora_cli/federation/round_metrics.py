@@ -8,6 +8,20 @@ from typing import Any
 import numpy as np
 
 from ffalora_cli.engine.job import LocalResult
+from ffalora_cli.metric_keys import (
+    CLIPPED,
+    DROPPED,
+    EXAMPLES,
+    HALVINGS,
+    LATE,
+    NONFINITE,
+    PADDING,
+    REJECTED,
+    ROUND_SECONDS,
+    SAMPLES_PER_SECOND,
+    TRAIN_LOSS,
+    UNITS,
+)
 
 
 def train_metrics(
@@ -21,21 +35,21 @@ def train_metrics(
     tokens = sum(r.tokens for r in results)
     padded = sum(r.padded_tokens for r in results)
     metrics = {
-        "time/round_seconds": seconds,
-        "time/samples_per_second": seen / seconds if seconds > 0 else 0.0,
-        "train/examples": float(seen),
-        "train/nonfinite_examples": float(sum(int(r.nonfinite.sum()) for r in results)),
-        "engine/padding_share": 1.0 - tokens / padded if padded else 0.0,
+        ROUND_SECONDS: seconds,
+        SAMPLES_PER_SECOND: seen / seconds if seconds > 0 else 0.0,
+        EXAMPLES: float(seen),
+        NONFINITE: float(sum(int(r.nonfinite.sum()) for r in results)),
+        PADDING: 1.0 - tokens / padded if padded else 0.0,
     }
     if any(r.halvings for r in results):
-        metrics["engine/memory_halvings"] = float(sum(r.halvings for r in results))
+        metrics[HALVINGS] = float(sum(r.halvings for r in results))
     if seen:
-        metrics["train/loss"] = sum(float(r.loss_sum.sum()) for r in results) / seen
+        metrics[TRAIN_LOSS] = sum(float(r.loss_sum.sum()) for r in results) / seen
     units = sum(int(r.units.sum()) for r in results)
     if units != seen:
-        metrics["train/units"] = float(units)
+        metrics[UNITS] = float(units)
     if units and clips:
-        metrics["train/clipped_share"] = sum(int(r.clipped.sum()) for r in results) / units
+        metrics[CLIPPED] = sum(int(r.clipped.sum()) for r in results) / units
     return metrics
 
 
@@ -44,10 +58,16 @@ def arrival_metrics(
 ) -> dict[str, float]:
     """Clients that did not answer, and uploads that came too late or broke the contract."""
     return {
-        "train/dropped_clients": float(dropped),
-        "train/late_uploads": float(late),
-        "train/rejected_uploads": float(len(rejected)),
+        DROPPED: float(dropped),
+        LATE: float(late),
+        REJECTED: float(len(rejected)),
     }
+
+
+def of_clients(parts: Sequence[np.ndarray], chosen: np.ndarray) -> np.ndarray:
+    """A round's counts ``[cohort]`` from those of its chunks; exchanges are added up."""
+    total: np.ndarray = np.concatenate(parts).reshape(-1, len(chosen)).sum(0)
+    return total
 
 
 def client_lines(
@@ -56,10 +76,10 @@ def client_lines(
     """Per-client facts of a round (private: they stay in the run folder), for small cohorts."""
     if len(chosen) > limit or not results:
         return ()
-    losses = np.concatenate([r.loss_sum for r in results])
-    seen = np.concatenate([r.examples for r in results])
-    clipped = np.concatenate([r.clipped for r in results])
-    nonfinite = np.concatenate([r.nonfinite for r in results])
+    losses = of_clients([r.loss_sum for r in results], chosen)
+    seen = of_clients([r.examples for r in results], chosen)
+    clipped = of_clients([r.clipped for r in results], chosen)
+    nonfinite = of_clients([r.nonfinite for r in results], chosen)
     return tuple(
         {
             "client": int(client),

@@ -84,7 +84,7 @@ def server_step(
 
     Args:
         config: name, lr, momentum, beta2, tau.
-        state: current values and moments (slots ``momentum/<name>``, ``second/<name>``).
+        state: all current values, and moments (slots ``momentum/<name>``, ``second/<name>``).
         mean: weighted mean of the uploads, by name.
 
     Returns:
@@ -129,32 +129,33 @@ def _second_moment(
 
 
 def apply_update(
-    state: ServerState, update: ServerUpdate, round: int, scale: float, optimizer: Tensors
+    state: ServerState, update: ServerUpdate, number: int, scale: float, optimizer: Tensors
 ) -> ServerState:
-    """The state after a round; the old one is left as it was.
+    """The state after an exchange; the old one is left as it was.
 
     Args:
-        state: before the round.
+        state: before the exchange.
         update: what the method's ``aggregate`` returned.
-        round: just finished; becomes the version of every tensor in ``update``.
+        number: of the exchange; becomes the version of every tensor that ``update`` changes.
         scale: ``alpha / rank``; a merge adds ``scale * left @ right`` to its site.
         optimizer: moments from ``server_step``.
     """
-    merges = tuple(replace(merge, round=round) for merge in update.merges)
-    return ServerState(
-        tensors={**state.tensors, **update.tensors},
-        versions={**state.versions, **dict.fromkeys(update.tensors, round)},
-        round=round,
+    merges = tuple(replace(merge, exchange=number) for merge in update.merges)
+    drawn = [name for name in state.versions if name.rpartition(".")[2] in update.seeds]
+    kept = {name: value for name, value in state.tensors.items() if name not in drawn}
+    return replace(
+        state,
+        tensors={**kept, **update.tensors},
+        versions={**state.versions, **dict.fromkeys((*drawn, *update.tensors), number)},
+        seeds={**state.seeds, **update.seeds},
         optimizer=optimizer,
         merges=_needed(state.merges + merges),
         base_delta=_add_merges(state.base_delta, merges, scale),
-        max_grad_norm=state.max_grad_norm,
-        upload_norms=state.upload_norms,
     )
 
 
-def check_finite(state: ServerState, update: ServerUpdate) -> None:
-    """Refuse a state in which what ``update`` changed is not finite.
+def check_finite(state: ServerState, update: ServerUpdate, round: int) -> None:
+    """Refuse a state in which what ``update`` changed in this round is not finite.
 
     Raises:
         RunFailed: with the first such tensor.
@@ -164,8 +165,8 @@ def check_finite(state: ServerState, update: ServerUpdate) -> None:
     for name, value in changed.items():
         if not bool(torch.isfinite(value).all()):
             raise RunFailed(
-                f"round {state.round}: {name} of the combined model is not finite; the model of "
-                f"round {state.round - 1} is kept"
+                f"round {round}: {name} of the combined model is not finite; the model of "
+                f"round {round - 1} is kept"
             )
 
 

@@ -5,7 +5,7 @@ the communication ledger is restored from the rows it wrote. Names with a prefix
 
 | prefix             | holds                                                         |
 | ------------------ | ------------------------------------------------------------- |
-| ``tensors/``       | global factors and head                                       |
+| ``tensors/``       | global factors and head, but for what seeds stand for          |
 | ``optimizer/``     | moments of the server optimiser                               |
 | ``delta/``         | dense change of the base weights, by site                     |
 | ``merge/<number>/``| ``left`` and ``right`` of the merges a client may still need   |
@@ -23,7 +23,9 @@ from ffalora_cli.config.errors import ConfigError
 from ffalora_cli.federation.clients import ClientStates
 from ffalora_cli.federation.ledger import CommunicationLedger
 from ffalora_cli.federation.simulation import Simulation
-from ffalora_cli.types import Merge, ServerState, Tensors
+from ffalora_cli.federation.tensors import regenerated
+from ffalora_cli.models.fingerprint import fingerprint_tensors
+from ffalora_cli.types import HEAD, Merge, ServerState, Tensors, kind_of
 
 
 def snapshot(simulation: Simulation) -> tuple[Tensors, dict[str, Any]]:
@@ -49,9 +51,11 @@ def snapshot(simulation: Simulation) -> tuple[Tensors, dict[str, Any]]:
     facts = {
         "round": state.round,
         "versions": dict(state.versions),
+        "seeds": dict(state.seeds),
+        "regenerated": _hashes(simulation, state),
         # Files are sorted by name; payloads and sums go in the order things came about.
         "order": {group: list(groups[group]) for group in ("tensors", "optimizer", "delta")},
-        "merges": [{"site": merge.site, "round": merge.round} for merge in state.merges],
+        "merges": [{"site": merge.site, "exchange": merge.exchange} for merge in state.merges],
         "max_grad_norm": state.max_grad_norm,
         "upload_norms": list(state.upload_norms),
     }
@@ -85,30 +89,59 @@ def restore(
         for name, value in tensors.items()
         if name.startswith("clients/")
     }
-    _check_fit(simulation, groups["tensors"], clients)
+    _check_fit(simulation, facts["versions"], groups["tensors"], clients)
     merges = tuple(
-        Merge(fact["site"], tensors[f"merge/{i}/left"], tensors[f"merge/{i}/right"], fact["round"])
+        Merge(
+            fact["site"], tensors[f"merge/{i}/left"], tensors[f"merge/{i}/right"], fact["exchange"]
+        )
         for i, fact in enumerate(facts["merges"])
     )
-    simulation.state = ServerState(
+    state = ServerState(
         tensors=groups["tensors"],
         versions=dict(facts["versions"]),
         round=facts["round"],
+        seeds=dict(facts["seeds"]),
         optimizer=groups["optimizer"],
         merges=merges,
         base_delta=groups["delta"],
         max_grad_norm=facts["max_grad_norm"],
         upload_norms=tuple(facts["upload_norms"]),
     )
+    _check_regenerated(facts["regenerated"], _hashes(simulation, state))
+    simulation.state = state
     simulation.client_states = ClientStates.from_tensors(clients)
     simulation.communication = CommunicationLedger.restore(len(simulation.clients), rows)
     simulation.network.add_to_base(simulation.state.base_delta)
 
 
-def _check_fit(simulation: Simulation, tensors: Tensors, clients: Tensors) -> None:
+def _hashes(simulation: Simulation, state: ServerState) -> dict[str, str]:
+    """Fingerprints of what seeds stand for, by factor (of the head, all in one)."""
+    groups: dict[str, Tensors] = {}
+    for name, value in regenerated(simulation.network, state).items():
+        group = HEAD if kind_of(name) == HEAD else name.rpartition(".")[2]
+        groups.setdefault(group, {})[name] = value
+    return {group: fingerprint_tensors(values) for group, values in groups.items()}
+
+
+def _check_regenerated(then: Mapping[str, str], now: Mapping[str, str]) -> None:
+    """Refuse tensors that are not in the checkpoint and do not come out as they were."""
+    for group in then:
+        if then[group] != now.get(group):
+            key = "head.seed" if group == HEAD else "adapter.seed and adapter.init"
+            raise ConfigError(
+                f"checkpoint: {group} comes out of its seed as {now.get(group)}, the run began "
+                f"with {then[group]}; keep {key}, the model, and the versions of torch and ffalora"
+            )
+
+
+def _check_fit(
+    simulation: Simulation, versions: Mapping[str, int], tensors: Tensors, clients: Tensors
+) -> None:
     """Refuse a state that belongs to another federation."""
-    there = {name: tuple(value.shape) for name, value in tensors.items()}
-    wanted = {name: tuple(value.shape) for name, value in simulation.state.tensors.items()}
+    own = {spec.name: spec.shape for spec in simulation.network.specs}
+    there = {name: own.get(name, "unknown") for name in versions}
+    there |= {name: tuple(value.shape) for name, value in tensors.items()}
+    wanted = {name: own[name] for name in own}
     for name in sorted(there.keys() | wanted.keys()):
         if there.get(name) != wanted.get(name):
             raise ConfigError(

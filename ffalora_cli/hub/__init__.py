@@ -1,1 +1,1 @@
-"""The Hugging Face hub and its cache: which commit, which files, and why something is not there."""
+"""Reads the Hugging Face hub and its cache: commits, files, and reasons of failures."""

@@ -1,4 +1,4 @@
-"""Asking the hub: its libraries' switches and patience, and the commit a revision points to.
+"""Asks the hub: its libraries' switches and patience, and the commit of a revision.
 
 A revision is turned into a commit once, at the start of a run; everything after it is loaded by
 commit, so that ``main`` cannot move between a tokenizer and its weights.
@@ -31,7 +31,7 @@ _T = TypeVar("_T")
 
 
 def silent(text: str) -> None:
-    """Who need not be told."""
+    """A ``Note`` that says nothing."""
 
 
 def is_offline(kind: Kind = "model") -> bool:

@@ -1,4 +1,4 @@
-"""The files of a hub model on this machine: what a tokenizer or its weights need, fetched whole."""
+"""Finds or fetches the files of a hub model that a tokenizer or its weights need."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Why something could not be had from the hub, in one line, with the remedy that fits.
+"""Explains a failure of the hub in one line, with the remedy that fits.
 
 The libraries wrap the cause several times; the whole chain is looked at, innermost cause first.
 """

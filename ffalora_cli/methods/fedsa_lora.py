@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ffalora_cli.methods.base import Method
+from ffalora_cli.methods.base import Exchange, Method
 
 
 class FedSALoRA(Method):
@@ -22,7 +22,7 @@ class FedSALoRA(Method):
     travels = "A up, its mean down; B and a personal head never."
     uplink_formula = "r d_in b"
     downlink_formula = "r d_in b"
-    personal = ("lora_b",)
+    cycle = ((Exchange(("lora_a", "lora_b"), kept=("lora_b",)),),)
     personal_head = True
     exact = None
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ffalora_cli.config.errors import ConfigError
-from ffalora_cli.methods.base import AggregateContext, Factor, Method
+from ffalora_cli.methods.base import AggregateContext, Exchange, Method
 from ffalora_cli.types import ServerState, ServerUpdate, Site, Stack, Tensors
 
 if TYPE_CHECKING:
@@ -29,11 +29,8 @@ class FedSVD(Method):
     uplink_formula = "r d_out b"
     downlink_formula = "r (d_in + d_out) b"
     needs_plain_averaging = True  # moments of B would live in the basis the SVD replaces
+    cycle = ((Exchange(("lora_b",)),),)
     exact = True
-
-    def trainable(self, round: int) -> tuple[Factor, ...]:
-        """B, in every round."""
-        return ("lora_b",)
 
     def aggregate(
         self,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ffalora_cli.methods.base import Factor, Method
+from ffalora_cli.methods.base import Exchange, Method
 
 
 class FFALoRA(Method):
@@ -17,11 +17,8 @@ class FFALoRA(Method):
     travels = "B up, its mean down; A never, only its 8-byte seed, once."
     uplink_formula = "r d_out b"
     downlink_formula = "r d_out b"
+    cycle = ((Exchange(("lora_b",)),),)
     exact = True
-
-    def trainable(self, round: int) -> tuple[Factor, ...]:
-        """B, in every round."""
-        return ("lora_b",)
 
 
 METHOD = FFALoRA()

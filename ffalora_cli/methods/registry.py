@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from ffalora_cli.adapters.registry import FORMS
 from ffalora_cli.config import rules
+from ffalora_cli.config.errors import ConfigError, choose
 from ffalora_cli.config.plugins import Folder
 from ffalora_cli.config.schema import Config
 from ffalora_cli.methods.base import Method
+from ffalora_cli.metric_keys import evaluated, personalized
 
 METHODS = Folder("method.name", "ffalora_cli.methods", "ffalora.methods", "METHOD")
 
@@ -25,6 +28,12 @@ def get(name: str) -> Method:
     return method
 
 
+def headline(config: Config) -> str:
+    """The metric a run is judged by, as its summary names it."""
+    personal = get(config.method.name).personal  # there is no global model, only clients' own
+    return personalized("accuracy") if personal else evaluated(config.task.metrics[0])
+
+
 def check(config: Config) -> None:
     """Refuse a configuration that cannot be, with what its method declares.
 
@@ -32,6 +41,14 @@ def check(config: Config) -> None:
         ConfigError: the first rule that does not hold.
     """
     method = get(config.method.name)
+    form = config.adapter.form
+    if form != method.form:
+        if form not in (known := FORMS.names()):
+            raise choose("adapter.form", form, known)
+        raise ConfigError(
+            f"adapter.form={form}: method={method.name} is written for adapter.form="
+            f"{method.form}; set that, or choose another method"
+        )
     rules.check(
         config,
         units=method.units,

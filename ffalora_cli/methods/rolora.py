@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ffalora_cli.methods.base import Factor, Method
+from ffalora_cli.methods.base import Exchange, Method
 
 
 class RoLoRA(Method):
@@ -21,11 +21,8 @@ class RoLoRA(Method):
     travels = "B (odd rounds) or A (even rounds) up; the mean of the one that changed down."
     uplink_formula = "r d_out b (odd rounds) | r d_in b (even rounds)"
     downlink_formula = "r d_in b (odd rounds) | r d_out b (even rounds)"
+    cycle = ((Exchange(("lora_b",)),), (Exchange(("lora_a",)),))
     exact = True
-
-    def trainable(self, round: int) -> tuple[Factor, ...]:
-        """B in odd rounds, A in even ones."""
-        return ("lora_b",) if round % 2 else ("lora_a",)
 
 
 METHOD = RoLoRA()

@@ -1,24 +1,26 @@
 """Adapter sites: linear layers of an unmodified model that read their factors from a context.
 
-``W' = W + scale * B @ A`` with A ``[rank, d_in]`` (random) and B ``[d_out, rank]`` (zero). A
-factor is either common to the micro-batch (its plain shape) or one copy an example (a leading
-example axis); the gradient of the summed loss with respect to the copies *is* the per-example
-gradient, exactly and without hooks (design section 3).
+What the factors do to a layer is its form's to say (``adapters.base``). A factor is either common
+to the micro-batch (its plain shape) or one copy an example (a leading example axis); the gradient
+of the summed loss with respect to the copies *is* the per-example gradient, exactly and without
+hooks.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
-from ffalora_cli import keys
 from ffalora_cli.config.errors import ConfigError, listed, nearest
 from ffalora_cli.models.booked import Booked
 from ffalora_cli.models.layout import Layout, Padded
-from ffalora_cli.types import Site, Tensors, TensorSpec
+from ffalora_cli.types import Site
+
+if TYPE_CHECKING:
+    from ffalora_cli.adapters.base import Form
 
 FAMILIES = (
     "bert", "roberta", "xlm-roberta", "electra", "distilbert", "deberta-v2", "modernbert",
@@ -52,27 +54,33 @@ class _RowPerExample(torch.Tensor):
 
 
 class AdaptedLinear(nn.Module):
-    """A frozen linear layer plus its low-rank pair."""
+    """A frozen linear layer and what its form adds."""
 
-    def __init__(self, base: nn.Linear, site: str, scale: float, context: Context) -> None:
+    def __init__(
+        self, base: nn.Module, site: Site, form: Form, scale: float, context: Context
+    ) -> None:
         super().__init__()
         self.base = base
-        self.site = site
+        self.site = site.name
+        self.form = form
         self.scale = scale
         self.context = context
+        self._names = {factor: f"{site.name}.{factor}" for factor in form.factors(site, 1)}
 
-    def factors(self) -> tuple[Factor | None, Factor | None]:
-        """A and B of the forward pass under way."""
+    def factors(self) -> dict[str, Factor] | None:
+        """Of the forward pass under way; None where it gives none."""
         values = self.context.values
-        return values.get(f"{self.site}.lora_a"), values.get(f"{self.site}.lora_b")
+        if not all(name in values for name in self._names.values()):
+            return None
+        return {factor: values[name] for factor, name in self._names.items()}
 
     def forward(self, x: Tensor) -> Tensor:  # [examples, ..., d_in] -> [examples, ..., d_out]
-        """Base output plus ``scale * (x A^T) B^T``."""
+        """Base output plus the form's."""
         y = self.base(x)
-        a, b = self.factors()
-        if a is None or b is None:
+        factors = self.factors()
+        if factors is None:
             return y
-        copies = max(_copies(a), _copies(b))
+        copies = max(map(_copies, factors.values()))
         common_rows = x.shape[0] == 1 and copies > 1
         if common_rows:
             x = x.expand(copies, *x.shape[1:])
@@ -80,7 +88,7 @@ class AdaptedLinear(nn.Module):
             x = self.context.dropout(self.site, x)
         rows = x.reshape(-1, x.shape[-1])
         layout = Padded(x.shape[0], len(rows) // x.shape[0])
-        delta = times(times(rows, a, layout), b, layout) * self.scale  # [rows, d_out]
+        delta = self.form.delta(rows, factors, layout, self.scale)  # [rows, d_out]
         y = y + delta.reshape(*x.shape[:-1], -1)
         return y.as_subclass(_RowPerExample) if common_rows else y
 
@@ -144,6 +152,19 @@ def _copies(factor: Factor) -> int:
     return factor.shape[0] if factor.dim() == 3 else 1
 
 
+def weight_of(layer: nn.Module) -> Tensor:
+    """Weight of a linear layer as ``[d_out, d_in]``: a view, so writing to it changes the layer."""
+    weight = layer.get_parameter("weight").data
+    return weight.t() if stores_transposed(layer) else weight
+
+
+def stores_transposed(layer: nn.Module) -> bool:
+    """Whether a layer is GPT-2's ``Conv1D``: linear, but with its weight as ``[d_in, d_out]``."""
+    from transformers.pytorch_utils import Conv1D
+
+    return isinstance(layer, Conv1D)
+
+
 def find_sites(model: nn.Module, suffixes: Sequence[str]) -> list[Site]:
     """Linear layers of the base model whose path ends with one of the suffixes, in model order.
 
@@ -156,7 +177,7 @@ def find_sites(model: nn.Module, suffixes: Sequence[str]) -> list[Site]:
     linears = {
         name: module
         for name, module in model.named_modules()
-        if isinstance(module, nn.Linear) and name.startswith(prefix)
+        if name.startswith(prefix) and (isinstance(module, nn.Linear) or stores_transposed(module))
     }
     matched = {
         suffix: [n for n in linears if n.endswith(tuple("." + s for s in suffix.split("|")))]
@@ -166,11 +187,8 @@ def find_sites(model: nn.Module, suffixes: Sequence[str]) -> list[Site]:
         if not found:
             raise ConfigError(_no_site(model, suffix, linears))
     chosen = {name for found in matched.values() for name in found}
-    return [
-        Site(name, module.in_features, module.out_features)
-        for name, module in linears.items()
-        if name in chosen
-    ]
+    shapes = {name: weight_of(module).shape for name, module in linears.items() if name in chosen}
+    return [Site(name, d_in, d_out) for name, (d_out, d_in) in shapes.items()]
 
 
 def _no_site(model: nn.Module, suffix: str, linears: Iterable[str]) -> str:
@@ -185,51 +203,22 @@ def _no_site(model: nn.Module, suffix: str, linears: Iterable[str]) -> str:
     return said + f"supported families are {', '.join(FAMILIES)}"
 
 
-def install(model: nn.Module, sites: Sequence[Site], scale: float, context: Context) -> None:
+def install(
+    model: nn.Module, sites: Sequence[Site], form: Form, scale: float, context: Context
+) -> None:
     """Swap every site of ``model`` for an ``AdaptedLinear`` around the original layer."""
     for site in sites:
         base = model.get_submodule(site.name)
-        _replace(model, site.name, AdaptedLinear(base, site.name, scale, context))
+        replace(model, site.name, AdaptedLinear(base, site, form, scale, context))
 
 
-def install_head(model: nn.Module, layers: dict[str, nn.Linear], context: Context) -> None:
+def install_head(model: nn.Module, layers: Sequence[str], context: Context) -> None:
     """Swap head layers for ``HeadLinear``; context names are ``head.<layer>.weight|bias``."""
-    for name, base in layers.items():
-        _replace(model, name, HeadLinear(base, f"head.{name}", context))
+    for name in layers:
+        replace(model, name, HeadLinear(model.get_submodule(name), f"head.{name}", context))
 
 
-def _replace(model: nn.Module, path: str, module: nn.Module) -> None:
+def replace(model: nn.Module, path: str, module: nn.Module) -> None:
+    """Put ``module`` where ``path`` leads in ``model``."""
     parent, _, leaf = path.rpartition(".")
     setattr(model.get_submodule(parent), leaf, module)
-
-
-def adapter_specs(sites: Sequence[Site], rank: int) -> list[TensorSpec]:
-    """Both factors of every site, A before B."""
-    specs = []
-    for s in sites:
-        specs.append(TensorSpec(f"{s.name}.lora_a", (rank, s.d_in), "adapter", s.name, "lora_a"))
-        specs.append(TensorSpec(f"{s.name}.lora_b", (s.d_out, rank), "adapter", s.name, "lora_b"))
-    return specs
-
-
-def init_adapter(sites: Sequence[Site], rank: int, init: str, seed: int) -> Tensors:
-    """A from its seed, one draw a site keyed by the site's name; B zero.
-
-    ``kaiming``: uniform in ``±1/sqrt(d_in)`` (Kaiming uniform with a = sqrt(5), PEFT's default).
-    ``orthogonal``: orthonormal rows scaled to the same expected Frobenius norm, so that the two
-    can be compared at one learning rate (``E||A||_F^2 = rank / 3``).
-    """
-    tensors: Tensors = {}
-    for site in sites:
-        generator = torch.Generator().manual_seed(
-            keys.torch_seed(keys.derive(seed, "lora_a", site.name))
-        )
-        if init == "orthogonal":
-            gaussian = torch.randn(site.d_in, rank, generator=generator, dtype=torch.float64)
-            a = torch.linalg.qr(gaussian).Q.t().float().contiguous() / math.sqrt(3.0)
-        else:
-            bound = 1.0 / math.sqrt(site.d_in)
-            a = (torch.rand(rank, site.d_in, generator=generator) * 2 - 1) * bound
-        tensors[f"{site.name}.lora_a"] = a  # [rank, d_in]
-        tensors[f"{site.name}.lora_b"] = torch.zeros(site.d_out, rank)
-    return tensors

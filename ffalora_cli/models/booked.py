@@ -7,7 +7,7 @@ needs is its norm and a weighted sum over examples, and both follow from ``X`` a
     sum_e f_e G_e = (f dY)^T X                  (one product a client)
 
 One backward pass records them. Worth it where W is large against the tokens of an example
-(``engine.paths`` decides); the gathered copies of design section 3 are the other way, same numbers.
+(``engine.paths`` decides); a copy of the factors for every example is the other way, same numbers.
 """
 
 from __future__ import annotations

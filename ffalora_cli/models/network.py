@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ffalora_cli.adapters import registry as forms
 from ffalora_cli.config.schema import AdapterConfig, HeadConfig, ModelConfig
 from ffalora_cli.hub.access import Note, silent
 from ffalora_cli.models import adapters, packed
@@ -19,6 +21,8 @@ from ffalora_cli.types import Examples, Site, Tensors, TensorSpec
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+
+    from ffalora_cli.adapters.base import Form
 
 
 @dataclass
@@ -30,9 +34,10 @@ class Network:
         plain: the same weights without sites, for the reference engine and for exports.
         sites: adapted layers in model order.
         specs: every tensor that may be trained or sent, adapters first, then the head.
+        form: what the factors of a site do to it.
         scale: alpha / rank.
-        initial: values at round 0, on the CPU as all of the server's state: A from its seed, B
-            zero, head as loaded or drawn.
+        initial: values at round 0, on the CPU as all of the server's state: factors as the form
+            starts them, head as loaded or drawn.
         fingerprint: of the frozen weights.
         rest: fingerprint of what else decides its function (``Backbone.rest``).
     """
@@ -41,10 +46,12 @@ class Network:
     plain: nn.Module
     sites: list[Site]
     specs: list[TensorSpec]
+    form: Form
     scale: float
     initial: Tensors
     fingerprint: str
     context: adapters.Context
+    draw: Callable[[int], Tensors]  # a seed -> adapters as they would begin with it
     rest: str = ""
     replaced: int = 0  # how often a frozen weight moved to another address
 
@@ -96,15 +103,12 @@ class Network:
     def add_to_base(self, deltas: Tensors) -> None:
         """Set every merged site's base weight to its loaded value plus ``deltas[site]``."""
         for site, delta in deltas.items():
-            loaded = self.plain.get_submodule(site).weight
-            layer = self.model.get_submodule(site)
-            assert isinstance(layer, adapters.AdaptedLinear)
-            value = (loaded.float() + delta.to(loaded.device)).to(layer.base.weight.dtype)
-            if layer.base.weight.data_ptr() == loaded.data_ptr():  # still shared with ``plain``
-                layer.base.weight = nn.Parameter(value, requires_grad=False)
+            loaded = adapters.weight_of(self.plain.get_submodule(site))
+            base = self.model.get_submodule(f"{site}.base")
+            if base.weight.data_ptr() == loaded.data_ptr():  # still shared with ``plain``
+                base.weight = nn.Parameter(torch.empty_like(base.weight), requires_grad=False)
                 self.replaced += 1
-            else:
-                layer.base.weight.data.copy_(value)
+            adapters.weight_of(base).copy_(loaded.float() + delta.to(loaded.device))
 
     def share_weights(self, other: Network) -> None:
         """Read another network's loaded weights instead of a copy of them, but for the head.
@@ -128,20 +132,22 @@ def build_network(
 
     Args:
         backbone: loaded, frozen.
-        adapter: rank, alpha, init, seed.
+        adapter: form, rank, alpha, init, seed.
         targets: module-name suffixes.
         precision: of the frozen weights in the adapted model; ``bf16`` copies them.
 
     Raises:
-        ConfigError: a target matches no layer.
+        ConfigError: a target matches no layer, or no form has this name.
     """
     plain = backbone.model
     sites = adapters.find_sites(plain, targets)
-    layers = head_modules(plain)
-    specs = adapters.adapter_specs(sites, adapter.rank)
-    initial = adapters.init_adapter(sites, adapter.rank, adapter.init, adapter.seed)
-    for name, layer in layers.items():
-        for leaf, parameter in layer.named_parameters():
+    form = forms.get(adapter.form)
+    specs = form.specs(sites, adapter.rank)
+    draw = partial(form.initial, sites, adapter.rank, adapter.init)
+    initial = draw(adapter.seed)
+    head = tuple(head_modules(plain))
+    for name in head:
+        for leaf, parameter in plain.get_submodule(name).named_parameters():
             full = f"head.{name}.{leaf}"
             initial[full] = parameter.detach().to("cpu", copy=True)
             specs.append(TensorSpec(full, tuple(parameter.shape), "head", "head", f"{name}.{leaf}"))
@@ -150,18 +156,20 @@ def build_network(
         model = copy.deepcopy(plain).to(torch.bfloat16)
     else:
         model = _share_weights_copy(plain)
-    adapters.install_head(model, head_modules(model), context)
+    adapters.install_head(model, head, context)
     freeze_linears(model)
-    adapters.install(model, sites, adapter.scale, context)
+    adapters.install(model, sites, form, adapter.scale, context)
     return Network(
         model,
         plain,
         sites,
         specs,
+        form,
         adapter.scale,
         initial,
         backbone.fingerprint,
         context,
+        draw,
         backbone.rest,
     )
 

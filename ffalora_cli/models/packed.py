@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ffalora_cli.models.adapters import AdaptedLinear, times
+from ffalora_cli.models.adapters import AdaptedLinear
 from ffalora_cli.models.layout import Layout, Runs
 
 FAMILIES = ("bert", "roberta", "xlm-roberta")
@@ -150,7 +150,5 @@ def site(module: nn.Module, x: Tensor, layout: Layout) -> Tensor:
     if not isinstance(module, AdaptedLinear):
         return module(x)
     y = module.base(x)
-    a, b = module.factors()
-    if a is None or b is None:
-        return y
-    return times(times(x, a, layout), b, layout, y, module.scale)
+    factors = module.factors()
+    return y if factors is None else module.form.delta(x, factors, layout, module.scale, y)

@@ -1,11 +1,4 @@
-"""Epsilon of a history of subsampled Gaussian steps, by three accountants.
-
-One interface: ``pld`` (dp-accounting; tight, an upper bound, the number we claim), ``rdp`` (Opacus;
-looser, the one the paper's noise multipliers come from) and ``prv`` (Opacus; a cross-check, its
-upper end). Relation: add or remove one unit; sampling: every unit drawn independently with
-``sample_rate`` at each step. A rate of one is the plain Gaussian mechanism. Other samplers have
-other bounds and relations (``sampling.py``).
-"""
+"""Epsilon of a history of subsampled Gaussian steps by PLD, RDP and PRV; ask an ``Accountant``."""
 
 from __future__ import annotations
 
@@ -14,10 +7,10 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
-from importlib.metadata import version
 from typing import Any
 
 from ffalora_cli.config.errors import ConfigError, choose
+from ffalora_cli.config.privacy_rules import check_fixed
 from ffalora_cli.privacy import loss_distribution
 from ffalora_cli.privacy.sampling import History, uses, without_replacement
 
@@ -27,13 +20,6 @@ LIBRARIES = {"pld": "dp-accounting", "rdp": "opacus", "prv": "opacus"}
 # less than 2e-4 (and costs ten times as much). COARSE is for values on the way, still upper bounds.
 FINE = 1e-4
 COARSE = 1e-3
-
-
-def library(accountant: str, sampling: str = "poisson") -> str:
-    """Name and version of the library behind a bound, e.g. ``dp-accounting 0.6.0``."""
-    check_accountant(accountant)
-    name = "dp-accounting" if sampling == "fixed" else LIBRARIES[accountant]
-    return f"{name} {version(name)}"
 
 
 def check_accountant(accountant: str) -> None:
@@ -47,43 +33,8 @@ def check_accountant(accountant: str) -> None:
         raise choose("privacy.accountant", accountant, LIBRARIES)
 
 
-def check_fixed(accountant: str) -> None:
-    """Raise ConfigError for an accountant that has no bound for fixed-size batches."""
-    if accountant != "rdp":
-        raise ConfigError(
-            f"privacy.sampling=fixed has no bound by privacy.accountant={accountant}; "
-            "set privacy.accountant=rdp, or privacy.sampling=poisson"
-        )
-
-
-def epsilon(
-    accountant: str,
-    history: History,
-    delta: float,
-    *,
-    interval: float = FINE,
-    sampling: str = "poisson",
-) -> float:
-    """Smallest epsilon the accountant proves for a history at ``delta``.
-
-    Args:
-        accountant: ``pld``, ``rdp`` or ``prv``.
-        history: (noise_multiplier, sample_rate, steps), noise_multiplier in units of the clip, on
-            the *sum*; order does not matter.
-        delta: in (0, 1).
-        interval: grid width of PLD, a coarser one is a looser upper bound.
-        sampling: ``poisson`` (add/remove one), ``fixed`` (replace one; ``rdp`` only) or
-            ``shuffled`` (zero out one, no amplification).
-
-    Returns:
-        Epsilon; ``inf`` without noise or where the accountant proves nothing.
-
-    Raises:
-        ConfigError: for an accountant that is unknown or refused, or PRV failing numerically.
-    """
-    check_accountant(accountant)
-    if not 0.0 < delta < 1.0:
-        raise ConfigError(f"privacy.delta={delta!r} is not in (0, 1); set e.g. privacy.delta=1e-5")
+def bound(accountant: str, history: History, delta: float, interval: float, sampling: str) -> float:
+    """Epsilon of a history as the library gives it; the arguments are those of ``Accountant``."""
     if sampling == "shuffled":
         history = [(noise, 1.0, uses(rate, steps)) for noise, rate, steps in history]
     runs = _merge(history)
@@ -94,14 +45,10 @@ def epsilon(
     if sampling == "fixed":
         check_fixed(accountant)
         halved = [(noise / 2.0, rate, steps) for noise, rate, steps in runs]  # 2 clips
-        value = without_replacement(halved, delta)
-    elif accountant == "pld":
-        value = _pld(runs, delta, interval)
-    elif accountant == "rdp":
-        value = epsilon_of_renyi(renyi(runs), delta)
-    else:
-        value = _prv(runs, delta)
-    return max(0.0, value) if math.isfinite(value) else math.inf
+        return without_replacement(halved, delta)
+    if accountant == "pld":
+        return _pld(runs, delta, interval)
+    return epsilon_of_renyi(renyi(runs), delta) if accountant == "rdp" else _prv(runs, delta)
 
 
 def _merge(history: History) -> list[tuple[float, float, int]]:

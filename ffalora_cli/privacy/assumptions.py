@@ -1,11 +1,11 @@
-"""What the same noise means under other assumptions: the numbers beside the claim."""
+"""Computes what the same noise means under other assumptions: the numbers beside the claim."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from ffalora_cli.privacy.accountants import FINE
-from ffalora_cli.privacy.calibrate import stored_epsilon
 from ffalora_cli.privacy.disk_cache import answered
 from ffalora_cli.privacy.groups import epsilon_of_one_row, epsilon_of_units
 from ffalora_cli.privacy.plan import Ints, PrivacyPlan
@@ -27,22 +27,19 @@ def other_assumptions(plan: PrivacyPlan, client: int, steps: int) -> dict[str, A
         out one), all at the plan's delta.
     """
     noise, rate = float(plan.noise_multiplier[client]), float(plan.accounted_rate[client])
-    names = ("rdp",) if plan.sampling == "fixed" else ("pld", "rdp")
-
-    def stored(name: str, noise: float, sampling: str) -> float:
-        return stored_epsilon(name, noise, rate, steps, plan.delta, FINE, sampling)
-
-    claimed = {name: stored(name, noise, plan.sampling) for name in names}
-    if plan.sampling == "fixed":
+    fine = replace(plan.accountant, interval=FINE)
+    claimed = {one.name: one.stored([(noise, rate, steps)]) for one in fine.beside}
+    pld = replace(fine, name="pld")
+    if fine.sampling == "fixed":
         replaced = claimed["rdp"]
-    elif plan.sampling == "shuffled" or rate == 1.0:  # a Gaussian with twice the sensitivity
-        replaced = stored("pld", noise / 2.0, plan.sampling)
+    elif fine.sampling == "shuffled" or rate == 1.0:  # a Gaussian with twice the sensitivity
+        replaced = pld.stored([(noise / 2.0, rate, steps)])
     else:
-        replaced = _replaced(noise, rate, steps, plan.delta)
+        replaced = _replaced(noise, rate, steps, fine.delta)
     return {
         "accountants": claimed,
         "replace_one": replaced,
-        "no_amplification": stored("pld", noise, "shuffled"),
+        "no_amplification": replace(pld, sampling="shuffled").stored([(noise, rate, steps)]),
     }
 
 
@@ -54,13 +51,14 @@ def other_groups(plan: PrivacyPlan, client: int, steps: int) -> dict[str, float 
         ``three_units``, by PLD at the plan's delta; None where no bound is known.
     """
     how = (float(plan.noise_multiplier[client]), float(plan.accounted_rate[client]))
+    sampling, delta = plan.accountant.sampling, plan.accountant.delta
     several: dict[str, float | None] = {"two_units": None, "three_units": None}
     if plan.client_noise == "central":
         for name, units in (("two_units", 2), ("three_units", 3)):
-            several[name] = epsilon_of_units(plan.sampling, *how, steps, plan.delta, units)
+            several[name] = epsilon_of_units(sampling, *how, steps, delta, units)
     row = None
     if plan.bounds_one_row:
-        row = epsilon_of_one_row(plan.sampling, *how, steps, plan.delta)
+        row = epsilon_of_one_row(sampling, *how, steps, delta)
     return {"one_row": row, **several}
 
 
@@ -77,15 +75,7 @@ def tuning(plan: PrivacyPlan, steps_taken: Ints, claim: float) -> float | None:
     steps = plan.steps_of_clients(steps_taken)
     histories = [[one] for one in steps]
     histories += [[steps[client] for client in held] for held in plan.shared.holders]
-    found = epsilon_of_search(
-        plan.accountant,
-        plan.sampling,
-        histories,
-        plan.delta,
-        plan.trials,
-        plan.trial_distribution,
-        plan.interval,
-    )
+    found = epsilon_of_search(plan.accountant, histories, plan.trials, plan.trial_distribution)
     return max(claim, found)
 
 

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ffalora_cli.config.errors import ConfigError
-from ffalora_cli.privacy.accountants import COARSE, FINE
-from ffalora_cli.privacy.calibrate import epsilon_of, noise_multiplier
-from ffalora_cli.privacy.rules import LEAST_NOISE
-from ffalora_cli.privacy.schedule import affordable_rounds
+from ffalora_cli.config.privacy_rules import LEAST_NOISE, check_delta
+from ffalora_cli.privacy.accountant import Accountant
+from ffalora_cli.privacy.accountants import COARSE
 
 MOST_STEPS = 1_000_000
 
@@ -51,28 +49,25 @@ def solve(
         ConfigError: for a plan that is out of range or cannot be reached; names the nearest.
     """
     _check(examples, batch, delta, epsilon, noise, steps)
-    rate = batch / examples
+    rate, by = batch / examples, Accountant(accountant, delta)
     if noise is None:
         assert epsilon is not None and steps is not None
-        noise = noise_multiplier(accountant, epsilon, delta, rate, steps)
+        noise = by.noise_for(epsilon, rate, steps)
     if steps is None:
         assert epsilon is not None
-        steps = _steps(accountant, epsilon, delta, rate, noise)
-    found = epsilon_of(accountant, noise, rate, steps, delta)
+        steps = _steps(by, epsilon, rate, noise)
+    found = by.epsilon([(noise, rate, steps)])
     return Budget(accountant, found, delta, noise, rate, steps)
 
 
-def _steps(accountant: str, target: float, delta: float, rate: float, noise: float) -> int:
-    def at(interval: float, name: str) -> Callable[[int], float]:
-        return lambda count: epsilon_of(name, noise, rate, count, delta, interval)
-
-    most = 1
-    quick = at(COARSE, "rdp")  # milliseconds, and never below the others but for PRV's 0.01
-    while most < MOST_STEPS and quick(most) <= 2.0 * target + 1.0:
+def _steps(accountant: Accountant, target: float, rate: float, noise: float) -> int:
+    most, quick = 1, replace(accountant, name="rdp", interval=COARSE)
+    # Milliseconds, and never below the others but for PRV's 0.01.
+    while most < MOST_STEPS and quick.epsilon([(noise, rate, most)]) <= 2.0 * target + 1.0:
         most = min(MOST_STEPS, most * 4)
-    found = affordable_rounds(at(FINE, accountant), at(COARSE, accountant), target, most)
+    found = accountant.rounds_within(target, noise, rate, 1, most)
     if found == 0:
-        needed = noise_multiplier(accountant, target, delta, rate, 1)
+        needed = accountant.noise_for(target, rate, 1)
         raise ConfigError(
             f"--noise-multiplier {noise:g} does not afford one step within --epsilon {target:g}; "
             f"give at least {math.ceil(needed * 1e4) / 1e4:g}"
@@ -99,8 +94,7 @@ def _check(
             f"--batch {batch} of --examples {examples} is a sampling rate of "
             f"{batch / examples:.3g}; give 1 to {examples}"
         )
-    if not 0.0 < delta < 1.0:
-        raise ConfigError(f"--delta {delta:g} is not in (0, 1); give e.g. 1e-5")
+    check_delta("--delta", delta)
     if epsilon is not None and not 0.0 < epsilon < math.inf:
         raise ConfigError(f"--epsilon {epsilon:g} is not a positive number; give e.g. 6")
     if noise is not None and not LEAST_NOISE <= noise < math.inf:

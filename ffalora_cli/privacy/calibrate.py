@@ -1,4 +1,4 @@
-"""From a target epsilon to the noise multiplier that spends it, and the epsilon of one mechanism.
+"""From a target epsilon to the noise multiplier that spends it.
 
 Our own root finder: Opacus' stops within 0.01 of epsilon, half a percent of the noise at epsilon 1.
 This one ends within 1e-5 (relative) of the root, on the side where the target is not passed.
@@ -8,18 +8,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from functools import lru_cache
+from typing import TYPE_CHECKING
 
 from ffalora_cli.config.errors import ConfigError
-from ffalora_cli.privacy import disk_cache
-from ffalora_cli.privacy.accountants import (
-    COARSE,
-    FINE,
-    check_accountant,
-    epsilon,
-    library,
-)
+from ffalora_cli.privacy.accountants import COARSE
 from ffalora_cli.privacy.composition import trajectory
+
+if TYPE_CHECKING:
+    from ffalora_cli.privacy.accountant import Accountant
 
 TOLERANCE = 1e-5  # relative, in the noise multiplier
 LEAST, MOST = 0.2, 1e6  # noise multipliers a calibration may return
@@ -27,120 +23,22 @@ LEAST, MOST = 0.2, 1e6  # noise multipliers a calibration may return
 _Epsilon = Callable[[float], float]  # of a noise multiplier
 
 
-@lru_cache(maxsize=65536)
-def epsilon_of(
-    accountant: str,
-    noise_multiplier: float,
-    sample_rate: float,
-    steps: int,
-    delta: float,
-    interval: float = FINE,
-    sampling: str = "poisson",
-) -> float:
-    """``accountants.epsilon`` of equal steps, computed once a process."""
-    history = [(noise_multiplier, sample_rate, steps)]
-    return epsilon(accountant, history, delta, interval=interval, sampling=sampling)
+def calibrate(accountant: Accountant, target: float, rate: float, steps: int) -> float:
+    """Smallest noise multiplier within a target epsilon; see ``Accountant.noise_for``."""
 
-
-@lru_cache(maxsize=65536)
-def noise_multiplier(
-    accountant: str,
-    epsilon_target: float,
-    delta: float,
-    sample_rate: float,
-    steps: int,
-    interval: float = FINE,
-    sampling: str = "poisson",
-) -> float:
-    """Smallest noise multiplier that keeps ``steps`` steps within a target epsilon.
-
-    Args:
-        accountant: ``pld``, ``rdp`` or ``prv``.
-        epsilon_target: > 0.
-        delta: in (0, 1).
-        sample_rate: in (0, 1].
-        steps: > 0.
-        interval: grid width of PLD.
-        sampling: ``poisson``, ``fixed`` or ``shuffled``.
-
-    Returns:
-        Noise sd in units of the clip; its epsilon is in [0.999, 1] times the target, never above.
-        The same inputs and library version give the same bits, cached (process, disk) or not.
-
-    Raises:
-        ConfigError: where no noise in [0.2, 1e6] reaches the target; names the nearest that works.
-    """
-    check_accountant(accountant)
-    question = _question(accountant, delta, sample_rate, steps, interval, sampling)
-    question |= {"epsilon_target": float(epsilon_target), "tolerance": TOLERANCE}
-    answer = disk_cache.load(question)
-    if answer is None:
-        answer = _calibrate(
-            accountant, epsilon_target, delta, sample_rate, steps, interval, sampling
-        )
-        disk_cache.store(question, answer)
-    return answer
-
-
-@lru_cache(maxsize=65536)
-def stored_epsilon(
-    accountant: str,
-    noise_multiplier: float,
-    sample_rate: float,
-    steps: int,
-    delta: float,
-    interval: float = FINE,
-    sampling: str = "poisson",
-) -> float:
-    """``epsilon_of`` kept on disk: for values that every start of the same run needs."""
-    check_accountant(accountant)
-    question = _question(accountant, delta, sample_rate, steps, interval, sampling)
-    question |= {"noise_multiplier": float(noise_multiplier)}
-    answer = disk_cache.load(question)
-    if answer is None:
-        answer = epsilon_of(
-            accountant, noise_multiplier, sample_rate, steps, delta, interval, sampling
-        )
-        disk_cache.store(question, answer)
-    return answer
-
-
-def _question(
-    accountant: str, delta: float, rate: float, steps: int, interval: float, sampling: str
-) -> dict[str, str | float | int]:
-    return {
-        "accountant": accountant,
-        "sampling": sampling,
-        "library": library(accountant, sampling),
-        "interval": float(interval),
-        "delta": float(delta),
-        "sample_rate": float(rate),
-        "steps": int(steps),
-    }
-
-
-def _calibrate(
-    accountant: str,
-    target: float,
-    delta: float,
-    rate: float,
-    steps: int,
-    interval: float,
-    sampling: str,
-) -> float:
     def exact(noise: float) -> float:
-        return epsilon_of(accountant, noise, rate, steps, delta, interval, sampling)
+        return accountant.epsilon([(noise, rate, steps)])
 
     def quick(width: float) -> _Epsilon:  # equal to the library's PLD within 1e-7, and quicker
-        return lambda noise: float(trajectory(noise, rate, [steps], delta, width)[0])
+        return lambda noise: float(trajectory(noise, rate, [steps], accountant.delta, width)[0])
 
     # First guess from the Gaussian limit; within a factor of two where it matters.
     guess, slope = max(0.5, 4.0 * rate * math.sqrt(steps) / target), -1.5
-    if accountant != "rdp" and sampling == "poisson" and rate < 1.0:
-        for width, tolerance in ((COARSE, 1e-3), (interval, TOLERANCE / 2)):
+    if accountant.name != "rdp" and accountant.sampling == "poisson" and rate < 1.0:
+        for width, tolerance in ((COARSE, 1e-3), (accountant.interval, TOLERANCE / 2)):
             guess, slope = _root(quick(width), target, guess, slope, tolerance)
     noise, _ = _root(exact, target, guess, slope)
-    _check_reached(exact, noise, accountant, target)
+    _check_reached(exact, noise, accountant.name, target)
     return noise
 
 

@@ -1,9 +1,9 @@
-"""How a per-example gradient is cut so that one example moves a step's sum by at most C.
+"""Clips per-example gradients so that one example moves a step's sum by at most C.
 
 Three rules over the tensors trained in a round, each with joint sensitivity ``max_grad_norm``:
 
 - ``flat``: one norm over everything, factor ``min(1, C / (norm + 1e-6))``, as Opacus;
-- ``per_layer``: every layer (A and B of a site together, each head layer) on its own, to
+- ``per_layer``: every layer (all factors of a site together, each head layer) on its own, to
   ``C / sqrt(layers)``: the squares of the layers' bounds add up to C^2;
 - ``automatic``: one norm, factor ``C / (norm + 0.01)``: every example is brought to nearly the same
   norm, below C (AUTO-S of Bu, Wang, Zha, Karypis 2023, arXiv 2206.07136).
@@ -50,8 +50,8 @@ def clip_rule(
 ) -> ClipRule:
     """The rule over the tensors trained now; ``names`` in the order of their gradients.
 
-    A tensor's layer is its name without the last part: ``<site>.lora_a`` and ``<site>.lora_b`` are
-    one layer, as are weight and bias of a head layer.
+    A tensor's layer is its name without the last part: all factors of a site are one layer, as
+    are weight and bias of a head layer.
     """
     layers = [name.rpartition(".")[0] if kind == "per_layer" else "" for name in names]
     index = {layer: i for i, layer in enumerate(dict.fromkeys(layers))}

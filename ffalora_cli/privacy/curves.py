@@ -8,15 +8,16 @@ the coarse grid of losses where that costs less than a percent, and never exceed
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
 
-from ffalora_cli.privacy import disk_cache
-from ffalora_cli.privacy.accountants import COARSE, FINE, epsilon, library
+from ffalora_cli.privacy.accountant import Accountant
+from ffalora_cli.privacy.accountants import COARSE, FINE
 from ffalora_cli.privacy.composition import trajectory
+from ffalora_cli.privacy.disk_cache import load_list, store
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -62,25 +63,20 @@ class Curves:
 
 
 def make_curves(
-    accountant: str,
-    sampling: str,
-    delta: float,
-    steps_per_round: int,
-    mechanisms: Floats,
-    row: Ints,
+    accountant: Accountant, steps_per_round: int, mechanisms: Floats, row: Ints
 ) -> Curves:
     """A curve for every distinct mechanism.
 
     Args:
         accountant: of the plan.
-        sampling: of the plan.
-        delta: of the plan.
         steps_per_round: steps a client takes in a round.
         mechanisms: columns noise multiplier, rate, planned rounds, planned epsilon
             ``[mechanisms, 4]``.
         row: mechanism of each client ``[num_clients]``.
     """
-    quick = accountant == "pld" or (accountant == "rdp" and sampling != "fixed")
+    quick = accountant.name == "pld" or (
+        accountant.name == "rdp" and accountant.sampling != "fixed"
+    )
     many = POINTS if quick else SLOW_POINTS
     rounds = [round_points(int(planned), many) for planned in mechanisms[:, 2]]
     width = max((len(points) for points in rounds), default=1) or 1
@@ -90,7 +86,7 @@ def make_curves(
         if len(points):
             noise, rate, _, end = mechanisms[i].tolist()
             taken = points * steps_per_round
-            curve = _curve(accountant, sampling, delta, noise, rate, taken, end)
+            curve = _curve(replace(accountant, interval=FINE), noise, rate, taken, end)
             steps[i] = np.pad(taken, (0, width - len(taken)), mode="edge")
             values[i] = np.pad(curve, (0, width - len(curve)), mode="edge")
     return Curves(steps, values, row)
@@ -109,41 +105,24 @@ def round_points(rounds: int, points: int) -> Ints:
     return np.unique(np.array([math.ceil(rounds * s * s) for s in share], dtype=np.int64))
 
 
-def _curve(
-    accountant: str,
-    sampling: str,
-    delta: float,
-    noise: float,
-    rate: float,
-    steps: Ints,
-    end: float,
-) -> Floats:
+def _curve(accountant: Accountant, noise: float, rate: float, steps: Ints, end: float) -> Floats:
     """Epsilon at ``steps [points]``, never above the planned ``end``; kept on disk."""
-    question: dict[str, str | float | int | list[int]] = {
+    question = accountant.question() | {
         "curve": [int(step) for step in steps],
-        "accountant": accountant,
-        "sampling": sampling,
-        "library": library(accountant, sampling),
-        "delta": delta,
         "noise_multiplier": noise,
         "sample_rate": rate,
         "end": end,
     }
-    known = disk_cache.load_list(question)
+    known = load_list(question)
     if known is None:
-        if accountant == "pld" and sampling == "poisson":
-            found = trajectory(noise, rate, steps, delta, COARSE)
+        if accountant.name == "pld" and accountant.sampling == "poisson":
+            found = trajectory(noise, rate, steps, accountant.delta, COARSE)
             if not found[-1] <= LOOSE * end:
-                found = trajectory(noise, rate, steps, delta, FINE)
+                found = trajectory(noise, rate, steps, accountant.delta, FINE)
         else:
-            found = np.array(
-                [
-                    epsilon(accountant, [(noise, rate, int(step))], delta, sampling=sampling)
-                    for step in steps
-                ]
-            )
+            found = np.array([accountant.epsilon([(noise, rate, int(n))]) for n in steps])
         found = np.maximum.accumulate(np.minimum(found, end))
         found[-1] = end
         known = found.tolist()
-        disk_cache.store(question, known)
+        store(question, known)
     return np.asarray(known, dtype=np.float64)

@@ -1,4 +1,4 @@
-"""Numbers that take seconds and never change: one small JSON file a number, written atomically.
+"""Keeps numbers that take seconds: one small JSON file a number, written atomically.
 
 The folder is ``$FFALORA_CACHE/privacy`` or ``~/.cache/ffalora/privacy``. A file states the question
 it answers, so a damaged or foreign file is simply not an answer. A folder that cannot be written

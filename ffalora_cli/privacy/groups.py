@@ -1,4 +1,4 @@
-"""Epsilon of other groups of rows than one whole unit, for the same noise: stated beside the claim.
+"""Computes epsilon of other groups of rows than one whole unit, for the same noise.
 
 Exact by PLD for Poisson batches, closed form where nothing is amplified, else no number: never a
 product of an epsilon.
@@ -10,7 +10,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from ffalora_cli.privacy.accountants import COARSE, epsilon
+from ffalora_cli.privacy.accountant import Accountant
+from ffalora_cli.privacy.accountants import COARSE
 from ffalora_cli.privacy.composition import composed
 from ffalora_cli.privacy.disk_cache import answered
 from ffalora_cli.privacy.group_loss import one_row, several_units
@@ -35,7 +36,7 @@ def epsilon_of_units(
         return None
     if sampling == "shuffled" or sample_rate == 1.0:  # at worst all are in one batch
         count = uses(sample_rate, steps) if sampling == "shuffled" else steps
-        return epsilon("pld", [(noise_multiplier / units, 1.0, count)], delta)
+        return Accountant("pld", delta).epsilon([(noise_multiplier / units, 1.0, count)])
 
     def curves(interval: float) -> list[Curve]:
         return several_units(noise_multiplier, sample_rate, units, interval)
@@ -55,7 +56,7 @@ def epsilon_of_one_row(
     if sampling == "fixed":
         return None
     if sampling == "shuffled" or sample_rate == 1.0:
-        return epsilon("pld", [(noise_multiplier, sample_rate, steps)], delta, sampling=sampling)
+        return Accountant("pld", delta, sampling).epsilon([(noise_multiplier, sample_rate, steps)])
 
     def curves(interval: float) -> list[Curve]:
         return one_row(noise_multiplier, sample_rate, interval)

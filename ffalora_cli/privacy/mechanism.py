@@ -1,4 +1,4 @@
-"""What the mechanism of a plan does, in words and numbers: the clip, the noise, who adds it."""
+"""Describes the mechanism of a plan, in words and numbers: clip, noise, who adds it."""
 
 from __future__ import annotations
 

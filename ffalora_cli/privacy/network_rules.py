@@ -1,4 +1,4 @@
-"""Networks and starting values for which no epsilon would hold."""
+"""Refuses networks and starting values for which no epsilon would hold."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 DATA_FREE_INITS = frozenset({"kaiming", "orthogonal"})
-"""Ways to draw A from a public seed or from the pretrained weights alone (rule A17).
+"""Ways to draw A from a public seed or from the pretrained weights alone.
 
 A data-driven A (LoRA-GA, an SVD of gradients) is a release of the rows it was made from. What a
 method makes of a *round* is not: it sees private uploads only, so FedSVD's SVD of their mean is
@@ -20,7 +20,7 @@ post-processing.
 
 
 def check_network(model: nn.Module, covered: Iterable[str], init: str) -> None:
-    """Refuse what mixes examples, has no gradient per example, or starts from data (A17, A18).
+    """Refuse what mixes examples, has no gradient per example, or starts from data.
 
     Args:
         model: the classifier without adapters, the names of its modules as in ``covered``.

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from ffalora_cli.config.errors import ConfigError
 from ffalora_cli.config.schema import PrivacyConfig
-from ffalora_cli.privacy.calibrate import epsilon_of, noise_multiplier
+from ffalora_cli.privacy.accountant import Accountant
 
 Floats = npt.NDArray[np.float64]
 
@@ -20,16 +20,15 @@ MARGIN = 2e-4  # relative; noise between two knots is raised by it (epsilon fall
 
 
 def noise_of_clients(
-    privacy: PrivacyConfig, delta: float, rate: Floats, steps: int, interval: float
+    privacy: PrivacyConfig, accountant: Accountant, rate: Floats, steps: int
 ) -> Floats:
     """Noise multipliers ``[num_clients]``.
 
     Args:
         privacy: with a noise multiplier, or a target that is calibrated to.
-        delta: of the plan.
+        accountant: of the plan.
         rate: accounted sampling rates ``[num_clients]``.
         steps: a client may take.
-        interval: grid width of PLD.
 
     Raises:
         ConfigError: for a target that no noise reaches.
@@ -43,14 +42,10 @@ def noise_of_clients(
     rates, where = np.unique(rate, return_inverse=True)
 
     def solved(value: float) -> float:
-        return noise_multiplier(
-            privacy.accountant, target, delta, value, steps, interval, privacy.sampling
-        )
+        return accountant.noise_for(target, value, steps)
 
     def spent(noise: float, value: float) -> float:
-        return epsilon_of(
-            privacy.accountant, noise, value, steps, delta, interval, privacy.sampling
-        )
+        return accountant.epsilon([(noise, value, steps)])
 
     if len(rates) <= KNOTS:
         found = np.array([solved(value) for value in rates.tolist()])
@@ -85,12 +80,11 @@ def _between_knots(
 
 def check_affordable(
     privacy: PrivacyConfig,
-    delta: float,
+    accountant: Accountant,
     mechanisms: Floats,
     affordable: Floats,
     rounds: int,
     steps: int,
-    interval: float,
 ) -> None:
     """Refuse a noise with which no client can take part in even one round.
 
@@ -98,26 +92,18 @@ def check_affordable(
 
     Args:
         privacy: with target and noise multiplier.
-        delta: of the plan.
+        accountant: of the plan.
         mechanisms: columns noise multiplier, rate ``[mechanisms, 2]``.
         affordable: rounds within the target ``[mechanisms]``.
         rounds: wanted.
         steps: of one round.
-        interval: grid width of PLD.
     """
     target, refuse = privacy.epsilon_target, privacy.budget_guard == "refuse"
     if target is None or bool((affordable >= rounds).all() if refuse else (affordable > 0).any()):
         return
     rates = mechanisms[:, 1]
-    needed = noise_multiplier(
-        privacy.accountant,
-        target,
-        delta,
-        float(rates.max() if refuse else rates.min()),
-        steps * (rounds if refuse else 1),
-        interval,
-        privacy.sampling,
-    )
+    rate = float(rates.max() if refuse else rates.min())
+    needed = accountant.noise_for(target, rate, steps * (rounds if refuse else 1))
     least = int(affordable.min())
     count = f"{least} of {rounds} rounds" if refuse and least else "one round"
     afford = "affords only" if refuse and least else "does not afford"

@@ -6,33 +6,25 @@ spent is a function of the plan and of the steps each client was charged for, of
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from ffalora_cli.config.errors import ConfigError
+from ffalora_cli.config.privacy_rules import check_cohort, check_mechanism
 from ffalora_cli.config.schema import FederationConfig, PrivacyConfig
-from ffalora_cli.privacy.accountants import COARSE, FINE
+from ffalora_cli.privacy.accountant import Accountant
 from ffalora_cli.privacy.adaptive_clip import count_noise_of, gradient_noise
-from ffalora_cli.privacy.calibrate import epsilon_of, stored_epsilon
 from ffalora_cli.privacy.clipping import ClipKind
 from ffalora_cli.privacy.curves import Curves, make_curves
+from ffalora_cli.privacy.exposure import Exposure, exposure_of
 from ffalora_cli.privacy.noise import check_affordable, noise_of_clients
-from ffalora_cli.privacy.rules import (
-    check_client_unit,
-    check_privacy,
-    participation,
-    warnings_of,
-)
+from ffalora_cli.privacy.rules import warnings_of
 from ffalora_cli.privacy.sampling import RELATIONS
-from ffalora_cli.privacy.schedule import affordable_rounds, planned_rounds
 from ffalora_cli.privacy.shared_rows import SharedRows
-from ffalora_cli.privacy.worst import worst_epsilon
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -40,9 +32,7 @@ Ints = npt.NDArray[np.int64]
 SEAMS = ("make_plan",)
 """What an audit may replace; whoever calls it looks it up in this module."""
 ENDLESS = 10_000  # a planned epsilon above it is refused
-MOST_RATES = 50  # distinct sampling rates planned exactly; beyond, rates go up on a 1 % grid
 _MERGED = ("text", "column")  # units that may be on several clients
-GRID = 5e-4  # width of the grid of privacy losses then: five times quicker, at most 0.3 % above
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,8 +48,7 @@ class PrivacyPlan:
     """
 
     unit: Literal["row", "text", "column", "client"]
-    accountant: str
-    delta: float
+    accountant: Accountant
     max_grad_norm: float
     calibration: str
     noise: str  # "reproducible" | "secure"
@@ -76,8 +65,6 @@ class PrivacyPlan:
     epsilon_planned: Floats
     curves: Curves  # epsilon by steps
     warnings: tuple[str, ...] = ()
-    sampling: str = "poisson"
-    interval: float = FINE  # grid of privacy losses behind the planned values
     trials: float = 1.0  # expected runs of a random-stopping search; 1 = none
     trial_distribution: str = "geometric"
     shared: SharedRows = field(default_factory=SharedRows)
@@ -120,7 +107,9 @@ class PrivacyPlan:
     @property
     def relation(self) -> str:
         """What neighbouring data sets differ in."""
-        return "replace one" if self.client_noise == "local" else RELATIONS[self.sampling]
+        return (
+            "replace one" if self.client_noise == "local" else RELATIONS[self.accountant.sampling]
+        )
 
     @property
     def bounds_one_row(self) -> bool:
@@ -132,17 +121,16 @@ class PrivacyPlan:
         projects = self.clip != "automatic" and self.clip_quantile is None
         return self.unit in ("text", "column") and projects and self.rows_per_unit is None
 
-    def joint_epsilon(self, steps_taken: Ints, interval: float | None = None) -> float:
+    def joint_epsilon(self, steps_taken: Ints, coarse: bool = False) -> float:
         """Epsilon of the worst unit that several clients hold, all of them composed; 0 without.
 
         Args:
             steps_taken: of each client ``[num_clients]``.
-            interval: grid of privacy losses; None for the plan's.
+            coarse: quickly, on a coarse grid of privacy losses.
         """
         steps = self.steps_of_clients(steps_taken)
         histories = [[steps[client] for client in held] for held in self.shared.holders]
-        width = self.interval if interval is None else interval
-        return worst_epsilon(self.accountant, self.sampling, histories, self.delta, width)
+        return (self.accountant.coarse if coarse else self.accountant).worst(histories)
 
     def steps_of_clients(self, steps_taken: Ints) -> list[tuple[float, float, int]]:
         """(noise_multiplier, accounted rate, steps) of each client, as the accountants read it."""
@@ -156,6 +144,7 @@ def make_plan(
     federation: FederationConfig,
     covered: Sequence[str],
     shared: SharedRows | None = None,
+    exchanges: int = 1,
 ) -> PrivacyPlan | None:
     """Plan a run's privacy, or refuse it.
 
@@ -169,6 +158,7 @@ def make_plan(
         federation: participation, rounds, local steps and batch.
         covered: names of all tensors trained under the guarantee, uploaded or not.
         shared: units that several clients hold, from ``find_shared_rows``; a row is on one client.
+        exchanges: of a round: as often a client releases its local steps, or the server its sum.
 
     Returns:
         The plan; None for ``privacy.unit=none``.
@@ -178,65 +168,46 @@ def make_plan(
     """
     if privacy.unit == "none":
         return None
-    delta, clip = check_privacy(privacy)
-    rows = np.asarray(sizes, dtype=np.int64)
-    share = participation(federation, len(rows))
-    if privacy.unit == "client":
-        check_client_unit(federation, share, privacy.client_noise)
-        units = np.full(len(rows), len(rows), dtype=np.int64)
-        batch, rate, per_round = np.full(len(rows), share * len(rows)), np.full(len(rows), share), 1
-        rounds = federation.rounds  # a round is a step whether or not the client was drawn
-        if privacy.client_noise == "local":  # the server sees who uploads: no amplification
-            batch, rate = np.ones(len(rows)), np.ones(len(rows))
-            rounds = planned_rounds(federation.rounds, share)
-    else:
-        units, batch = rows, np.minimum(federation.local_batch_size, rows).astype(np.float64)
-        rate = batch / rows
-        rounds = planned_rounds(federation.rounds, share)
-        per_round = federation.local_steps
-    accounted, interval = _accounted(rate)
-    noise = noise_of_clients(privacy, delta, accounted, rounds * per_round, interval)
-    mechanisms, row = np.unique(np.stack([noise, accounted], axis=1), axis=0, return_inverse=True)
+    check_mechanism(privacy)
+    check_cohort(privacy, federation)
+    clip = privacy.max_grad_norm
+    assert privacy.delta is not None and clip is not None  # checked
+    use = exposure_of(privacy, np.asarray(sizes, dtype=np.int64), federation, exchanges)
+    per_round, rounds = use.steps_per_round, use.rounds
+    rate, interval = use.accounted()
+    accountant = Accountant(privacy.accountant, privacy.delta, privacy.sampling, interval)
+    noise = noise_of_clients(privacy, accountant, rate, rounds * per_round)
+    mechanisms, row = np.unique(np.stack([noise, rate], axis=1), axis=0, return_inverse=True)
     row = row.reshape(-1)
-    ends = _ends(privacy, delta, mechanisms, rounds, per_round, interval)
-    check_affordable(privacy, delta, mechanisms, ends[:, 0], rounds, per_round, interval)
-    curves = make_curves(
-        privacy.accountant,
-        privacy.sampling,
-        delta,
-        per_round,
-        np.concatenate([mechanisms, ends], axis=1),
-        row,
-    )
+    ends = _ends(privacy, accountant, mechanisms, use)
+    check_affordable(privacy, accountant, mechanisms, ends[:, 0], rounds, per_round)
+    curves = make_curves(accountant, per_round, np.concatenate([mechanisms, ends], axis=1), row)
     taken = ends[row, 0].astype(np.int64)
     plan = PrivacyPlan(
         unit=privacy.unit,
-        accountant=privacy.accountant,
-        delta=delta,
+        accountant=accountant,
         max_grad_norm=clip,
         calibration=privacy.calibration,
         noise=privacy.noise,
         epsilon_target=privacy.epsilon_target,
         steps_per_round=per_round,
         covered=tuple(covered),
-        examples=units,
-        sample_rate=rate,
-        accounted_rate=accounted,
-        expected_batch=batch,
+        examples=use.units,
+        sample_rate=use.rate,
+        accounted_rate=rate,
+        expected_batch=use.batch,
         planned_rounds=taken,
         planned_steps=taken * per_round,
         noise_multiplier=noise,
         epsilon_planned=ends[row, 1],
         curves=curves,
-        sampling=privacy.sampling,
-        interval=interval,
         trials=float(privacy.trials),
         trial_distribution=privacy.trial_distribution,
         shared=shared if shared is not None and privacy.unit in _MERGED else SharedRows(),
         clip=privacy.clip,
         clip_quantile=privacy.clip_quantile,
         clip_lr=privacy.clip_lr,
-        count_noise=_count_noise(privacy, noise, batch),
+        count_noise=_count_noise(privacy, noise, use.batch),
         client_noise=privacy.client_noise,
         rows_per_unit=privacy.rows_per_unit,
     )
@@ -246,33 +217,20 @@ def make_plan(
 
 
 def _ends(
-    privacy: PrivacyConfig,
-    delta: float,
-    mechanisms: Floats,
-    rounds: int,
-    per_round: int,
-    interval: float,
+    privacy: PrivacyConfig, accountant: Accountant, mechanisms: Floats, use: Exposure
 ) -> Floats:
     """(rounds, epsilon after them) of each mechanism (noise, rate) ``[mechanisms, 2]``."""
     target, both = privacy.epsilon_target, privacy.noise_multiplier is not None
-    name, sampling = privacy.accountant, privacy.sampling
+    quick, steps = replace(accountant, name="rdp"), use.steps_per_round
     found = np.zeros_like(mechanisms)
     for i, (noise, rate) in enumerate(mechanisms.tolist()):
-        if sampling == "poisson" and (target is None or not both):
-            _refuse_endless("rdp", epsilon_of("rdp", noise, rate, rounds * per_round, delta), noise)
-
-        def after(width: float, count: int, noise: float = noise, rate: float = rate) -> float:
-            steps = count * per_round
-            return epsilon_of(name, noise, rate, steps, delta, width, sampling)
-
-        count = rounds
+        if accountant.sampling == "poisson" and (target is None or not both):
+            _refuse_endless("rdp", quick.epsilon([(noise, rate, use.rounds * steps)]), noise)
+        count = use.rounds
         if target is not None and both:
-            count = affordable_rounds(
-                partial(after, interval), partial(after, COARSE), target, rounds
-            )
-        steps = count * per_round
-        end = stored_epsilon(name, noise, rate, steps, delta, interval, sampling) if steps else 0.0
-        _refuse_endless(name, end, noise)
+            count = accountant.rounds_within(target, noise, rate, steps, use.rounds)
+        end = accountant.stored([(noise, rate, count * steps)])
+        _refuse_endless(accountant.name, end, noise)
         found[i] = count, end
     return found
 
@@ -285,18 +243,6 @@ def _refuse_endless(accountant: str, epsilon: float, noise: float) -> None:
             f"({accountant.upper()}) at this delta and number of steps, which promises nothing; "
             "add noise, or set privacy=none"
         )
-
-
-def _accounted(rate: Floats) -> tuple[Floats, float]:
-    """Rates to account for, and the width of the grid of privacy losses.
-
-    The real rates on the fine grid; when there are many, rates rounded up to powers of 1.01.
-    Epsilon grows with the rate, so that is a valid (slightly larger) bound.
-    """
-    if len(np.unique(rate)) <= MOST_RATES:
-        return rate, FINE
-    up: Floats = 1.01 ** np.ceil(np.log(rate) / math.log(1.01))
-    return np.minimum(1.0, np.maximum(rate, up)), GRID
 
 
 def _count_noise(privacy: PrivacyConfig, noise: Floats, batch: Floats) -> Floats | None:

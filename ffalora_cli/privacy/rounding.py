@@ -1,4 +1,4 @@
-"""Epsilon and delta as text; an epsilon is rounded up, so that no line promises too much."""
+"""Formats epsilon and delta; epsilon is rounded up, so that no line promises too much."""
 
 from __future__ import annotations
 

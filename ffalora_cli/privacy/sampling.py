@@ -1,4 +1,4 @@
-"""What each sampler may claim: the neighbouring relation, and the bound that fits its batches.
+"""Gives each sampler its neighbouring relation, and the bound that fits its batches.
 
 Only Poisson sampling has an amplified epsilon for adding or removing one unit. Batches of a fixed
 size get a bound for replacing one; reshuffled epochs get none of the amplification, since Poisson's

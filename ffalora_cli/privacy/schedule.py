@@ -1,4 +1,4 @@
-"""How many rounds a client may take part in: what participation plans, what the budget affords."""
+"""Computes how many rounds a client may take part in: planned, and within the budget."""
 
 from __future__ import annotations
 

@@ -1,11 +1,10 @@
-"""The run secret: the key of every privacy draw (sampling, noise, cohorts).
+"""Makes and keeps the run secret: the key of every privacy draw (sampling, noise, cohorts).
 
 ``reproducible`` secrets are a hash of everything the run is made of: were one thing left out, two
 runs that differ in it alone would share their noise, and the difference of what they release would
 be the bare difference of their sums (with one row more: its gradient). ``secure`` ones are
 operating-system entropy that exists in two places only: the process, and one file of the run folder
-that its owner alone can read, until the run is finished. Whoever reads it can subtract the noise
-(rule A7).
+that its owner alone can read, until the run is finished. Whoever reads it can subtract the noise.
 """
 
 from __future__ import annotations
@@ -42,7 +41,7 @@ def run_secret(
         path: file that keeps a secure secret from the run's first round to its last (``SECRET`` in
             the run folder); None keeps it in memory, so that the run cannot be resumed.
         resumed: whether rounds were played already: a secure secret must be there then, because
-            other noise for the same round would be a second release (P6).
+            other noise for the same round would be a second release.
 
     Returns:
         32 bytes; secure ones draw their noise hardened (``keys.SecureKey``).

@@ -1,4 +1,4 @@
-"""Units that several clients hold: which clients release one unit together (rule A13).
+"""Finds units that several clients hold: which clients release one unit together.
 
 Clients are told apart, so disjoint units compose in parallel and the largest epsilon is the claim.
 A text on several clients is released by each of them. How many texts that are is a function of
@@ -19,7 +19,7 @@ _PRUNED = 500  # more sets than this are not searched for subsets of one another
 
 @dataclass(frozen=True)
 class SharedRows:
-    """Who holds a unit together.
+    """Clients that hold a unit together.
 
     Attributes:
         holders: distinct sets of two or more clients, ascending, none a part of another (what more

@@ -1,4 +1,4 @@
-"""Epsilon spent so far, read from the plan's curves every round.
+"""Reads epsilon spent so far from the plan's curves, every round.
 
 Exact values cost 0.1 to 1 s a client with PLD, so on the way a client is reported at the next point
 up of its curve: an upper bound each time. The planned end, steps beyond the plan, and every RDP
@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import numpy as np
 
-from ffalora_cli.privacy.accountants import COARSE
-from ffalora_cli.privacy.calibrate import epsilon_of
 from ffalora_cli.privacy.plan import Floats, Ints, PrivacyPlan
 
 
@@ -29,7 +27,8 @@ def spent(plan: PrivacyPlan, steps_taken: Ints, *, exact: bool = False) -> Float
     steps = np.asarray(steps_taken, dtype=np.int64)
     found = plan.curves.at(steps)
     off_plan = steps > plan.planned_steps
-    if exact or (plan.accountant == "rdp" and plan.sampling == "poisson"):
+    accountant = plan.accountant
+    if exact or (accountant.name == "rdp" and accountant.sampling == "poisson"):
         off_plan = steps != plan.planned_steps
     clients = np.flatnonzero(off_plan & (steps > 0))
     if len(clients):
@@ -37,9 +36,7 @@ def spent(plan: PrivacyPlan, steps_taken: Ints, *, exact: bool = False) -> Float
         rows = np.stack([column[clients] for column in columns], axis=1)
         distinct, where = np.unique(rows, axis=0, return_inverse=True)
         values = [
-            epsilon_of(
-                plan.accountant, noise, rate, int(count), plan.delta, plan.interval, plan.sampling
-            )
+            accountant.epsilon([(noise, rate, int(count))])
             for noise, rate, count in distinct.tolist()
         ]
         found[clients] = np.asarray(values)[where.reshape(-1)]
@@ -63,7 +60,7 @@ def claimed(
     steps = np.asarray(steps_taken, dtype=np.int64)
     if exact or bool((steps == plan.planned_steps).all()):
         return max(largest, plan.joint_epsilon(steps))
-    joint = plan.joint_epsilon(plan.curves.up(steps), max(plan.interval, COARSE))
+    joint = plan.joint_epsilon(plan.curves.up(steps), coarse=True)
     if bool((steps <= plan.planned_steps).all()):
         joint = min(joint, plan.epsilon_claimed)
     return max(largest, joint)

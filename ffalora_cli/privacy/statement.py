@@ -1,4 +1,4 @@
-"""What a run may say about its privacy: one sentence, and the whole of it as JSON values.
+"""Writes what a run may say about its privacy: one sentence, and the whole as JSON values.
 
 No epsilon leaves this file without unit, relation, delta, sampling and accountant.
 """
@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 
-from ffalora_cli.privacy.accountants import library
 from ffalora_cli.privacy.assumptions import other_assumptions, other_groups, tuning
 from ffalora_cli.privacy.mechanism import mechanism
 from ffalora_cli.privacy.plan import Floats, Ints, PrivacyPlan
@@ -86,7 +85,8 @@ def sentence(plan: PrivacyPlan, steps_taken: Ints | None = None) -> str:
     if plan.inside_clients:
         where = "on several clients, composed" if claim > values.max() else "of one client"
         who = f"{who} {where}"
-    sampling = WORDS[plan.sampling]
+    by = plan.accountant
+    sampling = WORDS[by.sampling]
     if plan.client_noise == "local":
         sampling = "every upload noised by its client, no amplification"
     elif plan.unit == "client":
@@ -94,7 +94,7 @@ def sentence(plan: PrivacyPlan, steps_taken: Ints | None = None) -> str:
         sampling = "every client in every round" if whole else f"{sampling} of the cohort"
     return (
         f"{what} {epsilon_text(claim)} ({who}; unit {plan.unit}, {plan.relation}, "
-        f"delta {delta_text(plan.delta)}, {sampling}, {plan.accountant.upper()} accountant)"
+        f"delta {delta_text(by.delta)}, {sampling}, {by.name.upper()} accountant)"
     )
 
 
@@ -111,7 +111,7 @@ def statement(plan: PrivacyPlan, steps_taken: Ints | None = None) -> dict[str, A
     """
     used = None if steps_taken is None else np.asarray(steps_taken, dtype=np.int64)
     values = None if used is None else _spent(plan, used)
-    planned, spent_now = plan.epsilon_claimed, None
+    planned, spent_now, by = plan.epsilon_claimed, None, plan.accountant
     if used is not None and values is not None:
         spent_now = _claim(plan, used, values)
     return {
@@ -120,13 +120,13 @@ def statement(plan: PrivacyPlan, steps_taken: Ints | None = None) -> dict[str, A
         "unit": plan.unit,
         "protects": PROTECTS[plan.unit],
         "relation": plan.relation,
-        "sampling": plan.sampling,
-        "sampling_note": NOTES[plan.sampling] if plan.inside_clients else "",
-        "accountant": plan.accountant,
-        "library": library(plan.accountant, plan.sampling),
-        "delta": plan.delta,
+        "sampling": by.sampling,
+        "sampling_note": NOTES[by.sampling] if plan.inside_clients else "",
+        "accountant": by.name,
+        "library": by.library,
+        "delta": by.delta,
         "one_over_n": 1.0 / int(plan.examples.max()),
-        "delta_below_one_over_n": plan.delta * int(plan.examples.max()) < 1.0,
+        "delta_below_one_over_n": by.delta * int(plan.examples.max()) < 1.0,
         "max_grad_norm": plan.max_grad_norm,
         "mechanism": mechanism(plan),
         "calibration": plan.calibration,
@@ -218,9 +218,9 @@ def _tuning(plan: PrivacyPlan, used: Ints | None, claim: float) -> dict[str, Any
         "trials": plan.trials,
         "distribution": plan.trial_distribution,
         "epsilon": None if epsilon is None else _number(epsilon),
-        "delta": plan.delta,
+        "delta": plan.accountant.delta,
         "unit": plan.unit,
-        "method": f"{plan.accountant.upper()}, trial by trial" if fixed else SELECTED,
+        "method": f"{plan.accountant.name.upper()}, trial by trial" if fixed else SELECTED,
     }
 
 

@@ -1,4 +1,4 @@
-"""What choosing the best of several private runs costs.
+"""Computes what choosing the best of several private runs costs.
 
 A *random* number of runs, drawn before the first one: Papernot and Steinke (ICLR 2022), by RDP.
 A *fixed* number (a grid) composes trial by trial. Every run is on the same rows by the same
@@ -11,38 +11,30 @@ import math
 from collections.abc import Iterable
 from typing import Any
 
-from ffalora_cli.privacy.accountants import FINE
+from ffalora_cli.privacy.accountant import Accountant, Steps, merged
 from ffalora_cli.privacy.disk_cache import answered
 from ffalora_cli.privacy.sampling import History, fixed_size_event, uses
-from ffalora_cli.privacy.worst import Steps, merged, worst_epsilon
 
 SHAPES = {"geometric": 1.0, "poisson": math.inf}  # of the negative binomial family
 
 
 def epsilon_of_search(
-    accountant: str,
-    sampling: str,
-    histories: Iterable[History],
-    delta: float,
-    trials: float,
-    distribution: str,
-    interval: float = FINE,
+    accountant: Accountant, histories: Iterable[History], trials: float, distribution: str
 ) -> float:
     """Epsilon of publishing the best of several equal runs, of the unit for which it is largest.
 
     Args:
-        accountant: of one run; a fixed number of runs is composed by it.
-        sampling: of the runs.
+        accountant: of one run, its delta that of the whole search; a fixed number of runs is
+            composed by it.
         histories: what one run releases of each unit: all clients that hold it together.
-        delta: in (0, 1), of the whole search.
         trials: number of runs (its mean where it is random), > 1.
         distribution: ``geometric``, ``poisson`` or ``fixed``.
-        interval: grid width of PLD.
     """
     distinct = {found for history in histories if (found := merged(history))}
     if distribution == "fixed":
         grid = [[(noise, rate, n * round(trials)) for noise, rate, n in h] for h in distinct]
-        return worst_epsilon(accountant, sampling, grid, delta, interval)
+        return accountant.worst(grid)
+    sampling, delta = accountant.sampling, accountant.delta
     return max(
         (tuned_epsilon(sampling, history, delta, trials, distribution) for history in distinct),
         default=0.0,

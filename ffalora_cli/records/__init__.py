@@ -1,1 +1,1 @@
-"""What a run leaves on disk, and its mirrors. The files are the truth."""
+"""What a run leaves on disk, and its trackers. The files are the truth."""

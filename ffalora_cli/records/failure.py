@@ -1,4 +1,4 @@
-"""Why a run failed, in ``failed.json`` of its folder, until it goes on."""
+"""Records why a run failed, in ``failed.json`` of its folder, until it goes on."""
 
 from __future__ import annotations
 

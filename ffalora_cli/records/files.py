@@ -1,6 +1,8 @@
-"""Bytes on disk: whole files appear at once or not at all, lines are safe once written.
+"""Writes bytes to disk: whole files appear at once or not at all, lines are safe once written.
 
-JSON here is strict: NaN and infinities, which JSON has no words for, are written as ``null``.
+JSON here is strict: NaN and infinities, which JSON has no words for, are written as ``null``. Ours
+because libraries for atomic files leave out what a run folder needs beside the rename: the sync of
+file and folder, no way out through a link, and append-only lines that are on disk when it returns.
 """
 
 from __future__ import annotations

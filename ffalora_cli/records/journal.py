@@ -1,4 +1,4 @@
-"""A file of lines that only grows, and knows how long it is and what it hashes to.
+"""Keeps a file of lines that only grows, and knows how long it is and what it hashes to.
 
 A checkpoint notes both, so that after a crash the file can be cut back to exactly what it held
 then, and a file that was changed meanwhile is told from one that only grew.
@@ -16,7 +16,7 @@ from ffalora_cli.records.files import append, open_own
 
 @dataclass(frozen=True)
 class Mark:
-    """A place in a journal: its first ``bytes`` bytes hash to ``sha256``."""
+    """A position in a journal: its first ``bytes`` bytes hash to ``sha256``."""
 
     bytes: int
     sha256: str

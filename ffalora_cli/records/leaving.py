@@ -1,4 +1,4 @@
-"""What of a run may leave its folder: one list, read by card, page, trackers, exports and hub.
+"""Lists what of a run may leave its folder; read by card, page, trackers, exports and hub.
 
 In a private run nothing may leave that is a function of private rows without noise: no hash, no
 count, no label, no time of a single round. A field that no line names does not leave, whatever the
@@ -14,6 +14,7 @@ from datetime import datetime
 from functools import cache
 from typing import Any, Literal
 
+from ffalora_cli.metric_keys import CLIP, EPSILON, UNCLIPPED, evaluated, own_labels, personalized
 from ffalora_cli.records.reading import RunRecords
 from ffalora_cli.types import RoundRecord
 
@@ -24,7 +25,7 @@ Kind = Literal["public", "sizes", "noised", "outside", "home", "never"]
 - ``sizes``: follows from how many units each client has (and, where a partition leaves one text on
   several clients, on how many), which is taken as public: the statement says so;
 - ``noised``: follows from released tensors alone;
-- ``outside``: named as outside the guarantee by the statement (times, moments);
+- ``outside``: named as outside the guarantee by the statement (times);
 - ``home``: leaves a run without privacy only;
 - ``never``: leaves no run.
 """
@@ -32,16 +33,16 @@ Kind = Literal["public", "sizes", "noised", "outside", "home", "never"]
 LINES: tuple[tuple[str, Kind, Kind], ...] = (
     # field (``*``: within a name, ``**``: anything), at a unit inside a client, at unit client.
     # The mix of labels is the client's own, whatever rows were scored.
-    ("metrics.eval/*_own_labels", "home", "home"),
+    (f"metrics.{own_labels(evaluated('*'))}", "home", "home"),
     # A client's own tensors are clipped and noised at units inside it, but never at unit client.
-    ("metrics.eval/personalized_accuracy*", "noised", "home"),
-    ("metrics.eval/*", "noised", "noised"),
+    (f"metrics.{personalized('*')}", "noised", "home"),
+    (f"metrics.{evaluated('*')}", "noised", "noised"),
     # Bytes follow from who took part, which a client-level guarantee protects.
     ("metrics.comm/*", "sizes", "home"),
-    ("metrics.privacy/epsilon_spent", "sizes", "sizes"),
+    (f"metrics.{EPSILON}", "sizes", "sizes"),
     # The adaptive clip and the noised share that moves it are paid for by the plan.
-    ("metrics.privacy/max_grad_norm", "noised", "noised"),
-    ("metrics.privacy/unclipped_share", "noised", "noised"),
+    (f"metrics.{CLIP}", "noised", "noised"),
+    (f"metrics.{UNCLIPPED}", "noised", "noised"),
     # A round's seconds follow from the rows that were drawn and from their lengths.
     ("metrics.time/*", "home", "home"),
     ("metrics.train/*", "home", "home"),  # loss, clipped share, counts
@@ -150,10 +151,10 @@ LINES: tuple[tuple[str, Kind, Kind], ...] = (
     ("file.spiece.model", "public", "public"),
     ("file.sentencepiece.bpe.model", "public", "public"),
     ("file.chat_template.jinja", "public", "public"),
-    # What a mirror adds itself. A private run's rounds are sent together at its end, so these are
-    # moments of the run's end (``trackers.worker``).
-    ("mirror.moment", "outside", "outside"),
-    ("mirror.**", "public", "public"),
+    # What a tracker adds itself. A private run's rounds are sent together at its end, so these are
+    # times of the run's end (``trackers.worker``).
+    ("tracker.time", "outside", "outside"),
+    ("tracker.**", "public", "public"),
 )
 """The first line that fits a field decides."""
 
@@ -242,9 +243,9 @@ def released_summary(summary: Mapping[str, Any], unit: str) -> dict[str, Any]:
     return kept
 
 
-def to_minute(moment: str) -> str:
+def to_minute(time: str) -> str:
     """An ISO time without its seconds."""
-    return datetime.fromisoformat(moment).replace(second=0, microsecond=0).isoformat()
+    return datetime.fromisoformat(time).replace(second=0, microsecond=0).isoformat()
 
 
 def _metrics(metrics: Mapping[str, float], unit: str) -> dict[str, float]:

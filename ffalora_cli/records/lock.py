@@ -1,6 +1,8 @@
 """One writer a run folder: an advisory lock that the kernel drops when its process dies.
 
 The file says who holds it (pid, host, boot), for people; who holds it is the kernel's word alone.
+Ours because ``filelock`` tells no owner of a lock the kernel keeps, leaves its file behind, and
+where a file system has no ``flock`` goes over to a marker that outlives a killed process.
 """
 
 from __future__ import annotations

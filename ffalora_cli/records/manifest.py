@@ -1,4 +1,4 @@
-"""Where a run's numbers come from: versions, git, machine, fingerprints, seeds, command."""
+"""Collects a run's provenance: versions, git, machine, fingerprints, seeds, command."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How far a run got and whether somebody is at it, from its folder alone; nothing is touched."""
+"""Tells how far a run got and whether somebody is at it, from its folder alone."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ STATES: tuple[State, ...] = ("done", "running", "failed", "stopped")
 
 @dataclass(frozen=True)
 class Progress:
-    """State of a run's folder, and the moment something was last written there."""
+    """State of a run's folder, and when something was last written there."""
 
     state: State
     touched: float  # seconds since the epoch

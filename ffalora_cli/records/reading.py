@@ -1,4 +1,4 @@
-"""Runs read back from their folders, for ``show``, ``compare`` and the tests."""
+"""Reads runs back from their folders, for ``show``, ``compare`` and the tests."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One folder a run: what is written when, and how it is read back.
+"""Writes and reads the folder of a run.
 
 | file                  | when          | holds                                                  |
 | --------------------- | ------------- | ------------------------------------------------------ |
@@ -15,7 +15,7 @@
 | failed.json           | on a failure  | round and reason; taken away when the run goes on      |
 | forks.jsonl           | when forked   | runs that began with its rounds: id, folder, round     |
 
-These files are the truth; a tracker is a mirror. NaN and infinities are stored as ``null``.
+These files are the truth; a tracker is a copy. NaN and infinities are stored as ``null``.
 """
 
 from __future__ import annotations

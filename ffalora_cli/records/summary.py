@@ -1,4 +1,4 @@
-"""The result of a finished run, made from its round records alone."""
+"""Computes the result of a finished run from its round records alone."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tensors as safetensors bytes: equal tensors and metadata give equal bytes."""
+"""Packs tensors as safetensors bytes: equal tensors and metadata give equal bytes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Reading W&B's own offline file, so that what it holds is known and not remembered.
+"""Reads W&B's own offline file, so that what it holds is known and not remembered.
 
 A ``.wandb`` file is a log in LevelDB's format (blocks of 32 KiB, records split over them as first,
 middle, last or whole; ``doc/log_format.md`` of LevelDB) after a header of 7 bytes; a record is a

@@ -1,1 +1,1 @@
-"""Pictures and tables made from results."""
+"""Makes pictures, tables, pages and exports from recorded runs."""

@@ -1,4 +1,4 @@
-"""Our numbers beside published ones: never in one mean, and with every difference of protocol."""
+"""Tabulates our numbers with published ones: never in one mean, with every difference."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 
 from ffalora_cli.config.errors import ConfigError, choose, listed
+from ffalora_cli.metric_keys import evaluated, short_name
 from ffalora_cli.records.reading import RunRecords
 from ffalora_cli.report import statistics
 from ffalora_cli.report.comparability import MEANINGLESS, differences
@@ -39,7 +40,7 @@ def our_numbers(runs: Sequence[RunRecords], table: Table, question: Question) ->
     Args:
         runs: of any tasks; unfinished ones and repetitions are left out.
         table: of the paper.
-        question: its moment and the key averaged over.
+        question: its evaluation point and the key averaged over.
 
     Raises:
         ConfigError: when runs of one cell were scored on other rows.
@@ -51,8 +52,8 @@ def our_numbers(runs: Sequence[RunRecords], table: Table, question: Question) ->
     groups: dict[tuple[str, ...], list[RunRecords]] = {}
     for run in finished:
         label = ", ".join(["ours", *(f"{title(k)} {setting(run, k)}" for k in others)])
-        place = (setting(run, "task"), setting(run, table.axis), setting(run, "method"), label)
-        groups.setdefault(place, []).append(run)
+        key = (setting(run, "task"), setting(run, table.axis), setting(run, "method"), label)
+        groups.setdefault(key, []).append(run)
     numbers = []
     for (task, value, method, label), members in groups.items():
         for aspect, values in differences(members, MEANINGLESS).items():
@@ -61,7 +62,7 @@ def our_numbers(runs: Sequence[RunRecords], table: Table, question: Question) ->
                 f"{listed(values)}; select runs of one"
             )
         for metric in _metrics(task):
-            found = [value_of(run, question.moment, metric) for run in members]
+            found = [value_of(run, question.point, metric) for run in members]
             sample = statistics.summarize([100 * v for v in found if v is not None])
             if sample.count:
                 spread = sample.half_width
@@ -73,7 +74,7 @@ def our_numbers(runs: Sequence[RunRecords], table: Table, question: Question) ->
     return numbers
 
 
-def beside(
+def with_published(
     table: Table, ours: Sequence[Number], runs: Sequence[RunRecords], question: Question
 ) -> Grid:
     """The paper's table with a line for every source, and what differs in protocol."""
@@ -81,9 +82,9 @@ def beside(
     tasks = {number.task for number in numbers}
     methods = list(dict.fromkeys(["lora", "ffa_lora", *(n.method for n in numbers)]))
     extra = sorted({n.setting for n in ours} - set(table.settings))
-    places = [place for place in _places(tasks) if table.numbers or place[0] in tasks]
+    asked = [pair for pair in _tasks_and_metrics(tasks) if table.numbers or pair[0] in tasks]
     rows = []
-    for task, metric in places:
+    for task, metric in asked:
         for value in (*table.settings, *extra):
             here = [n for n in numbers if (n.task, n.metric, n.setting) == (task, metric, value)]
             name, shown = _task_title(task, metric), "none" if value == "null" else value
@@ -121,23 +122,23 @@ def as_json(
 
 
 def _metrics(task: str) -> list[str]:
-    return [metric for name, metric in GLUE if name == task] or ["eval/accuracy"]
+    return [metric for name, metric in GLUE if name == task] or [evaluated("accuracy")]
 
 
-def _places(tasks: set[str]) -> list[tuple[str, str]]:
+def _tasks_and_metrics(tasks: set[str]) -> list[tuple[str, str]]:
     """Tasks and metrics in the papers' order, then tasks of ours alone."""
     others = sorted(tasks - {name for name, _ in GLUE})
-    return [*GLUE, *((task, "eval/accuracy") for task in others)]
+    return [*GLUE, *((task, evaluated("accuracy")) for task in others)]
 
 
 def _sources(here: Sequence[Number]) -> list[tuple[str, str]]:
-    """Who has a number here, with its mark; ours first, and the paper even without one."""
+    """Sources with a number here and their marks; ours first, and the paper even without one."""
     sources = list(dict.fromkeys((n.source, n.mark) for n in here))
     if not any(mark == "" for _, mark in sources):
         sources.insert(0, ("ours", ""))
     if not any(source.startswith("paper") for source, _ in sources):
-        place = sum(mark == "" for _, mark in sources)
-        sources.insert(place, ("paper", ""))
+        slot = sum(mark == "" for _, mark in sources)
+        sources.insert(slot, ("paper", ""))
     return sources
 
 
@@ -154,7 +155,7 @@ def _cell(here: Sequence[Number], source: str, method: str) -> str:
 
 
 def _task_title(task: str, metric: str) -> str:
-    kind = metric.removeprefix("eval/").removesuffix("accuracy").rstrip("/")
+    kind = short_name(metric).removesuffix("accuracy").rstrip("/")
     return {("mnli", ""): "mnli (m)", ("mnli", "validation_mismatched"): "mnli (mm)"}.get(
         (task, kind), task
     )
@@ -169,9 +170,9 @@ def _notes(
     if used:
         found.append("; ".join(f"{mark}: {MARKS[mark]}" for mark in MARKS if mark in used))
     found.append(table.found)
-    if ours and question.moment.kind != "final":
-        found.append(f"ours: at {question.moment}")
-    if ours and question.moment.kind == "best-validation":
+    if ours and question.point.kind != "final":
+        found.append(f"ours: at {question.point}")
+    if ours and question.point.kind == "best-validation":
         found.append("that round was chosen on the rows that score it, so ours are optimistic")
     finished = [run for run in runs if run.finished]
     for key, paper in table.protocol.items():

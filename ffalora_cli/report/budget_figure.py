@@ -1,4 +1,4 @@
-"""A picture of a budget: epsilon by steps at its noise, and the noise that each epsilon needs."""
+"""Draws a budget: epsilon by steps at its noise, and the noise that each epsilon needs."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 
 from ffalora_cli.config.errors import ConfigError
+from ffalora_cli.privacy.accountant import Accountant
 from ffalora_cli.privacy.accountants import COARSE
 from ffalora_cli.privacy.budget import Budget
-from ffalora_cli.privacy.calibrate import epsilon_of, noise_multiplier
 from ffalora_cli.privacy.composition import trajectory
 from ffalora_cli.privacy.curves import round_points
 from ffalora_cli.report.partition_figure import COLOURS, DATE_KEY
@@ -43,10 +43,10 @@ def draw(budget: Budget, path: Path) -> None:
         f"rate {rate:.4g}, delta {delta:g}, Poisson, add/remove one", fontsize=12, x=0.01, ha="left"
     )
     left, right = figure.subplots(1, 2)
-    counts = round_points(steps, POINTS)
+    counts, rdp = round_points(steps, POINTS), Accountant("rdp", delta)
     by_steps = {
         "PLD": trajectory(noise, rate, counts, delta, COARSE),
-        "RDP": np.array([epsilon_of("rdp", noise, rate, int(n), delta) for n in counts]),
+        "RDP": np.array([rdp.epsilon([(noise, rate, int(n))]) for n in counts]),
     }
     targets, needed = _needed(rate, delta, steps)
     for index, (name, style) in enumerate((("PLD", "-"), ("RDP", "--"))):
@@ -78,8 +78,8 @@ def _needed(rate: float, delta: float, steps: int) -> tuple[list[float], dict[st
     for target in TARGETS:
         try:
             pair = {
-                "PLD": noise_multiplier("pld", target, delta, rate, steps, COARSE),
-                "RDP": noise_multiplier("rdp", target, delta, rate, steps),
+                "PLD": Accountant("pld", delta).coarse.noise_for(target, rate, steps),
+                "RDP": Accountant("rdp", delta).noise_for(target, rate, steps),
             }
         except ConfigError:  # beyond what any noise gives; the curve ends there
             continue

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ffalora_cli.config.schema import Config
 from ffalora_cli.methods.base import Method
+from ffalora_cli.metric_keys import DOWNLINK_TOTAL, UPLINK_TOTAL
 from ffalora_cli.privacy.rounding import delta_text, epsilon_text
 from ffalora_cli.records.reading import RunRecords
 from ffalora_cli.report.peft_export import public_source
@@ -36,38 +37,39 @@ def table(heading: tuple[str, str], rows: Sequence[tuple[str, str]]) -> str:
 
 
 def front_matter(config: Config, merged: bool, scores: Mapping[str, float], private: bool) -> str:
-    """The YAML that the hub reads: base model, library, tags, data, results."""
-    import yaml
+    """The YAML that the hub reads, as its library writes it: base model, tags, data, results."""
+    from huggingface_hub import EvalResult, ModelCardData
 
-    source, task = config.model.source, config.task
+    task = config.task
     data_id, _, commit = str(task.hub_path or "").partition("@")
-    hub = source if from_hub(config) else None
     tags = ["ffalora", "federated-learning", "lora", config.method.name.replace("_", "-")]
-    content: dict[str, Any] = {
-        **({"base_model": hub} if hub else {}),
-        "library_name": "transformers" if merged else "peft",
-        "pipeline_tag": "text-classification",
-        "tags": [*tags, *(["differential-privacy"] if private else [])],
-        **({"datasets": [data_id]} if data_id else {}),
-    }
-    metrics = [
-        {"type": _HUB_METRICS[name], "name": name, "value": round(value, 6)}
+    results = [
+        EvalResult(
+            task_type="text-classification",
+            task_name="Text classification",
+            dataset_type=data_id or task.name,
+            dataset_name=task.name,
+            dataset_config=task.hub_name,
+            dataset_split=task.eval_split,
+            dataset_revision=commit or None,
+            metric_type=_HUB_METRICS[name],
+            metric_name=name,
+            metric_value=round(value, 6),
+        )
         for name, value in scores.items()
         if name in _HUB_METRICS
     ]
-    if metrics:
-        data = {"name": task.name, "type": data_id or task.name, "split": task.eval_split}
-        if task.hub_name:
-            data["config"] = task.hub_name
-        if commit:
-            data["revision"] = commit
-        kind = {"type": "text-classification", "name": "Text classification"}
-        result = {"task": kind, "dataset": data, "metrics": metrics}
-        content |= {
-            "metrics": [m["type"] for m in metrics],
-            "model-index": [{"name": f"{task.name}-{config.method.name}", "results": [result]}],
-        }
-    return str(yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
+    content = ModelCardData(
+        base_model=config.model.source if from_hub(config) else None,
+        library_name="transformers" if merged else "peft",
+        pipeline_tag="text-classification",
+        tags=[*tags, *(["differential-privacy"] if private else [])],
+        datasets=[data_id] if data_id else None,
+        metrics=[result.metric_type for result in results] or None,
+        model_name=f"{task.name}-{config.method.name}" if results else None,
+        eval_results=results or None,
+    )
+    return content.to_yaml()
 
 
 def usage(config: Config, merged: bool) -> str:
@@ -153,12 +155,12 @@ def communication(records: RunRecords, config: Config, method: Method) -> str:
     """Bytes of the whole run as they were packed."""
     totals: dict[str, float] = {}
     for record in records.rounds:
-        totals.update({k: v for k, v in record.metrics.items() if k.startswith("comm/")})
+        totals.update(record.metrics)
     shown = [
         (name, f"{totals[key]:,.0f}")
         for name, key in (
-            ("up", "comm/uplink_bytes_total"),
-            ("down", "comm/downlink_bytes_total"),
+            ("up", UPLINK_TOTAL),
+            ("down", DOWNLINK_TOTAL),
         )
         if key in totals
     ]

@@ -1,4 +1,4 @@
-"""How every client fares: one row a group of runs, one dot a client."""
+"""Draws how every client fares: one row a group of runs, one dot a client."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Apples and oranges: what makes a comparison meaningless, and what it should say aloud."""
+"""Finds what makes a comparison meaningless, and what it should say aloud."""
 
 from __future__ import annotations
 

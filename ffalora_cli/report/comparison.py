@@ -1,4 +1,4 @@
-"""Runs side by side: one row a configuration, its seeds summed up, differences to a baseline."""
+"""Compares runs: one row a configuration, its seeds summed up, differences to a baseline."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ffalora_cli.config.errors import ConfigError, listed
+from ffalora_cli.metric_keys import EPSILON, UPLINK_TOTAL, short_name
 from ffalora_cli.records.reading import RunRecords
 from ffalora_cli.report import statistics
 from ffalora_cli.report.comparability import MEANINGLESS, differences, other_inputs
 from ffalora_cli.report.moments import (
     FINAL,
-    UPLINK,
-    Moment,
+    EvaluationPoint,
     full_name,
     headline,
     record_at,
     value_of,
 )
 from ffalora_cli.report.selection import values_of
-from ffalora_cli.report.settings import beside, carried, column_of, differing, setting
+from ffalora_cli.report.settings import carried, column_of, differing, further_columns, setting
 from ffalora_cli.report.standings import against_baseline, block, ranked
 from ffalora_cli.report.statistics import Paired, Sample
 
@@ -33,7 +33,7 @@ class Question:
         by: keys that make rows; empty for those that differ.
         over: the key that is averaged over.
         metrics: names; empty for the one that the runs are judged by.
-        moment: when to read each run.
+        point: where to read each run.
         baseline: settings that change a row into the row it is compared with; empty for
             ``method=lora`` where methods differ, else for the first row.
         anyway: compare what differs in task, version or evaluation rows.
@@ -42,7 +42,7 @@ class Question:
     by: tuple[str, ...] = ()
     over: str = "seed"
     metrics: tuple[str, ...] = ()
-    moment: Moment = FINAL
+    point: EvaluationPoint = FINAL
     baseline: tuple[tuple[str, str], ...] = ()
     anyway: bool = False
 
@@ -52,7 +52,7 @@ class Cell:
     """One metric of one row."""
 
     sample: Sample
-    standing: str = ""  # "best", "tied" (within the best one's interval) or nothing
+    rank: str = ""  # "best", "tied" (within the best one's interval) or nothing
     against: Paired | None = None  # this row minus its baseline; None for a baseline itself
 
 
@@ -63,8 +63,8 @@ class Row:
     settings: tuple[str, ...]  # in the order of the comparison's columns
     runs: tuple[RunRecords, ...]
     cells: tuple[Cell, ...]  # in the order of the comparison's metrics
-    epsilon: float | None  # largest of its runs at the moment; None without privacy
-    uplink_bytes: float  # mean of its runs, all clients together, at the moment
+    epsilon: float | None  # largest of its runs at the evaluation point; None without privacy
+    uplink_bytes: float  # mean of its runs, all clients together, at the evaluation point
     baseline: tuple[str, ...] | None  # settings of the row it is compared with
 
 
@@ -81,7 +81,7 @@ class Comparison:
     mixed: tuple[str, ...]  # other seeds that differ within rows
     unfinished: tuple[RunRecords, ...]
     repeated: tuple[RunRecords, ...]  # the same run again: counted once
-    without: tuple[RunRecords, ...]  # finished, but no value at the moment
+    without: tuple[RunRecords, ...]  # finished, but no value at the evaluation point
 
     @property
     def runs(self) -> tuple[RunRecords, ...]:
@@ -111,15 +111,15 @@ def compare(runs: Sequence[RunRecords], question: Question) -> Comparison:
     columns = tuple(column_of(key) for key in question.by) or tuple(found) or ("method",)
     for key in (*columns, question.over):
         values_of(finished[0], key)
-    more, mixed, told = beside(finished, columns, found)
+    more, mixed, told = further_columns(finished, columns, found)
     if not question.anyway:
         _refuse(finished, columns, question.by)
     columns += tuple(more)
-    counted = [run for run in finished if value_of(run, question.moment, metrics[0]) is not None]
+    counted = [run for run in finished if value_of(run, question.point, metrics[0]) is not None]
     if not counted:
         evaluated = sorted({number for run in finished for number in run.series(headline(run))[0]})
         raise ConfigError(
-            f"--at {question.moment}: no run was evaluated then; rounds are {listed(evaluated)}"
+            f"--at {question.point}: no run was evaluated then; rounds are {listed(evaluated)}"
         )
     groups: dict[tuple[str, ...], list[RunRecords]] = {}
     for run in counted:
@@ -161,7 +161,7 @@ def _metrics(runs: Sequence[RunRecords], wanted: Sequence[str]) -> tuple[str, ..
     if len(judged) > 1:
         raise ConfigError(
             f"--metric: these runs are judged by different ones ({listed(judged)}); "
-            f"name one, as in --metric {judged[0].removeprefix('eval/')}"
+            f"name one, as in --metric {short_name(judged[0])}"
         )
     return (judged[0],)
 
@@ -206,9 +206,9 @@ def _row(
 ) -> Row:
     cells = []
     for metric in metrics:
-        values = [value_of(run, question.moment, metric) for run in runs]
+        values = [value_of(run, question.point, metric) for run in runs]
         cells.append(Cell(statistics.summarize([v for v in values if v is not None])))
-    sent = [value_of(run, question.moment, UPLINK) or 0.0 for run in runs]
+    sent = [value_of(run, question.point, UPLINK_TOTAL) or 0.0 for run in runs]
     spent = [value for run in runs if (value := _epsilon(run, question)) is not None]
     return Row(
         settings,
@@ -221,13 +221,13 @@ def _row(
 
 
 def _epsilon(run: RunRecords, question: Question) -> float | None:
-    """Spent by the moment; None without privacy, infinite where nothing is proved."""
+    """Spent by the evaluation point; None without privacy, infinite where nothing is proved."""
     if run.privacy is None:
         return None
-    record = record_at(run, question.moment)
+    record = record_at(run, question.point)
     if record is not None and record.round == 0:
         return 0.0
-    spent = value_of(run, question.moment, "privacy/epsilon_spent")
+    spent = value_of(run, question.point, EPSILON)
     if spent is None:
         spent = float((run.privacy.get("epsilon_max") or {}).get("spent") or math.inf)
     return spent

@@ -1,4 +1,4 @@
-"""Curves with their spread over seeds: a metric against rounds, bytes, epsilon or seconds."""
+"""Draws curves with their spread over seeds, against rounds, bytes, epsilon or seconds."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def words(lines: Sequence[Curve], x: str, y: str) -> str:
 
 
 def _line(axis: Axes, line: Curve, scale: float, held: bool) -> None:
-    look = pen(line.place)
+    look = pen(line.slot)
     axis.plot(
         line.x / scale,
         line.mean,

@@ -1,4 +1,4 @@
-"""A run as a folder that others load: written aside, reloaded, compared, and only then in place."""
+"""Exports a run as a folder that others load: written aside, reloaded, then put in place."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ import numpy as np
 from ffalora_cli.config.build import build
 from ffalora_cli.config.errors import ConfigError, RunFailed
 from ffalora_cli.config.schema import Config
+from ffalora_cli.metric_keys import evaluated
 from ffalora_cli.records.files import sync_folder, to_json, write_new
 from ffalora_cli.records.leaving import leaving
 from ffalora_cli.records.manifest import recorded_commits
@@ -164,7 +165,7 @@ def _check_form(config: Config, trained: TrainedModel, merge: bool) -> None:
 
 
 def _headline(records: RunRecords, config: Config) -> str:
-    return str((records.summary or {}).get("headline", f"eval/{config.task.metrics[0]}"))
+    return str((records.summary or {}).get("headline", evaluated(config.task.metrics[0])))
 
 
 def _rows(config: Config) -> Rows:

@@ -1,4 +1,4 @@
-"""A comparison as text for people (a grid of cells, Markdown, LaTeX) and machines (CSV, JSON)."""
+"""Formats a comparison: a grid of cells, Markdown, LaTeX, CSV, JSON."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ffalora_cli.metric_keys import is_score, short_name
 from ffalora_cli.privacy.rounding import epsilon_text
 from ffalora_cli.report.comparison import Cell, Comparison, Row
 from ffalora_cli.report.notes import BEST, TIED, baseline_name, notes
@@ -51,7 +52,7 @@ def grid(comparison: Comparison) -> Grid:
     private = any(row.epsilon is not None for row in comparison.rows)
     head = [title(key).replace("_", " ") for key in comparison.columns]
     for metric in comparison.metrics:
-        name = metric.removeprefix("eval/")
+        name = short_name(metric)
         head.append(f"{name} %" if is_percent(metric) else name)
         head += ["sd"] if several else []
         head += [f"vs {baseline_name(comparison)}"] if compared else []
@@ -69,12 +70,12 @@ def grid(comparison: Comparison) -> Grid:
         rows.append(tuple(cells))
     words = len(comparison.columns)  # what was asked for stays, whatever it holds
     kept = [
-        place
-        for place in range(len(head))
-        if place < words or any(row[place] not in ("-", "baseline") for row in rows)
+        i
+        for i in range(len(head))
+        if i < words or any(row[i] not in ("-", "baseline") for row in rows)
     ]
-    rows = [tuple(row[place] for place in kept) for row in rows]
-    return Grid(tuple(head[place] for place in kept), tuple(rows), words, tuple(notes(comparison)))
+    rows = [tuple(row[i] for i in kept) for row in rows]
+    return Grid(tuple(head[i] for i in kept), tuple(rows), words, tuple(notes(comparison)))
 
 
 def markdown(table: Grid) -> str:
@@ -122,7 +123,7 @@ def as_csv(comparison: Comparison) -> str:
         values: list[Any] = list(row.settings)
         for cell in row.cells:
             sample, against = cell.sample, cell.against
-            values += [sample.mean, sample.sd, sample.half_width, sample.count, cell.standing]
+            values += [sample.mean, sample.sd, sample.half_width, sample.count, cell.rank]
             gap = against.differences if against is not None and against.pairs else None
             values += [gap.mean, gap.half_width, gap.count] if gap else [None, None, None]
         values += ["/".join(row.baseline or ()), row.epsilon, row.uplink_bytes]
@@ -138,7 +139,7 @@ def as_json(comparison: Comparison) -> str:
         metrics = {
             metric: {
                 **_sample(cell.sample),
-                "standing": cell.standing or None,
+                "standing": cell.rank or None,
                 "minus_baseline": None
                 if cell.against is None or not cell.against.pairs
                 else {
@@ -165,7 +166,7 @@ def as_json(comparison: Comparison) -> str:
         "schema_version": SCHEMA_VERSION,
         "by": list(comparison.columns),
         "over": comparison.question.over,
-        "at": str(comparison.question.moment),
+        "at": str(comparison.question.point),
         "rows": rows,
         "unfinished": [run.path.name for run in comparison.unfinished],
         "notes": notes(comparison),
@@ -175,7 +176,7 @@ def as_json(comparison: Comparison) -> str:
 
 def is_percent(metric: str) -> bool:
     """Whether a metric is a share that people read in percent."""
-    return metric.startswith("eval/") and metric.rsplit("/", 1)[-1].endswith(_PERCENT)
+    return is_score(metric) and metric.rsplit("/", 1)[-1].endswith(_PERCENT)
 
 
 def _sample(sample: Sample) -> dict[str, Any]:
@@ -209,7 +210,7 @@ def _score(metric: str, cell: Cell) -> str:
     text = _plain(metric, cell.sample.mean)
     if cell.sample.half_width is not None:
         text += f" ± {_plain(metric, cell.sample.half_width)}"
-    return f"{text} {_MARKS.get(cell.standing, '')}".rstrip()
+    return f"{text} {_MARKS.get(cell.rank, '')}".rstrip()
 
 
 def _difference(metric: str, cell: Cell, row: Row) -> str:

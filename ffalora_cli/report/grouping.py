@@ -1,4 +1,4 @@
-"""Runs that make one line of a picture: which belong together, and what the line is called."""
+"""Groups runs into the lines of a picture, and names the lines."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from ffalora_cli.config.errors import ConfigError
 from ffalora_cli.records.reading import RunRecords
 from ffalora_cli.report.comparison import once
 from ffalora_cli.report.selection import values_of
-from ffalora_cli.report.settings import beside, column_of, differing, setting, title
+from ffalora_cli.report.settings import column_of, differing, further_columns, setting, title
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Grouping:
 
 
 def group_runs(
-    runs: Sequence[RunRecords], by: Sequence[str] = (), over: str = "seed", untold: str = "-"
+    runs: Sequence[RunRecords], by: Sequence[str] = (), over: str = "seed", unlabelled: str = "-"
 ) -> Grouping:
     """Split runs into groups, finished or not.
 
@@ -42,7 +42,7 @@ def group_runs(
         runs: to draw.
         by: keys that make groups, as ``compare --by`` takes them; none: those that differ.
         over: key averaged over.
-        untold: keys that begin so make groups and are left out of the labels.
+        unlabelled: key prefix; such keys split groups but do not appear in labels.
 
     Returns:
         Groups in the order of their first run. One run that is there twice counts once.
@@ -58,12 +58,12 @@ def group_runs(
     keys = tuple(column_of(_unit(key)) for key in by) or tuple(found)
     for key in (*keys, over):
         values_of(kept[0], key)
-    more, seeds, _ = beside(kept, keys, found)
+    more, seeds, _ = further_columns(kept, keys, found)
     keys += tuple(more)
     cells: dict[tuple[str, ...], list[RunRecords]] = {}
     for run in kept:
         cells.setdefault(tuple(setting(run, key) for key in keys), []).append(run)
-    told = _telling(keys, list(cells), untold)
+    told = _telling(keys, list(cells), unlabelled)
     groups = [
         Group(", ".join(_words(keys[i], cell[i], own[0]) for i in told), (*own,))
         for cell, own in cells.items()
@@ -80,16 +80,16 @@ def _unit(key: str) -> str:
     return "privacy.unit" if key == "privacy" else key
 
 
-def _telling(keys: Sequence[str], cells: Sequence[tuple[str, ...]], untold: str) -> list[int]:
-    """Places of the fewest keys, taken in order, that tell all groups apart."""
+def _telling(keys: Sequence[str], cells: Sequence[tuple[str, ...]], unlabelled: str) -> list[int]:
+    """Positions of the fewest keys, taken in order, that tell all groups apart."""
     seen: list[tuple[str, ...]] = [()] * len(cells)
-    places = []
-    for place, key in enumerate(keys):
-        finer = [(*before, cell[place]) for before, cell in zip(seen, cells, strict=True)]
-        if len(set(finer)) > len(set(seen)) and not key.startswith(untold):
+    told = []
+    for i, key in enumerate(keys):
+        finer = [(*before, cell[i]) for before, cell in zip(seen, cells, strict=True)]
+        if len(set(finer)) > len(set(seen)) and not key.startswith(unlabelled):
             seen = finer
-            places.append(place)
-    return places
+            told.append(i)
+    return told
 
 
 def _words(key: str, value: str, run: RunRecords) -> str:

@@ -1,4 +1,4 @@
-"""Forks and their original: what one spent before the other began, and both together."""
+"""Adds up what forks and their original spent, before and after one began."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ffalora_cli.config.errors import ConfigError
+from ffalora_cli.privacy.accountant import Accountant
 from ffalora_cli.privacy.ledger import charged
-from ffalora_cli.privacy.worst import worst_epsilon
 from ffalora_cli.records.files import read_json_lines
 from ffalora_cli.records.reading import RunRecords, read_run
 from ffalora_cli.records.run_directory import FORKS, LEDGER
@@ -36,7 +36,7 @@ class Lineage:
 
 
 def lineage(run: RunRecords) -> Lineage | None:
-    """Who a private run shares rounds with; None for one that was never forked.
+    """Runs that a private run shares rounds with; None for one that was never forked.
 
     A fork's own claim holds the original's charges up to the fork: they stand in its ledger.
     """
@@ -84,7 +84,7 @@ def _before(run: RunRecords, round: int) -> float | None:
     try:
         rows = read_json_lines(run.path / LEDGER)[0]
         steps = charged(rows, int(said["num_clients"]), until=round)
-        how = (str(said["accountant"]), str(said["sampling"]))
-        return worst_epsilon(*how, [[one] for one in steps], float(said["delta"]))
+        words = (str(said["accountant"]), float(said["delta"]), str(said["sampling"]))
+        return Accountant(*words).worst([one] for one in steps)
     except (ConfigError, OSError, KeyError, ValueError):
         return None

@@ -13,6 +13,7 @@ from typing import Any
 from ffalora_cli.config.schema import Config
 from ffalora_cli.config.signature import relevant
 from ffalora_cli.methods import registry
+from ffalora_cli.metric_keys import evaluated
 from ffalora_cli.records.leaving import may_leave, released
 from ffalora_cli.records.reading import RunRecords
 from ffalora_cli.report.card_parts import (
@@ -84,7 +85,7 @@ def model_card(records: RunRecords, config: Config, facts: CardFacts) -> str:
     title = f"# {config.task.name}, {method.title}"
     body = "\n\n".join(f"## {name}\n\n{text}" if name else text for name, text in sections)
     head = front_matter(config, facts.merged, scores, records.privacy is not None)
-    return f"---\n{head}---\n\n{title}\n\n{body}\n"
+    return f"---\n{head}\n---\n\n{title}\n\n{body}\n"
 
 
 def _base(config: Config) -> str:
@@ -104,7 +105,7 @@ def _scores(records: RunRecords, config: Config, facts: CardFacts) -> dict[str, 
         return {}
     for record in records.rounds:
         if record.round == facts.round:
-            wanted = {name: f"eval/{name}" for name in (*config.task.metrics, "loss")}
+            wanted = {name: evaluated(name) for name in (*config.task.metrics, "loss")}
             return {
                 name: record.metrics[key] for name, key in wanted.items() if key in record.metrics
             }

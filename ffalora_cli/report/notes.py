@@ -1,4 +1,4 @@
-"""What a comparison has to say under its table, one sentence each."""
+"""Sentences under the table of a comparison: spread, pairs, privacy, settings, left-out runs."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from ffalora_cli.report.settings import said_of, setting, title
 from ffalora_cli.report.spent_together import sentences
 
 BEST, TIED = "*", "~"
+_TIED_MEANS = "mean inside the interval of the best, so no difference is shown"
 _NAMED = 3  # runs named in a sentence
 
 
@@ -30,7 +31,7 @@ def notes(comparison: Comparison) -> list[str]:
     return [
         *_spread(comparison),
         *_differences(comparison),
-        *_moment(comparison),
+        *_evaluation_point(comparison),
         *_privacy(comparison),
         *_settings(comparison),
         *_inputs(comparison),
@@ -61,13 +62,16 @@ def _spread(comparison: Comparison) -> list[str]:
     if 1 in counts:
         found.append("n = 1: a single run has no spread and no interval")
     cells = [cell for row in comparison.rows for cell in row.cells]
-    if any(cell.standing for cell in cells):
+    if any(cell.rank for cell in cells):
         task = " of its task" if any(k.split(".")[0] == "task" for k in comparison.columns) else ""
-        tied = any(cell.standing == "tied" for cell in cells)
-        also = f"; {TIED}: within its interval, so not told apart from it" if tied else ""
-        found.append(f"{BEST}: best mean{task}{also}")
-    if any(cell.standing == "best" and cell.sample.count == 1 for cell in cells):
-        found.append(f"a {BEST} of a single run is not told apart from any other row")
+        tied = any(cell.rank == "tied" for cell in cells)
+        found.append(f"{BEST}: best mean{task}")
+        if tied:
+            found[-1] += (
+                f"; {TIED}: mean inside the interval of the best, so no difference is shown"
+            )
+    if any(cell.rank == "best" and cell.sample.count == 1 for cell in cells):
+        found.append(f"a {BEST} of a single run shows no difference to any other row")
     return found
 
 
@@ -94,13 +98,13 @@ def _differences(comparison: Comparison) -> list[str]:
     return [found]
 
 
-def _moment(comparison: Comparison) -> list[str]:
-    moment = comparison.question.moment
-    if moment.kind == "bytes":
-        return [f"at the last evaluation before clients had sent more than {moment.amount:,} bytes"]
-    if moment.kind == "round":
-        return [f"after round {moment.amount}"]
-    if moment.kind != "best-validation":
+def _evaluation_point(comparison: Comparison) -> list[str]:
+    point = comparison.question.point
+    if point.kind == "bytes":
+        return [f"at the last evaluation before clients had sent more than {point.amount:,} bytes"]
+    if point.kind == "round":
+        return [f"after round {point.amount}"]
+    if point.kind != "best-validation":
         return []
     judged = sorted({headline(run) for run in comparison.runs})
     splits = sorted({_split(run) for run in comparison.runs})
@@ -145,11 +149,14 @@ def _settings(comparison: Comparison) -> list[str]:
     found = [f"goes with them: {said_of(runs, comparison.columns, key)}" for key in hidden[:6]]
     if comparison.split and comparison.question.by:
         found.append(
-            f"rows are split by {listed(comparison.split)}, too: a mean over its values would be "
-            f"none over {title(comparison.question.over)}"
+            f"rows are also split by {listed(comparison.split)}, which is not averaged over"
         )
     if comparison.mixed:
-        found.append(f"a row's runs differ in {listed(comparison.mixed)}, too")
+        key = comparison.mixed[0]
+        found.append(
+            f"some rows average runs with different {listed(comparison.mixed)}; add {key} to --by, "
+            f"or filter with {key}=VALUE"
+        )
     for aspect, values in differences(runs, (*MEANINGLESS, *WORTH_SAYING)).items():
         if aspect in MEANINGLESS and not comparison.question.anyway:
             continue  # of different tasks, which --by lays side by side
@@ -193,7 +200,7 @@ def _left_out(comparison: Comparison) -> list[str]:
     for runs, what in (
         (comparison.unfinished, "not finished, left out of all means"),
         (comparison.repeated, "repeated (same signature, same noise), counted once"),
-        (comparison.without, "without a value at this moment, left out"),
+        (comparison.without, "without a value at this evaluation point, left out"),
     ):
         if runs:
             found.append(

@@ -1,14 +1,16 @@
-"""One self-contained HTML page about some runs: made from their records, read without a network."""
+"""Writes one self-contained HTML page about some runs, from their records."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from importlib import resources
 from typing import TYPE_CHECKING
 
 import ffalora_cli
 from ffalora_cli.config.errors import ConfigError
+from ffalora_cli.metric_keys import UPLINK, evaluated
 from ffalora_cli.records.leaving import metric_may_leave, released
 from ffalora_cli.records.reading import RunRecords
 from ffalora_cli.report import clients_figure, curves, pareto
@@ -17,14 +19,12 @@ from ffalora_cli.report.formats import grid
 from ffalora_cli.report.grouping import group_runs
 from ffalora_cli.report.moments import full_name, headline
 from ffalora_cli.report.page_sections import (
-    RunSection,
     Table,
     byte_table,
     difference_table,
     results,
     run_section,
 )
-from ffalora_cli.report.page_template import STYLE, TEMPLATE
 from ffalora_cli.report.style import INK, inline_svg, styled
 
 if TYPE_CHECKING:
@@ -35,28 +35,11 @@ UNFINISHED = Table("results", ["none of these runs is finished"], (), words=1)
 
 @dataclass(frozen=True)
 class Figure:
-    """A picture of the page."""
+    """A picture of the page; all that the template fills in is escaped but its ``svg``."""
 
     svg: str
     words: str
     notes: Sequence[str]
-
-
-@dataclass(frozen=True)
-class Page:
-    """What the template fills in; all of it is escaped but ``Figure.svg``."""
-
-    title: str
-    about: str
-    results: Table
-    result_notes: Sequence[str]
-    figures: Sequence[Figure]
-    figure_notes: Sequence[str]
-    runs: Sequence[RunSection]
-    differences: Table
-    bytes: Table
-    byte_notes: Sequence[str]
-    foot: str
 
 
 def page(runs: Sequence[RunRecords], question: Question) -> str:
@@ -86,7 +69,9 @@ def page(runs: Sequence[RunRecords], question: Question) -> str:
     figures, absent = _figures(runs, question, metric)
     bytes_, byte_notes = byte_table(runs)
     now = datetime.now(UTC)
-    filled = Page(
+    environment = Environment(autoescape=True, undefined=StrictUndefined)
+    template = resources.files(__package__).joinpath("page.html").read_text(encoding="utf-8")
+    return environment.from_string(template).render(
         title=_title(runs),
         about=f"{len(runs)} runs, {sum(run.finished for run in runs)} of them finished",
         results=table,
@@ -99,14 +84,12 @@ def page(runs: Sequence[RunRecords], question: Question) -> str:
         byte_notes=byte_notes,
         foot=f"Made by ffalora {ffalora_cli.__version__} on {now:%Y-%m-%d %H:%M} UTC.",
     )
-    environment = Environment(autoescape=True, undefined=StrictUndefined)
-    return environment.from_string(TEMPLATE).render(page=filled, style=STYLE)
 
 
 def _results(runs: Sequence[RunRecords], question: Question) -> tuple[Table, Sequence[str], str]:
     """The table of ``compare``, its notes, and the metric that is drawn."""
     if not any(run.finished for run in runs):
-        return UNFINISHED, (), (question.metrics or ("eval/accuracy",))[0]
+        return UNFINISHED, (), (question.metrics or (evaluated("accuracy"),))[0]
     comparison = compare(runs, question)
     table = grid(comparison)
     return results(table, comparison.runs), table.notes, comparison.metrics[0]
@@ -117,11 +100,11 @@ def _figures(
 ) -> tuple[list[Figure], list[str]]:
     """Every picture that these runs have the numbers for, and why the others are not there."""
     grouping = group_runs(runs, question.by, question.over)
-    costs = group_runs(runs, question.by, question.over, untold="privacy")
+    costs = group_runs(runs, question.by, question.over, unlabelled="privacy")
     units = {str(run.config["privacy"]["unit"]) for run in runs}
     makers: list[Callable[[], Picture]] = [lambda: curves.draw(grouping, "round", metric)]
     notes = [*grouping.notes]
-    if all(metric_may_leave("comm/uplink_bytes", unit) for unit in units):
+    if all(metric_may_leave(UPLINK, unit) for unit in units):
         makers.append(lambda: curves.draw(grouping, "uplink_bytes", metric))
         if len(costs.groups) > 1:
             makers.append(lambda: pareto.draw(costs, "total_bytes", metric))

@@ -1,4 +1,4 @@
-"""What a report says about each run: its privacy, its bytes, its command, its origin."""
+"""Writes what a report says about each run: privacy, bytes, command, origin."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ffalora_cli.metric_keys import UPLINK, bytes_of
 from ffalora_cli.privacy.rounding import epsilon_text
 from ffalora_cli.records.leaving import metric_may_leave
 from ffalora_cli.records.reading import RunRecords
@@ -67,7 +68,7 @@ def run_section(run: RunRecords) -> RunSection:
 def results(grid: Grid, runs: Sequence[RunRecords]) -> Table:
     """The table of ``compare``; bytes that would tell who took part are left out."""
     rows: Sequence[Sequence[str]] = grid.rows
-    if not all(metric_may_leave("comm/uplink_bytes", _unit(run)) for run in runs):
+    if not all(metric_may_leave(UPLINK, _unit(run)) for run in runs):
         rows = [(*row[:-1], WITHHELD) for row in rows]
     return Table("results", grid.head, rows, grid.words, long=False)
 
@@ -77,13 +78,13 @@ def byte_table(runs: Sequence[RunRecords]) -> tuple[Table, list[str]]:
     notes = ["both directions are the sum of the kinds to their right; MB are 10^6 bytes"]
     rows = []
     for run in runs:
-        if not metric_may_leave("comm/uplink_bytes", _unit(run)):
+        if not metric_may_leave(UPLINK, _unit(run)):
             rows.append([run.path.name, *[WITHHELD] * len(KINDS)])
             continue
         totals: dict[str, float] = {}
         for record in run.rounds:
             totals.update(record.metrics)
-        names = [f"comm/{kind}_bytes_total" for kind in KINDS]
+        names = [bytes_of(kind, total=True) for kind in KINDS]
         rows.append([run.path.name, *(_megabytes(totals.get(name)) for name in names)])
     if any(WITHHELD in row for row in rows):
         notes.append(

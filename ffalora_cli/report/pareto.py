@@ -1,4 +1,4 @@
-"""What accuracy costs in bytes and in epsilon: one point a method and privacy level."""
+"""Draws accuracy against bytes and epsilon: one point a method and privacy level."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ffalora_cli.config.errors import ConfigError
+from ffalora_cli.metric_keys import higher_is_better
 from ffalora_cli.privacy.rounding import epsilon_text, rounded_up
 from ffalora_cli.report.grouping import Group, Grouping
-from ffalora_cli.report.moments import higher_is_better
 from ffalora_cli.report.series import (
     EPSILON,
     X_AXES,
@@ -78,8 +78,8 @@ def draw(grouping: Grouping, x: str, y: str) -> Picture:
     handles, named = _legend(labels, levels)
     figure, axis = column_figure(_HEIGHT, named)
     scale, unit = byte_unit(max(point.bytes for point in found))
-    for place, point in enumerate(found):
-        size = _SIZE + 3 * _covered(point, found[place + 1 :], found)  # what lies below is larger
+    for i, point in enumerate(found):
+        size = _SIZE + 3 * _covered(point, found[i + 1 :], found)  # what lies below is larger
         _mark(axis, point, scale, size, levels.index(point.epsilon), labels.index(point.label))
     _axes(axis, found, x, y, unit)
     legend_below(figure, handles, named)

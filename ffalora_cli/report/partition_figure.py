@@ -1,4 +1,4 @@
-"""A picture of who has what: clients x labels, bars for a few clients, a heat map for many."""
+"""Draws clients x labels: bars for a few clients, a heat map for many."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""A trained model in the files that ``peft`` and ``transformers`` read.
+"""Writes a trained model in the files that ``peft`` and ``transformers`` read.
 
-Written from their file formats; neither library's writer is used for the adapter, so that an export
-does not depend on how it names things internally. ``reload`` compares the result with ours.
+The form says what its adapter is to peft, which writes its configuration; tensors and merged models
+are written here. ``reload`` compares the result with ours.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ffalora_cli.config.schema import Config
-from ffalora_cli.models.backbone import head_modules
-from ffalora_cli.records.files import to_json, write_new
+from ffalora_cli.models.adapters import stores_transposed, weight_of
+from ffalora_cli.records.files import write_new
 from ffalora_cli.records.tensors import to_safetensors
 
 if TYPE_CHECKING:
@@ -23,8 +23,7 @@ if TYPE_CHECKING:
     from ffalora_cli.types import Tensors
 
 PREFIX = "base_model.model."  # of every name in an adapter file
-ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
-MODEL_WEIGHTS = "model.safetensors"
+ADAPTER_WEIGHTS, MODEL_WEIGHTS = "adapter_model.safetensors", "model.safetensors"
 
 
 def public_source(source: str) -> str:
@@ -34,18 +33,18 @@ def public_source(source: str) -> str:
     return source
 
 
-def whole_modules(model: nn.Module, drawn: Sequence[str]) -> list[str]:
+def whole_modules(network: Network, drawn: Sequence[str]) -> list[str]:
     """Modules an adapter has to hold entirely: the head, and what the base checkpoint lacks.
 
     Args:
-        model: the plain classifier.
+        network: of the run.
         drawn: parameters that were drawn from the head seed (``Backbone.drawn``).
 
     Returns:
         Module paths: children of the model, or layers within its base (BERT's pooler).
     """
-    prefix = model.base_model_prefix + "."
-    names = {name.partition(".")[0] for name in head_modules(model)}
+    prefix = f"{network.plain.base_model_prefix}."
+    names = {name.split(".")[1] for name in network.head_names}
     for parameter in drawn:
         within = parameter.startswith(prefix)
         names.add(parameter.rpartition(".")[0] if within else parameter.partition(".")[0])
@@ -55,49 +54,46 @@ def whole_modules(model: nn.Module, drawn: Sequence[str]) -> list[str]:
 def write_adapter(
     folder: Path, network: Network, values: Tensors, drawn: Sequence[str], config: Config
 ) -> None:
-    """``adapter_config.json`` and ``adapter_model.safetensors`` of a LoRA adapter.
-
-    The product is ``lora_alpha / r * B @ A`` there as here, so both numbers are kept as they are.
+    """``adapter_config.json`` and ``adapter_model.safetensors``.
 
     Args:
         folder: there, without these files.
         network: of the run; nothing merged into its base.
-        values: factors ``[rank, d_in]``, ``[d_out, rank]`` and head, by name.
+        values: factors and head by name.
         drawn: parameters of the base that came from the head seed.
         config: of the run.
+
+    Raises:
+        ConfigError: peft has no adapter of this form.
     """
-    modules = whole_modules(network.plain, drawn)
-    tensors: Tensors = {}
-    for site in network.sites:
-        tensors[f"{PREFIX}{site.name}.lora_A.weight"] = values[f"{site.name}.lora_a"]
-        tensors[f"{PREFIX}{site.name}.lora_B.weight"] = values[f"{site.name}.lora_b"]
-    for name in modules:
-        for leaf, value in network.plain.get_submodule(name).state_dict().items():
-            full = f"{name}.{leaf}"
-            tensors[PREFIX + full] = values.get(f"head.{full}", value)
-    alpha = config.adapter.alpha
-    settings: dict[str, Any] = {
-        "peft_type": "LORA",
+    form, plain = network.form, network.plain
+    modules = whole_modules(network, drawn)
+    targets = [site.name for site in network.sites]
+    settings = {
         "task_type": "SEQ_CLS",
         "base_model_name_or_path": public_source(config.model.source),
         "revision": config.model.revision,
-        "r": config.adapter.rank,
-        "lora_alpha": int(alpha) if float(alpha).is_integer() else alpha,
-        "lora_dropout": config.adapter.dropout,
-        "target_modules": [site.name for site in network.sites],
+        "target_modules": targets,
         "modules_to_save": modules,
-        "bias": "none",
-        "fan_in_fan_out": False,
-        "use_rslora": False,
-        "init_lora_weights": True,
+        "fan_in_fan_out": any(stores_transposed(plain.get_submodule(name)) for name in targets),
         "inference_mode": True,
     }
-    write_new(folder / ADAPTER_CONFIG, to_json(settings, indent=2))
+    written = form.peft_config(config.adapter, settings)
+    written.target_modules = targets  # a set's order would change from process to process
+    written.save_pretrained(str(folder))
+    tensors: Tensors = {}
+    for site in network.sites:
+        for factor, name in form.peft_names.items():
+            tensors[f"{PREFIX}{site.name}.{name}"] = values[f"{site.name}.{factor}"]
+    for name in modules:
+        for leaf, value in plain.get_submodule(name).state_dict().items():
+            full = f"{name}.{leaf}"
+            tensors[PREFIX + full] = values.get(f"head.{full}", value)
     write_new(folder / ADAPTER_WEIGHTS, to_safetensors(tensors, {"format": "pt"}))
 
 
 def merged_model(network: Network, values: Tensors, base_delta: Tensors) -> nn.Module:
-    """A plain classifier with ``W + delta + scale * B @ A`` at every site, and the trained head.
+    """A plain classifier with ``W + delta + scale * dW`` at every site, and the trained head.
 
     Args:
         network: of the run; stays as it is.
@@ -106,12 +102,12 @@ def merged_model(network: Network, values: Tensors, base_delta: Tensors) -> nn.M
     """
     model = copy.deepcopy(network.plain)
     for site in network.sites:
-        a, b = values[f"{site.name}.lora_a"], values[f"{site.name}.lora_b"]
-        change = network.scale * (b.double() @ a.double())
+        factors = network.form.of_site(values, site)
+        change = network.form.dense({n: f.double() for n, f in factors.items()}, network.scale)
         if site.name in base_delta:
             change = change + base_delta[site.name].double()
-        weight = model.get_submodule(site.name).weight
-        weight.data.copy_(weight.double() + change)
+        weight = weight_of(model.get_submodule(site.name))  # [d_out, d_in]
+        weight.copy_(weight.double() + change)
     for name in network.head_names:
         model.get_parameter(name.removeprefix("head.")).data.copy_(values[name])
     return model

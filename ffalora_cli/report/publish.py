@@ -1,4 +1,4 @@
-"""An exported folder on the Hugging Face hub."""
+"""Uploads an exported folder to the Hugging Face hub."""
 
 from __future__ import annotations
 

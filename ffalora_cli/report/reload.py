@@ -1,4 +1,4 @@
-"""An export loaded as a stranger would, in a process of its own: class scores of some texts.
+"""Loads an export as a stranger would, in a process of its own: class scores of some texts.
 
 ``python reload.py QUESTION ANSWER`` imports transformers and peft and nothing of ours. QUESTION is
 JSON: ``folder``, ``base`` (None: a merged model), ``revision``, ``texts`` (a list for each text

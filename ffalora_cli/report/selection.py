@@ -1,6 +1,6 @@
-"""Which runs are meant: folders, globs, beginnings of names or signatures, and settings.
+"""Selects runs by folders, globs, beginnings of names or signatures, and settings.
 
-The words of a selection are either places (a folder, a glob, the beginning of a run's name or
+The words of a selection are either paths (a folder, a glob, the beginning of a run's name or
 signature), of which a run matches any, or conditions (``key=value``), all of which it matches.
 """
 
@@ -50,9 +50,9 @@ def select_runs(
             names the nearest.
     """
     conditions = [text for text in selectors if _is_condition(text)]
-    places = [text for text in selectors if text not in conditions]
-    folders = [path for text in places for path in _folders(Path(runs_root).expanduser(), text)]
-    if not places:
+    paths = [text for text in selectors if text not in conditions]
+    folders = [path for text in paths for path in _folders(Path(runs_root).expanduser(), text)]
+    if not paths:
         folders = find_runs(runs_root)
         if not folders:
             raise ConfigError(f"--runs {runs_root}: holds no runs; give the folder of your runs")
@@ -89,13 +89,13 @@ def filters(selectors: Sequence[str]) -> dict[str, Any]:
     """Conditions as a mapping, for runs that are not in folders: dotted key -> allowed values.
 
     Raises:
-        ConfigError: for a place, an unknown key, and what only folders know.
+        ConfigError: for a path, an unknown key, and what only folders know.
     """
     found: dict[str, Any] = {}
     for text in selectors:
         key, equals, value = text.partition("=")
         if not equals:
-            raise ConfigError(f"{brief(text)} is a place; logged runs are chosen by key=value")
+            raise ConfigError(f"{brief(text)} is a path; logged runs are chosen by key=value")
         if key in _RECORDED:
             raise ConfigError(f"{key}= is known of local runs alone; use tag=NAME or settings")
         values = value.strip("[]").split(",")
@@ -175,7 +175,7 @@ def typed(manifest: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def _folders(root: Path, text: str) -> list[Path]:
-    """Folders of runs that a place means.
+    """Folders of runs that a path means.
 
     Raises:
         ConfigError: when there is none.

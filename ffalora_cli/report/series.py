@@ -1,4 +1,4 @@
-"""A metric against rounds, bytes, epsilon or seconds: one run, and the mean over seeds.
+"""Reads a metric against rounds, bytes, epsilon or seconds: one run, and the mean over seeds.
 
 Rounds are compared with rounds: a mean stands only where every run of the group was scored. Along
 bytes, epsilon and seconds a run has, between two evaluations, the model that was last scored: its
@@ -15,13 +15,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from ffalora_cli.config.errors import ConfigError, listed, nearest
+from ffalora_cli.metric_keys import DOWNLINK_TOTAL, EPSILON, ROUND_SECONDS, UPLINK_TOTAL
 from ffalora_cli.privacy.rounding import epsilon_text
 from ffalora_cli.records.reading import RunRecords
 from ffalora_cli.report.grouping import Group, Grouping
 from ffalora_cli.report.statistics import Sample, summarize
 
-UP, DOWN = "comm/uplink_bytes_total", "comm/downlink_bytes_total"
-EPSILON, SECONDS = "privacy/epsilon_spent", "time/round_seconds"
 X_AXES = {
     "round": "round",
     "uplink_bytes": "uplink, all clients together",
@@ -41,7 +40,7 @@ class Curve:
     samples: tuple[Sample, ...]  # one a point, of the runs
     runs: int
     notes: tuple[str, ...] = ()
-    place: int = 0  # of its group among all: a line keeps its pen where others are not drawn
+    slot: int = 0  # of its group among all: a line keeps its pen where others are not drawn
 
     @property
     def mean(self) -> np.ndarray:
@@ -97,8 +96,8 @@ def curves(grouping: Grouping, x: str, y: str) -> list[Curve]:
     if x == "epsilon":
         epsilon_terms(runs)
     found = [
-        replace(line, place=place)
-        for place, group in enumerate(grouping.groups)
+        replace(line, slot=slot)
+        for slot, group in enumerate(grouping.groups)
         if (line := curve(group, x, y)) is not None
     ]
     if not found:
@@ -111,11 +110,11 @@ def points(run: RunRecords, x: str, y: str) -> tuple[np.ndarray, np.ndarray]:
     xs, ys, seconds = [], [], 0.0
     for record in run.rounds:
         metrics = record.metrics
-        seconds += _finite(metrics.get(SECONDS))
-        place = seconds if x == "seconds" else _place(metrics, record.round, x)
+        seconds += _finite(metrics.get(ROUND_SECONDS))
+        at = seconds if x == "seconds" else _position(metrics, record.round, x)
         value = metrics.get(y, math.nan)
-        if math.isfinite(place) and math.isfinite(value):
-            xs.append(place)
+        if math.isfinite(at) and math.isfinite(value):
+            xs.append(at)
             ys.append(value)
     return np.array(xs, np.float64), np.array(ys, np.float64)
 
@@ -150,16 +149,18 @@ def epsilon_terms(runs: Sequence[RunRecords]) -> str:
     if len(kinds) > 1:
         (one, first), (two, second) = list(kinds.items())[:2]
         raise ConfigError(
-            f"epsilon: {first} has {one}, {second} has {two}; they share no axis: draw them apart"
+            f"epsilons of different kinds cannot share an axis ({first}: {one}; {second}: {two}); "
+            "plot one at a time, as in privacy.unit=text"
         )
     return next(iter(kinds), "")
 
 
-def _place(metrics: Mapping[str, float], number: int, x: str) -> float:
+def _position(metrics: Mapping[str, float], number: int, x: str) -> float:
     """Where a round is along an axis; nothing was sent or spent before the first."""
     if x == "round":
         return float(number)
-    keys = {"uplink_bytes": (UP,), "total_bytes": (UP, DOWN), "epsilon": (EPSILON,)}[x]
+    up, both = (UPLINK_TOTAL,), (UPLINK_TOTAL, DOWNLINK_TOTAL)
+    keys = {"uplink_bytes": up, "total_bytes": both, "epsilon": (EPSILON,)}[x]
     if number == 0 and x != "epsilon":
         return 0.0
     return float(sum(metrics.get(key, math.nan) for key in keys))
@@ -178,7 +179,7 @@ def _common_rounds(lines: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> np.nda
 def _common_range(
     lines: Mapping[str, tuple[np.ndarray, np.ndarray]], stopped: Sequence[str]
 ) -> np.ndarray:
-    """Every place at which some run was scored: from the last beginning to the end.
+    """Every position at which some run was scored: from the last beginning to the end.
 
     A finished run goes on with its last value; one that stopped ends the range.
     """
@@ -189,5 +190,5 @@ def _common_range(
 
 
 def _held(line: tuple[np.ndarray, np.ndarray], grid: np.ndarray) -> np.ndarray:
-    """The last value at or before each place."""
+    """The last value at or before each position."""
     return line[1][np.searchsorted(line[0], grid, side="right") - 1]

@@ -1,4 +1,4 @@
-"""Which settings tell runs apart, and what they are called at the head of a column."""
+"""Finds the settings that tell runs apart, and names them as columns."""
 
 from __future__ import annotations
 
@@ -46,6 +46,9 @@ def title(key: str) -> str:
 def differing(runs: Sequence[RunRecords], over: str) -> tuple[list[str], list[str]]:
     """Keys whose values differ between runs.
 
+    Runs of ``method=lora,ffa_lora`` x ``seed=0,1`` x ``adapter.rank=4,8`` over ``seed``: the
+    columns are ``method`` and ``adapter.rank``; ``federation.local_lr`` follows the method.
+
     Args:
         runs: to be compared.
         over: the key that is averaged over; seeds that follow it are left out with it.
@@ -75,7 +78,7 @@ def differing(runs: Sequence[RunRecords], over: str) -> tuple[list[str], list[st
     return columns, following
 
 
-def beside(
+def further_columns(
     runs: Sequence[RunRecords], by: Sequence[str], found: Sequence[str]
 ) -> tuple[list[str], list[str], list[str]]:
     """What else differs than the columns that were asked for.

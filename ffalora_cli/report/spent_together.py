@@ -1,4 +1,4 @@
-"""What several private runs on the same rows spend together: a table of ten seeds is ten releases.
+"""Composes what several private runs on the same rows spend: ten seeds are ten releases.
 
 Made from the ledgers that the runs keep. Where clients have the same rows in all runs, each
 client's steps are composed over the runs; else a row may have been on any client, and at every
@@ -11,15 +11,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 
 from ffalora_cli.config.errors import ConfigError
+from ffalora_cli.privacy.accountant import Accountant
 from ffalora_cli.privacy.ledger import charged
 from ffalora_cli.privacy.rounding import delta_text, epsilon_text
 from ffalora_cli.privacy.sampling import WORDS
 from ffalora_cli.privacy.statement import SUBJECT
-from ffalora_cli.privacy.worst import unmatched_epsilon, worst_epsilon
 from ffalora_cli.records.files import read_json_lines
 from ffalora_cli.records.reading import RunRecords
 from ffalora_cli.records.run_directory import LEDGER
@@ -81,26 +81,26 @@ def composed(runs: Sequence[RunRecords]) -> Together:
     delta = max(float(said["delta"]) for said in statements)
     relation, sampling = str(statements[0]["relation"]), str(statements[0]["sampling"])
     names = {str(said["accountant"]) for said in statements}
-    accountant = names.pop() if len(names) == 1 else "rdp" if sampling == "fixed" else "pld"
+    name = names.pop() if len(names) == 1 else "rdp" if sampling == "fixed" else "pld"
+    accountant = Accountant(name, delta, sampling)
     rows = {client_rows(run) for run in runs}
     same = len(rows) == 1 and None not in rows and len({len(clients) for clients in steps}) == 1
     found: float | None
     if any(_shares_units(run) for run in runs):
         worst = "; as if a unit were on every client"
-        found = worst_epsilon(accountant, sampling, [list(chain.from_iterable(steps))], delta)
+        found = accountant.worst([list(chain.from_iterable(steps))])
     elif same:
-        worst, histories = "", [list(of_client) for of_client in zip(*steps, strict=True)]
-        found = worst_epsilon(accountant, sampling, histories, delta)
+        worst, found = "", accountant.worst(zip(*steps, strict=True))
     elif unit_of(runs[0]) == "client":  # one run's client is a few rows of many in another
         worst, found = "", None
     else:
-        worst, accountant = "; clients differ: the worst of each run", "rdp"
-        found = unmatched_epsilon(sampling, steps, delta)
+        worst, found = "; clients differ: the worst of each run", accountant.unmatched(steps)
+        accountant = replace(accountant, name="rdp")
     if found is None:
         return Together(len(runs), None, "no bound is known for clients with different rows")
     how = (
         f"{SUBJECT[unit_of(runs[0])]}, {relation}, delta {delta_text(delta)}, {WORDS[sampling]}, "
-        f"{accountant.upper()} accountant"
+        f"{accountant.name.upper()} accountant"
     )
     return Together(len(runs), found, how + worst)
 

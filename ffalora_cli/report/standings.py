@@ -1,4 +1,4 @@
-"""Rows held against each other: paired differences to a baseline, and the best of a column."""
+"""Ranks rows: paired differences to a baseline, and the best of a column."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ffalora_cli.config.errors import ConfigError, listed
+from ffalora_cli.metric_keys import higher_is_better
 from ffalora_cli.report import statistics
 from ffalora_cli.report.comparability import pairing
-from ffalora_cli.report.moments import higher_is_better, value_of
+from ffalora_cli.report.moments import value_of
 from ffalora_cli.report.settings import setting
 
 if TYPE_CHECKING:
@@ -48,10 +49,10 @@ def against_baseline(
     if unknown:
         raise ConfigError(f"--baseline {unknown[0]}=: rows are made by {listed(columns)}; name one")
     free = [key for key in carried if key not in changes]
-    core = [place for place, key in enumerate(columns) if key not in free]
+    core = [column for column, key in enumerate(columns) if key not in free]
 
     def target(row: Row, changes: Mapping[str, str]) -> tuple[str, ...]:
-        return tuple(changes.get(columns[place], row.settings[place]) for place in core)
+        return tuple(changes.get(columns[column], row.settings[column]) for column in core)
 
     named = {target(row, {}): row for row in rows}
     if question.baseline and not any(target(row, changes) in named for row in rows):
@@ -82,22 +83,22 @@ def ranked(rows: Sequence[Row], columns: Sequence[str], metrics: Sequence[str]) 
     for index, row in enumerate(rows):
         blocks.setdefault(block(columns, row.settings), []).append(index)
     for members in blocks.values():
-        for place, metric in enumerate(metrics):
-            samples = [cells[index][place].sample for index in members]
+        for column, metric in enumerate(metrics):
+            samples = [cells[index][column].sample for index in members]
             if sum(sample.count > 0 for sample in samples) < 2:
                 continue
             first, near = statistics.best(samples, higher_is_better(metric))
             for position, index in enumerate(members):
-                standing = "best" if position == first else "tied" if position in near else ""
-                cells[index][place] = replace(cells[index][place], standing=standing)
+                rank = "best" if position == first else "tied" if position in near else ""
+                cells[index][column] = replace(cells[index][column], rank=rank)
     return [replace(row, cells=tuple(own)) for row, own in zip(rows, cells, strict=True)]
 
 
 def _default(rows: Sequence[Row], columns: Sequence[str]) -> Mapping[str, str]:
     """Plain LoRA where methods differ and it is there, else the first row of each task."""
     if "method" in columns:
-        place = columns.index("method")
-        if any(row.settings[place] == "lora" for row in rows):
+        column = columns.index("method")
+        if any(row.settings[column] == "lora" for row in rows):
             return {"method": "lora"}
     return {
         key: value
@@ -114,7 +115,7 @@ def _paired(
     for side in (row, base):
         values = {}
         for run in side.runs:
-            value = value_of(run, question.moment, metric)
+            value = value_of(run, question.point, metric)
             if value is not None:
                 rest = tuple(setting(run, key) for key in mixed)
                 values[(*pairing(run, question.over), *rest)] = value

@@ -1,4 +1,4 @@
-"""Spread over seeds: mean, standard deviation, Student's interval, paired differences."""
+"""Computes spread over seeds: mean, standard deviation, Student's interval, paired differences."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How pictures look: column width, letters that can be read there, colours for every eye.
+"""Styles pictures: column width, letters that can be read there, colours for every eye.
 
 Colours are Okabe and Ito's (told apart with any kind of colour vision), without the yellow that
 white paper swallows; a dash pattern and a marker of its own let each line be told in grey.
@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ffalora_cli.config.errors import ConfigError
+from ffalora_cli.metric_keys import is_score
 from ffalora_cli.records.files import write_whole
 from ffalora_cli.report.partition_figure import DATE_KEY
 
@@ -63,9 +64,9 @@ class Picture:
 
 def pen(index: int) -> Pen:
     """The pen of a line; past the seventh, colours come again with another line and marker."""
-    turn, place = divmod(index, len(PENS))
-    other = PENS[(place + 3 * turn) % len(PENS)]
-    return Pen(PENS[place].colour, other.dash, other.marker)
+    turn, slot = divmod(index, len(PENS))
+    other = PENS[(slot + 3 * turn) % len(PENS)]
+    return Pen(PENS[slot].colour, other.dash, other.marker)
 
 
 @contextmanager
@@ -139,7 +140,7 @@ def share_axis(axis: Axes, metric: str) -> None:
     """A y axis for a metric: percent for shares of one, plain for MCC and losses."""
     name = metric.rsplit("/", 1)[-1]
     shown = name.replace("_", " ")
-    if name.endswith(("mcc", "loss")) or not metric.startswith(("eval/", "clients/")):
+    if name.endswith(("mcc", "loss")) or not (is_score(metric) or metric.startswith("clients/")):
         axis.set_ylabel(shown)
         return
     axis.set_ylabel(f"{shown}, %")
@@ -209,8 +210,8 @@ def inline_svg(picture: Picture, name: str) -> str:
     text = re.sub(ids, lambda hit: hit[0] if hit[1] in used else "", text)
     text = re.sub(r'(<svg[^>]*?) width="[^"]*" height="[^"]*"', r"\1", text, count=1)
     text = re.sub(r'(<svg[^>]*?)( height="[^"]*"| width="[^"]*")', r"\1", text, count=2)
-    for place, look in enumerate(PENS):  # the page has each in a shade that its background bears
-        text = text.replace(look.colour.lower(), f"var(--pen{place})")
+    for slot, look in enumerate(PENS):  # the page has each in a shade that its background bears
+        text = text.replace(look.colour.lower(), f"var(--pen{slot})")
     return text.replace(INK, "currentColor")
 
 

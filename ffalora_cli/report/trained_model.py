@@ -1,4 +1,4 @@
-"""The tensors a run ended with, or had after an earlier round, and what one client kept of them."""
+"""Reads the tensors a run ended with, or had after a round, and what one client kept."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from ffalora_cli.records.checkpoint import FOLDER, DamagedCheckpointError, read_
 from ffalora_cli.records.reading import RunRecords
 from ffalora_cli.records.run_directory import ADAPTER, CLIENTS
 from ffalora_cli.records.summary import best_round
+from ffalora_cli.types import HEAD
 
 if TYPE_CHECKING:
     from ffalora_cli.types import Tensors
@@ -58,7 +59,8 @@ class TrainedModel:
         names = [n.removeprefix(_PERSONAL) for n in self.clients if n.startswith(_PERSONAL)]
         last = len(self.clients["last_round"]) - 1
         if client is None or not 0 <= client <= last:
-            kinds = sorted({n.rpartition(".")[2] if "lora_" in n else "head" for n in names})
+            parts = (name.split(".") for name in names)
+            kinds = sorted({HEAD if part[0] == HEAD else part[-1] for part in parts})
             raise ConfigError(
                 f"--client {'is missing' if client is None else client}: {' and '.join(kinds)} "
                 f"stay with each client, so there is no common model; give --client 0 to {last}"

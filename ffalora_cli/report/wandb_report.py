@@ -1,19 +1,20 @@
-"""A saved W&B report: accuracy over rounds, bytes and epsilon, grouped by method; a table."""
+"""Saves a W&B report: accuracy over rounds, bytes and epsilon, grouped by method; a table."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
 from ffalora_cli.config.errors import ConfigError
+from ffalora_cli.metric_keys import EPSILON, UPLINK_TOTAL, evaluated, short_name
 
 if TYPE_CHECKING:
     from wandb_workspaces.reports import v2
 
-SCORE = "eval/accuracy"
+SCORE = evaluated("accuracy")
 AXES = (
     ("round", "over rounds", "round"),
-    ("comm/uplink_bytes_total", "over bytes sent by clients", "uplink bytes, all clients"),
-    ("privacy/epsilon_spent", "over epsilon spent", "epsilon (see each run's statement)"),
+    (UPLINK_TOTAL, "over bytes sent by clients", "uplink bytes, all clients"),
+    (EPSILON, "over epsilon spent", "epsilon (see each run's statement)"),
 )
 """Metric of the x axis, what the title says of it, its label."""
 
@@ -48,7 +49,7 @@ def build_report(entity: str, project: str, score: str = SCORE) -> v2.Report:
     wr = _library()
     panels = [
         wr.LinePlot(
-            title=f"{score.removeprefix('eval/')} {what}",
+            title=f"{short_name(score)} {what}",
             x=axis,
             y=[score],
             title_x=label,

@@ -1,4 +1,4 @@
-"""Runs read back from W&B, as if they had been read from their folders.
+"""Reads runs back from W&B, as if they had been read from their folders.
 
 What a folder has beyond the rounds travels in W&B's config under ``KEY``. Metrics
 that a private run kept at home are not there, and neither are ledger and clients.
@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ffalora_cli.config.errors import ConfigError, brief
+from ffalora_cli.metric_keys import EPSILON
 from ffalora_cli.records.reading import RunRecords
 from ffalora_cli.records.run_directory import SCHEMA_VERSION
 from ffalora_cli.records.summary import summarize
@@ -134,9 +135,7 @@ def _privacy(
     """The planned statement with what was spent by the last round."""
     if claim is None:
         return None
-    spent = [
-        r.metrics["privacy/epsilon_spent"] for r in rounds if "privacy/epsilon_spent" in r.metrics
-    ]
+    spent = [r.metrics[EPSILON] for r in rounds if EPSILON in r.metrics]
     planned = (claim.get("epsilon_max") or {}).get("planned")
     return {**claim, "epsilon_max": {"planned": planned, "spent": spent[-1] if spent else None}}
 

@@ -1,1 +1,1 @@
-"""Many jobs: the grid, its record on disk, and who runs each job in a fresh process."""
+"""Plays many jobs: the grid, its record on disk, each job in a fresh process."""

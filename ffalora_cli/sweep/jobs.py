@@ -1,13 +1,12 @@
-"""One job of a sweep, what it takes to play it anywhere, and how it can end."""
+"""Defines one job of a sweep, what it takes to play it anywhere, and how it can end."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
 
-from ffalora_cli.config.schema import Config
+from ffalora_cli.config.job import Job
 from ffalora_cli.records.run_directory import SUMMARY, run_path
 from ffalora_cli.stopping import SIGNALS
 
@@ -17,15 +16,6 @@ GOOD = (DONE, ALREADY)
 
 Stop = Callable[[], int | None]
 """The signal by which everything was asked to stop, or None."""
-
-
-class Checked(Protocol):
-    """A run that was composed and checked (``cli.jobs.Job``)."""
-
-    overrides: tuple[str, ...]
-    config: Config
-    resolved: dict[str, Any]
-    signature: str
 
 
 @dataclass(frozen=True)
@@ -51,10 +41,14 @@ class SweepJob:
     """One job; launchers that train jobs together find what they need in ``checked``."""
 
     number: int  # from 1
-    checked: Checked
+    checked: Job
     varying: Mapping[str, str]  # the overrides in which it differs from the others, by short key
-    path: Path  # its run folder
     command: Command
+
+    @property
+    def path(self) -> Path:
+        """Its run folder."""
+        return run_folder(self.checked)
 
     @property
     def label(self) -> str:
@@ -101,24 +95,24 @@ def status_of(ended: Ended | None) -> Status:
     return Status(FAILED, ended)
 
 
-def once_each(checked: Sequence[Checked]) -> list[Checked]:
+def once_each(checked: Sequence[Job]) -> list[Job]:
     """The jobs without those whose signature came before: the same run is played once."""
-    first: dict[str, Checked] = {}
+    first: dict[str, Job] = {}
     for job in checked:
         first.setdefault(job.signature, job)
     return list(first.values())
 
 
-def run_folder(job: Checked) -> Path:
+def run_folder(job: Job) -> Path:
     """Where the run of a job is, or will be.
 
     Raises:
         ConfigError: for a name that does not fit a folder.
     """
-    return run_path(job.config.paths.runs, job.config.name, job.signature)
+    return job.folder or run_path(job.config.paths.runs, job.config.name, job.signature)
 
 
-def grid(checked: Sequence[Checked]) -> dict[str, list[str]]:
+def grid(checked: Sequence[Job]) -> dict[str, list[str]]:
     """Keys in which jobs differ, with their values in the order they appear."""
     values: dict[str, list[str]] = {}
     for job in checked:
@@ -128,7 +122,7 @@ def grid(checked: Sequence[Checked]) -> dict[str, list[str]]:
     return {key: found for key, found in values.items() if len(found) > 1}
 
 
-def settings(job: Checked) -> Mapping[str, str]:
+def settings(job: Job) -> Mapping[str, str]:
     """The overrides of a job by key."""
     return dict(text.split("=", 1) for text in job.overrides)  # type: ignore[misc]
 

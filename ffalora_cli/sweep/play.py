@@ -1,4 +1,4 @@
-"""A list of jobs played through a launcher: what is done is skipped, what happens is recorded."""
+"""Plays a list of jobs through a launcher: skips what is done, records what happens."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from ffalora_cli.sweep.record import SweepRecord
 
 
 class SweepObserver(Protocol):
-    """Who is told, from any thread but never from two at once."""
+    """Receives status changes; called from any thread, never concurrently."""
 
     def changed(self, job: SweepJob, status: Status) -> None:
-        """A job stands elsewhere now; the record says so already."""
+        """The job's status changed; it is recorded already."""
 
 
 def play_jobs(
@@ -40,7 +40,7 @@ def play_jobs(
         fail_fast: stop the jobs that run, and start no other, once one has failed.
 
     Returns:
-        Where each job stands, by number.
+        The last status of each job, by number.
     """
     statuses = {job.number: Status() for job in jobs}
     lock, broken = threading.Lock(), threading.Event()

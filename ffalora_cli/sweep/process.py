@@ -1,4 +1,4 @@
-"""A job as a fresh process: started, told to stop, waited for. Every launcher ends here."""
+"""Runs a job as a fresh process: started, told to stop, waited for. Every launcher ends here."""
 
 from __future__ import annotations
 

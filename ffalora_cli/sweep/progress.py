@@ -1,4 +1,4 @@
-"""How far jobs are, read from the run folders that their processes write."""
+"""Reads how far jobs are from the run folders that their processes write."""
 
 from __future__ import annotations
 
@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ffalora_cli.config.errors import ConfigError
-from ffalora_cli.config.schema import Config
-from ffalora_cli.methods import registry
+from ffalora_cli.methods.registry import headline
 from ffalora_cli.records.files import read_json
 from ffalora_cli.records.run_directory import ROUNDS, SUMMARY
 from ffalora_cli.sweep.jobs import GOOD, RUNNING, WAITING, Status, SweepJob
@@ -25,13 +24,7 @@ class Progress:
 
     round: int | None = None  # None: no round is on disk
     value: float | None = None  # headline metric, last seen
-    remaining: float | None = None  # seconds to its end at the pace of this sitting
-
-
-def headline(config: Config) -> str:
-    """The metric a run is judged by, as its summary names it."""
-    personal = "lora_b" in registry.get(config.method.name).personal  # clients' own models count
-    return "eval/personalized_accuracy" if personal else f"eval/{config.task.metrics[0]}"
+    remaining: float | None = None  # seconds to its end at the pace since it began or was resumed
 
 
 def result(path: Path) -> Mapping[str, Any]:

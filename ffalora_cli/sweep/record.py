@@ -1,4 +1,4 @@
-"""The record of a sweep on disk: what it is made of, and what became of each job.
+"""Records a sweep on disk: what it is made of, and what became of each job.
 
 ``<paths.runs>/sweeps/<digest of its jobs>/``
 
@@ -6,7 +6,7 @@
 | ---------------- | ------------------------------------------------------------------------- |
 | sweep.json       | command, grid, launcher, and signature, overrides and folder of every job |
 | jobs.jsonl       | a line for every change: job, state, exit code, error, seconds; it grows  |
-| logs/            | what each job printed in its last sitting                                 |
+| logs/            | what each job printed when last started                                   |
 | trials.log       | of a search: proposals and results, in Optuna's own journal               |
 
 The runs themselves are where they always are; a sweep is done when they are.
@@ -22,15 +22,16 @@ from pathlib import Path
 from typing import Any
 
 from ffalora_cli.config.errors import ConfigError
+from ffalora_cli.config.job import Job
 from ffalora_cli.config.signature import digest
 from ffalora_cli.records.files import append, read_json_lines, to_json, write_whole
-from ffalora_cli.sweep.jobs import Checked, Command, Status, SweepJob, run_folder, short_keys
+from ffalora_cli.sweep.jobs import Command, Status, SweepJob, run_folder, short_keys
 
 SCHEMA_VERSION = 1
 SWEEPS, SWEEP, JOBS, LOGS = "sweeps", "sweep.json", "jobs.jsonl", "logs"
 
 
-def sweep_digest(checked: Sequence[Checked]) -> str:
+def sweep_digest(checked: Sequence[Job]) -> str:
     """Twelve hex digits: the same jobs, the same sweep."""
     return digest([run_folder(job).name for job in checked])
 
@@ -48,7 +49,7 @@ class SweepRecord:
 
     def __init__(self, runs: str | Path, name: str) -> None:
         self.path = Path(runs).expanduser().absolute() / SWEEPS / name
-        # Of this sitting alone: another one, beside or after it, is not asked to stop.
+        # Of this process alone: another one, beside or after it, is not asked to stop.
         self.stop_file = self.path / f".stop-{uuid.uuid4().hex}"
         try:
             (self.path / LOGS).mkdir(parents=True, exist_ok=True)
@@ -58,11 +59,11 @@ class SweepRecord:
                 "set paths.runs to a folder you can write to"
             ) from None
 
-    def job(self, number: int, checked: Checked, varying: Mapping[str, str]) -> SweepJob:
-        """A job with its place in this record; ``varying`` is what it differs in, by key."""
+    def job(self, number: int, checked: Job, varying: Mapping[str, str]) -> SweepJob:
+        """A job with its slot in this record; ``varying`` is what it differs in, by key."""
         log = self.path / LOGS / f"{number:03d}-{checked.signature}.log"
         command = Command(("run", *checked.overrides), Path.cwd(), log, self.stop_file)
-        return SweepJob(number, checked, short_keys(varying), run_folder(checked), command)
+        return SweepJob(number, checked, short_keys(varying), command)
 
     def write(self, facts: Mapping[str, Any], jobs: Sequence[SweepJob]) -> None:
         """Write ``sweep.json``: the facts, and one entry a job."""
@@ -98,5 +99,5 @@ class SweepRecord:
         append(self.path / JOBS, to_json(line))
 
     def history(self) -> list[dict[str, Any]]:
-        """Every change so far, of all sittings."""
+        """Every change so far, of all resumes."""
         return read_json_lines(self.path / JOBS)[0]

@@ -1,4 +1,4 @@
-"""What launchers share whose jobs are played by another process, maybe on another machine.
+"""Plays jobs by another process, maybe on another machine: what such launchers share.
 
 Such a process has the same file system and nothing else of ours: a job has begun when its log is
 there, and is asked to stop through the sweep's stop file.
@@ -53,7 +53,7 @@ def follow(
         at_once: jobs handed over at a time; all where None: the queue holds them back itself.
     """
     for job in jobs:
-        job.command.log.unlink(missing_ok=True)  # of an earlier sitting
+        job.command.log.unlink(missing_ok=True)  # from before a resume
     waiting, open_jobs = deque(jobs), list[tuple[Any, SweepJob]]()
     begun: set[int] = set()
     while waiting or open_jobs:

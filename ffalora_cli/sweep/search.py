@@ -1,4 +1,4 @@
-"""A search by Optuna: it proposes, runs answer, and its journal lies in the sweep's folder.
+"""Searches by Optuna: it proposes, runs answer, its journal lies in the sweep's folder.
 
 The sampler (TPE) is made anew for every proposal with a seed of (seed, trial number), so nothing
 of a random generator is stored and an interrupted search proposes what it would have proposed.
@@ -24,7 +24,7 @@ JOURNAL = "trials.log"
 class Settings:
     """What ``hydra.sweeper.KEY=VALUE`` can set."""
 
-    n_trials: int = 20  # in all sittings together, failed ones included
+    n_trials: int = 20  # over all resumes, failed ones included
     direction: str = "maximize"  # or minimize
     n_jobs: int = 1  # trials proposed, and given to the launcher, at a time
     seed: int = 0
@@ -44,11 +44,11 @@ Axis = Interval | tuple[str, ...]  # a tuple: one of these values
 Proposal = Mapping[str, str]  # key -> value as text
 Play = Callable[[Sequence[tuple[int, Proposal]]], Mapping[int, float | None]]
 """Plays numbered proposals; the value of each, None for one that failed. One that is missing was
-not finished: it is proposed again, as it was, in the next sitting."""
+not finished: it is proposed again, as it was, on resume."""
 
 
 def search(space: Mapping[str, Axis], settings: Settings, folder: Path, play: Play) -> Any:
-    """Ask, play and tell until ``n_trials`` have ended, in this sitting and those before it.
+    """Ask, play and tell until ``n_trials`` have ended, over all resumes.
 
     Args:
         space: what may vary, by key.
@@ -73,7 +73,7 @@ def search(space: Mapping[str, Axis], settings: Settings, folder: Path, play: Pl
     axes = {key: _distribution(axis) for key, axis in space.items()}
     states = optuna.trial.TrialState
     while True:
-        batch = study.get_trials(deepcopy=False, states=(states.RUNNING,))  # of a sitting cut short
+        batch = study.get_trials(deepcopy=False, states=(states.RUNNING,))  # of a search cut short
         ended = len(study.get_trials(deepcopy=False, states=(states.COMPLETE, states.FAIL)))
         room = min(settings.n_jobs, settings.n_trials - ended) - len(batch)
         for _ in range(room):

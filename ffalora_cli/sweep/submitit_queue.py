@@ -1,4 +1,4 @@
-"""Jobs handed to submitit, the same for its local executor and for Slurm.
+"""Hands jobs to submitit, the same for its local executor and for Slurm.
 
 submitit pickles the function and the plain values it is called with into the sweep's folder, as is
 its way of reaching another machine; nothing of a run is in there.

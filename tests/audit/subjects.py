@@ -4,9 +4,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import cache
+from types import SimpleNamespace
 
 import numpy as np
 
+from ffalora_cli.audit.accounting import empty_batches
+from ffalora_cli.audit.battery import QUICK
+from ffalora_cli.audit.draws import draw_empty, draw_full, draw_keys
+from ffalora_cli.audit.noise import noise_checks
 from ffalora_cli.audit.run import plan_of
 from ffalora_cli.audit.standin import build_subject
 from ffalora_cli.cli.jobs import plan as plan_jobs
@@ -33,3 +38,15 @@ def subject(*overrides, sizes=SIZES, secret=b"t" * 32, **plan_changes):
     chosen = config(*overrides)
     plan = plan_of(chosen, sizes)
     return build_subject(chosen, replace(plan, **plan_changes), secret)
+
+
+def noise_part(subject):
+    """The checks of the battery that look at noise."""
+    empty, keys = draw_empty(subject, QUICK.pairs), draw_keys(subject, QUICK.keys)
+    full = draw_full(subject, rounds=2, steps=8)
+    return [*noise_checks(empty, full, keys), empty_batches(empty)]
+
+
+def battery_of(part):
+    """Stands in for the whole battery where mutants are run."""
+    return lambda subject, effort: SimpleNamespace(checks=part(subject))

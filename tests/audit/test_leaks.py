@@ -9,7 +9,8 @@ import pytest
 from ffalora_cli.audit import leaks
 from ffalora_cli.audit.mirrors import at_hand
 from ffalora_cli.audit.neighbours import VARIANTS, Neighbour, play_neighbours
-from ffalora_cli.cli.jobs import Job, plan
+from ffalora_cli.cli.jobs import plan
+from ffalora_cli.config.job import Job
 from ffalora_cli.keys import SecureKey
 from ffalora_cli.records import leaving
 from ffalora_cli.records.reading import read_run
@@ -49,8 +50,8 @@ def play(tmp_path_factory):
             common = ["model=auto", f"model.source={model}", "debug=tiny", "task.max_length=16"]
             common += ["federation.rounds=2", "privacy.accountant=rdp", "privacy.noise=secure"]
             (job,) = plan([*common, *UNITS[name]])
-            given = (job.config, job.resolved, job.signature, SecureKey(b"k" * 32))
-            done[name] = Played(job, play_neighbours(*given, folder / name))
+            secret = SecureKey(b"k" * 32)
+            done[name] = Played(job, play_neighbours(job, secret, folder / name))
         return done[name]
 
     with wandb_offline(folder / "home") as patch:
@@ -128,8 +129,8 @@ def test_a_field_that_no_line_names_is_named(play, monkeypatch):
     played = play("text")
     listed = tuple(line for line in leaving.LINES if line[0] != "metrics.eval/*")
     run = ("trackio", played.runs, played.job.config, played.job.resolved)
-    sent = {n.folder: leaks.mirrored("trackio", n.folder, *run[2:]) for n in played.runs}
-    monkeypatch.setattr(leaks, "mirrored", lambda tracker, folder, *rest: sent[folder])
+    sent = {n.folder: leaks.tracked("trackio", n.folder, *run[2:]) for n in played.runs}
+    monkeypatch.setattr(leaks, "tracked", lambda tracker, folder, *rest: sent[folder])
     monkeypatch.setattr(leaving, "LINES", listed)
     leaving._lines.cache_clear()
     leaving.kind.cache_clear()

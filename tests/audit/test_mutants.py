@@ -8,25 +8,69 @@ from contextlib import nullcontext
 import numpy as np
 import pytest
 
-from ffalora_cli.audit import seams
-from ffalora_cli.audit.draws import draw_keys
+from ffalora_cli.audit import mutants, seams
+from ffalora_cli.audit.accounting import accounting_checks
+from ffalora_cli.audit.battery import QUICK
+from ffalora_cli.audit.clip import clip_checks
+from ffalora_cli.audit.dealing import twins
+from ffalora_cli.audit.draws import draw_empty, draw_keys
 from ffalora_cli.audit.mutants import Mutant, all_mutants, run_mutants
 from ffalora_cli.audit.noise import repeats
-from tests.audit.subjects import SIZES, config, subject
+from ffalora_cli.audit.sampler import draw_batches, sampler_checks
+from ffalora_cli.audit.unit_clip import unit_checks
+from ffalora_cli.audit.uploads import play, upload_checks
+from tests.audit.subjects import SIZES, battery_of, config, noise_part, subject
 from tests.audit.test_seams import declaring
 
 MUTANTS = {mutant.name: mutant for mutant in all_mutants()}
 BY_CHECK = {mutant.caught_by: mutant.name for mutant in reversed(all_mutants())}
-FIRST = set(BY_CHECK.values())  # one mutant a check in every test run, all of them in the slow one
+
+
+def sampler_part(subject):
+    return sampler_checks(subject, draw_batches(subject, QUICK.inclusions))
+
+
+def ledger_part(subject):
+    return accounting_checks(subject, draw_empty(subject, 1), play(subject))
+
+
+PARTS = (  # of the battery, the cheap ones first
+    lambda subject: [twins(subject)],
+    sampler_part,
+    noise_part,
+    lambda subject: upload_checks(subject, play(subject)),
+    unit_checks,
+    ledger_part,
+    lambda subject: clip_checks(subject)[0],
+)
+
+
+@pytest.fixture(scope="module")
+def part_with():
+    """The part of the battery that holds a check, by the check's name."""
+    audited = subject()
+    found = {}
+    for part in PARTS:
+        for check in part(audited):
+            found.setdefault(check.name, part)
+    return found
 
 
 def test_there_are_enough_and_each_has_a_name():
     assert len(MUTANTS) == len(all_mutants()) >= 16
 
 
-@pytest.mark.parametrize(
-    "name", [n if n in FIRST else pytest.param(n, marks=pytest.mark.slow) for n in MUTANTS]
-)
+@pytest.mark.parametrize("name", BY_CHECK.values())
+def test_a_mutant_is_caught_by_its_part_of_the_battery(name, part_with, monkeypatch):
+    """One mutant a check; all of them, each by the whole battery, are in the slow set."""
+    part = part_with[MUTANTS[name].caught_by]
+    monkeypatch.setattr(mutants, "run_checks", battery_of(part))
+    (result,) = run_mutants(config(), SIZES, b"m" * 32, [MUTANTS[name]])
+    assert result.caught, f"{name}: only {result.failed} failed, not {result.expected}"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", MUTANTS)
 def test_a_mutant_is_caught(name):
     (result,) = run_mutants(config(), SIZES, b"m" * 32, [MUTANTS[name]])
     assert result.caught, f"{name}: only {result.failed} failed, not {result.expected}"
@@ -36,11 +80,11 @@ def test_a_mutant_is_caught(name):
     "overrides",
     [
         ("method=fedsa_lora", "head.mode=personal", "federation.wire_dtype=bfloat16"),
-        ("method=lora", "federation.local_optimizer=adamw"),
         *(
             pytest.param(overrides, marks=pytest.mark.slow)
             for overrides in (
                 (),
+                ("method=lora", "federation.local_optimizer=adamw"),
                 ("method=fedex_lora", "federation.local_momentum=0.9"),
                 ("method=rolora", "head.mode=frozen"),
                 ("method=fedsvd",),
@@ -55,7 +99,8 @@ def test_clean_code_is_not_caught(overrides):
     assert result.failed == ()
 
 
-def test_a_run_of_one_client_is_audited():
+def test_a_run_of_one_client_is_audited(monkeypatch):
+    monkeypatch.setattr(mutants, "run_checks", battery_of(noise_part))
     (result,) = run_mutants(
         config("federation.num_clients=1"), SIZES[:1], b"o" * 32, [MUTANTS["noise × 0.95"]]
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import dataclasses
 import importlib
+from operator import attrgetter
 from pathlib import Path
 
 import numpy as np
@@ -39,6 +40,18 @@ def test_nobody_keeps_a_seam_under_a_name_of_his_own():
             if isinstance(node, ast.ImportFrom):
                 taken = {(node.module, alias.name) for alias in node.names}
                 assert not taken & functions, f"{file}: {taken & functions}"
+
+
+def test_what_is_declared_is_what_is_cut():
+    """A seam that was renamed, forgotten or is not looked up any more shows here."""
+    module = ast.parse(Path(seams.__file__).read_text(encoding="utf-8"))
+    names = [node.name for node in module.body if isinstance(node, ast.FunctionDef)]
+    replaced = []
+    for cut in (getattr(seams, name) for name in names if name != "replaced"):
+        with cut(lambda real: replaced.append(real) or real):
+            pass
+    declared = [attrgetter(seam)(module) for module in declaring() for seam in module.SEAMS]
+    assert set(replaced) == set(declared) and len(replaced) == len(declared)
 
 
 def test_only_what_is_declared_can_be_replaced():

@@ -6,11 +6,13 @@ import json
 
 import pytest
 
+from ffalora_cli.cli import attack as room
 from ffalora_cli.cli.main import main
 
 
 def test_table_and_json(tmp_path, monkeypatch, capsys) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(room, "LABEL_BATCHES", 4)  # of 40: seconds each with a real model
     file = tmp_path / "attack.json"
     typed = ["attack", "invert", "--tokens", "12", "--rank", "8", "--json", str(file)]
     assert main([*typed, "seed=1"]) == 0
@@ -21,11 +23,11 @@ def test_table_and_json(tmp_path, monkeypatch, capsys) -> None:
     found = json.loads(file.read_text())
     cells = {(c["victim"], c["method"], c["private"], c["tokens"]): c for c in found["cells"]}
     assert len(cells) == 2 * 2 * 2
-    for victim in ("stand-in", "model"):
+    for victim in ("surrogate", "model"):
         assert cells[victim, "lora", False, 12]["recovered"] >= 0.8
         assert cells[victim, "ffa_lora", False, 12]["recovered"] <= 0.05
         assert cells[victim, "lora", True, 12]["recovered"] <= 0.1
-    assert {line["batches"] for line in found["label_counts"]} == {40}
+    assert {line["batches"] for line in found["label_counts"]} == {4}
     assert [p.name for p in tmp_path.iterdir()] == ["attack.json"]
 
 
@@ -38,6 +40,7 @@ def test_table_and_json(tmp_path, monkeypatch, capsys) -> None:
         (["privacy=client", "federation.weights=uniform"], "privacy=text"),
         (["--json", "no/such/file.json"], "no/such"),
         (["model=minilm", "methd=lora"], "method"),
+        (["--methods", "lora,roloro"], "did you mean 'rolora'"),
         (["seed=0,1"], "several values"),
     ],
 )

@@ -3,27 +3,22 @@
 from __future__ import annotations
 
 import json
-import sys
-from pathlib import Path
 
 import pytest
 
 from ffalora_cli.cli.main import main
 from ffalora_cli.cli.privacy_words import statement_lines
-from ffalora_cli.privacy.accountants import epsilon
+from ffalora_cli.privacy.accountant import Accountant
 from ffalora_cli.privacy.plan import make_plan
 from ffalora_cli.privacy.shared_rows import SharedRows
 from ffalora_cli.privacy.statement import statement
-
-sys.path.append(str(Path(__file__).parents[1] / "unit"))
-from privacy_cases import federation, privacy
+from tests.unit.privacy_cases import federation, privacy
 
 GIVEN = ["budget", "--examples", "22450", "--batch", "200", "--delta", "1e-5"]
 
 
 @pytest.fixture(autouse=True)
-def own_cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("FFALORA_CACHE", str(tmp_path))
+def own_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
 
@@ -32,7 +27,7 @@ def test_budget_json(capsys, tmp_path):
     words = ["--steps", "1000", "--epsilon", "3", "--format", "json", "--plot", str(plot)]
     assert main([*GIVEN, *words]) == 0
     found = json.loads(capsys.readouterr().out)
-    value = epsilon("pld", [(found["noise_multiplier"], 200 / 22_450, 1000)], 1e-5)
+    value = Accountant("pld", 1e-5).epsilon([(found["noise_multiplier"], 200 / 22_450, 1000)])
     assert 0.999 * 3 <= value <= 3 and value == found["epsilon"]
     assert plot.read_text().startswith("<?xml")
 

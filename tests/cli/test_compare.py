@@ -11,17 +11,15 @@ import pytest
 from ffalora_cli.cli.main import main
 from ffalora_cli.records.reading import find_runs
 from tests.made_runs import write_run
-from tests.tiny import save_tiny_bert
 
 
 @pytest.fixture(scope="module")
-def real(tmp_path_factory):
+def real(tiny_bert, tmp_path_factory):
     """Two methods, two seeds of one tiny round on packaged rows: four runs."""
     root = tmp_path_factory.mktemp("real")
-    model = save_tiny_bert(tmp_path_factory.mktemp("model"))
-    grid = ["method=lora,ffa_lora", "seed=0,1", "privacy.epsilon_target=3", "debug=tiny"]
-    place = ["model=auto", f"model.source={model}", f"paths.runs={root}"]
-    assert main(["run", "-m", "--quiet", *grid, *place]) == 0
+    typed = ["privacy.epsilon_target=3", "debug=tiny", "model=auto", f"model.source={tiny_bert}"]
+    for pair in (f"method={m} seed={s}" for m in ("lora", "ffa_lora") for s in (0, 1)):
+        assert main(["run", "--quiet", *pair.split(), *typed, f"paths.runs={root}"]) == 0
     return root
 
 

@@ -10,8 +10,9 @@ from rich.console import Console
 
 from ffalora_cli.cli import table, words
 from ffalora_cli.cli.display import Display, LiveDisplay, PlainDisplay, open_display
-from ffalora_cli.cli.jobs import Job, plan
+from ffalora_cli.cli.jobs import plan
 from ffalora_cli.cli.units import human_bytes, human_seconds, number, score
+from ffalora_cli.config.job import Job
 from ffalora_cli.types import RoundRecord
 
 SENTENCE = (
@@ -125,14 +126,14 @@ def test_piped_output_is_plain_and_whole(job) -> None:
 )
 def test_the_clients_column_shows_what_such_runs_record(typed, title, key) -> None:
     (job,) = plan(["privacy=none", *typed])
-    moments = [table.Moment(r, 2, {"eval/accuracy": 0.5, key: 0.25} if r else {}) for r in (0, 1)]
+    lines = [table.Line(r, 2, {"eval/accuracy": 0.5, key: 0.25} if r else {}) for r in (0, 1)]
     chosen = table.columns(job.config, live=False)
     titles = [column.title for column in chosen]
     assert titles[2] == (title or "loss")
-    shown = [column.title for column in table.filled(chosen, moments)]
+    shown = [column.title for column in table.filled(chosen, lines)]
     assert shown == ["round", "accuracy", *([title] if title else [])]  # no loss, no bytes: gone
     if title:
-        assert chosen[2].cell(moments[1]) == "25.0 %"
+        assert chosen[2].cell(lines[1]) == "25.0 %"
 
 
 def test_no_part_of_the_bytes_is_larger_than_its_whole() -> None:
@@ -248,8 +249,8 @@ def test_columns_give_way_and_no_number_is_cut(width) -> None:
     (private,) = plan(["federation.rounds=1000000"])
     columns = table.columns(private.config)
     chosen = table.fitting(columns, width)
-    moment = table.Moment(999_999, 1_000_000, record(2).metrics, 36_543.0)
-    assert len(table.row(chosen, moment)) == len(table.heading(chosen)) <= max(width, 25)
+    line = table.Line(999_999, 1_000_000, record(2).metrics, 36_543.0)
+    assert len(table.row(chosen, line)) == len(table.heading(chosen)) <= max(width, 25)
     assert [c.title for c in chosen][:2] == ["round", "accuracy"]
     assert all(column in columns for column in chosen)
 

@@ -105,10 +105,10 @@ def test_wrong_noise_is_noticed(monkeypatch):
 
 
 def test_damage_and_a_wrong_accountant_are_noticed(monkeypatch):
-    from ffalora_cli.privacy import accountants
+    from ffalora_cli.privacy.accountant import Accountant
     from ffalora_cli.records import checkpoint
 
-    monkeypatch.setattr(accountants, "epsilon", lambda *a, **k: 1.9)
+    monkeypatch.setattr(Accountant, "epsilon", lambda *a: 1.9)
     monkeypatch.setattr(checkpoint, "to_safetensors", _rounded(checkpoint.to_safetensors))
     assert {"checkpoint", "epsilon"} <= {*failed(self_test())}
 

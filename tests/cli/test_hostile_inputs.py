@@ -3,15 +3,10 @@
 from __future__ import annotations
 
 import os
-import sys
-from pathlib import Path
-
-import pytest
-import yaml
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
 
 import chaos_hostile
+import pytest
+import yaml
 from chaos_planted import PLANTED, anchor_bomb, python_tag
 from chaos_typed import TYPED
 from chaos_watch import HangError

@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
 import time
 from pathlib import Path
 
-import pytest
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
-
 import chaos_process
+import pytest
 from chaos_workload import overrides, result, rounds_on_disk, tiny_model
 
 from ffalora_cli.cli.main import main

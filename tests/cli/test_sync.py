@@ -1,4 +1,4 @@
-"""``ffalora sync``: what a mirror missed reaches it once, read back from W&B's own files."""
+"""``ffalora sync``: what a tracker missed reaches it once, read back from W&B's own files."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import yaml
 from ffalora_cli.cli import catalogue
 from ffalora_cli.cli.main import main
 from ffalora_cli.records.reading import read_run
-from ffalora_cli.records.trackers import wandb as mirror
+from ffalora_cli.records.trackers import wandb as tracker_module
 from ffalora_cli.records.trackers.base import RunFacts, open_tracker
 from ffalora_cli.records.wandb_file import entries
 from tests.tiny import save_tiny_bert
@@ -68,7 +68,7 @@ def test_another_project_gets_every_round_of_its_own(run) -> None:
     assert sorted(arrived(run)) == sorted([*local(run), *local(run, "mine")])
 
 
-def test_after_a_failed_mirror_the_rest_arrives(run, monkeypatch) -> None:
+def test_after_a_failed_tracker_the_rest_arrives(run, monkeypatch) -> None:
     import wandb
 
     with monkeypatch.context() as patch:
@@ -92,7 +92,7 @@ def test_what_is_in_the_files_counts_and_not_a_note_that_is_behind_or_ahead(
     run, noted, rows, monkeypatch
 ) -> None:
     """Killed between sending a round and noting it; or noted, and the machine lost power."""
-    monkeypatch.setattr(mirror, "SETTLE_SECONDS", 0.3)
+    monkeypatch.setattr(tracker_module, "SETTLE_SECONDS", 0.3)
     tracker = open_tracker(tracking("wandb", project="ffalora"))
     records = read_run(run)
     tracker.start(replace(RunFacts.of(run, "demo", records.config), replayed=True))
@@ -127,7 +127,7 @@ def test_an_absent_package_is_one_line_and_exit_code_1(run, name, capsys, monkey
     monkeypatch.setitem(sys.modules, name, None)
     assert main(["sync", str(run), f"tracking={name}"]) == 1
     out = capsys.readouterr().out
-    assert out.count("\n") == 1 and "mirror off" in out
+    assert out.count("\n") == 1 and "tracker off" in out
     assert "pip install 'ffalora[trackers]'; the local records are complete" in out
 
 

@@ -129,7 +129,7 @@ def test_fedsvd_refuses_a_rank_beyond_the_layer():
 
 def test_rolora_takes_turns():
     method = registry.get("rolora")
-    assert [method.trainable(round) for round in (1, 2, 3)] == [
+    assert [method.exchange(number).trained for number in (1, 2, 3)] == [
         ("lora_b",),
         ("lora_a",),
         ("lora_b",),
@@ -138,6 +138,6 @@ def test_rolora_takes_turns():
 
 def test_fedsa_shares_a_only():
     method = registry.get("fedsa_lora")
-    assert method.trainable(1) == ("lora_a", "lora_b")
-    assert method.uploaded(1) == ("lora_a",)
+    assert method.exchange(1).trained == ("lora_a", "lora_b")
+    assert method.exchange(1).uploaded == ("lora_a",)
     assert method.personal_head

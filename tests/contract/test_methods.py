@@ -51,7 +51,7 @@ def train(method, state, round, clients=3, seed=0):
     """Stand-in for local training: every trained tensor moves, each client its own way."""
     generator = torch.Generator().manual_seed(100 * round + seed)
     stack = {}
-    for name in names_of(method.trainable(round)):
+    for name in names_of(method.exchange(round).trained):
         start = state.tensors[name]
         noise = torch.randn(clients, *start.shape, generator=generator, dtype=start.dtype)
         stack[name] = start + noise
@@ -69,7 +69,7 @@ def aggregate(method, state, stack, round, weights=WEIGHTS):
 
 
 def uploads_of(method, stack, round):
-    return {name: stack[name] for name in names_of(method.uploaded(round))}
+    return {name: stack[name] for name in names_of(method.exchange(round).uploaded)}
 
 
 def merged(state):
@@ -98,7 +98,7 @@ def test_config_file_belongs_to_the_method(method):
     path = CONFIGS / f"{method.name}.yaml"
     config = MethodConfig(**OmegaConf.to_container(OmegaConf.create(path.read_text())))
     assert config.name == method.name
-    trained = max(len(method.trainable(round)) for round in (1, 2))
+    trained = max(len(one.trained) for round in method.cycle for one in round)
     assert config.trained_factors == {1: "one_factor", 2: "two_factors"}[trained]
     assert config.head == ("personal" if method.personal_head else "frozen")
     first = path.read_text().splitlines()[0]
@@ -116,7 +116,7 @@ def test_declarations_need_no_torch():
     code = (
         "import sys; from ffalora_cli.methods import registry\n"
         "for name in registry.names():\n"
-        "    m = registry.get(name); m.trainable(1), m.uploaded(2), m.reference\n"
+        "    m = registry.get(name); m.cycle, m.exchange(2), m.personal, m.reference\n"
         "assert registry.names() and 'torch' not in sys.modules"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
@@ -130,10 +130,10 @@ def test_unknown_name_is_one_line_with_the_nearest():
 
 
 def test_first_round_trains_b_and_uploads_are_trained(method):
-    assert "lora_b" in method.trainable(1)  # B = 0: A alone would have no gradient
-    for round in (1, 2, 3):
-        assert set(method.uploaded(round)) == set(method.trainable(round)) - set(method.personal)
-        assert method.uploaded(round)
+    assert "lora_b" in method.exchange(1).trained  # B = 0: A alone would have no gradient
+    for number in (1, 2, 3):
+        one = method.exchange(number)
+        assert set(one.uploaded) == set(one.trained) - set(method.personal)
 
 
 @pytest.mark.parametrize("policy", ["cached", "stateless"])

@@ -20,7 +20,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-ROOT = Path(__file__).parents[2]
+from tests import ROOT
+
 PAGES = [ROOT / "README.md", *sorted(ROOT.glob("docs/*.md"))]
 NOT_CODE = {"", "text", "mermaid", "csv", "latex", "html", "diff"}
 SLOW = {"run", "sweep", "audit", "attack", "export"}  # verbs that take seconds

@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import re
-import sys
-from pathlib import Path
+
+from make_configuration_reference import FILE, reference
 
 from ffalora_cli.cli import catalogue
 from ffalora_cli.config.build import leaf_keys
-
-ROOT = Path(__file__).parents[2]
-sys.path.append(str(ROOT / "scripts"))
-from make_configuration_reference import FILE, reference  # noqa: E402
 
 
 def test_the_page_is_up_to_date():

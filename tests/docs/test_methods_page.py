@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 
 from ffalora_cli.cli import catalogue
 from ffalora_cli.methods import registry
+from tests import ROOT
 
-PAGE = (Path(__file__).parents[2] / "docs" / "methods.md").read_text(encoding="utf-8")
+PAGE = (ROOT / "docs" / "methods.md").read_text(encoding="utf-8")
 LETTERS = {"lora_a": "A", "lora_b": "B"}
 
 
 def row(name: str) -> str:
     """The row of a method, as it has to stand there."""
     method = registry.get(name)
-    odd, even = (" and ".join(LETTERS[f] for f in method.trainable(round)) for round in (1, 2))
+    odd, even = (" and ".join(LETTERS[f] for f in method.exchange(n).trained) for n in (1, 2))
     trains = odd if odd == even else f"{odd} (odd rounds), {even} (even)"
     refused = sorted({"none", "row", "text", "column", "client"} - method.units)
     formulas = (

@@ -7,11 +7,11 @@ import shutil
 import subprocess
 import tomllib
 from importlib.resources import files
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
+from tests import ROOT
+
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 
 
@@ -35,6 +35,17 @@ def test_configs_are_found_as_a_package_and_all_are_shipped():
     assert len(matched) > 10
     for path in matched:
         assert installed.joinpath(*path.relative_to(configs).parts).is_file()
+
+
+def test_every_file_of_a_package_that_is_no_code_is_shipped():
+    shipped = {
+        file
+        for package, patterns in PROJECT["tool"]["setuptools"]["package-data"].items()
+        for pattern in patterns
+        for file in ROOT.joinpath(*package.split(".")).glob(pattern)
+    }
+    others = {f for f in (ROOT / "ffalora_cli").rglob("*") if f.suffix not in (".py", ".pyc", "")}
+    assert others == shipped and {"page.html", "published.csv"} <= {file.name for file in others}
 
 
 @pytest.mark.skipif(shutil.which("make") is None, reason="needs make")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import shlex
-from pathlib import Path
 
 import pytest
 
@@ -13,8 +12,9 @@ from ffalora_cli.cli.jobs import plan
 from ffalora_cli.cli.overrides import split_space
 from ffalora_cli.cli.search import _check_space
 from ffalora_cli.sweep.launchers.base import names, open_launcher
+from tests import ROOT
 
-TEXT = Path(__file__).parents[2].joinpath("docs/sweeps.md").read_text(encoding="utf-8")
+TEXT = ROOT.joinpath("docs/sweeps.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```bash\n(.*?)```", TEXT, flags=re.DOTALL)
 LINES = [line for block in BLOCKS for line in block.splitlines()]
 SWEEPS = [line for line in LINES if line.startswith("ffalora sweep")]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -44,7 +45,7 @@ class Silent:
 def run(*overrides, again=False):
     (job,) = plan(list(overrides))
     seen = Silent()
-    summary = experiment.run(job.config, job.resolved, job.signature, seen, again=again)
+    summary = experiment.run(replace(job, again=again), seen)
     return summary, seen
 
 
@@ -53,7 +54,12 @@ def tiny_folder(tmp_path_factory) -> str:
     return save_tiny_bert(tmp_path_factory.mktemp("tiny_bert"))
 
 
-@pytest.mark.parametrize("name", EXPERIMENTS)
+QUICK = {"quickstart", "sst2_cpu", "glue_sst2", "glue_sst2_dp", "glue_mnli_dp"}
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=() if n in QUICK else pytest.mark.slow) for n in EXPERIMENTS]
+)
 def test_every_experiment_runs_a_round(name, tiny_folder, tmp_path):
     if name != "quickstart" and DATA is None:
         pytest.skip("FFALORA_DATA is not set")
@@ -99,9 +105,20 @@ CHOICES = [
 ]
 
 
-@pytest.mark.parametrize(("group", "option", "needs"), CHOICES, ids=lambda v: str(v)[:20])
+TASKS = {"bbc_news", "trec", "banking77", "mnli", "cola"}  # of the others' kinds
+
+
+@pytest.mark.parametrize(
+    ("group", "option", "needs"),
+    [
+        pytest.param(*c, marks=pytest.mark.slow if c[0] == "task" and c[1] not in TASKS else ())
+        for c in CHOICES
+    ],
+    ids=lambda v: str(v)[:20],
+)
 def test_every_option_runs_a_round(group, option, needs, tiny_folder, tmp_path):
     packaged = (group != "task" and "task=sst2" not in needs) or option == "bbc_news"
+    needs = [*needs, *([] if group == "privacy" else ["privacy.accountant=rdp"])]
     if not packaged and DATA is None:
         pytest.skip("FFALORA_DATA is not set")
     summary, seen = run(
@@ -123,6 +140,7 @@ REAL = [
     "federation.local_steps=2",
     "federation.local_batch_size=8",
     "task.max_length=32",
+    "evaluation.max_examples=64",
 ]
 
 

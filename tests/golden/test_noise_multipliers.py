@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import pytest
 
-from ffalora_cli.privacy.accountants import epsilon
-from ffalora_cli.privacy.calibrate import epsilon_of, noise_multiplier
+from ffalora_cli.privacy.accountant import Accountant
 from ffalora_cli.privacy.schedule import planned_rounds
 
 TARGETS = (6.0, 3.0, 1.0)
@@ -39,11 +38,6 @@ FAST_LONG = {("sst2", 6.0), ("qnli", 3.0)} | {
 FAST_SHORT = {("sst2", 1.0), ("qnli", 1.0)}
 
 
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("FFALORA_CACHE", str(tmp_path))
-
-
 def cells(table, steps, fast):
     for name, (rate, pld, _) in table.items():
         for target, noise in zip(TARGETS, pld, strict=True):
@@ -57,30 +51,34 @@ def cells(table, steps, fast):
     [*cells(LONG, 10_000, FAST_LONG), *cells(SHORT, 1_000, FAST_SHORT)],
 )
 def test_pld_cell(rate, steps, target, noise):
-    found = noise_multiplier("pld", target, DELTA, rate, steps)
+    found = Accountant("pld", DELTA).noise_for(target, rate, steps)
     assert found == pytest.approx(noise, rel=1e-4)  # the goal is 5e-4
-    assert 0.999 * target <= epsilon_of("pld", found, rate, steps, DELTA) <= target
+    assert 0.999 * target <= Accountant("pld", DELTA).epsilon([(found, rate, steps)]) <= target
 
 
 @pytest.mark.parametrize("steps", [10_000, 1_000])
 def test_rdp_cells(steps):
     for rate, _, rdp in (LONG if steps == 10_000 else SHORT).values():
         for target, noise in zip(TARGETS, rdp, strict=True):
-            found = noise_multiplier("rdp", target, DELTA, rate, steps)
+            found = Accountant("rdp", DELTA).noise_for(target, rate, steps)
             assert found == pytest.approx(noise, rel=2e-5)
-            assert 0.999 * target <= epsilon_of("rdp", found, rate, steps, DELTA) <= target
+            assert (
+                0.999 * target <= Accountant("rdp", DELTA).epsilon([(found, rate, steps)]) <= target
+            )
 
 
 def test_prv_cells():
     for target, noise in zip(TARGETS, (0.949530, 1.431488, 3.443587), strict=True):
-        assert noise_multiplier("prv", target, DELTA, SST2, 10_000) == pytest.approx(
+        assert Accountant("prv", DELTA).noise_for(target, SST2, 10_000) == pytest.approx(
             noise, rel=1e-4
         )
 
 
 def test_true_epsilon_of_the_papers_noise():
     for noise, true in zip((0.989210, 1.513506, 3.691572), (5.524, 2.760, 0.914), strict=True):
-        assert epsilon("pld", [(noise, SST2, 10_000)], DELTA) == pytest.approx(true, abs=6e-4)
+        assert Accountant("pld", DELTA).epsilon([(noise, SST2, 10_000)]) == pytest.approx(
+            true, abs=6e-4
+        )
 
 
 UNIT_VECTORS = [  # noise multiplier, rate, steps, delta, PLD at interval 1e-5, Opacus RDP
@@ -95,14 +93,14 @@ UNIT_VECTORS = [  # noise multiplier, rate, steps, delta, PLD at interval 1e-5, 
 
 @pytest.mark.parametrize(("noise", "rate", "steps", "delta", "pld", "rdp"), UNIT_VECTORS)
 def test_unit_vector(noise, rate, steps, delta, pld, rdp):
-    ours = epsilon("pld", [(noise, rate, steps)], delta)
+    ours = Accountant("pld", delta).epsilon([(noise, rate, steps)])
     assert pld - 2e-6 <= ours <= pld * (1 + 1e-4)  # the wider grid only adds
-    assert epsilon("rdp", [(noise, rate, steps)], delta) == pytest.approx(rdp, abs=1e-6)
+    assert Accountant("rdp", delta).epsilon([(noise, rate, steps)]) == pytest.approx(rdp, abs=1e-6)
 
 
 @pytest.mark.slow
 def test_finer_grid_gives_the_finer_oracle():
-    fine = epsilon("pld", [(2.0, 0.2, 50)], 1e-6, interval=1e-5)
+    fine = Accountant("pld", 1e-6, interval=1e-5).epsilon([(2.0, 0.2, 50)])
     assert fine == pytest.approx(3.974406, abs=1e-6)
 
 
@@ -118,7 +116,9 @@ def test_trajectory():
         10_000: 6.00000,
     }
     for steps, value in oracle.items():
-        assert epsilon("pld", [(0.948725, SST2, steps)], DELTA) == pytest.approx(value, abs=1e-5)
+        assert Accountant("pld", DELTA).epsilon([(0.948725, SST2, steps)]) == pytest.approx(
+            value, abs=1e-5
+        )
 
 
 @pytest.mark.parametrize(
@@ -142,7 +142,7 @@ def test_trajectory():
     ],
 )
 def test_one_noise_for_unequal_clients(rows, column, value):
-    found = epsilon("pld", [(SST2_NOISE[column], 200 / rows, 10_000)], DELTA)
+    found = Accountant("pld", DELTA).epsilon([(SST2_NOISE[column], 200 / rows, 10_000)])
     digits = 0.5 if value == int(value) else 0.05 if value in (5.4, 18.1) else 0.006
     assert found == pytest.approx(value, abs=max(digits, 1e-3 * value))
 
@@ -159,7 +159,7 @@ def test_participation(share, rounds, values, planned, bounds):
     assert planned_rounds(1000, share) == planned
     for noise, value, bound in zip(SST2_NOISE, values, bounds, strict=True):
         for count, oracle in ((rounds, value), (planned, bound)):
-            found = epsilon("pld", [(noise, SST2, count * 10)], DELTA)
+            found = Accountant("pld", DELTA).epsilon([(noise, SST2, count * 10)])
             assert found == pytest.approx(oracle, abs=6e-4)
 
 
@@ -189,13 +189,13 @@ CLIENT_LEVEL = [  # rate, rounds, delta, noise multipliers at epsilon 6 / 3 / 1
     ],
 )
 def test_client_level(rate, rounds, delta, target, noise):
-    found = noise_multiplier("pld", target, delta, rate, rounds)
+    found = Accountant("pld", delta).noise_for(target, rate, rounds)
     assert found == pytest.approx(noise, rel=2e-4)  # four decimals; the goal is 1e-3
-    assert epsilon_of("pld", found, rate, rounds, delta) <= target
+    assert Accountant("pld", delta).epsilon([(found, rate, rounds)]) <= target
 
 
 def test_one_gaussian_release_is_analytic():
     oracle = zip((0.5, 1, 3, 6), (7.0318, 3.7306, 1.3906, 0.7636), strict=True)
     for target, noise in oracle:
-        found = noise_multiplier("pld", float(target), DELTA, 1.0, 1)
+        found = Accountant("pld", DELTA).noise_for(float(target), 1.0, 1)
         assert found == pytest.approx(noise, rel=2e-4)

@@ -10,16 +10,12 @@ import math
 
 import pytest
 
-from ffalora_cli.privacy.accountants import FINE, epsilon
+from ffalora_cli.privacy.accountant import Accountant
+from ffalora_cli.privacy.accountants import FINE
 from ffalora_cli.privacy.sampling import replace_one_poisson, uses, without_replacement
 from ffalora_cli.privacy.tuning import epsilon_of_search, tuned_epsilon
 
 DELTA, STEPS = 1e-5, 10_000
-
-
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path_factory, monkeypatch):
-    monkeypatch.setenv("FFALORA_CACHE", str(tmp_path_factory.mktemp("cache")))
 
 
 ROWS = {"sst2": 67_349, "qnli": 104_743, "qqp": 363_846, "mnli": 392_702}
@@ -62,12 +58,12 @@ def test_fixed_size_replace_one(task):
     rate = 600 / ROWS[task]
     for noise, value in zip(NOISE[task], FIXED[task], strict=True):
         assert without_replacement([(noise, rate, STEPS)], DELTA) == pytest.approx(value, abs=1e-3)
-        claimed = epsilon("rdp", [(2 * noise, rate, STEPS)], DELTA, sampling="fixed")
+        claimed = Accountant("rdp", DELTA, sampling="fixed").epsilon([(2 * noise, rate, STEPS)])
         assert claimed == pytest.approx(value, abs=1e-3)  # two clips, so twice the noise
 
 
 def test_fixed_size_of_all_rows_is_a_gaussian_of_sensitivity_two():
-    ours = epsilon("rdp", [(4.0, 1.0, 9)], DELTA, sampling="fixed")
+    ours = Accountant("rdp", DELTA, sampling="fixed").epsilon([(4.0, 1.0, 9)])
     # Renyi of T Gaussians: order * T * (2 / noise)^2 / 2; best order in a fine search
     best = math.inf
     for i in range(1, 20_000):
@@ -82,7 +78,7 @@ def test_shuffled_epochs_have_no_amplification(task):
     rate = 600 / ROWS[task]
     assert uses(rate, STEPS) == EPOCHS[task]
     for noise, value in zip(NOISE[task], ONCE_AN_EPOCH[task], strict=True):
-        found = epsilon("pld", [(noise, rate, STEPS)], DELTA, sampling="shuffled")
+        found = Accountant("pld", DELTA, sampling="shuffled").epsilon([(noise, rate, STEPS)])
         assert found == pytest.approx(value, rel=1e-4)
 
 
@@ -110,15 +106,15 @@ def test_tuning(noise, four, twelve, poisson):
 def test_twelve_runs_composed(noise, value):
     """A grid of 12, trial by trial."""
     run = [(noise, 600 / 67_349, STEPS)]
-    found = epsilon_of_search("rdp", "poisson", [run], DELTA, 12, "fixed")
+    found = epsilon_of_search(Accountant("rdp", DELTA), [run], 12, "fixed")
     assert found == pytest.approx(value, rel=5e-4)
-    assert epsilon("rdp", [(noise, 600 / 67_349, 12 * STEPS)], DELTA) == found
+    assert Accountant("rdp", DELTA).epsilon([(noise, 600 / 67_349, 12 * STEPS)]) == found
 
 
 def test_a_search_over_a_row_on_two_clients_is_paid_for_both():
     """14.533 by dp-accounting for noise 0.98920, q = 200 / 22450; one client alone: 10.581."""
     one = (0.98920, 200 / 22_450, STEPS)
-    found = epsilon_of_search("rdp", "poisson", [[one], [one, one]], DELTA, 12.0, "geometric")
+    found = epsilon_of_search(Accountant("rdp", DELTA), [[one], [one, one]], 12.0, "geometric")
     assert found == pytest.approx(14.5334, abs=1e-3)
 
 
@@ -127,4 +123,4 @@ def test_a_search_over_a_row_on_two_clients_is_paid_for_both():
     [(9.6896, 0.353), (4.8448, 0.751), (1.6149, 2.533), (0.8075, 5.618), (0.4845, 10.394)],
 )
 def test_true_epsilon_of_the_classical_formula(noise, value):
-    assert epsilon("pld", [(noise, 1.0, 1)], DELTA) == pytest.approx(value, abs=1.5e-3)
+    assert Accountant("pld", DELTA).epsilon([(noise, 1.0, 1)]) == pytest.approx(value, abs=1.5e-3)

@@ -19,6 +19,7 @@ SMALL = [
     "federation.local_steps=1",
     "federation.local_batch_size=4",
     "federation.eval_every=50",
+    "evaluation.max_examples=64",
 ]
 
 
@@ -66,7 +67,7 @@ def test_dropouts_stragglers_and_median_end_to_end(tmp_path):
     typed += ["federation.dropout_rate=0.4", "federation.straggler_rate=0.3"]
     (job,) = plan(typed)
     seen = Notes()
-    summary = experiment.run(job.config, job.resolved, job.signature, seen)
+    summary = experiment.run(job, seen)
     assert any("cannot tell them apart" in note for note in seen.notes)
     rounds = read_run(summary["run_dir"]).rounds[1:]
     dropped = [r.metrics["train/dropped_clients"] for r in rounds]
@@ -88,7 +89,7 @@ def test_a_rejection_is_in_the_records(tmp_path, monkeypatch):
     monkeypatch.setattr(Simulation, "__post_init__", with_an_adversary)
     (job,) = plan([*SMALL, "federation.rounds=2", "privacy=none", f"paths.runs={tmp_path}"])
     seen = Notes()
-    summary = experiment.run(job.config, job.resolved, job.signature, seen)
+    summary = experiment.run(job, seen)
     records = read_run(summary["run_dir"]).rounds
     for record in records[1:]:
         assert record.rejected == ({"client": 1, "reason": "unreadable"},)

@@ -1,8 +1,6 @@
 from __future__ import annotations
 
 import math
-import sys
-from pathlib import Path
 
 import dp_accounting
 import pytest
@@ -11,14 +9,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ffalora_cli.config.errors import ConfigError
-from ffalora_cli.privacy.accountants import COARSE, epsilon, library
+from ffalora_cli.privacy.accountant import Accountant
+from ffalora_cli.privacy.accountants import COARSE
 from ffalora_cli.privacy.assumptions import tuning
-from ffalora_cli.privacy.calibrate import epsilon_of, noise_multiplier
 from ffalora_cli.privacy.plan import make_plan
 from ffalora_cli.privacy.shared_rows import SharedRows
-
-sys.path.append(str(Path(__file__).parents[1] / "unit"))
-from privacy_cases import federation, privacy
+from tests.unit.privacy_cases import federation, privacy
 
 noises = st.floats(0.7, 5.0)
 rates = st.floats(1e-3, 0.05)
@@ -32,40 +28,39 @@ few = settings(
 )
 
 
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("FFALORA_CACHE", str(tmp_path))
-
-
 @few
 @given(noises, rates, counts, deltas)
 def test_pld_is_below_prv_and_rdp(noise, rate, steps, delta):
     history = [(noise, rate, steps)]
-    pld = epsilon("pld", history, delta)
-    prv = epsilon("prv", history, delta)
+    pld = Accountant("pld", delta).epsilon(history)
+    prv = Accountant("prv", delta).epsilon(history)
     assert prv - 0.02 <= pld <= prv
-    assert pld <= epsilon("rdp", history, delta)
-    assert pld <= epsilon("pld", history, delta, interval=COARSE)
+    assert pld <= Accountant("rdp", delta).epsilon(history)
+    assert pld <= Accountant("pld", delta, interval=COARSE).epsilon(history)
 
 
 @few
 @given(noises, rates, counts, deltas, st.floats(1.01, 2.0))
 def test_epsilon_moves_the_right_way(noise, rate, steps, delta, more):
     for accountant in ("pld", "rdp"):
-        base = epsilon(accountant, [(noise, rate, steps)], delta)
-        assert epsilon(accountant, [(noise * more, rate, steps)], delta) <= base
-        assert epsilon(accountant, [(noise, min(1.0, rate * more), steps)], delta) >= base
-        assert epsilon(accountant, [(noise, rate, math.ceil(steps * more))], delta) >= base
-        assert epsilon(accountant, [(noise, rate, steps)], delta / more) >= base
+        base = Accountant(accountant, delta).epsilon([(noise, rate, steps)])
+        assert Accountant(accountant, delta).epsilon([(noise * more, rate, steps)]) <= base
+        assert (
+            Accountant(accountant, delta).epsilon([(noise, min(1.0, rate * more), steps)]) >= base
+        )
+        assert (
+            Accountant(accountant, delta).epsilon([(noise, rate, math.ceil(steps * more))]) >= base
+        )
+        assert Accountant(accountant, delta / more).epsilon([(noise, rate, steps)]) >= base
 
 
 @few
 @given(st.floats(0.5, 8.0), rates, st.integers(10, 5_000), st.sampled_from(["pld", "rdp"]))
 def test_calibration_ends_just_below_its_target(target, rate, steps, accountant):
-    noise = noise_multiplier(accountant, target, 1e-5, rate, steps)
-    assert 0.999 * target <= epsilon_of(accountant, noise, rate, steps, 1e-5) <= target
+    noise = Accountant(accountant, 1e-5).noise_for(target, rate, steps)
+    assert 0.999 * target <= Accountant(accountant, 1e-5).epsilon([(noise, rate, steps)]) <= target
     # 1e-5 from the root: a hair less noise passes the target
-    assert epsilon_of(accountant, noise * (1 - 1.2e-5), rate, steps, 1e-5) > target
+    assert Accountant(accountant, 1e-5).epsilon([(noise * (1 - 1.2e-5), rate, steps)]) > target
 
 
 @few
@@ -105,42 +100,44 @@ def test_mixed_histories_equal_the_library_step_by_step(history):
         event = dp_accounting.PoissonSampledDpEvent(rate, dp_accounting.GaussianDpEvent(noise))
         oracle.compose(dp_accounting.SelfComposedDpEvent(event, steps))
     wanted = oracle.get_epsilon(1e-5)
-    assert epsilon("pld", history, 1e-5) == pytest.approx(wanted, abs=1e-7)
+    assert Accountant("pld", 1e-5).epsilon(history) == pytest.approx(wanted, abs=1e-7)
     split = [(n, q, 1) for n, q, _ in history] + [(n, q, t - 1) for n, q, t in history]
     for accountant in ("pld", "rdp"):  # run-length coding and order change nothing
-        whole = epsilon(accountant, history, 1e-5)
-        assert epsilon(accountant, split[::-1], 1e-5) == pytest.approx(whole, abs=1e-7)
+        whole = Accountant(accountant, 1e-5).epsilon(history)
+        assert Accountant(accountant, 1e-5).epsilon(split[::-1]) == pytest.approx(whole, abs=1e-7)
 
 
 @pytest.mark.parametrize("accountant", ["pld", "rdp", "prv"])
 def test_edges(accountant):
-    assert epsilon(accountant, [], 1e-5) == 0.0
-    assert epsilon(accountant, [(1.0, 0.0, 10), (1.0, 0.5, 0), (0.0, 0.5, 0)], 1e-5) == 0.0
-    assert epsilon(accountant, [(0.0, 0.01, 1)], 1e-5) == math.inf
-    assert epsilon(accountant, [(1.0, 0.01, 5), (0.0, 1.0, 1)], 1e-5) == math.inf
+    assert Accountant(accountant, 1e-5).epsilon([]) == 0.0
+    assert (
+        Accountant(accountant, 1e-5).epsilon([(1.0, 0.0, 10), (1.0, 0.5, 0), (0.0, 0.5, 0)]) == 0.0
+    )
+    assert Accountant(accountant, 1e-5).epsilon([(0.0, 0.01, 1)]) == math.inf
+    assert Accountant(accountant, 1e-5).epsilon([(1.0, 0.01, 5), (0.0, 1.0, 1)]) == math.inf
     # rate one: T steps are one Gaussian with noise / sqrt(T)
-    many = epsilon(accountant, [(30.0, 1.0, 900)], 1e-5)
-    assert many == pytest.approx(epsilon(accountant, [(1.0, 1.0, 1)], 1e-5), rel=1e-6)
+    many = Accountant(accountant, 1e-5).epsilon([(30.0, 1.0, 900)])
+    assert many == pytest.approx(Accountant(accountant, 1e-5).epsilon([(1.0, 1.0, 1)]), rel=1e-6)
     assert 4.37 < many < 4.73
     for history in ([(-1.0, 0.1, 1)], [(1.0, 1.1, 1)], [(1.0, 0.1, -1)], [(math.nan, 0.1, 1)]):
         with pytest.raises(ValueError, match="not a step"):
-            epsilon(accountant, history, 1e-5)
+            Accountant(accountant, 1e-5).epsilon(history)
     for delta in (0.0, 1.0, -1e-5, math.nan):
         with pytest.raises(ConfigError, match=r"privacy\.delta"):
-            epsilon(accountant, [(1.0, 0.1, 1)], delta)
+            Accountant(accountant, delta).epsilon([(1.0, 0.1, 1)])
 
 
 def test_absurd_epsilon_is_infinite_not_an_error():
-    assert epsilon("pld", [(1.428176, 0.5, 10_000)], 1e-5) == math.inf
+    assert Accountant("pld", 1e-5).epsilon([(1.428176, 0.5, 10_000)]) == math.inf
 
 
 def test_gdp_is_refused_and_misspellings_are_named():
     with pytest.raises(ConfigError, match="refused"):
-        epsilon("gdp", [(1.0, 0.1, 1)], 1e-5)
+        Accountant("gdp", 1e-5).epsilon([(1.0, 0.1, 1)])
     with pytest.raises(ConfigError, match="did you mean 'rdp'"):
-        epsilon("rpd", [(1.0, 0.1, 1)], 1e-5)
+        Accountant("rpd", 1e-5).epsilon([(1.0, 0.1, 1)])
 
 
 def test_library_names_a_version():
-    assert library("pld").split()[0] == "dp-accounting"
-    assert library("rdp") == library("prv")
+    assert Accountant("pld", 1e-5).library.split()[0] == "dp-accounting"
+    assert Accountant("rdp", 1e-5).library == Accountant("prv", 1e-5).library

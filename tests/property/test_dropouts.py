@@ -1,4 +1,4 @@
-"""500 random schedules of dropouts and stragglers; each client pays for what it computed."""
+"""Random schedules of dropouts and stragglers; each client pays for what it computed."""
 
 from __future__ import annotations
 
@@ -6,10 +6,12 @@ import dataclasses
 from functools import cache
 
 import numpy as np
+import pytest
 import torch
 
 from ffalora_cli.engine.job import LocalResult
 from ffalora_cli.federation import dropouts
+from ffalora_cli.federation.tensors import initial_state
 from ffalora_cli.privacy.spent import spent
 from tests.arrivals import CLIENT, CLIENTS, EXAMPLE, FEDERATION, NONE, SIZES, federate
 
@@ -42,12 +44,13 @@ def oracle_epsilon(noise: float, rate: float, steps: int) -> float:
     return accountant.get_epsilon(1e-5)
 
 
-def test_five_hundred_schedules_complete_and_charge_each_client_its_own():
+@pytest.mark.parametrize("count", [100, pytest.param(500, marks=pytest.mark.slow)])
+def test_schedules_complete_and_charge_each_client_its_own(count):
     generator = np.random.default_rng(0)
     base = federate(privacy=EXAMPLE, engine=Nudge(), rounds=ROUNDS)
     plan, ledger = base.plan, type(base.privacy_ledger)
     empty_rounds = everybody = 0
-    for seed in range(500):
+    for seed in range(count):
         drop, late = generator.choice([0.0, 0.2, 0.5, 0.9, 0.99], 2)
         cohort = int(generator.integers(1, CLIENTS + 1))
         sim = base
@@ -61,9 +64,7 @@ def test_five_hundred_schedules_complete_and_charge_each_client_its_own():
         )
         sim.seed, sim.secret = seed, bytes([seed % 256, seed // 256])
         sim.privacy_ledger = ledger(plan.noise_multiplier, plan.accounted_rate)
-        sim.state = dataclasses.replace(
-            sim.state, tensors=dict(sim.network.initial), round=0, upload_norms=()
-        )
+        sim.state = initial_state(sim.network)
         computed = np.zeros(CLIENTS, dtype=int)
         for record in sim.rounds():
             ids = [line["client"] for line in record.clients]
@@ -76,7 +77,7 @@ def test_five_hundred_schedules_complete_and_charge_each_client_its_own():
             empty_rounds += not len(on_time)
             everybody += len(on_time) == cohort
         assert sim.state.round == ROUNDS
-        assert all(torch.isfinite(v).all() for v in sim.state.tensors.values())
+        assert all(torch.isfinite(v).all() for v in sim.tensors.values())
         steps = computed * FEDERATION.local_steps
         assert sim.privacy_ledger.steps_taken.tolist() == steps.tolist()
         epsilon = spent(plan, sim.privacy_ledger.steps_taken)
@@ -85,23 +86,23 @@ def test_five_hundred_schedules_complete_and_charge_each_client_its_own():
             for s, q, t in zip(plan.noise_multiplier, plan.sample_rate, steps, strict=True)
         ]
         np.testing.assert_allclose(epsilon, expected, rtol=1e-6)
-    assert empty_rounds > 100 and everybody > 100  # the schedules reach both ends
+    assert min(empty_rounds, everybody) > count / 5  # the schedules reach both ends
 
 
 def test_the_mean_is_over_arrivals_with_their_own_weights():
     """Value after a round = value before + weighted mean of (id + 1) over who arrived in time."""
     sim = federate(privacy=NONE, engine=Nudge(), dropout_rate=0.4, straggler_rate=0.3, rounds=30)
-    name = next(n for n in sim.state.tensors if n.endswith("lora_b"))
+    name = next(n for n in sim.tensors if n.endswith("lora_b"))
     arrivals = set()
     for round in range(1, 31):
-        before = sim.state.tensors[name]
+        before = sim.tensors[name]
         sim.play(round)
         everybody = np.arange(CLIENTS)
         here = everybody[~dropouts.absent(0, round, everybody, 0.4)]
         here = here[~dropouts.late(0, round, here, 0.3)]
         arrivals.add(len(here))
         moved = np.average(here + 1.0, weights=SIZES[here]) if len(here) else 0.0
-        assert abs(float((sim.state.tensors[name] - before).mean()) - moved) < 1e-4
+        assert abs(float((sim.tensors[name] - before).mean()) - moved) < 1e-4
     assert len(arrivals) > 3
 
 
@@ -115,9 +116,9 @@ def test_client_level_keeps_its_denominator_and_charges_everybody():
     )
     sim.plan = dataclasses.replace(sim.plan, noise_multiplier=np.full(CLIENTS, 1e-9))
     for round in range(1, 6):
-        before = sim.state.tensors
+        before = sim.tensors
         arrived = CLIENTS - sim.play(round).metrics["train/dropped_clients"]
-        change = torch.cat([(v - before[n]).flatten() for n, v in sim.state.tensors.items()])
+        change = torch.cat([(v - before[n]).flatten() for n, v in sim.tensors.items()])
         assert abs(float(change.norm()) - arrived / CLIENTS) < 1e-4  # each adds a unit vector / 7
         assert sim.privacy_ledger.steps_taken.tolist() == [round] * CLIENTS
 

@@ -6,16 +6,17 @@ import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from ffalora_cli.privacy.accountants import COARSE, epsilon
+from ffalora_cli.privacy.accountant import Accountant
+from ffalora_cli.privacy.accountants import COARSE
 
 
 def check(noise: float, rate: float, steps: int) -> None:
     """One random plan; those of an epsilon above 20 are not plans."""
     history = [(noise, rate, steps)]
-    assume(epsilon("pld", history, 1e-5, interval=COARSE) <= 20.0)
-    pld = epsilon("pld", history, 1e-5)
-    assert pld <= epsilon("prv", history, 1e-5) <= pld + 0.02
-    assert pld <= epsilon("rdp", history, 1e-5)
+    assume(Accountant("pld", 1e-5, interval=COARSE).epsilon(history) <= 20.0)
+    pld = Accountant("pld", 1e-5).epsilon(history)
+    assert pld <= Accountant("prv", 1e-5).epsilon(history) <= pld + 0.02
+    assert pld <= Accountant("rdp", 1e-5).epsilon(history)
 
 
 def plans(count: int):

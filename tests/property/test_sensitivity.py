@@ -32,7 +32,7 @@ QUICK = {
 
 def trained_by_methods(network):
     """Every set of tensors that some method trains in some round, with and without the head."""
-    kinds = {registry.get(name).trainable(round) for name in registry.names() for round in (1, 2)}
+    kinds = {registry.get(name).exchange(n).trained for name in registry.names() for n in (1, 2)}
     for factors in sorted(kinds):
         for head in (False, True):
             yield [s.name for s in network.specs if s.factor in factors or head * s.kind == "head"]

@@ -143,10 +143,10 @@ def test_a_missing_clip_is_noticed(audited, monkeypatch) -> None:
 @pytest.mark.parametrize(
     "overrides",
     [
-        ("method=lora",),
-        ("method=rolora",),
+        pytest.param(("method=lora",), marks=pytest.mark.slow),
+        pytest.param(("method=rolora",), marks=pytest.mark.slow),
         ("method=fedsa_lora",),
-        ("federation.local_optimizer=adamw",),
+        pytest.param(("federation.local_optimizer=adamw",), marks=pytest.mark.slow),
         ("federation.wire_dtype=bfloat16", "federation.local_momentum=0.9"),
     ],
     ids=" ".join,

@@ -11,6 +11,7 @@ from ffalora_cli.audit.inversion import (
     Noise,
     attack,
     basis,
+    check_attackable,
     distances,
     first_sites,
     label_counts_exact,
@@ -20,6 +21,8 @@ from ffalora_cli.audit.inversion import (
 )
 from ffalora_cli.config.errors import ConfigError
 from ffalora_cli.engine.stacked import StackedEngine
+from ffalora_cli.methods import registry
+from ffalora_cli.methods.base import Exchange, Method
 from tests.tiny import tiny_network
 
 NOISE = Noise(0.9487, 0.5)
@@ -32,7 +35,7 @@ def network():
 
 def shares(network, method, length, noise=None, rows=5):
     sentences = victims.random_sentences(rows, length, 0)
-    steps = [attack(network, sentences, row, method, noise, 0) for row in range(rows)]
+    steps = [attack(network, sentences, row, registry.get(method), noise, 0) for row in range(rows)]
     return recovered(network, steps).mean()
 
 
@@ -77,6 +80,18 @@ def test_lora_reveals_what_ffa_lora_does_not_and_privacy_hides_both(network) -> 
     assert shares(network, "ffa_lora", 12) <= 0.05
     for method in ("lora", "ffa_lora"):
         assert shares(network, method, 12, NOISE, rows=10) <= 0.02
+
+
+def test_methods_are_asked_what_they_send(network) -> None:
+    """FedSA keeps B, sends A, and gives away as much as LoRA; RoLoRA begins with B, as FFA-LoRA."""
+    assert shares(network, "fedsa_lora", 12, rows=3) == 1.0
+    assert shares(network, "rolora", 12, rows=3) <= 0.05
+
+    class Core(Method):
+        name, cycle = "core", ((Exchange(("lora_m",)),),)
+
+    with pytest.raises(ConfigError, match="--methods core: it uploads neither A nor B"):
+        check_attackable(Core())
 
 
 def test_the_head_tells_how_many_of_each_label(network) -> None:

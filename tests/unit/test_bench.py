@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,14 +13,10 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from ffalora_cli.models import layout
+from tests import ROOT
 from tests.tiny import TinyExamples, tiny_network
 
-SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
-
-
-@pytest.fixture(autouse=True)
-def scripts_on_path(monkeypatch):
-    monkeypatch.syspath_prepend(str(SCRIPTS))
+SCRIPTS = ROOT / "scripts"
 
 
 def counted(run):
@@ -97,7 +92,7 @@ def test_synthetic_lengths_are_those_of_sst2():
     np.testing.assert_array_equal(examples.ids, again.ids)
 
 
-@pytest.mark.parametrize("method", ["ffa", "lora"])
+@pytest.mark.parametrize("method", ["ffa", pytest.param("lora", marks=pytest.mark.slow)])
 def test_all_contestants_end_on_the_same_adapters(method, capsys):
     import bench
 

@@ -25,7 +25,7 @@ def test_clients_without_tensors_of_their_own_repeat_no_global_accuracy(tmp_path
              f"paths.runs={tmp_path / 'runs'}", f"paths.cache={tmp_path}", "privacy=none",
              "federation.eval_clients=true"]  # fmt: skip
     (job,) = plan([*typed, *(["head.mode=personal"] if personal else [])])
-    experiment.run(job.config, job.resolved, job.signature, Silent())
+    experiment.run(job, Silent())
     (folder,) = (tmp_path / "runs").iterdir()
     last = read_run(folder).rounds[-1]
     of_clients = {name for name in last.metrics if "client" in name or "personalized" in name}

@@ -1,4 +1,4 @@
-"""G24: bad uploads x combination rules. Each is left out, named, charged, and changes nothing."""
+"""Bad uploads x combination rules. Each is left out, named, charged, and changes nothing."""
 
 from __future__ import annotations
 
@@ -148,10 +148,10 @@ def test_a_bad_upload_is_named_charged_and_without_effect(case, federation):
     assert record.rejected == ({"client": BAD, "reason": reason},)
     assert record.metrics["train/rejected_uploads"] == 1.0
     assert (sim.privacy_ledger.steps_taken == 4).all()
-    result = sim.state.tensors
+    result = sim.tensors
     assert all(torch.isfinite(value).all() for value in result.values())
     play_with(sim, state, lambda sent: b"")  # whatever it sent, the others' result is the same
-    assert all(torch.equal(sim.state.tensors[name], value) for name, value in result.items())
+    assert all(torch.equal(sim.tensors[name], value) for name, value in result.items())
 
 
 def test_the_cases_meet_every_reason():
@@ -179,7 +179,7 @@ def test_weights_are_the_servers_own_and_renormalised_over_what_counts():
     weights = SIZES[honest] / SIZES[honest].sum()
     for name in uploads[0]:
         expected = np.tensordot(weights, [uploads[c][name] for c in honest], axes=1)
-        assert np.abs(sim.state.tensors[name].numpy() - expected).max() < 1e-7
+        assert np.abs(sim.tensors[name].numpy() - expected).max() < 1e-7
 
 
 @pytest.mark.parametrize("method", ["fedex_lora", "fedsvd", "fedsa_lora", "rolora", "lora"])
@@ -188,7 +188,7 @@ def test_every_method_leaves_a_bad_upload_out(method):
     sim.corrupt = spoil(one(torch.nan))
     for record in sim.rounds():
         assert [dict(r) for r in record.rejected] == [{"client": BAD, "reason": "nonfinite"}]
-    assert all(torch.isfinite(value).all() for value in sim.state.tensors.values())
+    assert all(torch.isfinite(value).all() for value in sim.tensors.values())
 
 
 def test_honest_rounds_reject_nobody():
@@ -222,9 +222,9 @@ def test_too_few_usable_uploads_end_the_run_and_keep_the_last_model():
     assert sim.state is kept
     everybody = federate(min_clients=0)
     everybody.corrupt = lambda round, client, sent: b""
-    before = everybody.state.tensors
+    before = everybody.tensors
     assert len(everybody.play(1).rejected) == CLIENTS
-    assert all(torch.equal(everybody.state.tensors[n], v) for n, v in before.items())
+    assert all(torch.equal(everybody.tensors[n], v) for n, v in before.items())
 
 
 def test_under_client_level_privacy_a_rejected_upload_counts_as_zero():
@@ -232,16 +232,16 @@ def test_under_client_level_privacy_a_rejected_upload_counts_as_zero():
     settings = {"privacy": CLIENT, "weights": "uniform"}
     sim = federate(**settings)
     uploads = captured(sim, 1)
-    whole = sim.state.tensors
+    whole = sim.tensors
     sim = federate(**settings)
-    before = sim.state.tensors
+    before = sim.tensors
     sim.corrupt = spoil(one(torch.inf))
     assert len(sim.play(1).rejected) == 1
     update = {n: v - before[n].double().numpy() for n, v in uploads[BAD].items()}
     length = np.sqrt(sum((v**2).sum() for v in update.values()))
     share = min(1.0, 0.05 / length) / CLIENTS
     for name, value in update.items():
-        gap = (whole[name] - sim.state.tensors[name]).double().numpy()
+        gap = (whole[name] - sim.tensors[name]).double().numpy()
         assert np.abs(gap - share * value).max() < 1e-7
     huge = federate(**settings)
     huge.corrupt = spoil(with_values(lambda v: v * 0 + 1e30))  # clipped, not compared with others

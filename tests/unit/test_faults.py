@@ -6,16 +6,11 @@ import errno
 import os
 import shutil
 import signal
-import sys
 import time
-from pathlib import Path
-
-import pytest
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
 
 import chaos_breaks as breaks
 import chaos_workload as chaos
+import pytest
 
 from ffalora_cli.cli.signals import stop_on_signals
 from ffalora_cli.experiment.session import Session

@@ -92,7 +92,7 @@ def test_epsilons_of_different_kinds_share_no_axis(tmp_path, seeds):
     other = made_run(tmp_path, ["seed=3"], FIRST, privacy=statement(delta=1e-6))
     stopped = made_run(tmp_path, ["seed=5"], FIRST[:2], finished=False)
     assert epsilon_terms([*seeds, stopped]) == "unit text, add/remove one, delta 1e-05"
-    with pytest.raises(ConfigError, match="share no axis"):
+    with pytest.raises(ConfigError, match="cannot share an axis"):
         epsilon_terms([*seeds, other])
 
 
@@ -205,7 +205,9 @@ def test_pareto_has_a_point_for_each_epsilon_and_leaves_out_the_unfinished(tmp_p
         made_run(tmp_path, ["seed=4"], [0.1], finished=False),
     ]
     with styled():
-        picture = pareto.draw(group_runs(runs, untold="privacy"), "uplink_bytes", "eval/accuracy")
+        picture = pareto.draw(
+            group_runs(runs, unlabelled="privacy"), "uplink_bytes", "eval/accuracy"
+        )
     rows = [(row["group"], row["epsilon"], row["runs"], row["best"]) for row in picture.rows]
     assert rows == [("ffa_lora", 9.0, 2, 1), ("ffa_lora", None, 1, 1), ("lora", 9.0, 1, 0)]
     assert picture.rows[0]["eval/accuracy"] == pytest.approx(0.75)

@@ -43,7 +43,7 @@ class Slow:
 
 def test_seconds_are_those_of_the_engine_and_the_state_stays(parts, monkeypatch):
     monkeypatch.setattr(measurement, "ENOUGH", 600.0)  # however busy the machine is
-    before = {n: v.clone() for n, v in parts.simulation.state.tensors.items()}
+    before = {n: v.clone() for n, v in parts.simulation.tensors.items()}
     network = parts.simulation.network
     bases = {s.name: network.model.get_submodule(s.name).base.weight.clone() for s in network.sites}
     engine = Slow(parts.simulation.engine, 0.2)
@@ -53,7 +53,7 @@ def test_seconds_are_those_of_the_engine_and_the_state_stays(parts, monkeypatch)
     assert found.step_seconds >= 0.2 and found.error >= measurement.LEAST_ERROR
     assert found.token_seconds > 0 and found.round_seconds >= 0
     assert parts.simulation.state.round == 0
-    assert all(torch.equal(parts.simulation.state.tensors[n], v) for n, v in before.items())
+    assert all(torch.equal(parts.simulation.tensors[n], v) for n, v in before.items())
     for name, value in bases.items():  # FedEx-LoRA's merges went in and came out again
         assert torch.equal(network.model.get_submodule(name).base.weight, value)
 

@@ -50,7 +50,7 @@ def produced(tmp_path_factory) -> dict[str, set[str]]:
         source = ["model=auto", f"model.source={model}", f"paths.runs={folder}", "debug=tiny"]
         (job,) = plan([*source, "privacy.accountant=rdp", *typed])
         seen = Collector()
-        experiment.run(job.config, job.resolved, job.signature, seen)
+        experiment.run(job, seen)
         found[name] = seen.names
     return found
 

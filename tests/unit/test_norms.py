@@ -102,11 +102,10 @@ def test_of_two_honest_clients_one_may_have_learnt_already():
     """
     sim = federate("fedsa_lora", num_clients=2, local_lr=0.1)
     sim.clients = ClientRows(np.arange(64), np.array([0, 32, 64]))
-    sim.state.tensors.update(
-        {name: 20 * value for name, value in sim.state.tensors.items() if name.startswith("head.")}
-    )
+    head = {name: 20 * value for name, value in sim.tensors.items() if name.startswith("head.")}
+    sim.network.initial.update(head)
     examples = TinyExamples(64)
-    right, _ = predict(sim.network, examples, sim.state.tensors, 64)
+    right, _ = predict(sim.network, examples, sim.tensors, 64)
     examples.labels = np.concatenate([right[:32], (right[32:] + 1) % 3])
     sim.engine = build_engine("stacked", sim.network, examples, 64)
     seen = []

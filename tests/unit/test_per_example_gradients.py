@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from ffalora_cli.engine.reference import LoraLinear
+from ffalora_cli.engine.reference import AdaptedLayer
 from ffalora_cli.engine.stacked import StackedEngine
-from tests.tiny import FAMILIES, TinyExamples, tiny_network
+from ffalora_cli.models.adapters import replace
+from tests.tiny import MODELS, TinyExamples, tiny_network
 
 ROWS, CLIENTS = 11, 3
 
@@ -54,15 +55,12 @@ def opacus(network, examples, trained, common, slots, rows):
     found = {name: torch.zeros(len(rows), *v.shape[1:]) for name, v in trained.items()}
     for slot in range(CLIENTS):
         chosen = np.flatnonzero(slots == slot)
-        model = copy.deepcopy(network.plain)
-        parameters = {}
+        model, form = copy.deepcopy(network.plain), network.form
+        parameters = {n: torch.nn.Parameter(v) for n, v in network.initial.items()}
         for site in network.sites:
-            parent, _, leaf = site.name.rpartition(".")
-            rank = network.initial[f"{site.name}.lora_a"].shape[0]
-            layer = LoraLinear(model.get_submodule(site.name), rank, network.scale)
-            setattr(model.get_submodule(parent), leaf, layer)
-            parameters[f"{site.name}.lora_a"] = layer.lora_a.weight
-            parameters[f"{site.name}.lora_b"] = layer.lora_b.weight
+            added = form.module(form.of_site(parameters, site))
+            layer = AdaptedLayer(model.get_submodule(site.name), added, network.scale, site.name)
+            replace(model, site.name, layer)
         for name in network.head_names:
             path = name.removeprefix("head.")
             parameters[name] = model.get_parameter(path)
@@ -89,7 +87,7 @@ def worst(found, expected):
 
 @pytest.mark.parametrize("head", [False, True], ids=["frozen_head", "trained_head"])
 @pytest.mark.parametrize("factors", [("lora_b",), ("lora_a", "lora_b")], ids=["ffa", "lora"])
-@pytest.mark.parametrize("family", ["bert", "roberta", "distilbert"])
+@pytest.mark.parametrize("family", ["bert", "roberta", "distilbert", "gpt2"])
 def test_equal_to_a_loop_and_to_opacus(family, factors, head):
     network = tiny_network(family)
     examples = TinyExamples(ROWS, pad_id=1 if family == "roberta" else 0)
@@ -101,7 +99,7 @@ def test_equal_to_a_loop_and_to_opacus(family, factors, head):
     assert worst(found, opacus(network, examples, trained, common, slots, rows)) < 1e-5
 
 
-@pytest.mark.parametrize("family", sorted(FAMILIES))
+@pytest.mark.parametrize("family", sorted(MODELS))
 def test_every_family_against_the_loop(family):
     network = tiny_network(family)
     examples = TinyExamples(ROWS, pad_id=1 if family == "roberta" else 0)

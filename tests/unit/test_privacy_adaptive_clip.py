@@ -9,11 +9,10 @@ import math
 import numpy as np
 import pytest
 import torch
-from privacy_cases import federation, privacy
 
 from ffalora_cli import keys
 from ffalora_cli.config.errors import ConfigError
-from ffalora_cli.privacy.accountants import epsilon
+from ffalora_cli.privacy.accountant import Accountant
 from ffalora_cli.privacy.adaptive_clip import (
     count_noise_of,
     gradient_noise,
@@ -24,15 +23,11 @@ from ffalora_cli.privacy.ledger import PrivacyLedger
 from ffalora_cli.privacy.plan import make_plan
 from ffalora_cli.privacy.spent import spent
 from ffalora_cli.privacy.statement import statement
+from tests.unit.privacy_cases import federation, privacy
 from tests.unit.test_simulation import FEDERATION, PRIVATE, simulate
 
 SECRET = b"s" * 32
 ADAPTIVE = dataclasses.replace(PRIVATE, clip_quantile=0.5, clip_count_noise=1.0)
-
-
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("FFALORA_CACHE", str(tmp_path))
 
 
 def test_gradient_and_count_together_are_the_planned_mechanism():
@@ -57,7 +52,7 @@ def test_the_plan_is_paid_by_both_and_claims_what_the_fixed_clip_would():
     wanted = [(1 / z**2 - 1 / 20.0**2) ** -0.5 for z in fixed.noise_multiplier]
     np.testing.assert_allclose(plan.added_noise, wanted, rtol=1e-12)
     again = [
-        epsilon("rdp", [((1 / g**2 + 1 / 20.0**2) ** -0.5, 200 / n, 10_000)], 1e-5)
+        Accountant("rdp", 1e-5).epsilon([((1 / g**2 + 1 / 20.0**2) ** -0.5, 200 / n, 10_000)])
         for g, n in zip(plan.added_noise, sizes, strict=True)
     ]
     np.testing.assert_allclose(spent(plan, plan.planned_steps), again, rtol=1e-6)
@@ -144,7 +139,7 @@ def test_a_private_run_adapts_pays_and_says_so(tmp_path):
         assert after == pytest.approx(before * math.exp(-0.2 * (share - 0.5)), rel=1e-5)
     used = simulate(privacy=ADAPTIVE)
     used.state = dataclasses.replace(used.state, max_grad_norm=0.7)
-    release = used._release.privacy(np.array([0, 2]), used.state)
+    release = used._release(1).privacy(np.array([0, 2]), used.state)
     assert release.max_grad_norm == 0.7
     np.testing.assert_allclose(release.noise_sd, used.plan.added_noise[[0, 2]] * 0.7)
     setup = sim.communication.total("uplink", ["setup"])
@@ -165,8 +160,8 @@ def test_a_run_that_goes_on_from_its_state_is_the_same_run():
     rest.state = part.state
     list(rest.rounds())
     assert rest.state.max_grad_norm == whole.state.max_grad_norm
-    for name, value in whole.state.tensors.items():
-        assert torch.equal(value, rest.state.tensors[name])
+    for name, value in whole.tensors.items():
+        assert torch.equal(value, rest.tensors[name])
     forgot = simulate(privacy=ADAPTIVE)
     forgot.state = dataclasses.replace(part.state, max_grad_norm=None)
     list(forgot.rounds())

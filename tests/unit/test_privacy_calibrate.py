@@ -5,17 +5,25 @@ import json
 import pytest
 
 from ffalora_cli.config.errors import ConfigError
-from ffalora_cli.privacy import disk_cache
-from ffalora_cli.privacy.calibrate import noise_multiplier, stored_epsilon
+from ffalora_cli.privacy import accountant, disk_cache
+from ffalora_cli.privacy.accountant import Accountant
 
 CASE = ("pld", 1.0, 1e-5, 0.1, 100)
+
+
+def noise_multiplier(name, target, delta, rate, steps):
+    return Accountant(name, delta).noise_for(target, rate, steps)
+
+
+def forget():
+    accountant._noise.cache_clear()
+    accountant._stored.cache_clear()
 
 
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path, monkeypatch):
     monkeypatch.setenv("FFALORA_CACHE", str(tmp_path))
-    noise_multiplier.cache_clear()
-    stored_epsilon.cache_clear()
+    forget()
 
 
 def files(tmp_path):
@@ -26,12 +34,12 @@ def test_the_answer_is_kept_to_the_bit(tmp_path):
     first = noise_multiplier(*CASE)
     (kept,) = files(tmp_path)
     assert json.loads(kept.read_text())["answer"] == first
-    noise_multiplier.cache_clear()
+    forget()
     assert noise_multiplier(*CASE) == first
     # proof that the file is read: what it says is what comes back
     changed = json.loads(kept.read_text()) | {"answer": 1.25}
     kept.write_text(json.dumps(changed))
-    noise_multiplier.cache_clear()
+    forget()
     assert noise_multiplier(*CASE) == 1.25
 
 
@@ -40,7 +48,7 @@ def test_a_damaged_file_is_ignored_and_replaced(tmp_path, damage):
     first = noise_multiplier(*CASE)
     (kept,) = files(tmp_path)
     kept.write_bytes(damage)
-    noise_multiplier.cache_clear()
+    forget()
     assert noise_multiplier(*CASE) == first
     assert json.loads(kept.read_text())["answer"] == first
 
@@ -69,9 +77,9 @@ def test_a_folder_that_cannot_be_written_costs_nothing(tmp_path, monkeypatch):
 
 
 def test_stored_epsilon_answers_from_disk(tmp_path):
-    value = stored_epsilon("pld", 1.0, 0.02, 100, 1e-5)
-    stored_epsilon.cache_clear()
-    assert stored_epsilon("pld", 1.0, 0.02, 100, 1e-5) == value
+    value = Accountant("pld", 1e-5).stored([(1.0, 0.02, 100)])
+    forget()
+    assert Accountant("pld", 1e-5).stored([(1.0, 0.02, 100)]) == value
     assert len(files(tmp_path)) == 1
 
 
@@ -98,4 +106,4 @@ def test_unreachable_targets_name_the_nearest_that_works(case, words, tmp_path):
 
 
 def test_the_nearest_that_works_works():
-    assert noise_multiplier("rdp", 0.104, 1e-5, 0.01, 100) > 1
+    assert Accountant("rdp", 1e-5).noise_for(0.104, 0.01, 100) > 1

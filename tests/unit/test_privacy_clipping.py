@@ -62,7 +62,7 @@ def test_factors_are_the_formulas(kind, clip):
 )
 @settings(max_examples=60, deadline=None)
 def test_no_example_keeps_more_than_the_clip(kind, clip, powers):
-    """The joint sensitivity, whatever the tensors' scales: per layer too (A6, P15)."""
+    """The joint sensitivity, whatever the tensors' scales: per layer too."""
     rule = clip_rule(kind, clip, NAMES)
     rows = drawn(10.0 ** torch.tensor(powers))
     cut = factors(squares(rows), rule)

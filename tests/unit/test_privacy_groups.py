@@ -13,10 +13,9 @@ from dp_accounting.pld import privacy_loss_distribution as library
 from dp_accounting.pld.pld_pmf import create_pmf
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from privacy_cases import federation, privacy
 from scipy.stats import binom, norm
 
-from ffalora_cli.privacy.accountants import epsilon
+from ffalora_cli.privacy.accountant import Accountant
 from ffalora_cli.privacy.composition import composed
 from ffalora_cli.privacy.group_loss import one_row, several_units
 from ffalora_cli.privacy.groups import epsilon_of_one_row, epsilon_of_units
@@ -24,20 +23,15 @@ from ffalora_cli.privacy.loss_distribution import divergences, fitting
 from ffalora_cli.privacy.plan import make_plan
 from ffalora_cli.privacy.shared_rows import SharedRows
 from ffalora_cli.privacy.spent import claimed, spent
-from ffalora_cli.privacy.worst import worst_epsilon
+from tests.unit.privacy_cases import federation, privacy
 
 SST2 = (0.9487, 200 / 22_450)
 few = settings(max_examples=12, deadline=None, derandomize=True)
 
 
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path_factory, monkeypatch):
-    monkeypatch.setenv("FFALORA_CACHE", str(tmp_path_factory.mktemp("cache")))
-
-
 def test_k_rows_are_composed_exactly_not_multiplied():
     """13.92 and 23.47 by dp-accounting's binomial mixture (grid 1e-3: 13.9179, 23.4669)."""
-    one = epsilon("pld", [(*SST2, 10_000)], 1e-5)
+    one = Accountant("pld", 1e-5).epsilon([(*SST2, 10_000)])
     for units, value in ((2, 13.9179), (3, 23.4669)):
         found = epsilon_of_units("poisson", *SST2, 10_000, 1e-5, units)
         assert found == pytest.approx(value, abs=2e-4) and found > 1.1 * units * one
@@ -66,7 +60,7 @@ def test_a_step_of_several_units_equals_the_librarys(noise, rate, units):
 
 
 def test_groups_without_amplification_are_one_larger_gaussian():
-    wanted = epsilon("pld", [(1.0, 1.0, 7)], 1e-5)
+    wanted = Accountant("pld", 1e-5).epsilon([(1.0, 1.0, 7)])
     assert epsilon_of_units("poisson", 2.0, 1.0, 7, 1e-5, 2) == wanted
     assert epsilon_of_units("shuffled", 3.0, 0.1, 70, 1e-5, 3) == wanted
     assert epsilon_of_units("fixed", 3.0, 0.1, 70, 1e-5, 3) is None
@@ -116,7 +110,7 @@ def test_composed_steps_need_the_mirrored_curve_for_one_row():
     masses = {int(i + index.min()): float(p) for i, p in enumerate(counts) if p > 1e-18}
     pair = library.PrivacyLossDistribution(create_pmf(masses, 1e-3, 0.0, True))
     found = pair.self_compose(10_000).get_epsilon_for_delta(1e-5)
-    unit = epsilon("pld", [(noise, rate, 10_000)], 1e-5)
+    unit = Accountant("pld", 1e-5).epsilon([(noise, rate, 10_000)])
     bound = epsilon_of_one_row("poisson", noise, rate, 10_000, 1e-5)
     assert unit + 0.4 < found < bound < unit + 2.0
 
@@ -127,8 +121,8 @@ def test_composed_steps_need_the_mirrored_curve_for_one_row():
 def test_the_worst_of_several_histories_is_found_without_composing_all(clients, steps):
     histories = [[(n, q, steps), (1.5, 0.01, i * steps)] for i, (n, q) in enumerate(clients)]
     for accountant in ("pld", "rdp"):
-        found = worst_epsilon(accountant, "poisson", histories, 1e-5, 1e-3)
-        wanted = max(epsilon(accountant, h, 1e-5, interval=1e-3) for h in histories)
+        found = Accountant(accountant, 1e-5, interval=1e-3).worst(histories)
+        wanted = max(Accountant(accountant, 1e-5, interval=1e-3).epsilon(h) for h in histories)
         assert found == pytest.approx(wanted, rel=1e-9)
 
 
@@ -148,7 +142,7 @@ def test_a_text_on_several_clients_is_claimed_from_its_composition(accountant, s
     plan = make_plan(given, [900, 400, 700], some, ["a"], SharedRows(((0, 1), (1, 2))))
     clients = [(3.0, float(q), 80) for q in plan.accounted_rate]
     pairs = [[clients[0], clients[1]], [clients[1], clients[2]]]
-    wanted = max(epsilon(accountant, pair, 1e-5, sampling=sampling) for pair in pairs)
+    wanted = max(Accountant(accountant, 1e-5, sampling=sampling).epsilon(pair) for pair in pairs)
     assert plan.epsilon_claimed == pytest.approx(wanted, rel=1e-12)
     assert max(plan.epsilon_planned) < wanted
     on_the_way = []
@@ -158,19 +152,21 @@ def test_a_text_on_several_clients_is_claimed_from_its_composition(accountant, s
     assert on_the_way[0] == 0.0 and on_the_way[-1] == plan.epsilon_claimed
     assert (np.diff(on_the_way) >= 0).all()
     half = [[(3.0, q, 40) for _, q, _ in pair] for pair in pairs]
-    exact = max(epsilon(accountant, pair, 1e-5, sampling=sampling) for pair in half)
+    exact = max(Accountant(accountant, 1e-5, sampling=sampling).epsilon(pair) for pair in half)
     assert exact <= on_the_way[4] <= 1.01 * exact
 
 
 def test_small_losses_get_a_finer_grid():
     """A grid of 1e-4 gives 0.125 here; 0.0588 on one ten times finer than ours."""
     history = [(50.0, 1e-3, 1_000_000)]
-    found = epsilon("pld", history, 1e-5)
+    found = Accountant("pld", 1e-5).epsilon(history)
     assert 0.05877 < found < 0.0589
     assert fitting(history, 1e-4) < 1e-5
-    limit = epsilon("pld", [(50.0 / (1e-3 * 1_000), 1.0, 1)], 1e-5)  # one Gaussian, rate sqrt(T)
+    limit = Accountant("pld", 1e-5).epsilon(
+        [(50.0 / (1e-3 * 1_000), 1.0, 1)]
+    )  # one Gaussian, rate sqrt(T)
     assert found == pytest.approx(limit, rel=0.01)
     for noise, rate in ((0.9487, 200 / 22_450), (0.52, 0.0015), (4.2, 0.01)):  # as it was
         assert fitting([(noise, rate, 10_000)], 1e-4) == 1e-4
     ones = composed(divergences(5.0, 1e-4, 1e-4), np.array([100_000]), 1e-5, 1e-4)[0]
-    assert epsilon("pld", [(5.0, 1e-4, 100_000)], 1e-5) < 0.5 * ones
+    assert Accountant("pld", 1e-5).epsilon([(5.0, 1e-4, 100_000)]) < 0.5 * ones

@@ -7,15 +7,15 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from privacy_cases import federation, privacy
 
 from ffalora_cli.config.errors import ConfigError
 from ffalora_cli.federation.release import LocalRelease
 from ffalora_cli.methods import registry
-from ffalora_cli.privacy.accountants import epsilon
+from ffalora_cli.privacy.accountant import Accountant
 from ffalora_cli.privacy.plan import make_plan
 from ffalora_cli.privacy.spent import spent
 from ffalora_cli.privacy.statement import sentence, statement
+from tests.unit.privacy_cases import federation, privacy
 from tests.unit.test_simulation import FEDERATION, PRIVATE, changed, simulate
 
 LOCAL = dataclasses.replace(
@@ -23,11 +23,6 @@ LOCAL = dataclasses.replace(
 )
 UNIFORM = dataclasses.replace(FEDERATION, weights="uniform")
 SECRET = b"s" * 32
-
-
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("FFALORA_CACHE", str(tmp_path))
 
 
 def analytic_noise(target, delta, sensitivity):
@@ -60,8 +55,8 @@ def test_sampling_the_cohort_does_not_amplify_but_saves_rounds():
     assert plan.planned_steps.tolist() == [358] * 10  # mean + 4 sd of 1000 rounds
     assert plan.accounted_rate.tolist() == [1.0] * 10
     z = float(plan.noise_multiplier[0])
-    assert plan.epsilon_planned[0] == epsilon("rdp", [(z, 1.0, 358)], 1e-3)
-    assert spent(plan, np.full(10, 100))[0] == epsilon("rdp", [(z, 1.0, 100)], 1e-3)
+    assert plan.epsilon_planned[0] == Accountant("rdp", 1e-3).epsilon([(z, 1.0, 358)])
+    assert spent(plan, np.full(10, 100))[0] == Accountant("rdp", 1e-3).epsilon([(z, 1.0, 100)])
 
 
 def test_the_statement_says_what_is_protected_and_by_whom():
@@ -132,9 +127,9 @@ def test_what_is_packed_is_the_noised_upload(monkeypatch):
     """The server's mean is the mean of the packed uploads: noise sd 2 z C over the square root."""
     quiet = dataclasses.replace(LOCAL, max_grad_norm=1e-3)  # no learning to speak of
     sim = simulate(privacy=quiet, federation=dataclasses.replace(UNIFORM, rounds=1))
-    before = dict(sim.state.tensors)
+    before = dict(sim.tensors)
     list(sim.rounds())
-    moved = torch.cat([(sim.state.tensors[n] - before[n]).flatten() for n in changed(sim)])
+    moved = torch.cat([(sim.tensors[n] - before[n]).flatten() for n in changed(sim)])
     assert moved.std() == pytest.approx(2 * 2.0 * 1e-3 / np.sqrt(4), rel=0.12)
 
 

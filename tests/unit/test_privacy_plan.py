@@ -4,21 +4,16 @@ import warnings
 
 import numpy as np
 import pytest
-from privacy_cases import federation, privacy
 
 from ffalora_cli.config.errors import ConfigError
-from ffalora_cli.privacy.accountants import epsilon
+from ffalora_cli.privacy.accountant import Accountant
 from ffalora_cli.privacy.curves import round_points
 from ffalora_cli.privacy.plan import make_plan
 from ffalora_cli.privacy.schedule import planned_rounds
 from ffalora_cli.privacy.spent import spent
+from tests.unit.privacy_cases import federation, privacy
 
 SST2 = [24_526, 20_373, 22_450]
-
-
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("FFALORA_CACHE", str(tmp_path))
 
 
 def test_no_unit_no_plan():
@@ -34,7 +29,7 @@ def test_each_client_gets_noise_for_its_own_size():
     order = np.argsort(SST2)  # fewer rows, higher rate, more noise
     assert (np.diff(plan.noise_multiplier[order]) < 0).all()
     assert plan.covered == ("x.lora_b", "head.weight")
-    assert (plan.relation, plan.sampling) == ("add/remove one", "poisson")
+    assert (plan.relation, plan.accountant.sampling) == ("add/remove one", "poisson")
 
 
 def test_shared_noise_claims_the_worst_client():
@@ -48,20 +43,20 @@ def test_shared_noise_claims_the_worst_client():
 def test_given_noise_gives_epsilon():
     plan = make_plan(privacy(epsilon_target=None, noise_multiplier=1.0), SST2, federation(), ["a"])
     assert plan.noise_multiplier.tolist() == [1.0] * 3
-    expected = [epsilon("rdp", [(1.0, 200 / n, 10_000)], 1e-5) for n in SST2]
+    expected = [Accountant("rdp", 1e-5).epsilon([(1.0, 200 / n, 10_000)]) for n in SST2]
     assert plan.epsilon_planned == pytest.approx(expected, rel=1e-12)
 
 
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"epsilon_target": None}, ["privacy.epsilon_target", "neither", "one or both"]),
+        ({"epsilon_target": None}, ["privacy.epsilon_target", "noise_multiplier"]),
         ({"noise_multiplier": 0.3, "epsilon_target": 0.5}, ["noise_multiplier=0.3", "at least"]),
         ({"sampling": "fixed", "accountant": "pld"}, ["sampling=fixed", "accountant=rdp"]),
         ({"sampling": "shuffled", "unit": "client"}, ["sampling=shuffled", "poisson"]),
-        ({"delta": None}, ["privacy.delta", "not set", "1e-5"]),
-        ({"delta": 0.0}, ["privacy.delta=0.0", "(0, 1)"]),
-        ({"delta": 1.0}, ["privacy.delta=1.0", "(0, 1)"]),
+        ({"delta": None}, ["privacy.delta", "null", "1e-5"]),
+        ({"delta": 0.0}, ["privacy.delta=0.0", "1e-5"]),
+        ({"delta": 0.1}, ["privacy.delta=0.1", "1e-5"]),
         ({"epsilon_target": 0.0}, ["privacy.epsilon_target=0.0", "privacy=none"]),
         ({"epsilon_target": float("inf")}, ["privacy.epsilon_target=inf", "privacy=none"]),
         (
@@ -72,8 +67,8 @@ def test_given_noise_gives_epsilon():
             {"epsilon_target": None, "noise_multiplier": 0.01},
             ["privacy.noise_multiplier=0.01", "0.1"],
         ),
-        ({"max_grad_norm": None}, ["privacy.max_grad_norm", "positive"]),
-        ({"max_grad_norm": -1.0}, ["privacy.max_grad_norm=-1.0", "positive"]),
+        ({"max_grad_norm": None}, ["privacy.max_grad_norm", "needs a clip"]),
+        ({"max_grad_norm": -1.0}, ["privacy.max_grad_norm=-1.0", "above 0"]),
         ({"accountant": "gdp"}, ["privacy.accountant", "gdp", "refused", "pld"]),
         ({"accountant": "pdl"}, ["privacy.accountant", "'pld'"]),
         ({"delta": 1e-3}, ["privacy.delta=0.001", "24526", "published", "4e-06"]),
@@ -87,6 +82,14 @@ def test_bad_plans_are_refused_in_one_line(changes, words):
     assert "\n" not in text and len(text) <= 200
     for word in words:
         assert word in text
+
+
+@pytest.mark.parametrize("sizes", [[3], [50] * 4])
+def test_a_delta_of_a_tenth_promises_nothing_however_few_the_units(sizes):
+    """Of three units 0.2 is below 1/n: the rule about n alone would not even warn."""
+    assert make_plan(privacy(delta=0.09), sizes, federation(), ["a"]) is not None
+    with pytest.raises(ConfigError, match=r"privacy\.delta=0\.2 should be .* well below 1/n"):
+        make_plan(privacy(delta=0.2), sizes, federation(), ["a"])
 
 
 def test_too_large_a_target_names_the_noise_to_use():
@@ -136,7 +139,7 @@ def test_many_sizes_go_to_rates_that_are_not_smaller():
     assert (plan.accounted_rate <= plan.sample_rate * 1.0101).all()
     for client in (0, 300, 599):  # the bound is valid: real rate, real epsilon, below the claim
         real = (plan.noise_multiplier[client], plan.sample_rate[client], 100)
-        assert epsilon("rdp", [real], 1e-5) <= plan.epsilon_planned[client]
+        assert Accountant("rdp", 1e-5).epsilon([real]) <= plan.epsilon_planned[client]
 
 
 def test_client_unit_counts_rounds():
@@ -153,7 +156,7 @@ def test_client_unit_counts_rounds():
     [
         (
             {"cohort_sampling": "fixed", "cohort_size": 10, "num_clients": 100},
-            ["cohort_sampling=poisson"],
+            ["cohort_sampling=fixed", "poisson"],
         ),
         ({"weights": "size", "num_clients": 100}, ["federation.weights=uniform"]),
     ],
@@ -177,7 +180,7 @@ def test_spent_with_rdp_is_exact_at_any_step():
     values = spent(plan, taken)
     assert values[0] == 0.0
     one = (plan.noise_multiplier[1], plan.sample_rate[1], 1237)
-    assert values[1] == epsilon("rdp", [one], 1e-5)
+    assert values[1] == Accountant("rdp", 1e-5).epsilon([one])
     assert values[2] == plan.epsilon_planned[2]
 
 
@@ -193,11 +196,11 @@ def test_spent_with_pld_is_a_tight_upper_bound_that_ends_exactly():
     assert values[0] == 0.0 and values[60] == plan.epsilon_planned[0]
     assert (np.diff(values) >= 0).all()
     for round in (1, 7, 29, 59):
-        exact = epsilon("pld", [(2.0, 0.1, round * 10)], 1e-5)
+        exact = Accountant("pld", 1e-5).epsilon([(2.0, 0.1, round * 10)])
         assert exact <= values[round] <= 1.05 * exact
         assert spent(plan, np.array([round * 10, 0]), exact=True)[0] == exact
     beyond = spent(plan, np.array([700, 0]))[0]
-    assert beyond == epsilon("pld", [(2.0, 0.1, 700)], 1e-5) > plan.epsilon_planned[0]
+    assert beyond == Accountant("pld", 1e-5).epsilon([(2.0, 0.1, 700)]) > plan.epsilon_planned[0]
 
 
 def test_planning_is_quiet():

@@ -14,6 +14,7 @@ from ffalora_cli.data import batches
 from ffalora_cli.engine import build_engine
 from ffalora_cli.engine.job import LocalOptimizer
 from ffalora_cli.engine.stacked import StackedEngine
+from ffalora_cli.methods.base import Exchange
 from ffalora_cli.methods.ffa_lora import FFALoRA
 from tests.tiny import FAMILIES, TinyExamples, tiny_network
 from tests.unit.test_engines import gap, job
@@ -26,8 +27,8 @@ RULES = ("flat", "per_layer", "automatic")
 class Cheat(FFALoRA):
     """Trains and uploads A from the third round on, which no plan was told."""
 
-    def trainable(self, round):
-        return ("lora_b",) if round < 3 else ("lora_a", "lora_b")
+    def exchange(self, number):
+        return Exchange(("lora_b",) if number < 3 else ("lora_a", "lora_b"))
 
 
 def test_a_method_that_cheats_is_stopped_before_it_is_charged():
@@ -49,26 +50,26 @@ def test_a_thawed_backbone_is_stopped():
 
 @pytest.mark.parametrize("family", sorted(FAMILIES))
 def test_frozen_tensors_keep_their_bits_and_trained_ones_all_move(family):
-    """A17, P18: after one private step, on every architecture."""
+    """After one private step, on every architecture."""
     sim = simulate(head="trained", network=tiny_network(family))
     frozen = {n: p.clone() for n, p in sim.network.model.named_parameters()}
     sim.play(1)
     for name, parameter in sim.network.model.named_parameters():
         assert torch.equal(parameter, frozen[name]) and not parameter.requires_grad
-    for name, value in sim.state.tensors.items():
+    for name, value in sim.tensors.items():
         assert torch.equal(value, sim.network.initial[name]) == name.endswith("lora_a")
 
 
 @pytest.mark.parametrize("family", sorted(FAMILIES))
 def test_forced_empty_batches_are_noised_charged_and_counted(family):
-    """G6: p(empty) = 1; the noise of every step of every client, nothing else, over expected B."""
+    """p(empty) = 1: the noise of every step of every client, nothing else, over expected B."""
     sim = simulate(network=tiny_network(family))
     never = np.full(4, 1e-12)
     sim.plan = dataclasses.replace(sim.plan, sample_rate=never)
     record = sim.play(1)
     assert record.metrics["train/examples"] == 0 and "train/loss" not in record.metrics
     assert sim.privacy_ledger.steps_taken.tolist() == [2] * 4
-    moved = torch.cat([sim.state.tensors[f"{s.name}.lora_b"].flatten() for s in sim.network.sites])
+    moved = torch.cat([sim.tensors[f"{s.name}.lora_b"].flatten() for s in sim.network.sites])
     sizes = np.array([20, 12, 8, 24]) / 64  # weights of the mean; sgd lr 0.5, two steps, B 6
     sd = 0.5 * sim.plan.added_noise * 0.3 / sim.plan.expected_batch
     expected = np.sqrt(2 * (sizes**2 * sd**2).sum())
@@ -77,7 +78,7 @@ def test_forced_empty_batches_are_noised_charged_and_counted(family):
 
 @pytest.mark.parametrize("family", ["bert", "roberta", "distilbert", "modernbert"])
 def test_nan_and_inf_rows_leave_the_others_bit_identical(family):
-    """P16, on packed (BERT, RoBERTa) and padded paths: through the model, not by hand."""
+    """On packed (BERT, RoBERTa) and padded paths: through the model, not by hand."""
     network = tiny_network(family)
     pad = 1 if family == "roberta" else 0
     examples = TinyExamples(11, pad_id=pad)
@@ -127,7 +128,7 @@ def test_which_bad_value_it_is_changes_no_bit_of_the_result(rule):
 
 @pytest.mark.parametrize("rule", RULES)
 def test_micro_batches_of_1_7_16_and_all_give_the_same_sum(rule):
-    """P11: the sums before noise, one client, 23 examples of equal length.
+    """The sums before noise, one client, 23 examples of equal length.
 
     The large rate makes the sum dwarf the weights it is added to, so its rounding shows.
     """
@@ -150,7 +151,7 @@ def test_micro_batches_of_1_7_16_and_all_give_the_same_sum(rule):
 
 
 def test_divisor_is_the_expected_batch_whatever_was_drawn():
-    """P4, two worlds: the same sum from batches of different size is scaled the same."""
+    """Two worlds: the same sum from batches of different size is scaled the same."""
     network = tiny_network("bert")
     examples = TinyExamples(24)
     base = job(network, clients=(0,), rate=1.0, steps=1, rows_each=12)
@@ -180,7 +181,7 @@ def test_divisor_is_the_expected_batch_whatever_was_drawn():
 
 
 def test_no_two_draws_of_a_run_share_a_seed():
-    """P13: every purpose, client, round, step and tensor, also where digits could run together."""
+    """Every purpose, client, round, step and tensor, also where digits could run together."""
     names = ("q.lora_a", "q.lora_b", "1", "11", "head.bias")
     secret = b"s" * 32
     upload = keys.derive(secret, "upload noise")

@@ -9,10 +9,9 @@ import pytest
 from dp_accounting.pld import privacy_loss_distribution
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from privacy_cases import federation, privacy
 
 from ffalora_cli.config.errors import ConfigError
-from ffalora_cli.privacy.accountants import epsilon
+from ffalora_cli.privacy.accountant import Accountant
 from ffalora_cli.privacy.budget import solve
 from ffalora_cli.privacy.composition import trajectory
 from ffalora_cli.privacy.loss_distribution import step
@@ -20,6 +19,7 @@ from ffalora_cli.privacy.plan import make_plan
 from ffalora_cli.privacy.schedule import affordable_rounds
 from ffalora_cli.privacy.shared_rows import SharedRows, find_shared_rows
 from ffalora_cli.privacy.spent import spent
+from tests.unit.privacy_cases import federation, privacy
 
 few = settings(
     max_examples=8,
@@ -27,11 +27,6 @@ few = settings(
     derandomize=True,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
 )
-
-
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("FFALORA_CACHE", str(tmp_path))
 
 
 @pytest.mark.parametrize("accountant", ["rdp", "pld"])
@@ -42,7 +37,10 @@ def test_target_and_noise_give_the_last_affordable_round(accountant):
     assert len(set(plan.planned_rounds)) > 1
     for i, n in enumerate(sizes):
         rounds = int(plan.planned_rounds[i])
-        at = [epsilon(accountant, [(2.0, 20 / n, 10 * r)], 1e-5) for r in (rounds, rounds + 1)]
+        at = [
+            Accountant(accountant, 1e-5).epsilon([(2.0, 20 / n, 10 * r)])
+            for r in (rounds, rounds + 1)
+        ]
         assert at[0] <= 2.0 and plan.epsilon_planned[i] == at[0]
         assert at[1] > 2.0 or rounds == 300
     assert any("the budget affords" in line for line in plan.warnings)
@@ -61,8 +59,8 @@ def test_client_level_rounds():
     both = privacy(unit="client", noise_multiplier=5.0, epsilon_target=6.0)
     plan = make_plan(both, [9] * 3, federation(), ["a"])
     rounds = int(plan.planned_rounds[0])
-    assert epsilon("rdp", [(5.0, 1.0, rounds)], 1e-5) <= 6.0
-    assert epsilon("rdp", [(5.0, 1.0, rounds + 1)], 1e-5) > 6.0
+    assert Accountant("rdp", 1e-5).epsilon([(5.0, 1.0, rounds)]) <= 6.0
+    assert Accountant("rdp", 1e-5).epsilon([(5.0, 1.0, rounds + 1)]) > 6.0
 
 
 @few
@@ -95,7 +93,9 @@ def test_our_step_is_the_librarys(noise, rate, interval):
 def test_trajectory_equals_the_librarys_composition(noise, rate, delta):
     counts = np.array([1, 3, 40, 700])
     found = trajectory(noise, rate, counts, delta, 1e-3)
-    theirs = [epsilon("pld", [(noise, rate, int(n))], delta, interval=1e-3) for n in counts]
+    theirs = [
+        Accountant("pld", delta, interval=1e-3).epsilon([(noise, rate, int(n))]) for n in counts
+    ]
     assert found == pytest.approx(theirs, rel=2e-5, abs=1e-7)
 
 
@@ -107,7 +107,7 @@ def test_many_rates_are_interpolated_within_the_target():
     assert (plan.epsilon_planned <= 3.0).all() and (plan.epsilon_planned >= 0.999 * 3.0).all()
     for client in range(0, 120, 17):
         real = (plan.noise_multiplier[client], plan.sample_rate[client], 50)
-        assert epsilon("rdp", [real], 1e-5) <= 3.0
+        assert Accountant("rdp", 1e-5).epsilon([real]) <= 3.0
 
 
 def test_budget_solves_each_of_the_three():
@@ -117,8 +117,8 @@ def test_budget_solves_each_of_the_three():
     assert again.epsilon == full.epsilon <= 6.0
     steps = solve("rdp", 22_450, 200, 1e-5, 3.0, 1.2, None).steps
     rate = 200 / 22_450
-    assert epsilon("rdp", [(1.2, rate, steps)], 1e-5) <= 3.0
-    assert epsilon("rdp", [(1.2, rate, steps + 1)], 1e-5) > 3.0
+    assert Accountant("rdp", 1e-5).epsilon([(1.2, rate, steps)]) <= 3.0
+    assert Accountant("rdp", 1e-5).epsilon([(1.2, rate, steps + 1)]) > 3.0
 
 
 def naive_holders(keys, owner):
@@ -147,7 +147,7 @@ def test_the_claim_of_a_text_on_two_clients_is_their_composition():
     shared, sizes = SharedRows(((0, 2),)), [24_526, 20_373, 22_450]
     plan = make_plan(privacy(), sizes, federation(), ["a"], shared)
     both = [(plan.noise_multiplier[i], plan.sample_rate[i], 10_000) for i in (0, 2)]
-    assert plan.epsilon_claimed == epsilon("rdp", both, 1e-5)
+    assert plan.epsilon_claimed == Accountant("rdp", 1e-5).epsilon(both)
     assert (
         max(plan.epsilon_planned) < plan.epsilon_claimed < 0.8 * sum(plan.epsilon_planned[[0, 2]])
     )

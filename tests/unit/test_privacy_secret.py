@@ -147,11 +147,11 @@ def secure_run(root, model, watcher):
         ]
     )
     watcher.root = root
-    return experiment.run(job.config, job.resolved, job.signature, watcher)
+    return experiment.run(job, watcher)
 
 
 def test_a_secure_run_leaves_its_secret_nowhere(tmp_path, monkeypatch, capfd):
-    """P14, on the real path: file 0600 while it runs; then gone, and in no artifact (W&B too)."""
+    """On the real path: file 0600 while it runs; then gone, and in no artifact (W&B too)."""
     known = bytes(range(100, 132))
     monkeypatch.setattr(secret_module.os, "urandom", lambda n: known[:n])
     model = save_tiny_bert(tmp_path / "model")

@@ -7,18 +7,13 @@ from importlib.resources import files
 import numpy as np
 import pytest
 from omegaconf import OmegaConf
-from privacy_cases import federation, privacy
 
 from ffalora_cli.config.schema import PrivacyConfig
 from ffalora_cli.privacy.plan import make_plan
 from ffalora_cli.privacy.statement import sentence, statement
+from tests.unit.privacy_cases import federation, privacy
 
 SST2 = [24_526, 20_373, 22_450]
-
-
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("FFALORA_CACHE", str(tmp_path))
 
 
 def test_sentence_carries_the_whole_claim():

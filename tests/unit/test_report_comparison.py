@@ -1,4 +1,4 @@
-"""Comparisons of runs with known numbers: rows, pairs, moments, refusals, and what is said."""
+"""Comparisons of runs with known numbers: rows, pairs, evaluation points, refusals, notes."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_rows_are_means_over_seeds_with_paired_differences(runs) -> None:
     assert gap.differences.interval == pytest.approx((reference.low, reference.high))
     assert [pair[0] for pair in gap.pairs] == ["seed 0", "seed 1", "seed 2"]
     assert lora.cells[0].against is None and lora.baseline == ffa.baseline == ("lora",)
-    assert (ffa.cells[0].standing, lora.cells[0].standing) == ("best", "")
+    assert (ffa.cells[0].rank, lora.cells[0].rank) == ("best", "")
 
 
 def test_a_recommended_learning_rate_is_said_and_makes_no_column(runs) -> None:
@@ -81,14 +81,14 @@ def test_a_recommended_learning_rate_is_said_and_makes_no_column(runs) -> None:
     ],
 )
 def test_moments(runs, at, expected, sent) -> None:
-    row = table(runs, moment=parse(at)).rows[0]
+    row = table(runs, point=parse(at)).rows[0]
     assert row.cells[0].sample.mean == pytest.approx(expected)
     assert row.uplink_bytes == sent
     assert row.epsilon == (0.0 if at == "round=0" else 6.0)
 
 
 def test_best_validation_says_that_it_is_optimistic(runs) -> None:
-    text = " ".join(notes(table(runs, moment=parse("best-validation"))))
+    text = " ".join(notes(table(runs, point=parse("best-validation"))))
     assert "chosen on the rows that score it (holdout), so scores are optimistic" in text
     assert "optimistic" not in " ".join(notes(table(runs)))
 
@@ -96,7 +96,7 @@ def test_best_validation_says_that_it_is_optimistic(runs) -> None:
 def test_loss_is_best_when_small_and_metrics_have_short_names(runs) -> None:
     found = table(runs, metrics=("loss", "accuracy"))
     assert found.metrics == ("eval/loss", "eval/accuracy")
-    assert [cell.standing for cell in found.rows[0].cells] == ["best", "best"]
+    assert [cell.rank for cell in found.rows[0].cells] == ["best", "best"]
     assert found.rows[0].cells[0].sample.mean == pytest.approx(0.39)
 
 
@@ -175,8 +175,8 @@ def test_other_tasks_are_refused_unless_laid_side_by_side(runs) -> None:
     with pytest.raises(ConfigError, match="tasks differ"):
         table(runs, by=("method",))
     found = table(runs, by=("task", "method"))
-    standing = {row.settings: row.cells[0].standing for row in found.rows}
-    assert standing[("bbc_news", "ffa_lora")] == standing[("sst2", "lora")] == "best"
+    rank = {row.settings: row.cells[0].rank for row in found.rows}
+    assert rank[("bbc_news", "ffa_lora")] == rank[("sst2", "lora")] == "best"
     assert found.rows[0].baseline == ("bbc_news", "lora")
     assert table(runs, by=("method",), anyway=True).columns == ("method", "task")
 
@@ -223,7 +223,7 @@ def test_rows_that_would_mix_settings_are_split(runs) -> None:
     assert {row.settings: len(row.runs) for row in found.rows} == {
         ("ffa_lora", "8"): 3, ("lora", "4"): 2, ("lora", "8"): 3,
     }  # fmt: skip
-    assert "rows are split by adapter.alpha, too" in " ".join(notes(found))
+    assert "rows are also split by adapter.alpha" in " ".join(notes(found))
     apart = table(runs, by=("method", "adapter.alpha"))
     assert apart.rows == found.rows and "split" not in " ".join(notes(apart))
 
@@ -232,7 +232,9 @@ def test_other_seeds_are_averaged_over_and_said(runs) -> None:
     write_run(runs, ["method=lora", "seed=3", "partition.seed=7"], [0.1, 0.5])
     found = table(runs, by=("method",))
     assert found.columns == ("method",) and [len(row.runs) for row in found.rows] == [3, 4]
-    assert "a row's runs differ in partition.seed, too" in notes(found)
+    assert "average runs with different partition.seed; add partition.seed to --by" in " ".join(
+        notes(found)
+    )
 
 
 def test_what_was_set_by_hand_is_a_column_and_no_bar_to_the_baseline(tmp_path) -> None:

@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from ffalora_cli.config.errors import ConfigError
-from ffalora_cli.report.beside import as_csv, as_json, beside, our_numbers, table_named
+from ffalora_cli.report.beside import as_csv, as_json, our_numbers, table_named, with_published
 from ffalora_cli.report.comparison import Question
 from ffalora_cli.report.moments import parse
 from ffalora_cli.report.published import MARKS, TABLES
@@ -108,7 +108,7 @@ def test_ours_beside_theirs_and_never_in_one_mean(runs) -> None:
         ("ffa_lora", "ours, model minilm", 81.0, 2),
         ("lora", "ours, model roberta_large", 70.0, 1),
     }
-    grid = beside(table, ours, selected, Question())
+    grid = with_published(table, ours, selected, Question())
     start = next(i for i, row in enumerate(grid.rows) if row[:2] == ("sst2", "6"))
     minilm, roberta, paper, fedsvd = grid.rows[start : start + 4]
     assert minilm[2:5] == ("ours, model minilm", "not run", "81.00 ± 12.71 (2)")
@@ -119,19 +119,19 @@ def test_ours_beside_theirs_and_never_in_one_mean(runs) -> None:
     assert "protocol: federation.rounds is 100 here, 1000 in the paper" in text
     assert "protocol: model is minilm, roberta_large here, roberta_large in the paper" in text
     assert "protocol: head.mode" not in text
-    question = Question(moment=parse("best-validation"))
+    question = Question(point=parse("best-validation"))
     best = our_numbers(selected, table, question)
     assert max(n.value for n in best) == 90.0
-    assert "optimistic" in " ".join(beside(table, best, selected, question).notes)
+    assert "optimistic" in " ".join(with_published(table, best, selected, question).notes)
     assert "optimistic" not in text
 
 
 def test_nothing_run_is_an_answer() -> None:
     for table in TABLES:
-        grid = beside(table, [], [], Question())
+        grid = with_published(table, [], [], Question())
         assert any(f"ffalora sweep experiment={table.experiment}" in n for n in grid.notes)
         assert all("ours" not in row[2] or set(row[3:]) == {"not run"} for row in grid.rows)
-    assert len(beside(table_named("heterogeneity"), [], [], Question()).rows) == 30
+    assert len(with_published(table_named("heterogeneity"), [], [], Question()).rows) == 30
 
 
 def test_csv_and_json_keep_ours_apart(runs) -> None:

@@ -129,7 +129,7 @@ def test_the_simulation_combines_by_the_rule(rule, monkeypatch):
         return original(round, ids, result)
 
     sim._upload = keep
-    before = {n: v.double().numpy() for n, v in sim.state.tensors.items()}
+    before = {n: v.double().numpy() for n, v in sim.tensors.items()}
     sim.play(1)
     x = np.concatenate([(v - before[n]).reshape(CLIENTS, -1) for n, v in seen.items()], axis=1)
     scores = looped_krum_scores(x, 2)
@@ -142,15 +142,13 @@ def test_the_simulation_combines_by_the_rule(rule, monkeypatch):
         "multi_krum": x[np.argsort(scores)[:5]].mean(0),
         "norm_bound": (sizes * np.minimum(1, np.median(lengths) / lengths)) @ x,
     }[rule]
-    found = np.concatenate(
-        [(sim.state.tensors[n].double().numpy() - before[n]).ravel() for n in seen]
-    )
+    found = np.concatenate([(sim.tensors[n].double().numpy() - before[n]).ravel() for n in seen])
     assert np.abs(found - expected).max() < 1e-6
     monkeypatch.setattr("ffalora_cli.federation.simulation.CHUNK_BYTES", 1)
     chunked = federate(combination=rule, assumed_bad=2)
     chunked.play(1)
     for name in seen:
-        torch.testing.assert_close(chunked.state.tensors[name], sim.state.tensors[name])
+        torch.testing.assert_close(chunked.tensors[name], sim.tensors[name])
 
 
 def test_uploads_that_do_not_fit_together_are_refused_before_the_run(monkeypatch):

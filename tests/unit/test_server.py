@@ -125,8 +125,7 @@ def test_apply_update_sets_versions_rounds_and_the_dense_change():
     one = apply_update(state, ServerUpdate({"b": torch.ones(2)}, (first,)), 4, 2.5, {})
     two = apply_update(one, ServerUpdate({"a": torch.ones(2)}, (second,)), 5, 2.5, {})
     assert two.versions == {"a": 5, "b": 4}
-    assert two.round == 5
-    assert [m.round for m in two.merges] == [4, 5]
+    assert [m.exchange for m in two.merges] == [4, 5]
     expected = 2.5 * (first.left @ first.right + second.left @ second.right)
     torch.testing.assert_close(two.base_delta["s"], expected)
     assert two.base_delta["s"].dtype == torch.float32
@@ -141,7 +140,7 @@ def test_merges_are_pruned_when_the_dense_change_is_cheaper():
     for round in range(1, 10):
         update = ServerUpdate({}, (merge("s", 1, seed=round), merge("t", 2, seed=round)))
         state = apply_update(state, update, round, 1.0, {})
-    kept = {site: [m.round for m in state.merges if m.site == site] for site in ("s", "t")}
+    kept = {site: [m.exchange for m in state.merges if m.site == site] for site in ("s", "t")}
     assert kept == {"s": [6, 7, 8, 9], "t": [8, 9]}  # one more each: it says "dense is cheaper"
     total = sum(merge("s", 1, seed=r).left @ merge("s", 1, seed=r).right for r in range(1, 10))
     torch.testing.assert_close(state.base_delta["s"], total)

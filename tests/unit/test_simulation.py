@@ -68,7 +68,7 @@ def changed(sim):
     """Names of global tensors that are no longer as initialised."""
     return {
         name
-        for name, value in sim.state.tensors.items()
+        for name, value in sim.tensors.items()
         if not torch.equal(value, sim.network.initial[name])
     }
 
@@ -95,7 +95,7 @@ def test_ffa_keeps_a_and_head_to_the_bit(engine):
 def test_lora_moves_both_factors_and_a_trained_head_moves_too():
     sim = simulate("lora", head="trained")
     list(sim.rounds())
-    assert changed(sim) == set(sim.state.tensors)
+    assert changed(sim) == set(sim.tensors)
 
 
 @pytest.mark.parametrize("name", registry.names())
@@ -103,7 +103,7 @@ def test_lora_moves_both_factors_and_a_trained_head_moves_too():
 def test_every_method_runs_a_private_federation(name, head):
     sim = simulate(name, head=head)
     records = list(sim.rounds())
-    assert all(torch.isfinite(v).all() for v in sim.state.tensors.values())
+    assert all(torch.isfinite(v).all() for v in sim.tensors.values())
     assert sim.privacy_ledger.steps_taken.tolist() == [10] * 4
     assert changed(sim).isdisjoint(sim.personal)
     up = [r.metrics["comm/uplink_bytes"] for r in records]
@@ -117,9 +117,9 @@ def test_same_secret_same_bits_other_secret_other_bits():
     one, two, other = simulate(), simulate(), simulate(secret=b"t" * 32)
     for sim in (one, two, other):
         list(sim.rounds())
-    for name, value in one.state.tensors.items():
-        assert torch.equal(value, two.state.tensors[name])
-    assert any(not torch.equal(v, other.state.tensors[n]) for n, v in one.state.tensors.items())
+    for name, value in one.tensors.items():
+        assert torch.equal(value, two.tensors[name])
+    assert any(not torch.equal(v, other.tensors[n]) for n, v in one.tensors.items())
 
 
 def test_stopping_and_going_on_is_the_same_run():
@@ -131,8 +131,8 @@ def test_stopping_and_going_on_is_the_same_run():
     rest = simulate("fedsa_lora")
     rest.state, rest.client_states = part.state, part.client_states
     list(rest.rounds())
-    for name, value in whole.state.tensors.items():
-        assert torch.equal(value, rest.state.tensors[name])
+    for name, value in whole.tensors.items():
+        assert torch.equal(value, rest.tensors[name])
 
 
 @pytest.mark.parametrize("name", ["ffa_lora", "lora", "fedex_lora", "fedsa_lora"])
@@ -142,8 +142,8 @@ def test_chunks_of_a_cohort_change_only_rounding(name, monkeypatch):
     monkeypatch.setattr(simulation_module, "CHUNK_BYTES", 1)  # one client at a time
     chunked = simulate(name)
     list(chunked.rounds())
-    for n, value in whole.state.tensors.items():
-        torch.testing.assert_close(chunked.state.tensors[n], value, rtol=1e-4, atol=1e-6)
+    for n, value in whole.tensors.items():
+        torch.testing.assert_close(chunked.tensors[n], value, rtol=1e-4, atol=1e-6)
 
 
 def test_mean_of_products_is_product_of_means_only_for_ffa():
@@ -160,7 +160,7 @@ def test_mean_of_products_is_product_of_means_only_for_ffa():
         sim._upload = keep
         sim.play(1)
         trained.clear()
-        before = dict(sim.state.tensors)
+        before = dict(sim.tensors)
         sim.play(2)
         sizes = np.diff(OFFSETS) / 64
         mean_of_products = {s.name: 0.0 for s in sim.network.sites}
@@ -168,7 +168,7 @@ def test_mean_of_products_is_product_of_means_only_for_ffa():
             own = before | {n: v[client] for n, v in trained.items()}
             for site, product in merged(own, sim.network).items():
                 mean_of_products[site] = mean_of_products[site] + sizes[client] * product
-        found = merged(sim.state.tensors, sim.network)
+        found = merged(sim.tensors, sim.network)
         gaps[name] = max(float((found[s] - mean_of_products[s]).abs().max()) for s in found)
     assert gaps["ffa_lora"] < 1e-6 < 1e-4 < gaps["lora"]
 
@@ -188,7 +188,7 @@ def test_alpha_is_a_learning_rate_and_a_clip(optimizer, lr_factor):
             federation=federation, privacy=privacy, network=tiny_network("bert", alpha=alpha)
         )
         list(sim.rounds())
-        products.append(merged(sim.state.tensors, sim.network))
+        products.append(merged(sim.tensors, sim.network))
     for site, product in products[0].items():
         assert float(product.abs().max()) > 1e-3
         tolerance = 1e-5 if optimizer == "sgd" else 1e-4  # 1e-6 in the clip, 1e-8 in Adam
@@ -260,12 +260,12 @@ def test_client_level_release_is_clipped_noised_and_charged_to_everybody():
         FEDERATION, cohort_size=2, cohort_sampling="poisson", rounds=6, weights="uniform"
     )
     sim = simulate(privacy=privacy, federation=federation)
-    before = sim.state.tensors
+    before = sim.tensors
     records = list(sim.rounds())
     assert sim.privacy_ledger.steps_taken.tolist() == [6] * 4
     sizes = [len(r.clients) for r in records]
     assert len(set(sizes)) > 1  # the cohort varies, the denominator does not
-    moved = torch.cat([(sim.state.tensors[n] - before[n]).flatten() for n in sorted(changed(sim))])
+    moved = torch.cat([(sim.tensors[n] - before[n]).flatten() for n in sorted(changed(sim))])
     noise = 2.0 * 0.05 / 2 * np.sqrt(6)
     assert abs(float(moved.std()) / noise - 1) < 0.15
 
@@ -287,8 +287,8 @@ def test_bfloat16_on_the_wire_halves_the_bytes():
     assert exact.communication.total("uplink", ["adapter"]) == 2 * half.communication.total(
         "uplink", ["adapter"]
     )
-    for name, value in exact.state.tensors.items():
-        torch.testing.assert_close(half.state.tensors[name], value, rtol=0.05, atol=0.02)
+    for name, value in exact.tensors.items():
+        torch.testing.assert_close(half.tensors[name], value, rtol=0.05, atol=0.02)
 
 
 def test_fedex_puts_the_residual_into_the_base():

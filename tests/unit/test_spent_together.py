@@ -7,7 +7,7 @@ from itertools import product
 import numpy as np
 import pytest
 
-from ffalora_cli.privacy.accountants import epsilon
+from ffalora_cli.privacy.accountant import Accountant
 from ffalora_cli.privacy.ledger import PrivacyLedger, charged
 from ffalora_cli.records.files import read_json_lines
 from ffalora_cli.records.run_directory import LEDGER
@@ -20,11 +20,6 @@ from tests.made_runs import write_run
 NOISE = ([1.0, 1.3], [1.1, 1.2], [2.0, 0.9])  # of two clients in three runs
 RATE, STEPS = [0.02, 0.05], 300
 FACTS = {"data_fingerprints": {"train": "0123456789abcdef"}}
-
-
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path_factory, monkeypatch):
-    monkeypatch.setenv("FFALORA_CACHE", str(tmp_path_factory.mktemp("cache")))
 
 
 def released(folder, seed, noise, *overrides, **statement):
@@ -47,9 +42,11 @@ def test_runs_with_the_same_clients_compose_client_by_client(tmp_path):
     for seed, noise in enumerate(NOISE):
         released(tmp_path, seed, noise, "partition.seed=7")
     (found,) = together(select_runs(tmp_path, ()))
-    wanted = max(epsilon("pld", history(client), 1e-5) for client in (0, 1))
+    wanted = max(Accountant("pld", 1e-5).epsilon(history(client)) for client in (0, 1))
     assert (found.runs, found.epsilon) == (3, pytest.approx(wanted, rel=1e-9))
-    alone = max(epsilon("pld", [step], 1e-5) for client in (0, 1) for step in history(client))
+    alone = max(
+        Accountant("pld", 1e-5).epsilon([step]) for client in (0, 1) for step in history(client)
+    )
     assert alone < found.epsilon < 3 * alone  # neither one run nor a sum of epsilons
     said = notes(compare(select_runs(tmp_path, ()), Question()))
     (line,) = [text for text in said if "together" in text]
@@ -64,14 +61,16 @@ def test_runs_with_other_clients_are_bounded_whoever_had_the_row(tmp_path):
     assert "clients differ" in found.how and "RDP" in found.how
     for clients in product((0, 1), repeat=3):
         steps = [(noise[c], RATE[c], STEPS) for noise, c in zip(NOISE, clients, strict=True)]
-        assert epsilon("rdp", steps, 1e-5) <= found.epsilon
+        assert Accountant("rdp", 1e-5).epsilon(steps) <= found.epsilon
 
 
 def test_units_on_several_clients_are_bounded_by_one_on_all(tmp_path):
     for seed, noise in enumerate(NOISE):
         released(tmp_path, seed, noise, epsilon_max={"planned": 7.7})
     (found,) = together(select_runs(tmp_path, ()))
-    assert found.epsilon == pytest.approx(epsilon("pld", history(0) + history(1), 1e-5), rel=1e-9)
+    assert found.epsilon == pytest.approx(
+        Accountant("pld", 1e-5).epsilon(history(0) + history(1)), rel=1e-9
+    )
     assert "every client" in found.how
 
 
@@ -79,7 +78,9 @@ def test_shared_units_count_where_another_clients_own_claim_is_larger(tmp_path):
     for seed, noise in enumerate(NOISE):  # the claim is 6.0, that of the worst client
         released(tmp_path, seed, noise, "partition.seed=7", several_clients=True)
     (found,) = together(select_runs(tmp_path, ()))
-    assert found.epsilon == pytest.approx(epsilon("pld", history(0) + history(1), 1e-5), rel=1e-9)
+    assert found.epsilon == pytest.approx(
+        Accountant("pld", 1e-5).epsilon(history(0) + history(1)), rel=1e-9
+    )
     assert "every client" in found.how
 
 

@@ -141,17 +141,45 @@ def test_threads_are_shared_out_unless_the_user_did(command, monkeypatch):
 
 
 def test_launchers_are_files_and_their_settings_have_types():
-    assert {"basic", "joblib", "ray", "submitit_local", "submitit_slurm"} <= set(names())
+    assert {"basic", "ray", "submitit_local", "submitit_slurm"} <= set(names())
     wrong = {
         ("jobib", ""): "hydra/launcher='jobib' is not one of .*did you mean 'joblib'",
-        ("joblib", "n_job=2"): "hydra.launcher.n_job is not a setting of joblib; .*'n_jobs'",
-        ("basic", "n_jobs=2"): "hydra.launcher.n_jobs is not a setting of basic; it has no",
+        ("joblib", "n_job=2"): "hydra.launcher.n_job is not a setting of basic; .*'n_jobs'",
+        ("basic", "backend=loky"): "hydra.launcher.backend is not a setting of basic; its settings",
         ("joblib", "n_jobs=two"): "hydra.launcher.n_jobs='two' should be a whole number",
+        ("joblib", "n_jobs=0"): "hydra.launcher.n_jobs=0 should be 1 or more, or -1 for every core",
         ("submitit_slurm", "mem_gb=a"): "hydra.launcher.mem_gb='a' should be a number",
     }
     for (name, typed), message in wrong.items():
         with pytest.raises(ConfigError, match=message):
             open_launcher(name, dict([typed.split("=")]) if typed else {})
+
+
+@pytest.mark.parametrize(
+    ("name", "n_jobs", "at_once"),
+    [("basic", "1", 1), ("basic", "2", 2), ("joblib", None, 3), ("basic", "9", 4)],
+)
+def test_so_many_jobs_at_once_share_the_cores(tmp_path, monkeypatch, name, n_jobs, at_once):
+    """Jobs wait for each other at a barrier: fewer at once would break it, and more the count."""
+    together, running, seen = threading.Barrier(at_once), [], []
+
+    def meet(command, stop, threads):
+        running.append(command)
+        seen.append((len(running), threads))
+        if len(seen) <= 4 // at_once * at_once:
+            together.wait(30)
+        running.remove(command)
+        return Ended(0, 0.0)
+
+    monkeypatch.setattr("ffalora_cli.sweep.launchers.basic.play", meet)
+    monkeypatch.setattr("ffalora_cli.sweep.launchers.basic.cores", lambda: 3)
+    _, jobs = sweep_of(tmp_path, "seed=0,1,2,3")
+    changes = []
+    launch = open_launcher(name, {"n_jobs": n_jobs} if n_jobs else {})
+    launch(jobs, lambda job, ended: changes.append(job.number if ended else 0), lambda: None)
+    assert sorted(changes) == [0, 0, 0, 0, 1, 2, 3, 4]
+    assert max(count for count, _ in seen) == at_once
+    assert {threads for _, threads in seen} == {None if at_once == 1 else max(1, 3 // at_once)}
 
 
 def test_a_library_that_is_missing_is_named_with_its_remedy(monkeypatch):

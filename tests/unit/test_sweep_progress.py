@@ -9,8 +9,9 @@ import json
 import pytest
 
 from ffalora_cli.cli.sweep_display import LiveSweepDisplay, PlainSweepDisplay
+from ffalora_cli.methods.registry import headline
 from ffalora_cli.sweep.jobs import Ended, Status
-from ffalora_cli.sweep.progress import Progress, Watcher, headline, total_remaining
+from ffalora_cli.sweep.progress import Progress, Watcher, total_remaining
 from tests.unit.sweep_cases import finish, sweep_of
 
 
@@ -23,7 +24,7 @@ def rounds(job, numbers, tail=""):
         stream.write(tail)
 
 
-def test_pace_is_that_of_this_sitting(tmp_path):
+def test_pace_is_that_since_the_resume(tmp_path):
     _, (job,) = sweep_of(tmp_path, "federation.rounds=50")
     watcher = Watcher()
     assert watcher.look(job, 0.0) == Progress()

@@ -66,12 +66,12 @@ def planned(model, runs, *overrides):
 
 
 def member(found, **watching):
-    return Member(found.config, found.resolved, found.signature, Watcher(**watching))
+    return Member(found, Watcher(**watching))
 
 
 def alone(found, stop=None, **watching):
     watcher = Watcher(stop=stop, **watching)
-    return run(found.config, found.resolved, found.signature, watcher, stop=stop), watcher
+    return run(found, watcher, stop=stop), watcher
 
 
 def ended(members, stop=None):

@@ -1,4 +1,4 @@
-"""The TensorBoard mirror, read back with TensorBoard's own readers."""
+"""The TensorBoard tracker, read back with TensorBoard's own readers."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from dataclasses import replace
 import pytest
 
 from ffalora_cli.records.trackers.base import open_tracker
-from tests.trackers import SUMMARY, facts, mirror, round_record, tracking
+from tests.trackers import SUMMARY, facts, round_record, send, tracking
 
 accumulators = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
 
 
 def written(folder, last=3, run_facts=None, **more):
     tracker = open_tracker(tracking("tensorboard", **more))
-    mirror(tracker, run_facts or facts(folder), last)
+    send(tracker, run_facts or facts(folder), last)
     return tracker
 
 
@@ -37,7 +37,7 @@ def read(folder):
     [("text", False, False), ("client", False, False), ("text", True, True), ("none", False, True)],
 )
 def test_rounds_of_a_private_run_wait_for_its_end(tmp_path, unit, asked, live) -> None:
-    """The moment at which a round arrives is what the round took."""
+    """When a round arrives tells how long it took."""
     told = replace(facts(tmp_path, unit=unit), replayed=False)
     told = replace(told, config={**told.config, "tracking": {"private_metrics": asked}})
     tracker = open_tracker(tracking("tensorboard"))
@@ -55,11 +55,11 @@ def test_rounds_of_a_private_run_wait_for_its_end(tmp_path, unit, asked, live) -
 
 def test_a_private_run_that_stopped_sends_nothing_and_says_so(tmp_path) -> None:
     tracker = open_tracker(tracking("tensorboard"))
-    mirror(tracker, replace(facts(tmp_path), replayed=False), 2, None, exit_code=143)
+    send(tracker, replace(facts(tmp_path), replayed=False), 2, None, exit_code=143)
     assert not (tmp_path / "tensorboard").exists()
     (note,) = tracker.notes
     assert note.startswith("TensorBoard: nothing was sent yet") and "ffalora sync" in note
-    mirror(open_tracker(tracking("tensorboard")), facts(tmp_path), 2, None)  # as sync does
+    send(open_tracker(tracking("tensorboard")), facts(tmp_path), 2, None)  # as sync does
     assert [n for n, _ in read(tmp_path)[0]["eval/accuracy"]] == [0, 1, 2]
 
 
@@ -88,7 +88,7 @@ def test_what_is_private_stays_out_of_the_files(tmp_path) -> None:
     assert "train/loss" in read(other)[0]
 
 
-def test_resumed_sittings_drop_and_double_nothing(tmp_path) -> None:
+def test_resumes_drop_and_double_nothing(tmp_path) -> None:
     for last in range(8):
         written(tmp_path, last)
     assert read(tmp_path)[0]["eval/accuracy"] == [(n, 0.5 + n / 16) for n in range(8)]
@@ -97,7 +97,7 @@ def test_resumed_sittings_drop_and_double_nothing(tmp_path) -> None:
 @pytest.mark.parametrize("cut", [1, 30, 120])
 def test_a_file_cut_by_a_crash_is_gone_on_with(tmp_path, cut) -> None:
     tracker = open_tracker(tracking("tensorboard"))
-    mirror(tracker, facts(tmp_path), 5, None, exit_code=1)
+    send(tracker, facts(tmp_path), 5, None, exit_code=1)
     (file,) = (tmp_path / "tensorboard").iterdir()
     session_end = 80  # bytes at most of what `finish` wrote behind the last round
     with file.open("r+b") as stream:
@@ -108,7 +108,7 @@ def test_a_file_cut_by_a_crash_is_gone_on_with(tmp_path, cut) -> None:
     assert read(tmp_path)[0]["eval/accuracy"] == [(n, 0.5 + n / 16) for n in range(7)]
 
 
-def test_a_full_disk_turns_the_mirror_off_with_one_note(tmp_path, monkeypatch) -> None:
+def test_a_full_disk_turns_the_tracker_off_with_one_note(tmp_path, monkeypatch) -> None:
     from tensorboard.summary.writer.record_writer import RecordWriter
 
     original, calls = RecordWriter.write, []
@@ -122,7 +122,7 @@ def test_a_full_disk_turns_the_mirror_off_with_one_note(tmp_path, monkeypatch) -
     monkeypatch.setattr(RecordWriter, "write", write)
     tracker = written(tmp_path)
     assert tracker.notes == (
-        "TensorBoard mirror off: [Errno 28] No space left on device; "
+        "TensorBoard tracker off: [Errno 28] No space left on device; "
         "the local records are complete",
     )
     assert [n for n, _ in read(tmp_path)[0]["eval/accuracy"]] == [0, 1]

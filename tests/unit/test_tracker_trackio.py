@@ -1,4 +1,4 @@
-"""The Trackio mirror, read back from its own local store."""
+"""The Trackio tracker, read back from its own local store."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ import pytest
 
 pytest.importorskip("trackio")
 
-SITTINGS = """
+RESUMES = """
 import sys
 from pathlib import Path
 from ffalora_cli.records.trackers.base import open_tracker
-from tests.trackers import facts, mirror, tracking
+from tests.trackers import facts, send, tracking
 for last in map(int, sys.argv[2:]):
     tracker = open_tracker(tracking("trackio"))
-    mirror(tracker, facts(Path(sys.argv[1])), last)
+    send(tracker, facts(Path(sys.argv[1])), last)
     for note in tracker.notes:
         print(note)
 """
@@ -28,14 +28,14 @@ LOOK = "Trackio: look with: trackio show --project demo-project\n"
 
 @pytest.fixture
 def play(tmp_path, request):
-    """Sittings in a process of their own: Trackio reads TRACKIO_DIR when it is imported."""
+    """Resumes in a process of their own: Trackio reads TRACKIO_DIR when it is imported."""
 
     def run(*last, before=""):
         environment = {**os.environ, "TRACKIO_DIR": str(tmp_path / "store"), "HF_HUB_OFFLINE": "1"}
         for name in ("TRACKIO_SPACE_ID", "TRACKIO_SERVER_URL"):
             environment.pop(name, None)
         result = subprocess.run(
-            [sys.executable, "-c", before + SITTINGS, str(tmp_path), *map(str, last)],
+            [sys.executable, "-c", before + RESUMES, str(tmp_path), *map(str, last)],
             capture_output=True,
             text=True,
             cwd=request.config.rootpath,
@@ -57,9 +57,8 @@ def rows(folder):
     return points, configs
 
 
-def test_rounds_arrive_once_over_sittings_and_nothing_private(tmp_path, play) -> None:
-    assert play(1, 1, 4) == 3 * LOOK  # and nothing of what Trackio would print
-    assert play(6) == LOOK
+def test_rounds_arrive_once_over_resumes_and_nothing_private(tmp_path, play) -> None:
+    assert play(1, 1, 4, 6) == 4 * LOOK  # and nothing of what Trackio would print
     points, (config,) = rows(tmp_path)
     assert [(name, step) for name, step, _ in points] == [("demo-abc", n) for n in range(7)]
     for _, step, metrics in points:
@@ -79,7 +78,7 @@ def refuse(**_): raise OSError("disk full")
 SQLiteStorage.bulk_log = staticmethod(refuse)
 """
     said = play(3, before=broken)
-    assert said.startswith("Trackio mirror off: its store ends with round None instead of 3")
+    assert said.startswith("Trackio tracker off: its store ends with round None instead of 3")
     assert said.count("\n") == 1
-    assert play(3) == LOOK  # and the next sitting sends them all
+    assert play(3) == LOOK  # and the next resume sends them all
     assert [step for _, step, _ in rows(tmp_path)[0]] == [0, 1, 2, 3]

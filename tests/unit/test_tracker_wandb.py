@@ -1,4 +1,4 @@
-"""The W&B mirror, for real and offline: what it logged is read back from its own file.
+"""The W&B tracker, for real and offline: what it logged is read back from its own file.
 
 And what happens when it fails: a note, no exception, no waiting beyond the limits.
 """
@@ -78,7 +78,7 @@ def key_of(item):
     return item.key or "/".join(item.nested_key)
 
 
-def mirrored(tracker, run_facts):
+def tracked(tracker, run_facts):
     tracker.start(run_facts)
     for record in RECORDS:
         tracker.log(record)
@@ -87,7 +87,7 @@ def mirrored(tracker, run_facts):
 
 def run_offline(folder, config, run_facts):
     tracker = open_tracker(config)
-    mirrored(tracker, run_facts)
+    tracked(tracker, run_facts)
     return tracker, *read_back(folder)
 
 
@@ -174,7 +174,7 @@ def test_wandb_itself_reads_the_same_from_the_file(tmp_path):
     assert summary["best/value"] == 0.8 and summary["round"] == 3
 
 
-def test_without_privacy_everything_is_mirrored(tmp_path):
+def test_without_privacy_everything_is_sent(tmp_path):
     none = facts(tmp_path, unit="none", epsilon_target=None)
     _, found, _ = run_offline(tmp_path, tracking(group="my-group"), none)
     assert found["run"][0].run_group == "my-group"
@@ -203,9 +203,9 @@ def test_a_failing_init_leaves_one_note(tmp_path, monkeypatch):
 
     monkeypatch.setattr(wandb, "init", refuse)
     tracker = open_tracker(tracking())
-    mirrored(tracker, facts(tmp_path))
+    tracked(tracker, facts(tmp_path))
     tracker.log(RECORDS[0])
-    assert tracker.notes == ("W&B mirror off: no such; the local records are complete",)
+    assert tracker.notes == ("W&B tracker off: no such; the local records are complete",)
 
 
 def test_a_failure_in_the_middle_keeps_what_went_before(tmp_path, monkeypatch):
@@ -221,8 +221,8 @@ def test_a_failure_in_the_middle_keeps_what_went_before(tmp_path, monkeypatch):
 
     monkeypatch.setattr(wandb.Run, "log", fail_later)
     tracker = open_tracker(tracking())
-    mirrored(tracker, facts(tmp_path))
-    assert [note.split(":")[0] for note in tracker.notes] == ["W&B mirror off"]
+    tracked(tracker, facts(tmp_path))
+    assert [note.split(":")[0] for note in tracker.notes] == ["W&B tracker off"]
     wandb.teardown()  # as at the end of the process
     assert [row["round"] for row in history(read_back(tmp_path)[0])] == [0, 1]
 
@@ -242,8 +242,8 @@ def test_two_jobs_of_one_process_do_not_mix(tmp_path):
     assert [read_back(folder)[0]["exit"][0].exit_code for folder in folders] == [1, 1]
 
 
-def test_resumed_sittings_drop_and_double_nothing(tmp_path):
-    """Every sitting logs all rounds again; stopped ten times, each round is in one file once."""
+def test_resumes_drop_and_double_nothing(tmp_path):
+    """Every resume logs all rounds again; stopped ten times, each round is in one file once."""
     import wandb
 
     for last in range(11):
@@ -275,7 +275,7 @@ def test_a_hanging_init_costs_the_run_nothing_but_the_limit(tmp_path, monkeypatc
     tracker.finish(SUMMARY)
     assert time.monotonic() - start < 1.5
     assert tracker.notes == (
-        "W&B mirror off: not finished after 0.3 s; the local records are complete",
+        "W&B tracker off: not finished after 0.3 s; the local records are complete",
     )
     forever.set()
 
@@ -286,23 +286,23 @@ def test_an_absent_package_leaves_one_note(tmp_path, monkeypatch):
     tracker.start(facts(tmp_path))
     tracker.finish(SUMMARY)
     (note,) = tracker.notes
-    assert note.startswith("W&B mirror off: import of wandb")
+    assert note.startswith("W&B tracker off: import of wandb")
 
 
 DEAD_SERVER = """
 import sys, time
 from pathlib import Path
-from ffalora_cli.records.trackers import wandb as mirror
-from tests.unit.test_tracker_wandb import facts, mirrored, open_tracker, tracking
-mirror.INIT_SECONDS = 2.0
+from ffalora_cli.records.trackers import wandb as tracker_module
+from tests.unit.test_tracker_wandb import facts, tracked, open_tracker, tracking
+tracker_module.INIT_SECONDS = 2.0
 tracker = open_tracker(tracking(mode="online"))
-mirrored(tracker, facts(Path(sys.argv[1])))
+tracked(tracker, facts(Path(sys.argv[1])))
 print("\\n".join(tracker.notes))
 """
 
 
 @pytest.mark.parametrize(
-    ("key", "reason"), [("k" * 40, "W&B mirror off: "), (None, "W&B mirror off: no API key; ")]
+    ("key", "reason"), [("k" * 40, "W&B tracker off: "), (None, "W&B tracker off: no API key; ")]
 )
 def test_a_dead_server_or_no_account_ends_with_a_note(tmp_path, monkeypatch, key, reason, request):
     monkeypatch.setenv("WANDB_MODE", "online")
@@ -334,7 +334,7 @@ def test_trackers_are_the_files_of_the_folder():
         open_tracker(tracking(name="wandbb"))
 
 
-def test_none_mirrors_nothing_and_importing_trackers_does_not_import_wandb(tmp_path):
+def test_none_sends_nothing_and_importing_trackers_does_not_import_wandb(tmp_path):
     tracker = open_tracker(tracking(name="none"))
     tracker.start(facts(tmp_path))
     tracker.log(RECORDS[0])

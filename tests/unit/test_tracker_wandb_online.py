@@ -1,4 +1,4 @@
-"""The online path of the W&B mirror, with a stand-in for ``wandb.init``: no server to be had here.
+"""The online path of the W&B tracker, with a stand-in for ``wandb.init``: no server to be had here.
 
 What is sent after a resume follows what W&B says it has, and nothing local.
 """
@@ -11,11 +11,11 @@ from types import SimpleNamespace
 import pytest
 
 from ffalora_cli.records.trackers.base import open_tracker
-from tests.trackers import facts, mirror, tracking, wandb_offline
+from tests.trackers import facts, send, tracking, wandb_offline
 
 
 class OnlineRun:
-    """The documented surface of ``wandb.Run`` that the mirror uses; a server that remembers."""
+    """The documented surface of ``wandb.Run`` that the tracker uses; a server that remembers."""
 
     offline, url = False, "https://example.invalid/me/demo-project/runs/demo-abc"
     settings = SimpleNamespace(sync_dir="")
@@ -44,7 +44,7 @@ def online(tmp_path, monkeypatch):
     def begin(run):
         monkeypatch.setattr(wandb, "init", lambda **how: (asked.append(how), run)[1])
         tracker = open_tracker(tracking("wandb", mode="online"))
-        mirror(tracker, facts(tmp_path), 5)
+        send(tracker, facts(tmp_path), 5)
         return tracker
 
     with wandb_offline(tmp_path) as patch:
@@ -74,7 +74,7 @@ def test_what_the_server_has_is_left_out(online, resumed, summary, sent) -> None
     assert (asked[0]["id"], asked[0]["resume"]) == ("demo-abc", "allow")
 
 
-def test_a_cursor_of_other_sittings_does_not_count_online(online, tmp_path) -> None:
+def test_a_cursor_of_other_resumes_does_not_count_online(online, tmp_path) -> None:
     """What a killed process had queued is in the cursor, and never arrived."""
     begin, _ = online
     (tmp_path / "tracker.json").write_text('{"rounds": {"/demo-project": {"gone": 4}}}')
@@ -101,5 +101,5 @@ def test_any_call_may_hang_or_exit(online, monkeypatch, where, how) -> None:
     setattr(run, where, broken)
     tracker = begin(run)
     reason = "not finished after 0.2 s" if how == "hangs" else "3"
-    assert tracker.notes == (f"W&B mirror off: {reason}; the local records are complete",)
+    assert tracker.notes == (f"W&B tracker off: {reason}; the local records are complete",)
     forever.set()

@@ -1,1 +1,1 @@
-"""Mirrors of the local records, one file each."""
+"""Trackers: copies of the local records, one file each."""

@@ -1,9 +1,9 @@
-"""What a tracker is: a mirror of the local records. Its failure never ends a run.
+"""Sends copies of the local records to a tracker, whose failure never ends a run.
 
 One file per tracker in this folder, named as ``tracking.name``, with a class named ``TRACKER``.
 
 Rule on what leaves the machine: what ``records/leaving.py`` lists, and nothing about a single
-client. Of a private run neither metrics computed without noise nor moments of single rounds leave,
+client. Of a private run neither metrics computed without noise nor times of single rounds leave,
 unless ``tracking.private_metrics`` asks for them.
 """
 
@@ -32,13 +32,13 @@ KEY = "ffalora"
 """Of a tracker's config: where a run's numbers come from, read back by ``report/wandb_runs.py``."""
 
 BATCHED = (
-    "this private run's rounds go in one batch when it is done, because the moments at which they "
+    "this private run's rounds go in one batch when it is done, because the times at which they "
     "arrive are times of single rounds; tracking.private_metrics=true sends everything live"
 )
 """Said where a run with a tracker begins."""
 
 _SHARED = ("base", "worker")  # files here that are no tracker
-_NOT_MIRRORED = ("schema_version", "id", "command", "git", "platform")
+_LEFT_OUT = ("schema_version", "id", "command", "git", "platform")
 """Facts of a manifest that may leave, but say more about a machine than a comparison needs."""
 
 
@@ -60,7 +60,7 @@ class RunFacts:
         manifest = leaving(read_json(folder / MANIFEST), "manifest", unit)
         if unit != "none" and "created" in manifest:
             manifest["created"] = to_minute(manifest["created"])
-        kept = {key: value for key, value in manifest.items() if key not in _NOT_MIRRORED}
+        kept = {key: value for key, value in manifest.items() if key not in _LEFT_OUT}
         claim = None
         if (folder / PRIVACY).exists():
             claim = leaving(read_json(folder / PRIVACY), "privacy", unit)
@@ -132,13 +132,13 @@ class RunFacts:
 
 
 class Tracker(Protocol):
-    """A mirror. No method raises, and none but ``finish`` waits."""
+    """A copy of the records elsewhere. No method raises, and none but ``finish`` waits."""
 
     def start(self, facts: RunFacts) -> None:
         """Begin; called once, after the run folder exists."""
 
     def log(self, record: RoundRecord) -> None:
-        """Mirror one round; one that was mirrored in an earlier sitting is left out."""
+        """Send one round; one that was sent before a resume is left out."""
 
     def finish(
         self, summary: Mapping[str, Any] | None, exit_code: int = 0, seconds: float | None = None

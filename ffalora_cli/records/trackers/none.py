@@ -11,7 +11,7 @@ from ffalora_cli.types import RoundRecord
 
 
 class NoTracker:
-    """Mirrors nothing."""
+    """Sends nothing."""
 
     url: str | None = None
     notes: tuple[str, ...] = ()
@@ -23,7 +23,7 @@ class NoTracker:
         """Nothing to begin."""
 
     def log(self, record: RoundRecord) -> None:
-        """Nothing to mirror."""
+        """Nothing to send."""
 
     def finish(
         self, summary: Mapping[str, Any] | None, exit_code: int = 0, seconds: float | None = None

@@ -1,7 +1,7 @@
 """TensorBoard: event files in the run folder, a round a step, settings and result as HParams.
 
 The records are written here, one after another and without a thread of TensorBoard's own, and the
-file's name has no host name in it. Every sitting has a file; what is in the files counts, so a
+file's name has no host name in it. Every resume has a file; what is in the files counts, so a
 round whose record a crash cut short is written again, and no other.
 """
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class TrackioTracker(worker.BackgroundTracker):
-    """Mirrors to Trackio; look with ``trackio show --project PROJECT``."""
+    """Sends to Trackio; look with ``trackio show --project PROJECT``."""
 
     label = "Trackio"
     remedy = "pip install 'ffalora[trackers]'"

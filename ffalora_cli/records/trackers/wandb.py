@@ -23,12 +23,12 @@ if TYPE_CHECKING:
     import wandb
 
 INIT_SECONDS = 30.0
-SETTLE_SECONDS = 5.0  # that W&B's process of an earlier sitting may take to write its file
+SETTLE_SECONDS = 5.0  # that W&B's process before a resume may take to write its file
 CURSOR = "tracker.json"
 
 
 class WandbTracker(worker.BackgroundTracker):
-    """Mirrors to W&B, online or offline. ``WANDB_MODE`` in the environment wins over the config."""
+    """Sends to W&B, online or offline. ``WANDB_MODE`` in the environment wins over the config."""
 
     label = "W&B"
     remedy = "pip install wandb"
@@ -108,7 +108,7 @@ class WandbTracker(worker.BackgroundTracker):
         if not self._run.offline:
             return None
         folder = Path(self._run.settings.sync_dir)
-        if len(self._offline_files()) > 1:  # of earlier sittings; wandb puts them in order
+        if len(self._offline_files()) > 1:  # one a resume; wandb puts them in order
             folder = folder.with_name("offline-run-*")
         return f"W&B was offline; upload with: wandb sync {folder}"
 

@@ -1,10 +1,10 @@
-"""What all mirrors share: one daemon thread that makes every call, in order, until the first fails.
+"""Makes every call to a tracker on one daemon thread, in order, until the first fails.
 
 So neither a slow import, a dead server nor a hang inside a tracker's package delays a round. A
-mirror says which rounds it has when it opens; a resumed run (or ``ffalora sync``) logs every round
+tracker says which rounds it has when it opens; a resumed run (or ``ffalora sync``) logs every round
 again and those are left out.
 
-The moment at which a round arrives is the time that the round took, which is a function of the rows
+When a round arrives tells how long it took, which is a function of the rows
 that were drawn. So a private run's rounds are kept back and go in one batch when the run is done,
 unless ``tracking.private_metrics`` asks for all of it.
 """
@@ -36,15 +36,15 @@ class BackgroundTracker(ABC):
     def __init__(self, config: TrackingConfig) -> None:
         self._config = config
         self._facts: RunFacts | None = None
-        self._last = -1  # round that the mirror has
+        self._last = -1  # round that the tracker has
         self._jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._notes: list[str] = []
-        self._thread = threading.Thread(target=self._work, name="mirror", daemon=True)
+        self._thread = threading.Thread(target=self._work, name="tracker", daemon=True)
         self._dead = threading.Event()
 
     @abstractmethod
     def _open(self, facts: RunFacts) -> int:
-        """Begin or go on with the run; the last round the mirror has, -1 for none."""
+        """Begin or go on with the run; the last round the tracker has, -1 for none."""
 
     @abstractmethod
     def _write(self, number: int, metrics: Mapping[str, Any]) -> None:
@@ -71,7 +71,7 @@ class BackgroundTracker(ABC):
             self._thread.start()
 
     def log(self, record: RoundRecord) -> None:
-        """Mirror a round's released metrics."""
+        """Send a round's released metrics."""
         if self._facts is None or self._dead.is_set():
             return
         number, metrics = record.round, self._facts.released(record.metrics)
@@ -80,7 +80,7 @@ class BackgroundTracker(ABC):
     def finish(
         self, summary: Mapping[str, Any] | None, exit_code: int = 0, seconds: float | None = None
     ) -> None:
-        """Send the summary and wait until the mirror has everything, ``FINISH_SECONDS`` at most."""
+        """Send the summary and wait until all has arrived, ``FINISH_SECONDS`` at most."""
         if self._facts is None:
             return
         if self._thread.ident is None and summary is None:
@@ -123,4 +123,4 @@ class BackgroundTracker(ABC):
         if not self._dead.is_set():
             self._dead.set()
             line = one_line(reason.splitlines()[0])[:160]  # it may quote a key
-            self._notes.append(f"{self.label} mirror off: {line}; the local records are complete")
+            self._notes.append(f"{self.label} tracker off: {line}; the local records are complete")

@@ -1,1 +1,1 @@
-"""Who runs the jobs of a sweep: one file per launcher."""
+"""Launchers play the jobs of a sweep: one file each."""

@@ -1,4 +1,4 @@
-"""What a launcher is: it plays jobs somewhere and says how each of them ended.
+"""Defines a launcher: it plays jobs somewhere and says how each of them ended.
 
 One file per launcher in this folder, named as ``hydra/launcher=NAME``, with
 
@@ -9,6 +9,9 @@ One file per launcher in this folder, named as ``hydra/launcher=NAME``, with
   ``on_change(job, None)`` and later ``on_change(job, ended)``, from any thread. It polls ``stop``
   at least every second; once that gives a signal, no other job is started and those that run are
   sent it (``process.play`` does so by itself) and waited for. A job that fails is no exception.
+
+Ours because Hydra's launchers call a function with pickled configs: they know no job that is done
+already or may be resumed, no signal passed on, no ending beside its result, and no group of jobs.
 """
 
 from __future__ import annotations
@@ -25,6 +28,7 @@ from ffalora_cli.config.errors import ConfigError, brief, choose, listed, neares
 from ffalora_cli.sweep.jobs import OnChange, Stop, SweepJob
 
 Launch = Callable[[Sequence[SweepJob], OnChange, Stop], None]
+_JOBLIB = "joblib"  # Hydra's name for processes side by side, which takes every core unless told
 
 
 def names() -> list[str]:
@@ -44,8 +48,10 @@ def open_launcher(name: str, typed: Mapping[str, str]) -> Launch:
         ConfigError: for a name without a file, a setting that is none of its own, a value of
             another kind, or a library that is not installed.
     """
+    if name == _JOBLIB:
+        name, typed = "basic", {"n_jobs": "-1", **typed}
     if name not in names():
-        raise choose("hydra/launcher", name, names())
+        raise choose("hydra/launcher", name, [*names(), _JOBLIB])
     module = importlib.import_module(f"{__package__}.{name}")
     settings = read_settings("hydra.launcher", name, module.Settings, typed)
     if module.LIBRARY is not None and importlib.util.find_spec(module.LIBRARY) is None:
@@ -68,10 +74,9 @@ def read_settings(section: str, name: str, kind: Any, typed: Mapping[str, str]) 
     for key, text in typed.items():
         if key not in known:
             hint = nearest(key, known)
-            has = f"its settings are {listed(known)}" if known else "it has no settings"
             raise ConfigError(
                 f"{section}.{key} is not a setting of {name}; "
-                + (f"did you mean {hint!r}?" if hint else has)
+                + (f"did you mean {hint!r}?" if hint else f"its settings are {listed(known)}")
             )
         values[key] = _value(f"{section}.{key}", text, hints[key])
     return kind(**values)

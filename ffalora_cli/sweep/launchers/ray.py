@@ -1,4 +1,4 @@
-"""Ray: on a cluster that is up (``address``), or on one it starts here for the sweep."""
+"""Plays jobs by Ray, on a cluster that is up (``address``) or one started here."""
 
 from __future__ import annotations
 

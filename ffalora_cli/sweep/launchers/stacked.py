@@ -1,4 +1,4 @@
-"""Jobs with one model, task and adapter shape train together: each is more clients in the stack.
+"""Trains jobs of one model, task and adapter shape together, as more clients in the stack.
 
 Learning rates, clips, budgets, seeds, partitions and methods may differ (``experiment.together``).
 They share this process, so what kills it stops them all; asked again, each goes on by itself.
@@ -10,7 +10,7 @@ import contextlib
 import time
 import traceback
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from ffalora_cli.config.errors import ConfigError, RunFailed
@@ -43,18 +43,11 @@ def launch(jobs: Sequence[SweepJob], settings: Settings, on_change: OnChange, st
 
     logs = [_Log(job, on_change) for job in jobs]
     members = [
-        Member(
-            job.checked.config,
-            job.checked.resolved,
-            job.checked.signature,
-            log,
-            command=("ffalora", *job.command.arguments),
-            overrides=job.checked.overrides,
-        )
+        Member(replace(job.checked, command=("ffalora", *job.command.arguments)), log)
         for job, log in zip(jobs, logs, strict=True)
     ]
-    for place, outcome in run_together(members, poll, settings.n_jobs):
-        logs[place].end(outcome)
+    for slot, outcome in run_together(members, poll, settings.n_jobs):
+        logs[slot].end(outcome)
 
 
 class _Log:
@@ -67,7 +60,7 @@ class _Log:
 
     def note(self, text: str) -> None:
         """Into the log."""
-        mode = "w" if self._began is None else "a"  # nothing of an earlier sitting
+        mode = "w" if self._began is None else "a"  # nothing from before a resume
         if self._began is None:
             self._began = time.monotonic()
             self._on_change(self._job, None)

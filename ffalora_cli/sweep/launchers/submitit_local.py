@@ -1,4 +1,4 @@
-"""submitit on this machine: what ``submitit_slurm`` does, without Slurm, to try it out."""
+"""Plays jobs by submitit on this machine: what ``submitit_slurm`` does, without Slurm."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A Slurm job array by submitit; folders must be on a file system that the nodes share."""
+"""Submits a Slurm job array by submitit; folders must be on a shared file system."""
 
 from __future__ import annotations
 

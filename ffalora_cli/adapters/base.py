@@ -1,0 +1,130 @@
+"""What an adapter form says: which small tensors change a frozen layer, and how.
+
+A form is one file with one subclass of ``Form`` whose instance is named ``FORM``. It says
+``W' = W + scale * dW(factors)``: the shapes of the factors, their start, ``dW x`` on rows, ``dW``
+itself. Everything else (stacks of clients, clipping, payloads, files) knows factors by name and
+shape alone. A factor's tensor is named ``<site>.<factor>``.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+
+from torch import Tensor, nn
+
+from ffalora_cli.config.errors import ConfigError
+from ffalora_cli.config.schema import AdapterConfig
+from ffalora_cli.types import Site, Tensors, TensorSpec
+
+if TYPE_CHECKING:
+    from ffalora_cli.models.adapters import Factor
+    from ffalora_cli.models.layout import Layout
+
+Shape = tuple[int, ...]
+Value = TypeVar("Value")
+
+
+class Form(ABC):
+    """How a frozen linear layer is changed.
+
+    Attributes:
+        name: file and config name.
+        input_factor: the factor that is applied to the layer's input.
+        no_peft: why peft has no such adapter; empty where ``peft_config`` makes one.
+        peft_names: factor -> what follows the site in the names of peft's adapter file.
+    """
+
+    name: ClassVar[str]
+    input_factor: ClassVar[str]
+    no_peft: ClassVar[str] = ""
+    peft_names: ClassVar[Mapping[str, str]] = {}
+
+    @abstractmethod
+    def factors(self, site: Site, rank: int) -> dict[str, Shape]:
+        """Shape of every factor, the one next to the input first."""
+
+    @abstractmethod
+    def start(self, site: Site, rank: int, init: str, seed: int) -> Tensors:
+        """Every factor at round 0, with ``dW = 0``; draws are keyed by seed, factor and site.
+
+        Args:
+            site: the layer.
+            rank: of the factors.
+            init: ``adapter.init``.
+            seed: ``adapter.seed``.
+        """
+
+    @abstractmethod
+    def delta(
+        self,
+        x: Tensor,
+        factors: Mapping[str, Factor],
+        layout: Layout,
+        scale: float,
+        y: Tensor | None = None,
+    ) -> Tensor:
+        """``scale * dW x`` on rows, or ``y + scale * dW x``.
+
+        Args:
+            x: rows ``[rows, d_in]``.
+            factors: each common ``[m, k]``, one copy an example ``[examples, m, k]``, or with ghost
+                norms; ``models.adapters.times`` multiplies by any of them.
+            layout: which rows are whose.
+            scale: alpha / rank.
+            y: rows ``[rows, d_out]``.
+        """
+
+    @abstractmethod
+    def dense(self, factors: Mapping[str, Tensor], scale: float) -> Tensor:
+        """``scale * dW``, ``[d_out, d_in]`` in the factors' dtype."""
+
+    @abstractmethod
+    def module(self, factors: Mapping[str, nn.Parameter]) -> nn.Module:
+        """``x -> dW x`` of ordinary layers that Opacus knows, around these parameters."""
+
+    def peft_config(self, adapter: AdapterConfig, settings: Mapping[str, Any]) -> Any:
+        """The configuration that peft has for it; ``settings`` are those of every form.
+
+        Raises:
+            ConfigError: peft has no such adapter; says why.
+        """
+        raise ConfigError(
+            f"adapter.form={self.name}: {self.no_peft}; add --merge for the exact full model"
+        )
+
+    def rank_axes(self, site: Site) -> dict[str, tuple[int, ...]]:
+        """Axes of each factor that are as long as the rank."""
+        one, two = self.factors(site, 1), self.factors(site, 2)
+        return {
+            name: tuple(i for i, extent in enumerate(shape) if extent != two[name][i])
+            for name, shape in one.items()
+        }
+
+    def specs(self, sites: Sequence[Site], rank: int) -> list[TensorSpec]:
+        """Every factor of every site, site by site."""
+        return [
+            TensorSpec(f"{site.name}.{factor}", shape, "adapter", site.name, factor)
+            for site in sites
+            for factor, shape in self.factors(site, rank).items()
+        ]
+
+    def initial(self, sites: Sequence[Site], rank: int, init: str, seed: int) -> Tensors:
+        """``start`` of every site, by tensor name."""
+        return {
+            f"{site.name}.{factor}": value
+            for site in sites
+            for factor, value in self.start(site, rank, init, seed).items()
+        }
+
+    def of_site(self, values: Mapping[str, Value], site: Site) -> dict[str, Value]:
+        """One site's factors, picked out of tensors by name."""
+        return {factor: values[f"{site.name}.{factor}"] for factor in self.factors(site, 1)}
+
+
+def linear(weight: nn.Parameter) -> nn.Linear:
+    """A layer without bias around a parameter ``[m, k]``."""
+    layer = nn.Linear(weight.shape[1], weight.shape[0], bias=False, device="meta")
+    layer.weight = weight
+    return layer

@@ -1,0 +1,45 @@
+"""One run that was composed, built and checked: the value that is passed on from there."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from ffalora_cli.config.build import to_plain
+from ffalora_cli.config.schema import Config
+from ffalora_cli.config.signature import signature
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run, checked and ready.
+
+    Attributes:
+        config: built and checked.
+        overrides: of this job alone: a sweep is expanded.
+        notes: lines about how it was read.
+        command: the command line as typed, for the manifest.
+        again: start over in a folder of its own, whatever there is.
+        folder: of the run to go on with; found by name and signature where None.
+        fork_of: folder of another run from whose last round this one starts.
+    """
+
+    config: Config
+    overrides: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    command: tuple[str, ...] = ()
+    again: bool = False
+    folder: Path | None = None
+    fork_of: Path | None = None
+
+    @cached_property
+    def resolved(self) -> dict[str, Any]:
+        """The configuration as nested plain values, for records."""
+        return to_plain(self.config)
+
+    @cached_property
+    def signature(self) -> str:
+        """Twelve hex digits: the same for the same experiment."""
+        return signature(self.resolved)

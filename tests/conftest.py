@@ -1,0 +1,24 @@
+"""What all tests share."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from tests.tiny import save_tiny_bert
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cache(tmp_path_factory):
+    """One folder of calibrations and tokens for this session and every process that it starts."""
+    with pytest.MonkeyPatch.context() as patch:
+        if "FFALORA_CACHE" not in os.environ:
+            patch.setenv("FFALORA_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(scope="session")
+def tiny_bert(tmp_path_factory) -> str:
+    """A folder with a random two-layer BERT, to be read only."""
+    return save_tiny_bert(tmp_path_factory.mktemp("tiny_bert"))
