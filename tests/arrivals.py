@@ -67,3 +67,14 @@ def federate(method="ffa_lora", privacy=NONE, seed=0, engine=None, **changes) ->
         plan=plan,
         privacy_ledger=PrivacyLedger(plan.noise_multiplier, plan.accounted_rate) if plan else None,
     )
+
+
+def keeping(sim, seen):
+    """The engine's answers; ``seen`` grows by every (job, result) and every receipt."""
+
+    def answer(asked):
+        reply = sim.answer(asked)
+        seen.append(asked if reply is None else (asked, reply))
+        return reply
+
+    return answer

@@ -11,7 +11,7 @@ from functools import lru_cache
 import numpy as np
 
 from ffalora_cli.audit.draws import Draws, endless
-from ffalora_cli.audit.observe import watch
+from ffalora_cli.audit.observe import Watched
 from ffalora_cli.audit.outcome import Check
 from ffalora_cli.audit.standin import Subject
 from ffalora_cli.audit.uploads import Played
@@ -112,10 +112,10 @@ def budget(subject: Subject) -> Check:
     steps = np.full(plan.num_clients, plan.steps_per_round, dtype=np.int64)
     one_round = replace(plan, planned_steps=steps, planned_rounds=np.ones_like(steps))
     simulation = subject.simulation(one_round)
-    seen = watch(simulation, idle=True)
+    watched = Watched(simulation, idle=True)
     for round in (1, 2):
-        simulation.play(round)
-    beyond = sum(len(one.job.clients) for one in seen[1:])
+        watched.play(round)
+    beyond = sum(len(one.job.clients) for one in watched.seen[1:])
     return Check(
         name="nobody passes the plan",
         statistic=float(beyond),

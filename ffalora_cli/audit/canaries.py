@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from ffalora_cli.audit.canary_engine import CanaryEngine
     from ffalora_cli.audit.standin import Subject
     from ffalora_cli.config.schema import FederationConfig
+    from ffalora_cli.engine.job import LocalJob, LocalResult
+    from ffalora_cli.federation.contract import Receipt
     from ffalora_cli.federation.simulation import Simulation
     from ffalora_cli.types import Stack
 
@@ -123,7 +125,6 @@ def _federation(subject: Subject, canaries: int, rounds: int) -> tuple[Simulatio
     key, norm = keys.derive(subject.secret, "canaries"), NORM * plan.max_grad_norm
     made = Canaries(included, np.repeat(inside, sizes), real, norm, key, personal)
     engine = CanaryEngine(network, rows, wide.max_tokens, books=False, canaries=made)
-    simulation.engine = engine
     return simulation, engine
 
 
@@ -136,7 +137,7 @@ def _play(
     """Play all rounds before the eyes of both observers, who look at the canaries' coordinates."""
     import torch
 
-    from ffalora_cli.audit.canary_engine import watch_uploads
+    from ffalora_cli.engine.job import LocalJob
 
     def look(upload: Stack) -> None:
         """What the server received, minus what it had sent."""
@@ -147,7 +148,12 @@ def _play(
         where = engine.canaries.coordinates(engine.shapes)
         see_upload(torch.cat(change).numpy()[where])
 
+    def answer(asked: LocalJob | Receipt) -> LocalResult | None:
+        if isinstance(asked, LocalJob):
+            return engine.train(asked)
+        look(asked.uploads)
+        return None
+
     engine.see_step = see_step
-    watch_uploads(simulation, look)
-    for _ in simulation.rounds():
+    for _ in simulation.rounds(answer):
         pass

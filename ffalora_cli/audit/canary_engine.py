@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,10 +15,6 @@ from ffalora_cli.engine.job import LocalJob, LocalOptimizer, LocalResult
 from ffalora_cli.engine.stacked import StackedEngine
 from ffalora_cli.models.adapters import Factor
 from ffalora_cli.types import Stack, Tensors
-
-if TYPE_CHECKING:
-    from ffalora_cli.federation.contract import Receipt
-    from ffalora_cli.federation.simulation import Simulation
 
 SeeStep = Callable[[np.ndarray], None]
 """Is shown the privatised gradient of one step at every canary's coordinate, ``[canaries]``."""
@@ -146,15 +142,3 @@ class CanaryEngine(StackedEngine):
         for name, value in grads.items():
             value[canary], value[~canary] = made[name], real[name]
         return losses, grads
-
-
-def watch_uploads(simulation: Simulation, see: Callable[[Stack], None]) -> None:
-    """Show every upload ``[clients, ...]`` as the server unpacks it, before it is used."""
-    receive = simulation._receive
-
-    def watched(*arrived: Any) -> Receipt:
-        receipt = receive(*arrived)
-        see(receipt.uploads)
-        return receipt
-
-    simulation.__dict__[receive.__name__] = watched  # this simulation alone

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ffalora_cli.audit.draws import endless
-from ffalora_cli.audit.observe import watch
+from ffalora_cli.audit.observe import Watched
 from ffalora_cli.audit.one_more import one_more
 from ffalora_cli.audit.outcome import Check
 from ffalora_cli.audit.standin import Subject
@@ -140,9 +140,9 @@ def released(subject: Subject, steps: Sequence[StepBatches], craft: object) -> T
     """Sums in units of the clip ``[steps, clients, P]``; parameters stay as they were."""
     quiet = endless(subject.plan, noise_multiplier=np.zeros(subject.plan.num_clients))
     simulation = subject.simulation(quiet, local_steps=len(steps), local_lr=1e-30)
-    seen = watch(simulation, craft=craft, batches=steps)  # type: ignore[arg-type]
-    simulation.play(1)
-    return seen[0].sums() / subject.plan.max_grad_norm
+    watched = Watched(simulation, craft=craft, batches=steps)  # type: ignore[arg-type]
+    watched.play(1)
+    return watched.seen[0].sums() / subject.plan.max_grad_norm
 
 
 def _bounded(cases: Sequence[Case], moved: np.ndarray) -> Check:

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from ffalora_cli.audit.observe import Seen, watch
+from ffalora_cli.audit.observe import Watched
 from ffalora_cli.audit.standin import WIDTH, Subject
 from ffalora_cli.privacy.plan import PrivacyPlan
 
 if TYPE_CHECKING:
-    from ffalora_cli.federation.simulation import Simulation
+    pass
 
 STEPS = 40  # local steps of a round of noise
 
@@ -56,19 +56,20 @@ def draw_empty(subject: Subject, pairs: int) -> Draws:
     clients = subject.plan.num_clients
     plan = endless(subject.plan, sample_rate=np.zeros(clients))
     simulation = subject.simulation(plan, local_steps=STEPS)
-    seen = watch(simulation)
-    return _collect(subject, simulation, seen, -(-pairs // (STEPS * clients)))
+    watched = Watched(simulation)
+    return _collect(subject, watched, -(-pairs // (STEPS * clients)))
 
 
 def draw_full(subject: Subject, rounds: int, steps: int) -> Draws:
     """Draws of steps with ordinary batches, in several micro-batches, whose gradients are zero."""
     simulation = subject.simulation(endless(subject.plan), local_steps=steps)
     size = sum(spec.size for spec in simulation.trainable(1))
-    seen = watch(simulation, craft=lambda slots, rows: torch.zeros(len(rows), size))
-    return _collect(subject, simulation, seen, rounds)
+    watched = Watched(simulation, craft=lambda slots, rows: torch.zeros(len(rows), size))
+    return _collect(subject, watched, rounds)
 
 
-def _collect(subject: Subject, simulation: Simulation, seen: list[Seen], rounds: int) -> Draws:
+def _collect(subject: Subject, watched: Watched, rounds: int) -> Draws:
+    simulation = watched.simulation
     unit = subject.plan.added_noise * subject.plan.max_grad_norm  # [clients]
     first: list[torch.Tensor] = []
     squares: list[torch.Tensor] = []
@@ -76,8 +77,8 @@ def _collect(subject: Subject, simulation: Simulation, seen: list[Seen], rounds:
     sizes: list[int] = []
     assert simulation.privacy_ledger is not None
     for round in range(1, rounds + 1):
-        simulation.play(round)
-        one = seen.pop()
+        watched.play(round)
+        one = watched.seen.pop()
         parts = one.by_tensor(one.sums() / torch.from_numpy(unit)[None, :, None])
         names, sizes = tuple(parts), [v.shape[-1] for v in parts.values()]
         squares.append(torch.stack([v.square().sum(-1) for v in parts.values()], dim=-1))

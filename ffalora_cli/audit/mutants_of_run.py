@@ -103,8 +103,8 @@ def _uncovered_upload() -> AbstractContextManager[None]:
     """One tensor more than the plan covers, as with an unprotected head."""
 
     def wrap(real: Any) -> Any:
-        def receive(self, *arrived):  # type: ignore[no-untyped-def]
-            receipt = real(self, *arrived)
+        def receive(*arrived: Any) -> Any:
+            receipt = real(*arrived)
             norm = torch.from_numpy(receipt.norms).float()[:, None]
             return replace(receipt, uploads=receipt.uploads | {"update_norm": norm})
 
@@ -117,11 +117,11 @@ def _partly_raw() -> AbstractContextManager[None]:
     """The upload is shifted by something that no noise was added to."""
 
     def wrap(real: Any) -> Any:
-        def upload(self, round, ids, result):  # type: ignore[no-untyped-def]
+        def upload(setting, number, ids, held, result):  # type: ignore[no-untyped-def]
             loss = torch.from_numpy(result.loss_sum).float()
             shape = {n: (-1, *[1] * (v.dim() - 1)) for n, v in result.trained.items()}
             raw = {n: v + 1e-3 * loss.view(shape[n]) for n, v in result.trained.items()}
-            return real(self, round, ids, replace(result, trained=raw))
+            return real(setting, number, ids, held, replace(result, trained=raw))
 
         return upload
 

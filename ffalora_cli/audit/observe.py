@@ -1,7 +1,8 @@
 """Writes down what every optimiser step was given and what every client uploaded.
 
-The only places where the audit reaches into the run's code: ``Simulation.engine``, its
-``_receive``, and ``StackedEngine.per_example_gradients``, all on the instance under test.
+It drives the rounds: every job and everything that arrives passes through its hands. Crafted
+gradients are the one thing put into the run's code (``StackedEngine.per_example_gradients``, on the
+instance under test).
 """
 
 from __future__ import annotations
@@ -15,12 +16,12 @@ import torch
 from torch import Tensor
 
 from ffalora_cli.engine.job import LocalJob, LocalOptimizer, LocalResult
+from ffalora_cli.federation.contract import Receipt
 from ffalora_cli.models.fingerprint import fingerprint_tensors
 from ffalora_cli.types import Stack
 
 if TYPE_CHECKING:
     from ffalora_cli.data.batches import StepBatches
-    from ffalora_cli.federation.contract import Receipt
     from ffalora_cli.federation.simulation import Simulation
 
 Craft = Callable[[np.ndarray, np.ndarray], Tensor]
@@ -29,7 +30,7 @@ Craft = Callable[[np.ndarray, np.ndarray], Tensor]
 
 @dataclass
 class Seen:
-    """One round of the whole cohort."""
+    """One exchange of the whole cohort."""
 
     job: LocalJob
     gradients: Tensor  # fp32 [steps, clients, P], as the optimiser got them: noised and divided
@@ -74,23 +75,43 @@ class _Recording(LocalOptimizer):
 
 
 @dataclass
-class ObservedEngine:
-    """The run's engine, watched.
+class Watched:
+    """A simulation whose rounds are played before our eyes.
 
     Attributes:
-        engine: the real one.
-        seen: what it did, a round an entry.
+        simulation: not yet played.
+        craft: gradients to hand to clip and noise instead of the model's own.
         batches: used instead of the sampled ones, one a local step; None leaves them.
         idle: do not train: the job is written down, the clients keep what they have.
+        seen: what happened, an exchange an entry (all clients are one chunk).
     """
 
-    engine: Any
-    seen: list[Seen] = field(default_factory=list)
+    simulation: Simulation
+    craft: Craft | None = None
     batches: Sequence[StepBatches] | None = None
     idle: bool = False
+    seen: list[Seen] = field(default_factory=list)
 
-    def train(self, job: LocalJob) -> LocalResult:
-        """One round of local training, by the real engine unless idle."""
+    def __post_init__(self) -> None:
+        self.engine: Any = self.simulation.engine
+        if self.craft is not None:
+            self.engine.per_example_gradients = _crafted(self.craft)
+            self.engine.books = False
+
+    def play(self, round: int) -> None:
+        """One round."""
+        self.simulation.play(round, self._answer)
+
+    def _answer(self, asked: LocalJob | Receipt) -> LocalResult | None:
+        if isinstance(asked, LocalJob):
+            return self._train(asked)
+        ledger = self.simulation.privacy_ledger
+        self.seen[-1].upload = asked.uploads
+        self.seen[-1].charged = None if ledger is None else ledger.steps_taken.copy()
+        return None
+
+    def _train(self, job: LocalJob) -> LocalResult:
+        """Local training by the real engine, unless idle."""
         if self.batches is not None:
             job = replace(job, batches=self.batches)
         given: list[Tensor] = []
@@ -111,41 +132,6 @@ class ObservedEngine:
         held = {name: value for name, value in job.start.items() if name not in job.trainable}
         weights = dict(self.engine.network.model.named_parameters())
         return fingerprint_tensors(weights | dict(job.common) | held)
-
-
-def watch(
-    simulation: Simulation,
-    craft: Craft | None = None,
-    batches: Sequence[StepBatches] | None = None,
-    idle: bool = False,
-) -> list[Seen]:
-    """Watch a simulation from now on.
-
-    Args:
-        simulation: not yet played.
-        craft: gradients to hand to clip and noise instead of the model's own.
-        batches: instead of the sampled ones, one a local step.
-        idle: only look at the jobs.
-
-    Returns:
-        A list that grows by one entry a round (all clients are one chunk).
-    """
-    observed = ObservedEngine(simulation.engine, batches=batches, idle=idle)
-    if craft is not None:
-        observed.engine.per_example_gradients = _crafted(craft)
-        observed.engine.books = False
-    receive = simulation._receive
-
-    def keep(*arrived: Any) -> Receipt:
-        receipt = receive(*arrived)
-        observed.seen[-1].upload = receipt.uploads
-        if simulation.privacy_ledger is not None:
-            observed.seen[-1].charged = simulation.privacy_ledger.steps_taken.copy()
-        return receipt
-
-    simulation.engine = observed
-    simulation._receive = keep  # type: ignore[method-assign, assignment]
-    return observed.seen
 
 
 def _recording(optimizer: LocalOptimizer, given: list[Tensor]) -> _Recording:

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ffalora_cli.audit.draws import endless
-from ffalora_cli.audit.observe import watch
+from ffalora_cli.audit.observe import Watched
 from ffalora_cli.audit.outcome import Check, exact
 from ffalora_cli.audit.standin import Subject
 from ffalora_cli.audit.verdict import far, furthest, together
@@ -61,13 +61,13 @@ def draw_batches(subject: Subject, inclusions: int) -> list[Inclusions]:
     """Batches of every client, until the smallest expected one has had so many rows in total."""
     plan = subject.plan
     simulation = subject.simulation(endless(plan), local_steps=STEPS)
-    seen = watch(simulation, idle=True)
+    watched = Watched(simulation, idle=True)
     rounds = max(2, int(np.ceil(inclusions / (STEPS * plan.expected_batch.min()))))
     batches: list[StepBatches] = []
     divisors = plan.expected_batch
     for round in range(1, rounds + 1):
-        simulation.play(round)
-        job = seen.pop().job
+        watched.play(round)
+        job = watched.seen.pop().job
         batches += job.batches
         divisors = divisors if job.privacy is None else job.privacy.expected_batch
     step = np.repeat(np.arange(len(batches)), [len(pairs.rows) for pairs in batches])

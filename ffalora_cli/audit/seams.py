@@ -130,14 +130,14 @@ def ledger(wrap: Wrap) -> AbstractContextManager[None]:
 
 
 def upload(wrap: Wrap) -> AbstractContextManager[None]:
-    """``Simulation._upload(self, round, ids, result) -> Packed``: what a chunk sends."""
-    from ffalora_cli.federation import simulation
+    """``upload(setting, number, ids, held, result) -> Packed``: what a chunk sends."""
+    from ffalora_cli.federation import round
 
-    return replaced(simulation, "Simulation._upload", wrap)
+    return replaced(round, "upload", wrap)
 
 
 def arrival(wrap: Wrap) -> AbstractContextManager[None]:
-    """``Simulation._receive(self, round, ids, packed, ...) -> Receipt``: what was unpacked."""
-    from ffalora_cli.federation import simulation
+    """``receive(setting, state, number, ids, packed, ...) -> Receipt``: what was unpacked."""
+    from ffalora_cli.federation import round
 
-    return replaced(simulation, "Simulation._receive", wrap)
+    return replaced(round, "receive", wrap)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ffalora_cli.audit.draws import endless
-from ffalora_cli.audit.observe import Seen, watch
+from ffalora_cli.audit.observe import Seen, Watched
 from ffalora_cli.audit.outcome import Check, exact
 from ffalora_cli.audit.standin import Subject
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from ffalora_cli.federation.simulation import Simulation
 
 REPLAY = 1e-6  # relative: rounding of a device other than the one that trained
-ROUNDS, STEPS = 4, 2  # no method's phases are longer than two rounds
+ROUNDS, STEPS = 4, 2  # more rounds where the method's cycle is longer
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Played:
 
     Attributes:
         simulation: as it is after them.
-        seen: what happened, a round an entry.
+        seen: what happened, an exchange an entry.
         refusal: why the run's own guard stopped it, if one did.
     """
 
@@ -37,15 +37,15 @@ class Played:
 
 
 def play(subject: Subject) -> Played:
-    """Play ``ROUNDS`` rounds of ``STEPS`` steps with the planned batches."""
+    """Play some rounds of ``STEPS`` steps with the planned batches."""
     simulation = subject.simulation(endless(subject.plan), local_steps=STEPS)
-    seen = watch(simulation)
+    watched = Watched(simulation)
     try:
-        for round in range(1, ROUNDS + 1):
-            simulation.play(round)
+        for round in range(1, max(ROUNDS, len(simulation.method.cycle)) + 1):
+            watched.play(round)
     except RuntimeError as error:
-        return Played(simulation, seen, str(error))
-    return Played(simulation, seen)
+        return Played(simulation, watched.seen, str(error))
+    return Played(simulation, watched.seen)
 
 
 def upload_checks(subject: Subject, played: Played) -> list[Check]:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from ffalora_cli.data.batches import StepBatches
     from ffalora_cli.engine.job import Engine, LocalJob, LocalResult
     from ffalora_cli.experiment.parts import Parts
+    from ffalora_cli.federation.contract import Receipt
     from ffalora_cli.federation.simulation import Simulation
 
 REPEATS = 3  # timed rounds of one step each, after one to warm up
@@ -58,30 +59,29 @@ def measure(parts: Parts) -> Measurement:
     device = parts.simulation.network.device
     clock = _Clock(parts.simulation.engine, device, parts.data.train.lengths)
     one_step = replace(parts.simulation.config, local_steps=1)
-    trial = replace(parts.simulation, engine=clock, config=one_step)  # with a state of its own
-    trial.privacy_ledger = None
+    own = {"config": one_step, "privacy_ledger": None}
+    trial = replace(parts.simulation, **own)  # with a state of its own
     before = held_memory(device)
     reset_peak(device)
     began = time.perf_counter()
-    rounds = [_timed(trial)]  # cold
+    rounds = [_timed(trial, clock)]  # cold
     while len(rounds) < 2 or _grows(clock):
-        rounds.append(_timed(trial))
+        rounds.append(_timed(trial, clock))
     warm = len(rounds)
     while len(rounds) < warm + REPEATS and time.perf_counter() - began < ENOUGH:
-        rounds.append(_timed(trial))
+        rounds.append(_timed(trial, clock))
     peak = peak_memory(device)
     _undo_merges(trial)
     kept = max(1, len(rounds) - warm)
-    whole, steps = rounds[-kept:], clock.steps[-kept:]
+    steps = clock.steps[-kept * parts.method.exchanges() :]
     seconds = [step.whole_seconds for step in steps]
     step = statistics.median(seconds)
     apart = (max(seconds) - min(seconds)) / (2 * step) if kept > 2 else UNREPEATED_ERROR
     used = max(step.tokens for step in clock.steps)
     batch = min(parts.max_tokens, max(step.whole_tokens for step in clock.steps))
-    others = statistics.median(w - s.seconds for w, s in zip(whole, steps, strict=True))
     return Measurement(
         step_seconds=step,
-        round_seconds=max(0.0, others),
+        round_seconds=max(0.0, statistics.median(rounds[-kept:])),
         token_seconds=_score(parts),
         error=max(LEAST_ERROR, apart),
         peak_bytes=peak + int((peak - before) * max(0.0, batch / used - 1)),
@@ -126,7 +126,7 @@ class _Step:
 
 @dataclass
 class _Clock:
-    """An engine, and how long each cohort's local training took.
+    """Drives rounds: an engine, and how long each cohort's local training took.
 
     Attributes:
         tokens: at most about so many of a step are trained on.
@@ -138,8 +138,12 @@ class _Clock:
     tokens: int = FEW
     steps: list[_Step] = field(default_factory=list)
 
-    def train(self, job: LocalJob) -> LocalResult:
+    def answer(self, job: LocalJob | Receipt) -> LocalResult | None:
         """Train as the engine does, on some rows of each step."""
+        from ffalora_cli.engine.job import LocalJob
+
+        if not isinstance(job, LocalJob):
+            return None
         kept = [thinned(batch, self.lengths, self.tokens) for batch in job.batches]
         used = sum(int(self.lengths[batch.rows].sum()) for batch in kept)
         whole = sum(int(self.lengths[batch.rows].sum()) for batch in job.batches)
@@ -161,12 +165,12 @@ def thinned(batch: StepBatches, lengths: np.ndarray, tokens: int) -> StepBatches
     return replace(batch, **arrays)
 
 
-def _timed(trial: Simulation) -> float:
-    """Seconds of the next round."""
-    began = time.perf_counter()
-    trial.play(trial.state.round + 1)
+def _timed(trial: Simulation, clock: _Clock) -> float:
+    """Seconds of the next round besides its steps."""
+    began, before = time.perf_counter(), len(clock.steps)
+    trial.play(trial.state.round + 1, clock.answer)
     _wait(trial.network.device)
-    return time.perf_counter() - began
+    return time.perf_counter() - began - sum(step.seconds for step in clock.steps[before:])
 
 
 def _score(parts: Parts) -> float:

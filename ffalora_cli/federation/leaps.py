@@ -39,7 +39,7 @@ def leap(rehearsal: Rehearsal) -> bool:
     Returns:
         False if the rounds leapt over were drawn, so that these stand for others.
     """
-    config, at = rehearsal.config, rehearsal.state.round
+    config, at = rehearsal.setting.config, rehearsal.state.round
     drawn = config.cohort_sampling != "full" or config.dropout_rate or config.straggler_rate
     left = config.rounds - at
     if drawn:
@@ -47,8 +47,8 @@ def leap(rehearsal: Rehearsal) -> bool:
             return True
         _repeat(rehearsal, SAMPLE, left // SAMPLE)
         return False
-    cycle = len(rehearsal.method.cycle)
-    each = rehearsal.method.exchanges()
+    cycle = len(rehearsal.setting.method.cycle)
+    each = rehearsal.setting.method.exchanges()
     same_digits = (10 ** len(str(at * each)) - 1 - at * each) // each
     times = min(left, _affordable(rehearsal), same_digits) // cycle
     if times > _ALIKE and _repeats(rehearsal, cycle):
@@ -72,17 +72,17 @@ def _repeats(rehearsal: Rehearsal, cycle: int) -> bool:
 
 def _affordable(rehearsal: Rehearsal) -> int:
     """Rounds before the first client's budget ends."""
-    plan, ledger = rehearsal.plan, rehearsal.privacy_ledger
+    plan, ledger = rehearsal.setting.plan, rehearsal.privacy_ledger
     if plan is None or ledger is None:
-        return rehearsal.config.rounds
+        return rehearsal.setting.config.rounds
     left = (plan.planned_steps - ledger.steps_taken) // plan.steps_per_round
-    return int(left[left > 0].min(initial=rehearsal.config.rounds))
+    return int(left[left > 0].min(initial=rehearsal.setting.config.rounds))
 
 
 def _repeat(rehearsal: Rehearsal, window: int, times: int) -> None:
     """The last ``window`` rounds ``times`` more; versions and dates move along."""
     state, ahead = rehearsal.state, window * times
-    plan, ledger = rehearsal.plan, rehearsal.privacy_ledger
+    plan, ledger = rehearsal.setting.plan, rehearsal.privacy_ledger
     rounds = range(state.round - window + 1, state.round + 1)
     rehearsal.communication.repeat(rounds, times)
     last = rehearsal.client_states.last_round
@@ -96,7 +96,7 @@ def _repeat(rehearsal: Rehearsal, window: int, times: int) -> None:
     ):  # drawn, somebody may come out above what nobody can spend
         ledger.steps_taken = np.minimum(ledger.steps_taken, plan.planned_steps)
     rehearsal.history.clear()
-    each = rehearsal.method.exchanges()
+    each = rehearsal.setting.method.exchanges()
     recent = range((rounds.start - 1) * each + 1, state.round * each + 1)
     moved = {n: v + ahead * each for n, v in state.versions.items() if v in recent}
     rehearsal.state = replace(

@@ -1,10 +1,10 @@
 """A federation played without training: who takes part, what is sent, who pays; not one gradient.
 
 What travels depends on names and shapes alone, so the rounds are played with the real cohorts,
-dropouts, downlink plans, methods and payloads on tensors without values (torch's ``meta`` device).
-The communication ledger comes out as a run writes it, byte for byte, unless the run ends early
-(uploads refused) or its cohorts are drawn from a secret that does not exist yet
-(``privacy.noise=secure``): then the cohorts are others of the same distribution.
+dropouts, downlink plans, methods and payload headers; what an exchange leaves behind is counted, on
+tensors without values (torch's ``meta`` device). The communication ledger comes out as a run writes
+it, byte for byte, unless the run ends early (uploads refused) or cohorts are drawn from a secret
+that does not exist yet (``privacy.noise=secure``): then they are others of the same distribution.
 
 Of a million rounds not every one is played (``leaps.py``).
 """
@@ -12,32 +12,25 @@ Of a million rounds not every one is played (``leaps.py``).
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 
 from ffalora_cli.engine.job import LocalResult
-from ffalora_cli.federation import dropouts
+from ffalora_cli.federation.clients import ClientStates
 from ffalora_cli.federation.codecs import describe
 from ffalora_cli.federation.leaps import SAMPLE, Played, leap
 from ffalora_cli.federation.ledger import CommunicationLedger
-from ffalora_cli.federation.payload import lines
-from ffalora_cli.federation.release import ClientRelease, adapt_clip, release_of
+from ffalora_cli.federation.payload import WireDtype, lines
+from ffalora_cli.federation.release import ClientRelease
+from ffalora_cli.federation.round import Books, Cohort, Playing, drive, is_last, play, send
 from ffalora_cli.federation.server import apply_update, server_step
-from ffalora_cli.federation.simulation import Simulation
+from ffalora_cli.federation.setting import Setting
+from ffalora_cli.federation.tensors import initial_state
 from ffalora_cli.privacy.ledger import PrivacyLedger
-from ffalora_cli.types import (
-    Dense,
-    Kind,
-    PayloadItem,
-    RoundRecord,
-    ServerState,
-    ServerUpdate,
-    Tensors,
-    kind_of,
-)
+from ffalora_cli.types import Dense, Kind, PayloadItem, ServerState, ServerUpdate, Tensors, kind_of
 
 
 @dataclass(frozen=True)
@@ -51,17 +44,15 @@ class Rehearsed:
     exact: bool = True  # False: rounds with drawn cohorts stand for others
 
 
-def rehearse(simulation: Simulation, leaps: bool = True) -> Rehearsed:
-    """Play all rounds of a simulation without training; it stays as it is.
+def rehearse(setting: Setting, leaps: bool = True) -> Rehearsed:
+    """Play all rounds of a federation, from the first, without training.
 
     Args:
-        simulation: built, at round 0.
+        setting: stays as it is.
         leaps: rounds that repeat are multiplied, not played.
     """
-    given = {f.name: getattr(simulation, f.name) for f in fields(Simulation)}
-    rehearsal = Rehearsal(**given)
-    exact = True
-    while not rehearsal.is_last(rehearsal.state.round):
+    rehearsal, exact = Rehearsal(setting), True
+    while not is_last(setting, rehearsal.privacy_ledger, rehearsal.state.round):
         rehearsal.play(rehearsal.state.round + 1)
         exact &= not leaps or leap(rehearsal)
     return Rehearsed(
@@ -73,86 +64,79 @@ def rehearse(simulation: Simulation, leaps: bool = True) -> Rehearsed:
     )
 
 
-class Rehearsal(Simulation):
-    """A simulation whose clients answer with tensors of the right shape."""
+class Rehearsal:
+    """Rounds whose exchanges are counted, and what they leave behind."""
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self._shapes = {name: value.to("meta") for name, value in self.network.initial.items()}
-        self.participations = np.zeros(len(self.clients), dtype=np.int64)
+    def __init__(self, setting: Setting) -> None:
+        count, plan = len(setting.clients), setting.plan
+        self.setting = setting
+        self.state = initial_state(setting.network)
+        self.client_states = ClientStates(count)
+        self.communication = CommunicationLedger(count)
+        self.privacy_ledger: PrivacyLedger | None = None
+        if plan is not None:
+            self.privacy_ledger = PrivacyLedger(plan.noise_multiplier, plan.accounted_rate)
+        self.participations = np.zeros(count, dtype=np.int64)
         self.history: deque[Played] = deque(maxlen=SAMPLE)
-        self._updates: dict[tuple[object, ...], ServerUpdate] = {}
-        if self.plan is not None:
-            self.privacy_ledger = PrivacyLedger(
-                self.plan.noise_multiplier, self.plan.accounted_rate
-            )
+        self._shapes = {n: value.to("meta") for n, value in setting.network.initial.items()}
+        self._updates: dict[tuple[int, int], ServerUpdate] = {}
 
-    def play(self, round: int) -> RoundRecord:
-        """One round: sample, send, charge, count the answers, combine their shapes."""
+    def play(self, round: int) -> None:
+        """One round; nobody is asked for anything."""
         taken = self.privacy_ledger.steps_taken.copy() if self.privacy_ledger else 0
-        asked = np.sort(self._sample(round))
-        chosen = asked[~dropouts.absent(self.seed, round, asked, self.config.dropout_rate)]
-        late = dropouts.late(self.seed, round, chosen, self.config.straggler_rate)
-        arrived = chosen[~late]
-        release = release_of(self.plan, self.secret)
-        for number in self.method.numbers(round):
-            self._send(number, chosen)
-            self._charge(number, chosen)
-            self._answer(number, chosen)
-            if len(arrived) or isinstance(release, ClientRelease):
-                self._combine_shapes(number, arrived)
-        self.state = replace(self.state, round=round)
-        self.client_states.took_part(chosen, round)
+        playing = play(self.setting, self.state, self, round, self._exchange)
+        self.state, _ = drive(playing, lambda asked: None)
+        chosen = np.flatnonzero(self.client_states.last_round == round)
         self.participations[chosen] += 1
-        self.state, _ = adapt_clip(
-            release, self.communication, round, chosen, [_nothing(chosen)], self.state
-        )
         charged = self.privacy_ledger.steps_taken - taken if self.privacy_ledger else None
         self.history.append(Played(chosen, charged, len(self.state.merges)))
-        return RoundRecord(round, {})
 
-    @property
-    def tensors(self) -> Tensors:
-        """Shapes of all tensors."""
-        return self._shapes
+    def _exchange(
+        self, setting: Setting, state: ServerState, books: Books, cohort: Cohort, number: int
+    ) -> Playing:
+        """Count what is sent and uploaded (all of one size), and combine shapes."""
+        yield from ()
+        send(setting, state, books, cohort.ids, number, _lines)
+        round, place = setting.place(number)
+        sizes = lines(setting.manifest(number).entries)
+        books.communication.add(round, "uplink", cohort.ids, sizes, place)
+        arrived = cohort.ids[~cohort.late]
+        if len(arrived) or isinstance(setting.release(number), ClientRelease):
+            state = self._combine(state, number, arrived)
+        return state, [_nothing(cohort.ids)], []
 
-    def _answer(self, number: int, chosen: np.ndarray) -> None:
-        """Count the uploads; all of a round have one size."""
-        round, place = self._place(number)
-        sizes = lines(self._manifest(number).entries)
-        self.communication.add(round, "uplink", chosen, sizes, place)
-
-    def _lines(self, items: Sequence[PayloadItem]) -> Mapping[Kind, int]:
-        """The same of a payload with these names and shapes; tensors have no values here."""
-        return lines(describe(items, self.config.wire_dtype))
-
-    def _combine_shapes(self, number: int, ids: np.ndarray) -> None:
+    def _combine(self, state: ServerState, number: int, arrived: np.ndarray) -> ServerState:
         """What the server's step changes: tensors, moments, merges; as shapes."""
-        arrived, specs = len(ids), self._manifest(number).specs
+        setting, count = self.setting, len(arrived)
+        specs = setting.manifest(number).specs
         mean: Tensors = {s.name: torch.empty(s.shape, device="meta") for s in specs}
         uploads = None
-        if not self.method.linear:
-            uploads = {s.name: torch.empty(arrived, *s.shape, device="meta") for s in specs}
-        weights = torch.full((arrived,), 1 / max(arrived, 1), dtype=torch.float64, device="meta")
-        whole = replace(self.state, tensors=self.tensors)
-        stepped, optimizer = server_step(self.config.server_optimizer, whole, mean)
+        if not setting.method.linear:
+            uploads = {s.name: torch.empty(count, *s.shape, device="meta") for s in specs}
+        weights = torch.full((count,), 1 / max(count, 1), dtype=torch.float64, device="meta")
+        whole = replace(state, tensors=self._shapes)
+        stepped, optimizer = server_step(setting.config.server_optimizer, whole, mean)
         # What a method changes follows from the place in its cycle and from how many answered; the
         # first cycle may differ from all later ones.
-        cycle = len(self.method.cycle) * self.method.exchanges()
-        key = (arrived, number if number <= cycle else cycle + number % cycle + 1)
+        cycle = len(setting.method.cycle) * setting.method.exchanges()
+        key = (count, number if number <= cycle else cycle + number % cycle + 1)
         if key not in self._updates:
-            self._updates[key] = self.method.aggregate(
-                whole, stepped, uploads, weights, self._context(number)
-            )
+            context = setting.context(number)
+            self._updates[key] = setting.method.aggregate(whole, stepped, uploads, weights, context)
         update = self._updates[key]
-        self.state = apply_update(self.state, update, number, self.network.scale, optimizer)
         if update.own:
             items = [Dense(n, kind_of(n), values[:1]) for n, values in update.own.items()]
-            round, place = self._place(number)
-            self.communication.add(round, "downlink", ids, self._lines(items), place)
+            sizes, (round, place) = _lines(items, setting.config.wire_dtype), setting.place(number)
+            self.communication.add(round, "downlink", arrived, sizes, place)
+        return apply_update(state, update, number, setting.network.scale, optimizer)
 
 
-def _nothing(chosen: np.ndarray) -> LocalResult:
+def _lines(items: list[PayloadItem], wire_dtype: WireDtype) -> Mapping[Kind, int]:
+    """Bytes by kind of a payload with these names and shapes."""
+    return lines(describe(items, wire_dtype))
+
+
+def _nothing(ids: np.ndarray) -> LocalResult:
     """The result of clients that saw no example."""
-    none = np.zeros(len(chosen), dtype=np.int64)
+    none = np.zeros(len(ids), dtype=np.int64)
     return LocalResult({}, none.astype(np.float64), none, none, none, none, 0, 0)

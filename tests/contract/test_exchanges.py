@@ -10,12 +10,14 @@ import pytest
 import torch
 
 from ffalora_cli.config.errors import ConfigError
+from ffalora_cli.federation import round as round_module
+from ffalora_cli.federation.payload import unpack
 from ffalora_cli.federation.rehearsal import rehearse
 from ffalora_cli.federation.snapshot import restore, snapshot
 from ffalora_cli.methods import registry
 from ffalora_cli.privacy.accountant import Accountant
 from ffalora_cli.types import Dense, Seed
-from tests.arrivals import CLIENT, CLIENTS, EXAMPLE, NONE, federate
+from tests.arrivals import CLIENT, CLIENTS, EXAMPLE, NONE, federate, keeping
 
 TOYS = '''
 from ffalora_cli.methods.base import Exchange, Method
@@ -77,16 +79,14 @@ def _installed(tmp_path, monkeypatch):
 
 def sent_items(sim, monkeypatch):
     """Everything that is packed in a run, as (items, bytes of one client)."""
-    from ffalora_cli.federation import simulation
-
-    sent, pack = [], simulation.pack
+    sent, pack = [], round_module.pack
 
     def keep(items, wire_dtype):
         packed = pack(items, wire_dtype)
         sent.append((list(items), packed.bytes_per_client))
         return packed
 
-    monkeypatch.setattr(simulation, "pack", keep)
+    monkeypatch.setattr(round_module, "pack", keep)
     return sent
 
 
@@ -115,10 +115,9 @@ def test_two_exchanges_cost_twice_the_local_steps():
 
 def test_the_second_exchange_trains_a_with_the_new_b_on_other_rows_and_noise():
     sim = federate("halves", EXAMPLE, rounds=1)
-    jobs, train = [], sim.engine.train
-    sim.engine.train = lambda job: jobs.append(job) or train(job)
-    sim.play(1)
-    first, second = jobs
+    seen = []
+    sim.play(1, keeping(sim, seen))
+    (first, _), _, (second, _), _ = seen
     assert all(n.endswith("lora_b") for n in first.trainable)
     assert all(n.endswith("lora_a") for n in second.trainable)
     for name in first.trainable:
@@ -132,15 +131,21 @@ def test_the_second_exchange_trains_a_with_the_new_b_on_other_rows_and_noise():
 
 
 @pytest.mark.parametrize("private", [EXAMPLE, NONE], ids=["private", "plain"])
-def test_epochs_and_tags_go_on_in_the_second_exchange(private):
+def test_epochs_and_tags_go_on_in_the_second_exchange(private, monkeypatch):
     """Without example-level sampling the rows of an epoch are shared out over both exchanges."""
     sim = federate("halves", private, rounds=2)
-    seen, receive = [], sim._receive
-    sim._receive = lambda number, *rest: seen.append(number) or receive(number, *rest)
+    seen, receive = [], round_module.receive
+
+    def keep(setting, state, number, *rest):
+        seen.append(unpack(rest[1])[0].round.tolist())
+        return receive(setting, state, number, *rest)
+
+    monkeypatch.setattr(round_module, "receive", keep)
     list(sim.rounds())
-    assert seen == [1, 2, 3, 4]
+    assert seen == [[number] * CLIENTS for number in (1, 2, 3, 4)]
     if private is NONE:
-        first, second = ([b.rows for b in sim._batches(n, np.arange(1))] for n in (1, 2))
+        draw = round_module.batches_of
+        first, second = ([b.rows for b in draw(sim, None, n, np.arange(1))] for n in (1, 2))
         for epoch in (first, second):  # of the client's twelve rows, six a step
             assert sorted(np.concatenate(epoch).tolist()) == list(range(12))
         assert np.concatenate(first).tolist() != np.concatenate(second).tolist()
@@ -216,10 +221,9 @@ def test_a_redrawn_factor_is_a_seed_on_the_wire_and_on_disk(monkeypatch):
 
 def test_own_results_reach_their_client_alone():
     sim = federate("own", NONE, rounds=1)
-    jobs, train = [], sim.engine.train
-    sim.engine.train = lambda job: jobs.append(train(job)) or jobs[-1]
-    sim.play(1)
-    ids, (result,) = np.arange(CLIENTS), jobs
+    seen = []
+    sim.play(1, keeping(sim, seen))
+    ids, ((_, result), _) = np.arange(CLIENTS), seen
     weights = sim.clients.sizes / sim.clients.sizes.sum()
     kept = sim.client_states.gather(ids, sim.personal, sim.network.initial)
     for name, value in kept.items():

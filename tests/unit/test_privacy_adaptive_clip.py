@@ -139,7 +139,7 @@ def test_a_private_run_adapts_pays_and_says_so(tmp_path):
         assert after == pytest.approx(before * math.exp(-0.2 * (share - 0.5)), rel=1e-5)
     used = simulate(privacy=ADAPTIVE)
     used.state = dataclasses.replace(used.state, max_grad_norm=0.7)
-    release = used._release(1).privacy(np.array([0, 2]), used.state)
+    release = used.release(1).privacy(np.array([0, 2]), used.state)
     assert release.max_grad_norm == 0.7
     np.testing.assert_allclose(release.noise_sd, used.plan.added_noise[[0, 2]] * 0.7)
     setup = sim.communication.total("uplink", ["setup"])

@@ -10,7 +10,7 @@ import torch
 
 from ffalora_cli.config.errors import ConfigError
 from ffalora_cli.federation import robust
-from tests.arrivals import CLIENTS, federate
+from tests.arrivals import CLIENTS, federate, keeping
 
 SHAPES = {"a": (2, 3), "b": (5,), "c": (1,)}
 
@@ -121,16 +121,10 @@ def test_two_of_nine_liars_move_the_result_no_further_than_the_honest_are_apart(
 def test_the_simulation_combines_by_the_rule(rule, monkeypatch):
     """Uploads of a real round; whatever the chunks, the server holds what the rule says."""
     sim = federate(combination=rule, assumed_bad=2)
-    seen = {}
-    original = sim._upload
-
-    def keep(round, ids, result):
-        seen.update({name: values.double().numpy() for name, values in result.trained.items()})
-        return original(round, ids, result)
-
-    sim._upload = keep
+    log = []
     before = {n: v.double().numpy() for n, v in sim.tensors.items()}
-    sim.play(1)
+    sim.play(1, keeping(sim, log))
+    seen = {name: values.double().numpy() for name, values in log[0][1].trained.items()}
     x = np.concatenate([(v - before[n]).reshape(CLIENTS, -1) for n, v in seen.items()], axis=1)
     scores = looped_krum_scores(x, 2)
     sizes = sim.clients.sizes / sim.clients.sizes.sum()
@@ -144,7 +138,7 @@ def test_the_simulation_combines_by_the_rule(rule, monkeypatch):
     }[rule]
     found = np.concatenate([(sim.tensors[n].double().numpy() - before[n]).ravel() for n in seen])
     assert np.abs(found - expected).max() < 1e-6
-    monkeypatch.setattr("ffalora_cli.federation.simulation.CHUNK_BYTES", 1)
+    monkeypatch.setattr("ffalora_cli.federation.round.CHUNK_BYTES", 1)
     chunked = federate(combination=rule, assumed_bad=2)
     chunked.play(1)
     for name in seen:

@@ -15,7 +15,7 @@ from ffalora_cli.config.schema import (
 )
 from ffalora_cli.data.partition import ClientRows
 from ffalora_cli.engine import build_engine
-from ffalora_cli.federation import simulation as simulation_module
+from ffalora_cli.federation import round as round_module
 from ffalora_cli.federation.simulation import Simulation
 from ffalora_cli.federation.tensors import covered_names
 from ffalora_cli.methods import registry
@@ -139,7 +139,7 @@ def test_stopping_and_going_on_is_the_same_run():
 def test_chunks_of_a_cohort_change_only_rounding(name, monkeypatch):
     whole = simulate(name)
     list(whole.rounds())
-    monkeypatch.setattr(simulation_module, "CHUNK_BYTES", 1)  # one client at a time
+    monkeypatch.setattr(round_module, "CHUNK_BYTES", 1)  # one client at a time
     chunked = simulate(name)
     list(chunked.rounds())
     for n, value in whole.tensors.items():
@@ -150,18 +150,10 @@ def test_mean_of_products_is_product_of_means_only_for_ffa():
     gaps = {}
     for name in ("ffa_lora", "lora"):
         sim = simulate(name, private=False)
-        trained = {}
-        original = sim._upload
-
-        def keep(round, ids, result, trained=trained, original=original):
-            trained.update(result.trained)
-            return original(round, ids, result)
-
-        sim._upload = keep
         sim.play(1)
-        trained.clear()
-        before = dict(sim.tensors)
-        sim.play(2)
+        before, seen = dict(sim.tensors), []
+        sim.play(2, arrivals.keeping(sim, seen))
+        trained = seen[0][1].trained
         sizes = np.diff(OFFSETS) / 64
         mean_of_products = {s.name: 0.0 for s in sim.network.sites}
         for client in range(4):
@@ -305,8 +297,8 @@ def test_fedex_puts_the_residual_into_the_base():
 def test_keys_do_not_depend_on_the_cohort():
     """A client draws the same rows whether it trains alone or among others."""
     sim = simulate()
-    together = sim._batches(3, np.array([0, 1, 2, 3]))
-    alone = sim._batches(3, np.array([2]))
+    together = round_module.batches_of(sim, None, 3, np.array([0, 1, 2, 3]))
+    alone = round_module.batches_of(sim, None, 3, np.array([2]))
     for a, b in zip(together, alone, strict=True):
         assert np.array_equal(a.rows[a.slots == 2], b.rows)
     assert keys.derive(b"s" * 32, "poisson", 2, 3, 0) != keys.derive(b"s" * 32, "poisson", 2, 3, 1)

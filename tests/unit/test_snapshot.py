@@ -7,6 +7,7 @@ import json
 
 import numpy as np
 
+from ffalora_cli.federation import cohort
 from ffalora_cli.federation.snapshot import restore, snapshot
 from ffalora_cli.privacy.ledger import PrivacyLedger
 from tests.unit.test_simulation import PRIVATE, simulate
@@ -14,7 +15,7 @@ from tests.unit.test_simulation import PRIVATE, simulate
 
 def test_a_round_without_clients_is_not_played_again(monkeypatch):
     sim = simulate(private=False)
-    monkeypatch.setattr(sim, "_sample", lambda round: np.zeros(0, np.int64))
+    monkeypatch.setattr(cohort, "sample", lambda *_: np.zeros(0, np.int64))
     assert [record.round for record in sim.rounds()] == [1, 2, 3, 4, 5]
     tensors, facts = snapshot(sim)
     again = simulate(private=False)

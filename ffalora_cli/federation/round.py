@@ -1,0 +1,376 @@
+"""One round: invite, then for each exchange send, train, receive, combine; then record.
+
+``play`` is a generator. It yields a ``LocalJob`` and is sent the ``LocalResult``, and yields what
+the server made of the uploads (``Receipt``): whoever drives it decides who trains, and sees all.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Generator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+
+from ffalora_cli import keys
+from ffalora_cli.data.batches import StepBatches
+from ffalora_cli.engine.job import LocalJob, LocalResult
+from ffalora_cli.federation import cohort, contract, downlink, dropouts, norms
+from ffalora_cli.federation.clients import ClientStates
+from ffalora_cli.federation.contract import Receipt
+from ffalora_cli.federation.draws import draw_round
+from ffalora_cli.federation.gathering import Gathering
+from ffalora_cli.federation.ledger import CommunicationLedger
+from ffalora_cli.federation.payload import Packed, WireDtype, pack, unpack
+from ffalora_cli.federation.release import (
+    ClientRelease,
+    ExampleRelease,
+    LocalRelease,
+    adapt_clip,
+    check_round,
+    release_of,
+)
+from ffalora_cli.federation.round_metrics import arrival_metrics, client_lines, train_metrics
+from ffalora_cli.federation.server import apply_update, check_finite, client_weights, server_step
+from ffalora_cli.federation.setting import Setting
+from ffalora_cli.federation.tensors import global_tensors
+from ffalora_cli.privacy.ledger import PrivacyLedger
+from ffalora_cli.types import (
+    Dense,
+    Kind,
+    PayloadItem,
+    RoundRecord,
+    ServerState,
+    Stack,
+    Tensors,
+    kind_of,
+)
+
+SEAMS = ("upload", "receive")
+"""What an audit may replace; whoever calls it looks it up in this module."""
+CHUNK_BYTES = 2**30  # of one copy of a chunk's stack; training holds about six
+
+Answer = Callable[[LocalJob | Receipt], LocalResult | None]
+"""Who drives a round: answers every job with its result, and is shown what arrived."""
+
+Lines = Callable[[list[PayloadItem], WireDtype], Mapping[Kind, int]]
+"""Bytes by kind of a payload."""
+
+Done = tuple[ServerState, RoundRecord]
+Exchanged = tuple[ServerState, list[LocalResult], list[Any]]
+"""State after an exchange, its results chunk by chunk, and its rejected uploads."""
+Playing = Generator[LocalJob | Receipt, Any, Exchanged]
+
+
+class Books(Protocol):
+    """What rounds write into, beside the state they return."""
+
+    client_states: ClientStates
+    communication: CommunicationLedger
+    privacy_ledger: PrivacyLedger | None
+
+
+@dataclass(frozen=True)
+class Cohort:
+    """Who takes part in a round, in client order."""
+
+    ids: np.ndarray  # int64 [cohort]
+    late: np.ndarray  # bool [cohort], whose uploads come too late
+    dropped: int  # asked, but did not answer
+
+
+def play(
+    setting: Setting,
+    state: ServerState,
+    books: Books,
+    round: int,
+    exchange: Callable[[Setting, ServerState, Books, Cohort, int], Playing] | None = None,
+) -> Generator[LocalJob | Receipt, Any, Done]:
+    """One round; all of it or nothing of it is in the state that it returns.
+
+    Args:
+        setting: of the federation.
+        state: after the round before.
+        books: are written into.
+        round: from 1.
+        exchange: how an exchange goes where it is not played (a rehearsal's knows shapes alone).
+    """
+    began, numbers = time.perf_counter(), setting.method.numbers(round)
+    invited = invite(setting, books.privacy_ledger, round)
+    if setting.plan is not None:
+        for number in numbers:
+            names = [spec.name for spec in setting.trainable(number)]
+            check_round(setting.plan, setting.network.model, names)
+    _charge(setting, books.privacy_ledger, round, invited.ids)
+    results, rejected = [], []
+    for number in numbers:
+        step = (exchange or _exchange)(setting, state, books, invited, number)
+        state, trained, refused = yield from step
+        results += trained
+        rejected += refused
+    books.client_states.took_part(invited.ids, round)
+    rescales = setting.plan is not None and setting.plan.clip == "automatic"
+    metrics = train_metrics(results, time.perf_counter() - began, clips=not rescales)
+    late = int(invited.late.sum()) * len(numbers)
+    metrics |= arrival_metrics(invited.dropped, late, rejected)
+    release = release_of(setting.plan, setting.secret)
+    adapted = adapt_clip(release, books.communication, round, invited.ids, results, state)
+    state, clip = replace(adapted[0], round=round), adapted[1]
+    metrics |= clip | books.communication.round_totals(round)
+    lines = client_lines(invited.ids, results)
+    return state, RoundRecord(round, metrics, lines, tuple(rejected))
+
+
+def drive(playing: Generator[LocalJob | Receipt, Any, Done], answer: Answer) -> Done:
+    """Play to the end, every job answered, every receipt shown."""
+    reply: LocalResult | None = None
+    while True:
+        try:
+            asked = playing.send(reply)
+        except StopIteration as end:
+            return end.value  # type: ignore[no-any-return]
+        reply = answer(asked)
+
+
+def is_last(setting: Setting, ledger: PrivacyLedger | None, round: int) -> bool:
+    """Whether nothing follows a round: all are played, or nobody's budget affords another."""
+    left = _eligible(setting, ledger, round + 1)
+    return round >= setting.config.rounds or (left is not None and not left.any())
+
+
+def invite(setting: Setting, ledger: PrivacyLedger | None, round: int) -> Cohort:
+    """The cohort; a client whose planned participations are used up sits out."""
+    config, seed = setting.config, setting.seed
+    left, size = _eligible(setting, ledger, round), setting.config.cohort_size
+    if left is not None and size is not None and config.cohort_sampling == "fixed":
+        size = min(size, int(left.sum()))
+    if size == 0:
+        asked = np.zeros(0, np.int64)
+    else:
+        key = setting.secret if setting.plan is not None else seed
+        clients = len(setting.clients)
+        asked = cohort.sample(key, round, clients, size, config.cohort_sampling, left)
+    asked = np.sort(asked)  # sums and micro-batches go in client order
+    ids = asked[~dropouts.absent(seed, round, asked, config.dropout_rate)]
+    late = dropouts.late(seed, round, ids, config.straggler_rate)
+    return Cohort(ids, late, len(asked) - len(ids))
+
+
+def _eligible(setting: Setting, ledger: PrivacyLedger | None, round: int) -> np.ndarray | None:
+    """Who can still pay for this round, bool ``[num_clients]``; None without privacy."""
+    if setting.plan is None or ledger is None:
+        return None
+    taken = ledger.steps_before(round)
+    return taken <= setting.plan.planned_steps - setting.plan.steps_per_round
+
+
+def _charge(setting: Setting, ledger: PrivacyLedger | None, round: int, ids: np.ndarray) -> None:
+    """Write down what the round costs before anything of it is released.
+
+    Under central client-level privacy every client pays for every round: not being drawn is
+    what the sampling rate already counts.
+    """
+    if setting.plan is None or ledger is None:
+        return
+    paying = np.arange(len(setting.clients)) if setting.plan.charges_everybody else ids
+    if len(paying):
+        ledger.charge(round, paying, setting.plan.steps_per_round)
+
+
+def _exchange(
+    setting: Setting, state: ServerState, books: Books, invited: Cohort, number: int
+) -> Playing:
+    """Send, train chunk by chunk, receive, combine."""
+    send(setting, state, books, invited.ids, number, _packed_lines)
+    config, round = setting.config, setting.place(number)[0]
+    release, manifest = setting.release(number), setting.manifest(number)
+    received = downlink.as_received(
+        state, global_tensors(setting.network, state), config.wire_dtype
+    )
+    gathered = Gathering(
+        before=received,
+        rule=config.combination,
+        assumed_bad=config.assumed_bad or 0,
+        keep=not setting.method.linear,
+        release=release if isinstance(release, ClientRelease) else None,
+        total={s.name: torch.zeros(s.shape, dtype=torch.float64) for s in manifest.specs},
+    )
+    weights = client_weights(setting.clients.sizes[invited.ids], config.weights)
+    results, size = [], _chunk_size(setting, number)
+    for part in (slice(at, at + size) for at in range(0, len(invited.ids), size)):
+        ids = invited.ids[part]
+        held = received | _own(setting, books, ids)
+        result = yield _job(setting, state, books, number, ids, held)
+        packed = _answered(setting, books, number, ids, held, result)
+        receipt = receive(setting, state, number, ids, packed, held, invited.late[part])
+        yield receipt
+        results.append(result)
+        gathered.add(receipt, ids, weights[part])
+    gathered.check(round, config.min_clients)
+    mean = gathered.combined(round)
+    if mean:  # empty if nothing arrived, unless client-level privacy releases noise for it
+        state = _combine(setting, state, books, number, mean, gathered)
+    return state, results, gathered.rejected
+
+
+def send(
+    setting: Setting,
+    state: ServerState,
+    books: Books,
+    ids: np.ndarray,
+    number: int,
+    lines: Lines,
+) -> None:
+    """Count what every client lacks; within a round nobody forgets what it was sent."""
+    round, place = setting.place(number)
+    last = books.client_states.last_round[ids] * setting.method.exchanges()
+    groups = downlink.plan(
+        state,
+        ids,
+        np.full_like(last, number - 1) if place else last,
+        "cached" if place else setting.config.downlink,
+        setting.seeds,
+        setting.personal,
+    )
+    for group, items in groups:
+        sizes = lines(items, setting.config.wire_dtype)
+        books.communication.add(round, "downlink", group, sizes, place)
+
+
+def _packed_lines(items: list[PayloadItem], wire_dtype: WireDtype) -> Mapping[Kind, int]:
+    """Bytes by kind of a payload."""
+    return pack(items, wire_dtype).lines
+
+
+def _job(
+    setting: Setting,
+    state: ServerState,
+    books: Books,
+    number: int,
+    ids: np.ndarray,
+    held: Tensors,
+) -> LocalJob:
+    """Local training of some clients, from the tensors they hold."""
+    trainable = [spec.name for spec in setting.trainable(number)]
+    personal, release = setting.personal, setting.release(number)
+    start = {n: held[n] for n in (*trainable, *personal)}
+    shared = [n for n in trainable if n not in personal]
+    start |= {n: held[n].expand(len(ids), *held[n].shape) for n in shared}
+    return LocalJob(
+        round=setting.place(number)[0],
+        clients=ids,
+        batches=batches_of(setting, books.privacy_ledger, number, ids),
+        start=start,
+        common={n: v for n, v in held.items() if n not in start},
+        trainable=tuple(trainable),
+        optimizer=setting.optimizer,
+        privacy=release.privacy(ids, state) if isinstance(release, ExampleRelease) else None,
+        dropout=setting.dropout,
+        dropout_key=keys.derive(setting.key(number), "dropout"),
+        poll=setting.poll,
+    )
+
+
+def batches_of(
+    setting: Setting, ledger: PrivacyLedger | None, number: int, ids: np.ndarray
+) -> list[StepBatches]:
+    """The rows of every local step of an exchange."""
+    round, place = setting.place(number)
+    draws = (setting.seed, setting.key(number), setting.plan, ledger)
+    exchanges = setting.method.exchanges()
+    return draw_round(setting.config, setting.clients, round, ids, *draws, place, exchanges)
+
+
+def _answered(
+    setting: Setting,
+    books: Books,
+    number: int,
+    ids: np.ndarray,
+    held: Tensors,
+    result: LocalResult,
+) -> Packed:
+    """What the clients keep of their training is put away, the rest is uploaded."""
+    personal, release = setting.personal, setting.release(number)
+    if personal:
+        kept = {name: result.trained.get(name, held[name]) for name in personal}
+        books.client_states.scatter(ids, kept)
+    if isinstance(release, LocalRelease):
+        sent = [spec.name for spec in setting.manifest(number).specs]
+        leaving = {n: v for n, v in result.trained.items() if n in sent}
+        noised = release.uploads(setting.place(number)[0], ids, held, leaving)
+        result = replace(result, trained=result.trained | noised)
+    packed = upload(setting, number, ids, held, result)
+    round, place = setting.place(number)
+    books.communication.add(round, "uplink", ids, packed.lines, place)
+    return packed
+
+
+def upload(
+    setting: Setting, number: int, ids: np.ndarray, held: Tensors, result: LocalResult
+) -> Packed:
+    """The packed uploads of some clients."""
+    covered = None if setting.plan is None else setting.plan.covered
+    return setting.manifest(number).pack(ids, result.trained, held, covered)
+
+
+def receive(
+    setting: Setting,
+    state: ServerState,
+    number: int,
+    ids: np.ndarray,
+    packed: Packed,
+    held: Tensors,
+    late: np.ndarray,
+) -> Receipt:
+    """The server's view of a chunk's uploads: unpacked, and checked by ``contract``."""
+    fixed, clients = setting.config.max_upload_norm, len(setting.clients)
+    limit = norms.limit(fixed, setting.plan, state, clients)
+    manifest = setting.manifest(number)
+    return contract.receive(packed, ids, manifest, held, limit, late, setting.corrupt)
+
+
+def _combine(
+    setting: Setting,
+    state: ServerState,
+    books: Books,
+    number: int,
+    mean: Tensors,
+    gathered: Gathering,
+) -> ServerState:
+    """Server optimiser, the method's own step, merges into the base; all of it or nothing."""
+    network = setting.network
+    whole = replace(state, tensors=global_tensors(network, state))
+    stepped, optimizer = server_step(setting.config.server_optimizer, whole, mean)
+    uploads = gathered.uploads if gathered.keep else None
+    weights = torch.from_numpy(gathered.weights)
+    context = setting.context(number)
+    update = setting.method.aggregate(whole, stepped, uploads, weights, context)
+    after = apply_update(state, update, number, network.scale, optimizer)
+    check_finite(after, update, context.round)
+    if update.merges:
+        network.add_to_base(after.base_delta)
+    if update.own:
+        _hand_down(setting, books, number, gathered.clients, update.own)
+    return replace(after, upload_norms=norms.remember(state.upload_norms, gathered.norms))
+
+
+def _hand_down(setting: Setting, books: Books, number: int, ids: np.ndarray, own: Stack) -> None:
+    """Send every client its own results ``[clients, ...]``, and keep them as it reads them."""
+    items = [Dense(name, kind_of(name), values) for name, values in own.items()]
+    packed = pack(items, setting.config.wire_dtype)
+    round, place = setting.place(number)
+    books.communication.add(round, "downlink", ids, packed.lines, place)
+    arrived = {i.name: i.values.float() for i in unpack(packed) if isinstance(i, Dense)}
+    books.client_states.scatter(ids, _own(setting, books, ids) | arrived)
+
+
+def _own(setting: Setting, books: Books, ids: np.ndarray) -> Stack:
+    """Personal tensors of some clients ``[clients, ...]``."""
+    return books.client_states.gather(ids, setting.personal, setting.network.initial)
+
+
+def _chunk_size(setting: Setting, number: int) -> int:
+    per_client = 4 * sum(spec.size for spec in setting.trainable(number))
+    return max(1, CHUNK_BYTES // max(per_client, 1))

@@ -1,0 +1,100 @@
+"""What stays the same from round to round of a federation, and what follows from it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from ffalora_cli import keys
+from ffalora_cli.config.schema import FederationConfig, HeadConfig
+from ffalora_cli.data.partition import ClientRows
+from ffalora_cli.engine.job import LocalOptimizer
+from ffalora_cli.federation.contract import Corrupt, Manifest
+from ffalora_cli.federation.release import ClientRelease, ExampleRelease, LocalRelease, release_of
+from ffalora_cli.federation.tensors import kept_names, personal_names, trained_specs
+from ffalora_cli.keys import Key
+from ffalora_cli.methods.base import AggregateContext, Method
+from ffalora_cli.models.network import Network
+from ffalora_cli.privacy.plan import PrivacyPlan
+from ffalora_cli.stopping import Poll, never
+from ffalora_cli.types import TensorSpec
+
+
+@dataclass(kw_only=True)
+class Setting:
+    """The parts of a federation; exchanges are told by their number (from 1, over all rounds).
+
+    Attributes:
+        method: what is trained, sent and combined.
+        network: frozen model with sites; merges are applied to it when they are made.
+        clients: rows of every client.
+        config: the federation group.
+        head: mode of the head.
+        seeds: ``adapter`` and ``head`` (what an 8-byte seed stands for).
+        seed: of cohorts and shuffling.
+        secret: key of every privacy draw (sampling, noise).
+        plan: privacy plan, or None.
+        options: of the method.
+        dropout: of the adapters.
+        poll: called between micro-batches.
+        corrupt: changes single uploads on their way (simulated adversaries); None = nobody does.
+    """
+
+    method: Method
+    network: Network
+    clients: ClientRows
+    config: FederationConfig
+    head: HeadConfig
+    seeds: dict[str, int]
+    seed: int
+    secret: Key
+    plan: PrivacyPlan | None
+    options: dict[str, object] = field(default_factory=dict)
+    dropout: float = 0.0
+    poll: Poll = never
+    corrupt: Corrupt | None = None
+
+    def place(self, number: int) -> tuple[int, int]:
+        """Round of an exchange, and which of the round's it is (from 0)."""
+        round, place = divmod(number - 1, self.method.exchanges())
+        return round + 1, place
+
+    def key(self, number: int) -> Key:
+        """Key of an exchange's draws: a second one of a round draws others than the first."""
+        place = self.place(number)[1]
+        return keys.derive(self.secret, "exchange", place) if place else self.secret
+
+    def release(self, number: int) -> ExampleRelease | LocalRelease | ClientRelease | None:
+        """The mechanism of an exchange."""
+        return release_of(self.plan, self.key(number))
+
+    def context(self, number: int) -> AggregateContext:
+        """What the method is told when the exchange is combined."""
+        round, place = self.place(number)
+        network, seed = self.network, self.seeds["adapter"]
+        return AggregateContext(round, network.sites, network.scale, self.options, place, seed)
+
+    def trainable(self, number: int) -> list[TensorSpec]:
+        """Tensors trained in an exchange, in layout order."""
+        return trained_specs(self.network, self.method.exchange(number), self.head)
+
+    def trained(self, round: int) -> list[TensorSpec]:
+        """Tensors trained in any exchange of a round, in layout order."""
+        names = {spec.name for n in self.method.numbers(round) for spec in self.trainable(n)}
+        return [spec for spec in self.network.specs if spec.name in names]
+
+    @property
+    def personal(self) -> tuple[str, ...]:
+        """Names of tensors of which every client has its own."""
+        return personal_names(self.network, self.method, self.head)
+
+    def manifest(self, number: int) -> Manifest:
+        """What is uploaded in an exchange."""
+        kept = kept_names(self.network, self.method.exchange(number), self.head)
+        sent = [spec for spec in self.trainable(number) if spec.name not in kept]
+        return Manifest(self.place(number)[0], number, sent, self.config.wire_dtype, self.method)
+
+    @property
+    def optimizer(self) -> LocalOptimizer:
+        """Of every client; its state is fresh in every exchange."""
+        c = self.config
+        return LocalOptimizer(c.local_optimizer, c.local_lr, c.local_momentum, c.local_weight_decay)
