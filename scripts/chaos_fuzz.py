@@ -121,7 +121,16 @@ def _yaml(run: Path) -> Case:
 def _payload() -> Case:
     import torch
 
-    from ffalora_cli.types import Dense, DenseMerge, LowRankMerge, Seed
+    from ffalora_cli.types import (
+        Bits,
+        Dense,
+        DenseMerge,
+        LowRankMerge,
+        Rows,
+        Scalars,
+        Seed,
+        Sparse,
+    )
 
     items = [
         Dense("a", "adapter", torch.arange(12.0).reshape(1, 3, 4)),
@@ -129,6 +138,10 @@ def _payload() -> Case:
         Seed("s", 7),
         LowRankMerge("m", torch.ones(3, 2), torch.ones(2, 4)),
         DenseMerge("d", torch.ones(2, 2)),
+        Rows("r", "adapter", torch.ones(1, 2, 4), torch.tensor([[0, 2]]), (3, 4)),
+        Sparse("p", "adapter", torch.ones(1, 2), torch.tensor([[3, 90]]), (10, 10)),
+        Bits("b", "head", torch.ones(1, 5, dtype=torch.uint8), torch.ones(1), 3),
+        Scalars("n", "adapter", torch.ones(1, 3)),
     ]
     packed = [pack(items, dtype).client_bytes(0) for dtype in ("float32", "bfloat16")]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -59,6 +59,8 @@ class LocalJob:
     privacy: ExamplePrivacy | None = None
     dropout: float = 0.0
     dropout_key: Key = b""
+    extents: Mapping[str, np.ndarray] | None = None  # trained -> int [clients, axes]: where clients
+    # have different ranks, how much of each axis is a client's own; the rest is zero and stays so
     poll: Poll = never  # between micro-batches; raises to abandon the job
 
 

@@ -284,6 +284,7 @@ def _client_noise(job: LocalJob, slot: int, step: int, device: torch.device) -> 
         job.round,
         step,
         device,
+        None if job.extents is None else {n: e[slot : slot + 1] for n, e in job.extents.items()},
     )
     return [noise[name][0] for name in job.trainable]
 

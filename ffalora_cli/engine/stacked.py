@@ -223,6 +223,7 @@ def _privatise(job: LocalJob, step: int, pairs: StepBatches, tensors: RoundTenso
             job.round,
             step,
             total.device,
+            job.extents,
         )
         for name, view in tensors.totals.items():
             view.add_(noise[name])

@@ -69,6 +69,7 @@ class Manifest:
             raise RuntimeError(f"upload of {uncovered} is not covered by the privacy plan")
         tag = Tag(np.full(len(clients), self.number), clients)
         leaving = {spec.name: trained[spec.name] for spec in self.specs}
+        before = {spec.name: before[spec.name] for spec in self.specs}
         return pack([tag, *self.method.compress(leaving, before)], self.wire_dtype)
 
     @property
@@ -95,8 +96,22 @@ class Manifest:
                 return "dtype"
         return ""
 
-    def tensors(self, items: Sequence[PayloadItem], before: Tensors) -> Stack:
-        """What the clients have trained ``[clients, ...]`` in float32, as the server reads it."""
+    def tensors(
+        self, items: Sequence[PayloadItem], before: Tensors, row: int | None = None
+    ) -> Stack:
+        """What the clients have trained ``[clients, ...]`` in float32, as the server reads it.
+
+        Args:
+            items: of their payloads.
+            before: the tensors they started from, ``[clients, ...]`` where each has its own.
+            row: which of the clients it is, if ``items`` are one client's.
+        """
+        before = {
+            s.name: before[s.name]
+            if row is None or before[s.name].dim() == len(s.shape)
+            else before[s.name][row : row + 1]
+            for s in self.specs
+        }
         stack = self.method.restore(items, before)
         return {spec.name: stack[spec.name].float() for spec in self.specs}
 
@@ -213,6 +228,6 @@ def _take(
     own, *items = found
     assert isinstance(own, Tag)
     tag.round[row], tag.client[row] = own.round[0], own.client[0]
-    for name, values in manifest.tensors(items, before).items():
+    for name, values in manifest.tensors(items, before, row).items():
         uploads[name][row] = values[0]
     return ""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -78,7 +78,14 @@ class LocalRelease:
     plan: PrivacyPlan
     secret: Key
 
-    def uploads(self, round: int, ids: np.ndarray, before: Tensors, trained: Stack) -> Stack:
+    def uploads(
+        self,
+        round: int,
+        ids: np.ndarray,
+        before: Tensors,
+        trained: Stack,
+        extents: Mapping[str, np.ndarray] | None = None,
+    ) -> Stack:
         """Clip each client's update by one norm over all its tensors, add its own noise.
 
         Args:
@@ -86,6 +93,7 @@ class LocalRelease:
             ids: of the clients ``[clients]``.
             before: global tensors the clients started from.
             trained: ``[clients, ...]`` by name: all that is about to be sent.
+            extents: as in ``LocalJob``.
 
         Returns:
             The same names and shapes; what any server does with them is post-processing.
@@ -99,6 +107,7 @@ class LocalRelease:
             keys.derive(self.secret, "upload noise"),
             round,
             0,
+            extents=extents,
         )
         # In the noise's own precision, and rounded once: see ``keys.SecureKey``.
         return {

@@ -31,6 +31,7 @@ class Simulation(Setting):
     privacy_ledger: PrivacyLedger | None = None
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         self.state = initial_state(self.network)
         self.client_states = ClientStates(len(self.clients))
         self.communication = CommunicationLedger(len(self.clients))

@@ -59,6 +59,7 @@ class Network:
     fingerprint: str
     context: adapters.Context
     draw: Callable[[int], Tensors]  # a seed -> adapters as they would begin with it
+    rank: int
     rest: str = ""
     replaced: int = 0  # how often a frozen weight moved to another address
 
@@ -174,6 +175,7 @@ def build_network(
         backbone.fingerprint,
         context,
         draw,
+        adapter.rank,
         backbone.rest,
     )
 

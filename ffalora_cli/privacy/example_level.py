@@ -8,11 +8,12 @@ are clipped stands in ``clipping``.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ffalora_cli.keys import Key, SecureKey, derive, standard_normal
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
 
     from ffalora_cli.types import Stack
@@ -29,6 +30,7 @@ def noise_stack(
     round: int,
     step: int,
     device: str | torch.device = "cpu",
+    extents: Mapping[str, np.ndarray] | None = None,
 ) -> Stack:
     """Gaussian noise of one local step for every client and tensor.
 
@@ -43,6 +45,8 @@ def noise_stack(
         round: from 1.
         step: local step within the round.
         device: where to draw; bits differ between device types.
+        extents: where clients have different ranks, how much of each tensor's axes is a client's
+            own, int ``[clients, axes]`` by name: the rest gets no noise.
 
     Returns:
         ``[clients, *shape]`` by name; fp32, of a ``SecureKey`` float64, to be added as it is.
@@ -50,12 +54,17 @@ def noise_stack(
     import torch
 
     stack: Stack = {}
+    extents = extents or {}
     for name, shape in shapes.items():
         dtype = torch.float64 if isinstance(secret, SecureKey) else torch.float32
         drawn = torch.empty((len(clients), *shape), device=device, dtype=dtype)
-        for row, client in zip(drawn, clients, strict=True):
+        if name in extents:
+            drawn.zero_()
+        for slot, client in enumerate(clients):
             key = derive(secret, "noise", int(client), round, step, name)
-            row.copy_(standard_normal(shape, key, device))
+            own = shape if name not in extents else tuple(extents[name][slot].tolist())
+            corner: tuple[Any, ...] = (slot, *(slice(extent) for extent in own))
+            drawn[corner] = standard_normal(own, key, device)
         extent = (-1, *(1 for _ in shape))
         stack[name] = drawn.mul_(sd.to(drawn).view(extent))
     return stack

@@ -7,7 +7,7 @@ import torch
 
 from ffalora_cli.federation.header import PayloadError
 from ffalora_cli.federation.payload import pack, unpack
-from ffalora_cli.types import Dense, DenseMerge, LowRankMerge, Seed
+from ffalora_cli.types import Bits, Dense, DenseMerge, LowRankMerge, Rows, Scalars, Seed, Sparse
 
 
 def adapter_items(layers, width, rank, factors, clients=1):
@@ -98,6 +98,36 @@ def test_an_empty_payload_is_framing_only():
     assert unpack(packed.client_bytes(0)) == []
 
 
+def test_an_index_is_a_bitmap_or_ids_whichever_is_shorter():
+    """4096 seeds: 200 ids of twelve bits are 300 bytes, a bitmap 512."""
+    values = torch.randn(2, 4096)
+
+    def sent(kept, shape):
+        index = torch.rand(2, 4096).topk(kept).indices.sort().values
+        packed = pack([Sparse("x", "adapter", values.gather(1, index), index, shape)], "float32")
+        assert torch.equal(unpack(packed)[0].index, index)
+        return packed.lines["index"], packed.lines["adapter"]
+
+    assert sent(200, (4096,)) == (300, 800)
+    assert sent(341, (64, 64)) == (512, 1364)  # ids would be 512 bytes, too
+    assert sent(1000, (64, 64)) == (512, 4000)
+
+
+def test_bits_of_every_width_are_end_to_end():
+    for width in range(1, 9):
+        codes = torch.randint(0, 2**width, (3, 5, 7), dtype=torch.uint8)
+        packed = pack([Bits("x", "head", codes, torch.rand(3), width)], "bfloat16")
+        assert packed.lines["head"] == 4 + -(-35 * width // 8)
+        assert torch.equal(unpack(packed)[0].codes, codes)
+
+
+def test_scalars_travel_in_float32_whatever_the_wire():
+    values = torch.randn(3, 5)
+    packed = pack([Scalars("x", "adapter", values)], "bfloat16")
+    assert packed.lines["adapter"] == 20
+    assert torch.equal(unpack(packed)[0].values, values)
+
+
 def test_scalars_and_non_contiguous_values():
     values = torch.randn(3, 4, 2).transpose(1, 2)
     packed = pack([Dense("x", "adapter", values), Dense("c", "index", torch.ones(3))], "float32")
@@ -114,6 +144,10 @@ def test_a_thousand_clients_pack_in_one_copy():
     assert torch.equal(item.values[0], values[999])
 
 
+ONES = torch.ones(1, 2)
+CODES = torch.ones(1, 2, dtype=torch.uint8)
+
+
 @pytest.mark.parametrize(
     ("items", "message"),
     [
@@ -125,6 +159,13 @@ def test_a_thousand_clients_pack_in_one_copy():
             [Dense("x", "adapter", torch.zeros(2, 1)), Dense("y", "adapter", torch.zeros(3, 1))],
             r"number of clients: \[2, 3\]",
         ),
+        ([Sparse("x", "adapter", ONES, torch.tensor([[2, 1]]), (3,))], "2 ascending numbers"),
+        ([Sparse("x", "adapter", ONES, torch.tensor([[1, 3]]), (3,))], "2 ascending numbers"),
+        ([Sparse("x", "adapter", ONES, torch.tensor([[-1, 1]]), (3,))], "2 ascending numbers"),
+        ([Sparse("x", "adapter", ONES, torch.tensor([[0]]), (3,))], r"are \(2,\), not \(1,\)"),
+        ([Rows("x", "adapter", ONES, torch.tensor([[0, 1]]), (1, 2))], "2 of 1 places"),
+        ([Bits("x", "adapter", 2 * CODES, torch.ones(1))], "2 integers of 1 bits"),
+        ([Bits("x", "adapter", CODES, torch.ones(2))], r"number of clients: \[1, 2\]"),
     ],
 )
 def test_what_cannot_be_packed_is_refused(items, message):
@@ -139,6 +180,10 @@ def blob(entries, body=b"", version=1, magic=b"FFLP", length=None):
 
 
 DENSE = ["dense", "x", "adapter", "float32", [2]]
+
+
+def packed_part(type, shape, dtype="float32"):
+    return [type, "x", "adapter", dtype, shape]
 
 
 @pytest.mark.parametrize(
@@ -165,6 +210,22 @@ DENSE = ["dense", "x", "adapter", "float32", [2]]
         (blob([DENSE], bytes(9)), "has 9 bytes; its header says 8"),
         (blob([["seed", "x", "seed", "uint64", []]], bytes(4)), "has 4 bytes; its header says 8"),
         (blob([DENSE, DENSE], bytes(16)), "same name"),
+        (blob([packed_part("sparse", [3, 2])], bytes(13)), "3 of 2 places"),
+        (blob([packed_part("sparse", [1, 2**30, 2])], bytes(9)), "1 of 2147483648 places"),
+        (blob([packed_part("sparse", [2])], bytes(9)), "unknown type or shape"),
+        (blob([packed_part("sparse", [2, 9], "uint64")], bytes(9)), "is uint64"),
+        (blob([packed_part("sparse", [2, 9])], bytes(8)), "has 8 bytes; its header says 9"),
+        (blob([packed_part("sparse", [2, 9])], b"\x12" + bytes(8)), "ascending"),  # 2, 1
+        (blob([packed_part("sparse", [2, 9])], b"\x11" + bytes(8)), "ascending"),
+        (blob([packed_part("sparse", [2, 9])], b"\x91" + bytes(8)), "ascending"),  # 1, 9 of 0-8
+        (blob([packed_part("sparse", [1, 9])], b"\x11" + bytes(4)), "end in zeros"),
+        (blob([packed_part("rows", [2, 1, 8])], b"\x07" + bytes(8)), "does not have 2 places"),
+        (blob([packed_part("rows", [2, 2, 8])], bytes(9)), "no axis 2"),
+        (blob([packed_part("rows", [2, 1, 5])], b"\x81" + bytes(8)), "end in zeros"),
+        (blob([packed_part("bits", [9, 8])], bytes(13)), "9 bits"),
+        (blob([packed_part("bits", [3, 2])], bytes(4) + b"\x40"), "end in zeros"),
+        (blob([packed_part("bits", [1, 8], "bfloat16")], bytes(5)), "is bfloat16"),
+        (blob([packed_part("scalars", [2, 2])], bytes(16)), "unknown type or shape"),
     ],
 )
 def test_bytes_that_are_no_payload_are_refused_in_one_line(payload, message):
