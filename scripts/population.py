@@ -99,7 +99,7 @@ def measure_rounds(clients: ClientRows, cohort_size: int, unit: str) -> bool:
 
 
 class _Overhead:
-    """What a round does besides training, stop by stop, as ``federation.simulation`` does it."""
+    """What a round does besides training, stop by stop, as ``federation.round`` does it."""
 
     def __init__(self, clients: ClientRows, cohort_size: int, unit: str, path: Path) -> None:
         import torch

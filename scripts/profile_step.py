@@ -71,7 +71,7 @@ def profile(found: Any) -> tuple[Counter[tuple[str, str]], int]:
     engine = build_engine("stacked", network, found.examples, found.max_tokens)
     engine.train(replace(job, batches=job.batches[:1]))  # warm
     engine.per_example_gradients = _named(GRADIENTS, engine.per_example_gradients)
-    network.logits = _named(FORWARD, network.logits)
+    network.outputs = _named(FORWARD, network.outputs)
     on_gpu = found.device.type == "cuda"
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_gpu else [])]
     with torch.profiler.profile(activities=activities, record_shapes=True) as recorded:

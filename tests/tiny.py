@@ -7,9 +7,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ffalora_cli.config.schema import AdapterConfig
+from ffalora_cli.config.schema import AdapterConfig, TaskConfig
 from ffalora_cli.models.backbone import Backbone
 from ffalora_cli.models.network import Network, build_network
+from ffalora_cli.tasks.targets import Targets
+from ffalora_cli.tasks.text_classification import TASK
 
 SMALL = {
     "vocab_size": 60,
@@ -58,13 +60,19 @@ MODELS = FAMILIES | {
 }
 
 
+def task_of(classes: int) -> TaskConfig:
+    """A classification of single texts."""
+    names = tuple(f"class {number}" for number in range(classes))
+    return TaskConfig("tiny", 1, ("text",), "label", names, ("accuracy",), {}, "holdout", "holdout")
+
+
 class TinyExamples:
     """Random token rows of different lengths, as the engine reads them."""
 
     def __init__(self, rows: int, seed: int = 0, pad_id: int = 0, classes: int = 3) -> None:
         generator = np.random.default_rng(seed)
         self.lengths = generator.integers(3, 14, rows).astype(np.int32)
-        self.labels = generator.integers(0, classes, rows).astype(np.int64)
+        self.targets = Targets(generator.integers(0, classes, rows))
         self.tokens = [generator.integers(4, 60, n) for n in self.lengths]
         self.pad_id = pad_id
 
@@ -100,7 +108,7 @@ def tiny_network(
 ) -> Network:
     """A tiny model with adapters at its usual sites."""
     adapter = AdapterConfig(rank, alpha, "query_value", init, seed, 0.0)
-    backbone = Backbone(tiny_model(family, seed), "tiny", ())
+    backbone = Backbone(tiny_model(family, seed), "tiny", (), TASK)
     return build_network(backbone, adapter, MODELS[family][2])
 
 

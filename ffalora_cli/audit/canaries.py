@@ -50,9 +50,9 @@ def run_canaries(subject: Subject, canaries: int = 5000, steps: int | None = Non
 
     plan, protocol = some_clients(subject.plan, 1), subject.config.federation
     most = int(plan.planned_steps[0])
-    rounds = max(1, min(steps or most, most) // protocol.local_steps)
+    rounds = max(1, min(steps or most, most) // plan.steps_per_round)
     noise, rate = float(plan.noise_multiplier[0]), float(plan.sample_rate[0])
-    claim = Claim(noise, rate, rounds * protocol.local_steps, plan.accountant.delta)
+    claim = Claim(noise, rate, rounds * plan.steps_per_round, plan.accountant.delta)
     simulation, engine = _federation(replace(subject, plan=plan), canaries, rounds)
     included = engine.canaries.included
     step_sight = Sight(rate, 1, noise, claim.steps)

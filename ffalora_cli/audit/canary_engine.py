@@ -14,6 +14,7 @@ from ffalora_cli.audit.standin import SurrogateRows
 from ffalora_cli.engine.job import LocalJob, LocalOptimizer, LocalResult
 from ffalora_cli.engine.stacked import StackedEngine
 from ffalora_cli.models.adapters import Factor
+from ffalora_cli.tasks.targets import Targets
 from ffalora_cli.types import Stack, Tensors
 
 SeeStep = Callable[[np.ndarray], None]
@@ -76,7 +77,7 @@ class CanaryRows(SurrogateRows):
     def __init__(self, rows: int, canaries: int, classes: int) -> None:
         super().__init__(rows, classes)
         self.lengths = np.concatenate([self.lengths, np.ones(canaries, self.lengths.dtype)])
-        self.labels = np.concatenate([self.labels, np.zeros(canaries, self.labels.dtype)])
+        self.targets = Targets(np.r_[self.targets.values, np.zeros(canaries, np.int64)])
 
 
 @dataclass(frozen=True)

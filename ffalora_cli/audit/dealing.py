@@ -9,6 +9,7 @@ import numpy as np
 from ffalora_cli.audit.outcome import Check, exact
 from ffalora_cli.audit.standin import Subject
 from ffalora_cli.data import partition as partitions
+from ffalora_cli.tasks import registry
 
 TWINS = "no unit is on two clients"
 SIZES = (1, 1, 2, 5)  # rows of the units, in turn
@@ -30,10 +31,10 @@ def twins(subject: Subject) -> Check:
     generator = np.random.default_rng(0)
     keys = np.repeat(np.arange(UNITS * clients), np.resize(SIZES, UNITS * clients))
     keys = generator.permutation(keys).astype(np.uint64)
-    classes = len(config.task.classes)
-    labels = generator.integers(0, classes, len(keys))
+    number = max(len(registry.get(config.task.kind).strata_names(config.task)), 1)
+    strata = generator.integers(0, number, len(keys))
     dealing = replace(config.partition, min_client_size=0)
-    dealt = partitions.partition(dealing, labels, classes, clients, None, keys)
+    dealt = partitions.partition(dealing, strata, number, clients, None, keys)
     owner = np.repeat(np.arange(clients), dealt.sizes).astype(np.uint64)
     held = np.unique(np.stack([keys[dealt.rows], owner], axis=1), axis=0)
     several = len(held) - len(np.unique(keys))

@@ -75,7 +75,7 @@ def _collect(subject: Subject, watched: Watched, rounds: int) -> Draws:
     squares: list[torch.Tensor] = []
     names: tuple[str, ...] = ()
     sizes: list[int] = []
-    assert simulation.privacy_ledger is not None
+    assert simulation.privacy_ledger is not None and simulation.plan is not None
     for round in range(1, rounds + 1):
         watched.play(round)
         one = watched.seen.pop()
@@ -89,7 +89,7 @@ def _collect(subject: Subject, watched: Watched, rounds: int) -> Draws:
         torch.stack(first).numpy(),
         torch.stack(squares).numpy(),
         simulation.privacy_ledger.steps_taken,
-        rounds * simulation.config.local_steps,
+        rounds * simulation.plan.steps_per_round,
     )
 
 

@@ -24,10 +24,11 @@ from ffalora_cli.config.errors import ConfigError
 from ffalora_cli.data.batches import StepBatches
 from ffalora_cli.engine.job import ExamplePrivacy, LocalJob
 from ffalora_cli.engine.stacked import StackedEngine
+from ffalora_cli.methods.base import Method
+from ffalora_cli.tasks.targets import Targets
 from ffalora_cli.types import Tensors
 
 if TYPE_CHECKING:
-    from ffalora_cli.methods.base import Method
     from ffalora_cli.models.network import Network
 
 B_SD = 0.02  # at the attacked step of what starts at zero: B at zero, the gradient of A is zero
@@ -39,7 +40,7 @@ class Sentences:
     """Token rows of one length, as the engine reads them."""
 
     tokens: np.ndarray  # int64 [rows, length]
-    labels: np.ndarray  # int64 [rows]
+    targets: Targets  # a class a row
 
     @property
     def lengths(self) -> np.ndarray:
@@ -157,15 +158,16 @@ class Attacked:
 
 
 def check_attackable(method: Method) -> None:
-    """Refuse a method whose first upload holds no factor that spans would be read from.
+    """Refuse a method whose first upload does not hold A or B of LoRA as they were trained.
 
     Raises:
         ConfigError: names the method.
     """
-    if not {"lora_a", "lora_b"} & set(method.exchange(1).uploaded):
+    whole = type(method).compress is Method.compress
+    if not whole or method.form != "lora":
         raise ConfigError(
-            f"--methods {method.name}: it uploads neither A nor B, and ffalora attack reads "
-            "nothing else; name another method"
+            f"--methods {method.name}: it uploads neither A nor B as trained, and ffalora attack "
+            "reads nothing else; name another method"
         )
 
 
@@ -240,9 +242,10 @@ def label_counts_exact(
         raise ConfigError("model: its head has no bias; ffalora attack reads label counts from it")
     generator = keys.numpy_generator(keys.derive(seed, "public words"))
     words = generator.integers(10, int(vectors(network, 0).shape[0]), (64, rows.tokens.shape[1]))
-    public = Sentences(words, np.zeros(64, np.int64))
+    public = Sentences(words, Targets(np.zeros(64, np.int64)))
     with torch.no_grad():
-        expected = network.logits(public, np.arange(64), network.initial).softmax(1).mean(0)
+        inputs = network.inputs(public, np.arange(64))
+        expected = network.outputs(inputs, network.initial).softmax(1).mean(0)
     tried = len(rows.tokens) // batch
     exact = 0
     for i in range(tried):
@@ -251,6 +254,6 @@ def label_counts_exact(
         trained = list(network.head_names)
         gradient = observed(network, rows, chosen, network.initial, trained, noise, key)[name]
         guessed = (batch * expected - gradient).round().long().numpy()
-        truth = np.bincount(rows.labels[chosen], minlength=classes)
+        truth = np.bincount(rows.targets.values[chosen], minlength=classes)
         exact += bool((guessed == truth).all())
     return exact, tried

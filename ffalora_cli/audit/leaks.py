@@ -15,6 +15,7 @@ from typing import Any
 from ffalora_cli.audit.mirrors import Fields, at_hand, flat, tracked
 from ffalora_cli.audit.neighbours import VARIANTS, Neighbour
 from ffalora_cli.audit.outcome import Check, exact
+from ffalora_cli.config.job import Job
 from ffalora_cli.config.schema import Config
 from ffalora_cli.records.files import read_json
 from ffalora_cli.records.leaving import kind, may_leave
@@ -32,15 +33,12 @@ _NAMED = 4  # fields spelled out in a finding
 _NOW = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d UTC")  # when a page was made
 
 
-def leak_checks(
-    played: Sequence[Neighbour], config: Config, resolved: Mapping[str, Any], exports: Path
-) -> list[Check]:
+def leak_checks(played: Sequence[Neighbour], job: Job, exports: Path) -> list[Check]:
     """Compare everything that leaves of three neighbouring runs.
 
     Args:
         played: by ``play_neighbours``.
-        config: of all three.
-        resolved: the same as plain values.
+        job: of all three.
         exports: folder to export to.
 
     Raises:
@@ -48,16 +46,14 @@ def leak_checks(
     """
     checks = [differ(played)]
     for tracker in at_hand():
-        checks += tracker_checks(tracker, played, config, resolved)
-    return checks + page_checks(played) + export_checks(played, config, exports)
+        checks += tracker_checks(tracker, played, job)
+    return checks + page_checks(played) + export_checks(played, job.config, exports)
 
 
-def tracker_checks(
-    tracker: str, played: Sequence[Neighbour], config: Config, resolved: Mapping[str, Any]
-) -> list[Check]:
+def tracker_checks(tracker: str, played: Sequence[Neighbour], job: Job) -> list[Check]:
     """What a tracker holds of each; arguments as of ``leak_checks``."""
-    held = [tracked(tracker, n.folder, config, resolved) for n in played]
-    return _field_checks(tracker, held, config.privacy.unit)
+    held = [tracked(tracker, n.folder, job) for n in played]
+    return _field_checks(tracker, held, job.config.privacy.unit)
 
 
 def page_checks(played: Sequence[Neighbour]) -> list[Check]:

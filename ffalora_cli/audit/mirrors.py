@@ -18,7 +18,7 @@ from secrets import token_hex
 from typing import Any
 
 from ffalora_cli.config.errors import RunFailed
-from ffalora_cli.config.schema import Config
+from ffalora_cli.config.job import Job
 from ffalora_cli.records.reading import read_run
 from ffalora_cli.records.trackers.base import KEY, RunFacts, open_tracker
 
@@ -29,20 +29,19 @@ TIME = "tracker.time"
 SETTLE_SECONDS = 60.0  # that W&B may take to write its file
 
 
-def tracked(name: str, folder: Path, config: Config, resolved: Mapping[str, Any]) -> Fields:
+def tracked(name: str, folder: Path, job: Job) -> Fields:
     """Send a finished run to a tracker on this machine and read back what it holds.
 
     Args:
         name: of ``at_hand``.
         folder: of the run.
-        config: of the run.
-        resolved: the same as plain values.
+        job: of the run.
     """
     project = f"audit-{token_hex(4)}"  # a store of its own, should one be kept
     named: Any = name
-    settings = replace(config.tracking, name=named, mode="offline", project=project)
+    settings = replace(job.config.tracking, name=named, mode="offline", project=project)
     records, tracker = read_run(folder), open_tracker(settings)
-    tracker.start(RunFacts.of(folder, config.name, resolved))
+    tracker.start(RunFacts.of(folder, job.config.name, job.resolved))
     for record in records.rounds:
         tracker.log(record)
     tracker.finish(records.summary)

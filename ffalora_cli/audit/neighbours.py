@@ -81,7 +81,7 @@ def _given(config: Config, secret: Key) -> list[Given]:
     data, clients = _few(data, people.clients, owned)
     gone = _unit(config.privacy.unit, data.train, clients)
     kept = np.setdiff1d(np.arange(len(data.train)), gone)
-    changed = _changed(data.train, gone, len(config.task.classes))
+    changed = _changed(data.train, gone)
     owners = (clients, _without(clients, gone), clients)
     return [
         Given(secret, _with(data, train), replace(people, clients=owner))
@@ -146,16 +146,17 @@ def _by_owner(values: np.ndarray, owner: np.ndarray) -> list[np.ndarray]:
     return [values[owner == client] for client in np.unique(owner)]
 
 
-def _changed(train: Encoded, rows: np.ndarray, classes: int) -> Encoded:
-    """Rows with other tokens, where there are several one fewer, and another label."""
-    ids, labels = np.array(train.ids), np.array(train.labels)
+def _changed(train: Encoded, rows: np.ndarray) -> Encoded:
+    """Rows with other tokens, where there are several one fewer, and another target."""
+    ids, values = np.array(train.ids), np.array(train.targets.values)
     told: dict[str, Any] = {
         n: np.array(getattr(train, n)) for n in ("hashes", "text_keys", "sequence_keys")
     }
     for row in rows:
         inner = slice(train.offsets[row] + 1, train.offsets[row + 1] - 1)
         ids[inner] = np.roll(ids[inner][::-1], 1)
-    labels[rows] = (labels[rows] + 1) % classes
+    places, _ = train.targets.index(rows)
+    values[places] = (values[places] + 1) % (values.max() + 1)
     for keys in told.values():  # other texts, and rows of one text stay rows of one text
         keys[rows] ^= np.uint64(2**63 - 1)
     shorter = rows[train.lengths[rows] > 3]
@@ -163,13 +164,13 @@ def _changed(train: Encoded, rows: np.ndarray, classes: int) -> Encoded:
     lengths = np.array(train.lengths, dtype=np.int64)
     lengths[shorter] -= 1
     ids = np.delete(ids, dropped)
-    content = hashlib.blake2b(ids.tobytes() + labels.tobytes(), digest_size=16).hexdigest()
+    content = hashlib.blake2b(ids.tobytes() + values.tobytes(), digest_size=16).hexdigest()
     return replace(
         train,
         ids=ids,
         type_ids=None if train.type_ids is None else np.delete(train.type_ids, dropped),
         offsets=np.concatenate([[0], np.cumsum(lengths)]),
-        labels=labels,
+        targets=replace(train.targets, values=values),
         fingerprint=content,
         **told,
     )
@@ -182,7 +183,7 @@ def _with(data: TaskData, train: Encoded) -> TaskData:
         mixed = (evals[HOLDOUT].fingerprint + train.fingerprint).encode()
         made = hashlib.blake2b(mixed, digest_size=16).hexdigest()
         evals[HOLDOUT] = replace(evals[HOLDOUT], fingerprint=made)
-    counts = np.bincount(train.labels).tolist()
+    counts = np.unique(train.targets.values, return_counts=True)[1].tolist()
     about = {"rows": len(train), "tokens": int(train.offsets[-1]), "fingerprint": train.fingerprint}
     facts = {**data.facts, "train": {**data.facts["train"], **about, "labels": counts}}
     facts["evals"] = {

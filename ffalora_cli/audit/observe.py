@@ -93,10 +93,11 @@ class Watched:
     seen: list[Seen] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.engine: Any = self.simulation.engine
+        engine: Any = self.simulation.engine
         if self.craft is not None:
-            self.engine.per_example_gradients = _crafted(self.craft)
-            self.engine.books = False
+            engine.per_example_gradients = _crafted(self.craft)
+            engine.books = False
+        self.engine = engine
 
     def play(self, round: int) -> None:
         """One round."""

@@ -62,6 +62,7 @@ def _gradients(device: str) -> tuple[bool, str]:
     """A clipped round of two clients: all at once against one by one with Opacus."""
     from ffalora_cli.data.encode import Encoded
     from ffalora_cli.engine import build_engine
+    from ffalora_cli.tasks.targets import Targets
 
     network = _tiny_network(device)
     rng = np.random.default_rng(0)
@@ -70,7 +71,7 @@ def _gradients(device: str) -> tuple[bool, str]:
         ids=rng.integers(5, 60, lengths.sum()).astype(np.int32),
         type_ids=None,
         offsets=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
-        labels=rng.integers(0, 3, len(lengths)).astype(np.int64),
+        targets=Targets(rng.integers(0, 3, len(lengths))),
         clients=None,
         client_names=None,
         hashes=np.arange(len(lengths), dtype=np.uint64),
@@ -102,6 +103,7 @@ def _tiny_network(device: str) -> Network:
     from ffalora_cli.config.schema import AdapterConfig
     from ffalora_cli.models.backbone import Backbone
     from ffalora_cli.models.network import build_network
+    from ffalora_cli.tasks.text_classification import TASK
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -117,7 +119,7 @@ def _tiny_network(device: str) -> Network:
         )
         model = BertForSequenceClassification(config).eval().requires_grad_(False).to(device)
     adapter = AdapterConfig(4, 8.0, "query_value", "kaiming", 0, 0.0)
-    backbone = Backbone(model, "self-test", ())
+    backbone = Backbone(model, "self-test", (), TASK)
     return build_network(backbone, adapter, ("attention.self.query", "attention.self.value"))
 
 

@@ -15,6 +15,7 @@ import numpy as np
 
 from ffalora_cli.config.schema import Config
 from ffalora_cli.keys import Key
+from ffalora_cli.tasks.targets import Targets
 
 if TYPE_CHECKING:
     import torch
@@ -164,12 +165,16 @@ def some_clients(plan: PrivacyPlan, most: int) -> PrivacyPlan:
 
 
 def surrogate_network(config: Config, width: int = WIDTH) -> Network:
-    """A random model of the run's architecture, two layers, with the run's adapters."""
+    """A random classifier of the run's architecture, two layers, with the run's adapters.
+
+    What a loss is made of plays no part in clipping and noising its gradients.
+    """
     import torch
     from transformers import AutoModelForSequenceClassification
 
     from ffalora_cli.models.backbone import Backbone, load_settings
     from ffalora_cli.models.network import build_network
+    from ffalora_cli.tasks.text_classification import TASK
 
     full = load_settings(config.model)
     with torch.random.fork_rng(devices=[]):
@@ -180,7 +185,7 @@ def surrogate_network(config: Config, width: int = WIDTH) -> Network:
                 torch.nn.init.normal_(parameter, std=0.15)
     model.eval().requires_grad_(False)
     targets = config.model.targets[config.adapter.targets]
-    return build_network(Backbone(model, "surrogate", ()), config.adapter, targets)
+    return build_network(Backbone(model, "surrogate", (), TASK), config.adapter, targets)
 
 
 def shrink(full: Any, width: int) -> Any:
@@ -223,7 +228,7 @@ class SurrogateRows:
         lengths[:3] = 1  # nothing but one special token: the shortest row there is
         self._tokens = [generator.integers(5, VOCABULARY, n) for n in lengths]
         self.lengths = lengths[own]
-        self.labels = generator.integers(0, classes, DISTINCT_ROWS).astype(np.int64)[own]
+        self.targets = Targets(generator.integers(0, classes, DISTINCT_ROWS)[own])
 
     def inputs(self, rows: np.ndarray, pad_to: int | None = None) -> dict[str, torch.Tensor]:
         """Right-padded ``input_ids`` and ``attention_mask``, int64 ``[rows, width]``."""

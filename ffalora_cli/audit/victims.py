@@ -10,6 +10,7 @@ import numpy as np
 from ffalora_cli import keys
 from ffalora_cli.audit.inversion import Sentences
 from ffalora_cli.config.schema import AdapterConfig, Config
+from ffalora_cli.tasks.targets import Targets
 
 if TYPE_CHECKING:
     from ffalora_cli.models.network import Network
@@ -25,6 +26,7 @@ def random_network(rank: int, seed: int) -> Network:
 
     from ffalora_cli.models.backbone import Backbone
     from ffalora_cli.models.network import build_network
+    from ffalora_cli.tasks.text_classification import TASK
 
     settings = AutoConfig.for_model(
         "roberta",
@@ -43,14 +45,14 @@ def random_network(rank: int, seed: int) -> Network:
         )
     adapter = AdapterConfig(rank, float(rank), "query_value", "kaiming", seed, 0.0)
     targets = ("attention.self.query", "attention.self.value")
-    return build_network(Backbone(model, "surrogate", ()), adapter, targets)
+    return build_network(Backbone(model, "surrogate", (), TASK), adapter, targets)
 
 
 def random_sentences(rows: int, length: int, seed: int) -> Sentences:
     """Random words (no special ones) with random labels."""
     generator = keys.numpy_generator(keys.derive(seed, "sentences", length))
     words = generator.integers(10, VOCABULARY, (rows, length))
-    return Sentences(words, generator.integers(0, 2, rows))
+    return Sentences(words, Targets(generator.integers(0, 2, rows)))
 
 
 def own_network(config: Config, rank: int) -> Network:
@@ -58,7 +60,7 @@ def own_network(config: Config, rank: int) -> Network:
     from ffalora_cli.models.network import load_network
 
     adapter = replace(config.adapter, rank=rank)
-    return load_network(config.model, adapter, config.head, len(config.task.classes))
+    return load_network(config.model, adapter, config.head, config.task)
 
 
 def own_sentences(examples: Examples, rows: int, length: int) -> Sentences:
@@ -66,7 +68,7 @@ def own_sentences(examples: Examples, rows: int, length: int) -> Sentences:
     enough = np.flatnonzero(np.asarray(examples.lengths) >= length)
     chosen = enough[np.linspace(0, len(enough) - 1, min(rows, len(enough))).astype(np.int64)]
     tokens = np.stack([examples.packed(np.array([r]))[0].numpy()[:length] for r in chosen])
-    return Sentences(tokens, np.asarray(examples.labels)[chosen])
+    return Sentences(tokens, examples.targets.take(chosen))
 
 
 def own_rows(config: Config) -> tuple[Examples, np.ndarray]:
@@ -81,4 +83,4 @@ def own_rows(config: Config) -> tuple[Examples, np.ndarray]:
 def shuffled(rows: Sentences, seed: int) -> Sentences:
     """The same rows in a random order: files are often sorted by label."""
     order = keys.numpy_generator(keys.derive(seed, "shuffled")).permutation(len(rows.tokens))
-    return Sentences(rows.tokens[order], rows.labels[order])
+    return Sentences(rows.tokens[order], rows.targets.take(order))

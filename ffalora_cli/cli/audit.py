@@ -146,7 +146,7 @@ def _release(options: Any, folder: Path | None) -> int:
     with tempfile.TemporaryDirectory() as within, _at_home(within):
         runs, exports = Path(within, "runs"), Path(within, "exports")
         played = play_neighbours(job, secret, runs)
-        checks = leak_checks(played, job.config, job.resolved, exports)
+        checks = leak_checks(played, job, exports)
     _print(["", *(line for check in checks for line in _check(check))])
     failed = [check.name for check in checks if not check.passed]
     seconds = time.perf_counter() - began

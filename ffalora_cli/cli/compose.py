@@ -11,12 +11,11 @@ import os
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import cache, lru_cache
 from typing import Any
 
 from hydra import compose, initialize_config_module
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import (
@@ -29,7 +28,7 @@ from omegaconf.resolvers import oc
 
 from ffalora_cli.cli import catalogue
 from ffalora_cli.cli.catalogue import groups
-from ffalora_cli.cli.overrides import expand
+from ffalora_cli.cli.overrides import Setting
 from ffalora_cli.cli.renamed import forget_below, forget_origin
 from ffalora_cli.config.build import check_value, nearest_key
 from ffalora_cli.config.errors import ConfigError, brief, one_line
@@ -41,11 +40,11 @@ _ALONE = threading.RLock()  # what Hydra and OmegaConf keep is global, threads o
 _BY_NAME = "tracking"  # the group whose options differ in their name alone
 
 
-def compose_job(job: Sequence[str]) -> dict[str, Any]:
+def compose_job(job: Sequence[Setting]) -> dict[str, Any]:
     """Compose one job.
 
     Args:
-        job: overrides of one job, as ``overrides.expand`` makes them.
+        job: settings of one job, as ``overrides.expand`` makes them.
 
     Returns:
         The configuration: plain and fully resolved.
@@ -53,26 +52,27 @@ def compose_job(job: Sequence[str]) -> dict[str, Any]:
     Raises:
         ConfigError: anything wrong with the composition, in one line.
     """
-    chosen = [text for text in job if text.split("=", 1)[0] in groups()]
-    settings = [text for text in job if text not in chosen]
-    some = tuple(text for text in chosen if not text.endswith("=null"))  # null: none of it
-    parsed = [_parsed(text) for text in settings]
+    chosen, settings = _chosen(job), [setting for setting in job if not setting.chooses]
+    keys = tuple(setting.key for setting in settings)
     with _guarded_environment():
-        choices = _compose(some)[1]
-        config = _set(_own(some, tuple(p.key_or_group for p in parsed), parsed), parsed)
-        forget_origin(config, choices, _keys(settings))
+        choices = _compose(chosen)[1]
+        config = _set(_own(chosen, keys, settings), settings)
+        forget_origin(config, choices, keys)
         return _resolve(config)
 
 
-def _own(
-    chosen: tuple[str, ...], keys: tuple[str, ...], settings: Sequence[Override]
-) -> DictConfig:
+def _chosen(job: Sequence[Setting]) -> tuple[str, ...]:
+    """The options of groups, as Hydra reads them; null: none of it."""
+    return tuple(one.text for one in job if one.chooses and one.value != "null")
+
+
+def _own(chosen: tuple[str, ...], keys: tuple[str, ...], settings: Sequence[Setting]) -> DictConfig:
     """A copy of a composition to set values in; jobs that set the same keys take the same one.
 
     Each sets all of them anew. Sections are merged and would keep what another job set, and a task
     that one job renamed has lost its origin.
     """
-    sections = any(isinstance(setting.value(), dict | list) for setting in settings)
+    sections = any(isinstance(setting.value, dict | list) for setting in settings)
     if sections or "task.name" in keys:
         return copy.deepcopy(_compose(chosen)[0])
     return _shared(chosen, keys)
@@ -83,24 +83,23 @@ def _shared(chosen: tuple[str, ...], keys: tuple[str, ...]) -> DictConfig:
     return copy.deepcopy(_compose(chosen)[0])
 
 
-def change(plain: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+def change(plain: Mapping[str, Any], job: Sequence[Setting]) -> dict[str, Any]:
     """A resolved configuration with some keys set; of the groups, only a tracker can be chosen.
 
     Args:
         plain: resolved, as a run folder has it.
-        overrides: ``key=value`` in Hydra's grammar.
+        job: what to set.
 
     Raises:
-        ConfigError: anything wrong with an override, in one line.
+        ConfigError: anything wrong with a setting, in one line.
     """
-    (expanded,) = expand(overrides, sweep=False)
     settings = []
-    for text in expanded:
-        group, _, option = text.partition("=")
-        settings.append(f"{group}.name={option}" if group == _BY_NAME else text)
-        if group in groups() and group != _BY_NAME:
+    for one in job:
+        key = f"{one.key}.name" if one.key == _BY_NAME else one.key
+        settings.append(replace(one, key=key))
+        if settings[-1].chooses:
             raise ConfigError(
-                f"{group}: a recorded run has keys, no groups; set {group}.name=... or another key"
+                f"{key}: a recorded run has keys, no groups; set {key}.name=... or another key"
             )
     with _guarded_environment():
         try:
@@ -108,20 +107,15 @@ def change(plain: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]
         except OmegaConfBaseException as error:  # a reference that was never resolved
             raise ConfigError(f"{error.full_key}: {_reason(error)}") from error
         _refuse_targets(OmegaConf.to_container(base, resolve=False), "")
-        config = _set(copy.deepcopy(base), [_parsed(text) for text in settings])
+        config = _set(copy.deepcopy(base), settings)
         if OmegaConf.select(config, "task.name") != OmegaConf.select(base, "task.name"):
-            forget_below(config, [{"task.name"}, _keys(settings)])
+            forget_below(config, [{"task.name"}, {setting.key for setting in settings}])
         return _resolve(config)
 
 
-def choices_of(overrides: Sequence[str]) -> dict[str, str | None]:
-    """Group to chosen option, in the order they are merged, as the overrides and experiments say.
-
-    Raises:
-        ConfigError: anything wrong with an override.
-    """
-    (job,) = expand(overrides, sweep=False)
-    return _compose(tuple(text for text in job if text.split("=", 1)[0] in groups()))[1]
+def choices_of(job: Sequence[Setting]) -> dict[str, str | None]:
+    """Group to chosen option, in the order they are merged, as settings and experiments say."""
+    return _compose(_chosen(job))[1]
 
 
 @cache  # a sweep over seeds composes its groups once; 0.1 s each
@@ -143,32 +137,17 @@ def _compose(chosen: tuple[str, ...]) -> tuple[DictConfig, dict[str, str | None]
     return found, {str(name): choices[name] for name in choices if name in groups()}
 
 
-def _keys(settings: Sequence[str]) -> set[str]:
-    return {text.split("=", 1)[0].lstrip("+") for text in settings}
-
-
-def _set(config: DictConfig, settings: Sequence[Override]) -> DictConfig:
+def _set(config: DictConfig, settings: Sequence[Setting]) -> DictConfig:
     """Values set as Hydra sets ``++key=value``; keys were checked against the schema before."""
-    for override in settings:
-        key = override.key_or_group
-        check_value(key, override.value())
-        _refuse_targets(override.value(), key)
+    for setting in settings:
+        key, value = setting.key, setting.value
+        check_value(key, value)
+        _refuse_targets(value, key)
         try:
-            OmegaConf.update(config, key, override.value(), merge=True, force_add=True)
+            OmegaConf.update(config, key, value, merge=True, force_add=True)
         except (OmegaConfBaseException, RecursionError) as error:
             raise ConfigError(f"{key}: {_reason(error)}") from error
     return config
-
-
-@lru_cache(10_000)
-def _parsed(setting: str) -> Override:
-    """An override read a second time, after sweeps became values: it may not read alike."""
-    try:
-        return OverridesParser.create().parse_override(setting)
-    except (HydraException, RecursionError, ValueError) as error:  # a number without end
-        raise ConfigError(
-            f"{brief(setting, 80)} cannot be read; quote the value inside the shell's quotes"
-        ) from error
 
 
 def _resolve(composed: DictConfig) -> dict[str, Any]:

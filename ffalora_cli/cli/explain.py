@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ffalora_cli.cli import catalogue
 from ffalora_cli.cli.arguments import OVERRIDES, Parser
@@ -14,6 +14,9 @@ from ffalora_cli.config.build import build, is_known, leaf_keys, to_plain, unkno
 from ffalora_cli.config.documentation import UNITS, key_type
 from ffalora_cli.config.errors import ConfigError, brief
 from ffalora_cli.config.signature import in_identity
+
+if TYPE_CHECKING:
+    from ffalora_cli.cli.overrides import Setting
 
 SCHEMA = 1
 _WIDE = 39  # characters of a key in a list
@@ -58,13 +61,13 @@ def explained(keys: Sequence[str], overrides: Sequence[str]) -> list[dict[str, A
         if key in ("experiment", "debug"):
             raise ConfigError(f"{key} is a group that sets keys of others; see ffalora ls {key}s")
     (job,) = expand(overrides, sweep=False)
-    plain, choices = to_plain(build(compose_job(job))), choices_of(overrides)
-    return [_explained(key, overrides, plain, choices) for key in keys]
+    plain, choices = to_plain(build(compose_job(job))), choices_of(job)
+    return [_explained(key, job, plain, choices) for key in keys]
 
 
 def _explained(
     key: str,
-    overrides: Sequence[str],
+    job: Sequence[Setting],
     plain: Mapping[str, Any],
     choices: Mapping[str, str | None],
 ) -> dict[str, Any]:
@@ -73,9 +76,9 @@ def _explained(
 
     kind = key_type(key)
     line = who_set(key, choices)
-    typed = next((t for t in reversed(overrides) if _sets(t, key)), None)
+    typed = next((s.text for s in reversed(job) if _sets(s, key)), None)
     if not typed and key in ORIGIN and line and _value(plain, key) == ORIGIN[key] != line.written:
-        typed = next((t for t in reversed(overrides) if _sets(t, "task.name")), None)  # unset by it
+        typed = next((s.text for s in job if s.key == "task.name"), None)  # unset by it
     return {
         "key": key,
         "value": _value(plain, key),
@@ -92,10 +95,9 @@ def _explained(
     }
 
 
-def _sets(override: str, key: str) -> bool:
-    """Whether an override sets this key, or a section around it (a group choice is a file's)."""
-    name = override.partition("=")[0].lstrip("+")
-    return name not in catalogue.groups() and (key == name or key.startswith(f"{name}."))
+def _sets(setting: Setting, key: str) -> bool:
+    """Whether it sets this key, or a section around it (a group choice is a file's)."""
+    return not setting.chooses and (key == setting.key or key.startswith(f"{setting.key}."))
 
 
 def _value(plain: Mapping[str, Any], key: str) -> Any:

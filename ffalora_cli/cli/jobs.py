@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ffalora_cli.config import rules
 from ffalora_cli.config.build import build, earlier_words, of_earlier
 from ffalora_cli.config.errors import ConfigError, one_line
 from ffalora_cli.config.job import Job
 from ffalora_cli.sweep.jobs import run_folder
+
+if TYPE_CHECKING:
+    from ffalora_cli.cli.overrides import Setting
 
 
 def plan(
@@ -34,9 +37,9 @@ def plan(
 
     jobs: list[Job] = []
     expanded = expand(overrides, sweep)
-    for number, typed in enumerate(expanded, start=1):
+    for number, settings in enumerate(expanded, start=1):
         try:
-            jobs.append(_job(typed, compose_job(typed)))
+            jobs.append(_job(settings, compose_job(settings)))
         except ConfigError as error:
             if len(expanded) == 1:
                 raise
@@ -52,18 +55,21 @@ def recorded(folder: Path, overrides: Sequence[str]) -> Job:
         ConfigError: a folder that is no run, or anything wrong with an override.
     """
     from ffalora_cli.cli.compose import change
+    from ffalora_cli.cli.overrides import expand
     from ffalora_cli.records.reading import read_config
 
-    job = _job(overrides, change(of_earlier(read_config(folder)), overrides))
-    return replace(job, overrides=(*_typed_before(folder, overrides), *overrides))
+    plain = of_earlier(read_config(folder))
+    (settings,) = expand(overrides, sweep=False)
+    job = _job(settings, change(plain, settings))
+    before = _typed_before(folder, {setting.key for setting in settings})
+    return replace(job, overrides=(*before, *job.overrides))
 
 
-def _typed_before(folder: Path, overrides: Sequence[str]) -> list[str]:
+def _typed_before(folder: Path, anew: Set[str]) -> list[str]:
     """The overrides in a run's manifest that are not given anew."""
     from ffalora_cli.records.files import read_json
     from ffalora_cli.records.run_directory import MANIFEST
 
-    anew = {text.partition("=")[0] for text in overrides}
     typed = read_json(folder / MANIFEST).get("overrides")
     texts = [t for t in typed if isinstance(t, str)] if isinstance(typed, list) else []
     return [t for t in texts if t.isprintable() and t.partition("=")[0] not in anew]
@@ -110,6 +116,7 @@ def from_file(file: Path, overrides: Sequence[str]) -> Job:
     import yaml
 
     from ffalora_cli.cli.compose import change
+    from ffalora_cli.cli.overrides import expand
     from ffalora_cli.cli.yaml_files import mapping
 
     try:
@@ -126,15 +133,16 @@ def from_file(file: Path, overrides: Sequence[str]) -> Job:
             f"{file}{line}: {one_line(str(error))[:100]}; give a config.yaml of a run folder"
         ) from None
     try:
-        return _job(overrides, change(plain, overrides))
+        (settings,) = expand(overrides, sweep=False)
+        return _job(settings, change(plain, settings))
     except ConfigError as error:
         raise ConfigError(f"{file}: {error}") from None
 
 
-def _job(overrides: Sequence[str], plain: dict[str, Any]) -> Job:
+def _job(settings: Sequence[Setting], plain: dict[str, Any]) -> Job:
     from ffalora_cli.methods import registry
 
     config = build(plain)
     rules.refuse_secrets(plain)
     registry.check(config)
-    return Job(config, tuple(overrides), tuple(earlier_words(plain)))
+    return Job(config, tuple(one.text for one in settings), tuple(earlier_words(plain)))

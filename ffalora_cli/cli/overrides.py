@@ -9,10 +9,11 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override, RangeSweep, Transformer
+from hydra.core.override_parser.types import Override, QuotedString, RangeSweep, Transformer
 from hydra.errors import HydraException
 
 from ffalora_cli.cli import catalogue
@@ -26,9 +27,30 @@ _OPTIONAL = ("experiment", "debug")  # groups that may be null
 _MAX_JOBS = 10_000  # a longer sweep is a slip of the keyboard
 _WORD = re.compile(r"~?[\w./:-]+")
 _PUNCTUATION = re.compile(r"[^\w.-]")
+_LITERAL = re.compile(r"null|true|false|[+-]?(nan|inf|[\d_.]+(e[+-]?\d+)?)", re.IGNORECASE)
 
 
-def expand(overrides: Sequence[str], sweep: bool) -> list[list[str]]:
+@dataclass(frozen=True, eq=False)
+class Setting:
+    """One key of one job and its value, or a group and its option: parsed and checked.
+
+    Attributes:
+        key: dotted, or the name of a group.
+        value: plain; of a group, the text of its option.
+        text: ``key=value``, for records and for another process to read.
+    """
+
+    key: str
+    value: Any
+    text: str
+
+    @property
+    def chooses(self) -> bool:
+        """Whether it is the option of a group."""
+        return self.key in catalogue.groups()
+
+
+def expand(overrides: Sequence[str], sweep: bool) -> list[list[Setting]]:
     """Check overrides and expand sweeps into jobs.
 
     Args:
@@ -36,19 +58,18 @@ def expand(overrides: Sequence[str], sweep: bool) -> list[list[str]]:
         sweep: whether sweeps are allowed (``-m``).
 
     Returns:
-        Override lists, one a job; the last sweep varies fastest, as in Hydra's own sweeper.
+        Settings of each job; the last sweep varies fastest, as in Hydra's own sweeper.
 
     Raises:
         ConfigError: an override that cannot be read, or names nothing that exists.
     """
-    choices: dict[str, list[str]] = {}
+    choices: dict[str, list[Setting]] = {}
     for text in with_axes(overrides, sweep):
         override = _parse(text)
         _check_key(override, text)
         if override.is_sweep_override() and not sweep:
             raise ConfigError(f"{brief(text, 80)[1:-1]} gives several values; add -m to sweep them")
-        key = override.key_or_group
-        choices[key] = [f"{key}={value}" for value in _values(override)]
+        choices[override.key_or_group] = _settings(override)
     total = 1
     for values in choices.values():
         total *= len(values)
@@ -58,7 +79,7 @@ def expand(overrides: Sequence[str], sweep: bool) -> list[list[str]]:
 
 
 def split_space(overrides: Sequence[str]) -> tuple[list[str], dict[str, Axis]]:
-    """Overrides with one value, and what a search may vary.
+    """Overrides with one value, as texts, and what a search may vary.
 
     ``interval(a, b)`` is a range of numbers (``int(...)`` of whole ones, ``tag(log, ...)`` on a
     logarithmic scale), as in Hydra's grammar; everything with a list of values is a choice.
@@ -76,10 +97,10 @@ def split_space(overrides: Sequence[str]) -> tuple[list[str], dict[str, Axis]]:
         space.pop(key, None)
         if override.is_interval_sweep():
             space[key] = _interval(key, value)
-        elif len(values := _values(override)) > 1:
-            space[key] = tuple(values)
+        elif len(found := _settings(override)) > 1:
+            space[key] = tuple(setting.text.partition("=")[2] for setting in found)
         else:
-            fixed[key] = f"{key}={values[0]}"
+            fixed[key] = found[0].text
     return list(fixed.values()), space
 
 
@@ -151,32 +172,36 @@ def _check_known(key: str) -> None:
     raise unknown_key(key)
 
 
-def _values(override: Override) -> list[str]:
-    """The values one override stands for, as text; more than one for a sweep."""
+def _settings(override: Override) -> list[Setting]:
+    """The settings one override stands for; more than one for a sweep."""
     key = override.key_or_group
-    group = key in catalogue.groups()
     if not override.is_sweep_override():
-        values = [override.get_value_element_as_str()]
-    elif not override.is_discrete_sweep():
+        return [_setting(key, override.get_value_element_as_str(), override.value())]
+    if not override.is_discrete_sweep():
         raise ConfigError(
             f"{key}: an interval has no list of values; use range or choice, "
             "or search it: hydra/sweeper=optuna"
         )
-    elif override.is_choice_sweep() and group and _is_glob(override):
-        values = [n for n in catalogue.options(key) if n in override.value().filter([n])]  # type: ignore[union-attr]
-        if not values:
-            raise ConfigError(f"{key}: the glob matches none of {listed(catalogue.options(key))}")
-    elif _is_glob(override):
+    if not _is_glob(override):
+        return _swept(override)
+    if key not in catalogue.groups():
         raise ConfigError(f"{key}: glob picks options of a group; use choice(a, b) for a key")
-    else:
-        values = _swept(override)
-    if group:
-        for value in values:
-            _check_option(key, value)
-    return values
+    names = [n for n in catalogue.options(key) if n in override.value().filter([n])]  # type: ignore[union-attr]
+    if not names:
+        raise ConfigError(f"{key}: the glob matches none of {listed(catalogue.options(key))}")
+    return [_setting(key, name, name) for name in names]
 
 
-def _swept(override: Override) -> list[str]:
+def _setting(key: str, text: str, value: Any) -> Setting:
+    if key in catalogue.groups():
+        _check_option(key, text)
+        value = text
+    elif isinstance(value, str) and _LITERAL.fullmatch(text):  # str(1): read again, a number
+        text = f"'{text}'"
+    return Setting(key, value, f"{key}={text}")
+
+
+def _swept(override: Override) -> list[Setting]:
     """The values of a list or range; one that has too many is not written out first."""
     key, value = override.key_or_group, override.value()
     if isinstance(value, RangeSweep) and value.start is not None and value.stop is not None:
@@ -185,9 +210,19 @@ def _swept(override: Override) -> list[str]:
         if abs(value.stop - value.start) / abs(value.step) > _MAX_JOBS:
             raise ConfigError(f"{key}: the range has more than {_MAX_JOBS} values; sweep less")
     try:
-        return [str(v) for v in override.sweep_iterator(transformer=Transformer.str)]
+        elements = [(Transformer.str(each), _plain(each)) for each in override.sweep_iterator()]
     except (HydraException, TypeError, ValueError, OverflowError) as error:
         raise ConfigError(f"{key}: this sweep has no values; write {key}=a,b") from error
+    return [_setting(key, text, each) for text, each in elements]
+
+
+def _plain(element: Any) -> Any:
+    """One element of a sweep without Hydra's quotes."""
+    if isinstance(element, list):
+        return [_plain(each) for each in element]
+    if isinstance(element, dict):
+        return {_plain(key): _plain(each) for key, each in element.items()}
+    return element.text if isinstance(element, QuotedString) else element
 
 
 def _is_glob(override: Override) -> bool:

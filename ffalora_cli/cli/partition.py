@@ -51,7 +51,7 @@ def main(arguments: Sequence[str]) -> int:
     partition = job.config.partition
     scheme = partition.label_mix or partition.name
     title = f"{job.config.task.name}, {scheme}, seed {partition.seed}"
-    draw(found.labels, found.classes, figure, title)
+    draw(found.counts, found.strata, figure, title)
     print()
     for line in closing(found, job.config, figure):
         print(line)
@@ -67,7 +67,7 @@ def lines(found: ClientTable) -> list[str]:
     Returns:
         Lines of at most 80 characters: all classes when they fit, else each client's largest.
     """
-    counts, classes, sizes = found.labels, found.classes, found.sizes
+    counts, classes, sizes = found.counts, found.strata, found.sizes
     names = [str(client) for client in range(len(sizes))]
     if found.names is not None:
         names = [one_line(name)[:_NAME] or "-" for name in found.names]

@@ -18,7 +18,7 @@ def one(found: Mapping[str, Any], config: Config) -> list[str]:
     what = f"{config.method.name} on {config.task.name} with {config.model.name}"
     lines = labelled("run", f"{what}, signature {found['signature']}")
     lines += labelled("protocol", protocol(config))
-    lines += _clients(found["clients"], config) + _sampling(found["sampling"])
+    lines += _clients(found["clients"]) + _sampling(found["sampling"])
     lines += labelled("privacy", privacy_sentence(found["privacy"]))
     if found["privacy"]:
         lines += ["", *_accountants(found["privacy"])]
@@ -72,7 +72,7 @@ def _sum(total: Mapping[str, Any]) -> list[str]:
     return lines + labelled("disk", f"{human_bytes(total['run_folders'])} in run folders")
 
 
-def _clients(clients: Mapping[str, Any], config: Config) -> list[str]:
+def _clients(clients: Mapping[str, Any]) -> list[str]:
     rows, labels = clients["rows"], clients["labels_of_a_client"]
     sizes = f"{count(rows['min'])} to {count(rows['max'])} rows (median {count(rows['median'])})"
     units = clients["units"]["total"]
@@ -80,11 +80,13 @@ def _clients(clients: Mapping[str, Any], config: Config) -> list[str]:
     mixed = (
         f"{labels['min']} to {labels['max']}" if labels["min"] < labels["max"] else labels["max"]
     )
+    names = len(clients["labels"])
+    mix = f"; {mixed} of {names} labels each" if names > 1 else ""
     evaluated = ", ".join(f"{count(n)} of {k}" for k, n in clients["evaluated_rows"].items())
     return labelled(
         "clients",
-        f"{count(clients['number'])} with {sizes}, {count(rows['total'])} in all{inside}; "
-        f"{mixed} of {len(config.task.classes)} labels each; scored on {evaluated}",
+        f"{count(clients['number'])} with {sizes}, {count(rows['total'])} in all{inside}{mix}; "
+        f"scored on {evaluated}",
     )
 
 

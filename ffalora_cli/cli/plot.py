@@ -68,7 +68,7 @@ def _picture(options: argparse.Namespace, runs: Sequence[RunRecords]) -> Picture
     unlabelled = "privacy" if options.kind == "pareto" else "-"  # epsilon has its own place there
     grouping = group_runs(runs, by, options.over, unlabelled)
     if options.kind == "clients":
-        return clients_figure.draw(grouping, options.y or "accuracy_own_labels")
+        return clients_figure.draw(grouping, options.y or "")
     metric = options.y or common_headline(runs)
     if options.kind == "pareto":
         return pareto.draw(grouping, options.x or "uplink_bytes", metric)
@@ -92,7 +92,7 @@ def _partition(runs: Sequence[RunRecords]) -> Picture:
         raise ConfigError(f"--kind partition: {len(runs)} runs have {len(sizes)}; name one run")
     config = build(run.config)
     found = client_table(config)
-    table, classes, rows = found.labels, found.classes, found.sizes
+    table, classes, rows = found.counts, found.strata, found.sizes
     recorded = run.manifest.get("client_sizes")
     if recorded and list(recorded) != rows.tolist():
         raise ConfigError(

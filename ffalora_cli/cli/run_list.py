@@ -12,7 +12,7 @@ from ffalora_cli.cli.exits import DONE
 from ffalora_cli.cli.units import human_bytes, human_seconds, score
 from ffalora_cli.cli.words import labelled, left_out
 from ffalora_cli.config.errors import ConfigError
-from ffalora_cli.metric_keys import EPSILON, UPLINK_TOTAL, evaluated, short_name
+from ffalora_cli.metric_keys import EPSILON, UPLINK_TOTAL, evaluated
 from ffalora_cli.privacy.rounding import epsilon_text
 
 if TYPE_CHECKING:
@@ -90,11 +90,9 @@ def _lines(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     heads = f"{'state':<16}{'result':>9}{'epsilon':>9}{'up':>9}{'time':>8}  run"
     lines = [f"{'started':<17}{heads}"]
     for r in rows:
-        name = short_name(r["headline"])
-        name = "accuracy" if name.startswith("personalized") else name
         where = "" if r["state"] == "done" else f" {r['round']}/{r['rounds']}"
         cells = (
-            score(name, r["value"]),
+            score(r["headline"], r["value"]),
             epsilon_text(r["epsilon_spent"]),
             human_bytes(r["uplink_bytes"]),
             human_seconds(r["seconds"]),

@@ -44,6 +44,7 @@ def search(
     check(settings)
     fixed, space = split_space(overrides)
     base = _check_space(fixed, space)
+    judged = headline(base.config)
     # More trials are the same search, so their number is no part of its name.
     name = digest(
         [run_folder(base).name, repr(sorted(space.items())), settings.direction, settings.seed]
@@ -56,10 +57,10 @@ def search(
         "launcher": about.launcher,
         "grid": {key: str(axis) for key, axis in space.items()},
         "settings": settings,
-        "objective": f"best {headline(base.config)}",
+        "objective": f"best {judged}",
     }
     with open_sweep_display(quiet, record.path, settings.n_trials) as display:
-        display.note(f"objective: the best {headline(base.config)} of a run on its evaluation rows")
+        display.note(f"objective: the best {judged} of a run on its evaluation rows")
         for note in notes:
             display.note(note)
         if base.config.privacy.unit != "none":
@@ -75,9 +76,9 @@ def search(
     done = [trial for trial in study.trials if trial.value is not None]
     if done:
         best = study.best_trial
-        metric = short_name(headline(base.config))
+        metric = short_name(judged)
         chosen = " ".join(f"{key}={value}" for key, value in best.params.items())
-        print(f"best  trial {best.number + 1}: {metric} {score(metric, best.value)}  {chosen}")
+        print(f"best  trial {best.number + 1}: {metric} {score(judged, best.value)}  {chosen}")
     return exit_code(trials.jobs, trials.statuses, command)
 
 

@@ -30,8 +30,8 @@ examples:
   ffalora sweep hydra/sweeper=optuna 'federation.local_lr=tag(log,interval(0.05,2))'
 
 Every job is checked before the first starts. What is done is not repeated: the same command again
-runs what is missing or failed. Launchers: basic, stacked (jobs trained in one pass),
-submitit_local, submitit_slurm, ray. Settings and record: docs/sweeps.md."""
+runs what is missing or failed. Launchers: basic, submitit_local, submitit_slurm, ray. Settings
+and record: docs/sweeps.md."""
 
 
 def main(arguments: Sequence[str]) -> int:

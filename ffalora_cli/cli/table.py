@@ -56,7 +56,7 @@ def columns(config: Config, live: bool = True) -> list[Column]:
     own = _of_clients(config)
     if own is not None:
         title, key = own
-        chosen.append(Column(title, 9, lambda m: score("accuracy", m.metrics.get(key))))
+        chosen.append(Column(title, 9, lambda m: score(key, m.metrics.get(key))))
     chosen.append(Column("loss", 6, lambda m: score("loss", m.metrics.get(LOSS))))
     if config.privacy.unit != "none":
         chosen.append(Column("epsilon", 8, lambda m: epsilon_text(m.metrics.get(EPSILON))))
@@ -113,9 +113,11 @@ def _of_clients(config: Config) -> tuple[str, str] | None:
     None where neither is recorded.
     """
     from ffalora_cli.methods import registry
+    from ffalora_cli.tasks import registry as tasks
 
+    metric = tasks.get(config.task.kind).client_metric
     if config.head.mode == "personal" or registry.get(config.method.name).personal:
-        return "personal", personalized("accuracy")
+        return "personal", personalized(metric)
     if config.federation.eval_clients:
-        return "own-label", own_labels(of_clients("accuracy"))
+        return "own-label", own_labels(of_clients(metric))
     return None

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 
+from ffalora_cli.tasks.registry import is_percent
+
 
 def human_bytes(count: float | None) -> str:
     """Bytes with a decimal unit (1 kB = 1000 B), as network equipment counts them."""
@@ -27,10 +29,10 @@ def human_seconds(seconds: float | None) -> str:
 
 
 def score(name: str, value: float | None) -> str:
-    """A metric in its customary form: percent for accuracy and F1, plain for MCC and loss."""
+    """A metric in the unit that its task declares: shares in percent."""
     if value is None or not math.isfinite(value):
         return "-"
-    return f"{value:.3f}" if name in ("mcc", "loss") else f"{100 * value:.1f} %"
+    return f"{100 * value:.1f} %" if is_percent(name) else f"{value:.3f}"
 
 
 def number(value: float | None, digits: int = 2) -> str:

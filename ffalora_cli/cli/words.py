@@ -121,10 +121,10 @@ def closing(summary: Mapping[str, Any], metrics_order: Sequence[str]) -> list[st
         for name in (*metrics_order, "loss")
         if evaluated(name) in metrics
     ]
-    if personalized("accuracy") in metrics:
-        personal = score("accuracy", metrics[personalized("accuracy")])
-        first = summary.get("headline") == personalized("accuracy")
-        scores.insert(0 if first else len(scores), f"clients' own models {personal} on average")
+    rest = ("_own_labels", "_min")
+    for key in (k for k in metrics if k.startswith(personalized("")) and not k.endswith(rest)):
+        place = 0 if summary.get("headline") == key else len(scores)
+        scores.insert(place, f"clients' own models {score(key, metrics[key])} on average")
     rounds = int(summary.get("rounds") or 0)
     after = f"after {counted(rounds, 'round')}"
     if summary.get("seconds") is not None:

@@ -23,7 +23,6 @@ from ffalora_cli.config.splits import evaluated_splits
 
 NAME = re.compile(r"[A-Za-z0-9._-]{1,80}")
 _DEVICE = re.compile(r"auto|cpu|cuda(:\d+)?")
-_METRICS = ("accuracy", "f1", "mcc")
 
 
 def check(
@@ -157,17 +156,9 @@ def _task(config: Config) -> None:
         _package("task.package", task.package)
     if config.model.source.startswith("package:"):
         _package("model.source", config.model.source.removeprefix("package:"))
-    require("task.classes", list(task.classes), len(task.classes) >= 2, "two classes or more")
-    twice = next((c for c in task.classes if task.classes.count(c) > 1), None)
-    if twice is not None:
-        raise ConfigError(f"task.classes names {brief(twice)} twice; give every class its own name")
     require(
         "task.text_columns", list(task.text_columns), 1 <= len(task.text_columns) <= 2, "1 or 2"
     )
-    for metric in task.metrics:
-        if metric not in _METRICS:
-            raise choose("task.metrics", metric, _METRICS)
-    require("task.metrics", list(task.metrics), len(task.metrics) >= 1, "at least accuracy")
     require("task.max_length", task.max_length, task.max_length >= 4, "4 or more tokens")
     evaluated_splits(task)
 

@@ -12,20 +12,23 @@ from typing import Any, Literal
 INSIDE_CLIENTS = frozenset({"row", "text", "column"})
 """Units of privacy that are groups of rows of one client."""
 
+TEXT_CLASSIFICATION = "text_classification"
+"""``task.kind`` of a task that does not say it."""
+
 FEW_CLIENTS = 3
 """``federation.num_clients`` where null, unless the data itself names its clients."""
 
 
 @dataclass(frozen=True)
 class TaskConfig:
-    """A labelled-text task as data: columns, classes, metrics, splits."""
+    """A task as data: its kind, columns, classes, metrics, splits."""
 
     name: str
     version: int
     text_columns: tuple[str, ...]  # one sentence or a pair
     label_column: str
-    classes: tuple[str, ...]  # class names, in label order
-    metrics: tuple[str, ...]  # of "accuracy", "f1", "mcc"; the first is the headline
+    classes: tuple[str, ...]  # class names, in label order; () where a kind has none
+    metrics: tuple[str, ...]  # of those its kind knows; the first is the headline
     splits: dict[str, str]  # "train"/"validation"/"test"/... -> file stem (or hub split)
     eval_split: str  # evaluated each eval_every rounds; "holdout" = cut from train
     tune_split: str  # for choosing hyper-parameters; "holdout" = cut from train
@@ -40,6 +43,7 @@ class TaskConfig:
     hub_path: str | None = None  # Hugging Face data set id
     hub_name: str | None = None  # its configuration
     license: str = ""
+    kind: str = TEXT_CLASSIFICATION  # a file in ``ffalora_cli/tasks``, or a package's
 
 
 @dataclass(frozen=True)

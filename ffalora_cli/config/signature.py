@@ -46,7 +46,7 @@ _IGNORED = frozenset(
     }
 )
 
-_UNSAID = {"adapter.form": "lora"}
+_UNSAID = {"adapter.form": "lora", "task.kind": "text_classification"}
 """Younger keys, and the value at which each is left out."""
 
 

@@ -15,16 +15,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ffalora_cli.config.errors import ConfigError
-from ffalora_cli.data.encode import Encoded
+from ffalora_cli.data.encode import TARGET_ARRAYS, Encoded
+from ffalora_cli.tasks.targets import Targets
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 FORMAT = 4  # raise when the files or their meaning change
-ARRAYS = (
-    "ids", "type_ids", "offsets", "labels", "clients", "hashes", "text_keys", "sequence_keys",
-    "unit_keys",
-)  # fmt: skip
+OPTIONAL = ("type_ids", "clients", "unit_keys")  # arrays that a split need not have
 FACTS = ("client_names", "pad_id", "fingerprint", "empty_texts")
 META = "meta.json"
 
@@ -71,7 +69,7 @@ def read_entry(folder: Path) -> Encoded | None:
     """A cached split, memory-mapped; None when absent or when any byte is not as written."""
     try:
         meta = json.loads((folder / META).read_text())
-        arrays: dict[str, Any] = dict.fromkeys(ARRAYS)
+        arrays: dict[str, Any] = dict.fromkeys(OPTIONAL)
         for name, checksum in meta["crc32"].items():
             path = folder / f"{name}.npy"
             if _crc32(path) != checksum:
@@ -82,7 +80,8 @@ def read_entry(folder: Path) -> Encoded | None:
         facts = meta["facts"]
         names = facts["client_names"]
         facts["client_names"] = None if names is None else tuple(names)
-        return Encoded(**arrays, **facts)
+        found = {n: arrays.pop(name, None) for n, name in TARGET_ARRAYS.items()}
+        return Encoded(targets=Targets(**found), **arrays, **facts)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
 
@@ -97,11 +96,9 @@ def write_entry(folder: Path, encoded: Encoded) -> None:
     partial = Path(tempfile.mkdtemp(prefix=".partial-", dir=folder.parent))
     try:
         checksums = {}
-        for name in ARRAYS:
-            array = getattr(encoded, name)
-            if array is not None:
-                np.save(partial / f"{name}.npy", array, allow_pickle=False)
-                checksums[name] = _crc32(partial / f"{name}.npy")
+        for name, array in encoded.arrays().items():
+            np.save(partial / f"{name}.npy", array, allow_pickle=False)
+            checksums[name] = _crc32(partial / f"{name}.npy")
         facts = {name: getattr(encoded, name) for name in FACTS}
         meta = {"crc32": checksums, "facts": facts, "facts_crc32": _checksum(facts)}
         (partial / META).write_text(json.dumps(meta))

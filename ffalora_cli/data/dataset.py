@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ffalora_cli.config.errors import ConfigError
-from ffalora_cli.config.schema import TaskConfig
+from ffalora_cli.config.schema import TEXT_CLASSIFICATION, TaskConfig
 from ffalora_cli.config.splits import HOLDOUT, evaluated_splits
 from ffalora_cli.data.cache import cache_root, entry_key, hash_memory, read_entry, write_entry
 from ffalora_cli.data.encode import Encoded, encode
@@ -16,6 +16,8 @@ from ffalora_cli.data.holdout import cut_rows
 from ffalora_cli.data.load import load_rows, read_rows
 from ffalora_cli.data.source import locate
 from ffalora_cli.keys import derive, numpy_generator
+from ffalora_cli.tasks import registry
+from ffalora_cli.tasks.targets import Targets
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -34,7 +36,7 @@ class TaskData:
 class TrainingRows:
     """The training rows of a run, not tokenised: what a partition is made of."""
 
-    labels: np.ndarray  # int64 [n]
+    targets: Targets
     clients: np.ndarray | None  # int64 [n]
     client_names: tuple[str, ...] | None
     hashes: np.ndarray  # uint64 [n]
@@ -137,7 +139,7 @@ def training_rows(task: TaskConfig, data_dir: str | None, keep_together: str) ->
     rows = load_rows(task, data_dir, "train")
     left, _ = cut_rows(task, keep_together, rows)
     return TrainingRows(
-        labels=rows.labels[left],
+        targets=rows.targets.take(left),
         clients=None if rows.clients is None else rows.clients[left],
         client_names=rows.client_names,
         hashes=rows.hashes[left],
@@ -158,14 +160,16 @@ def _encoded_split(
     root, memory = cache_root(cache_dir), hash_memory(cache_dir)
     source = locate(task, data_dir, split, memory)
     named = (task.label_column, task.client_column or "", task.unit_column or "")
+    kind = registry.get(task.kind)
     columns = [*task.text_columns, *named]
     identity: list[str | int] = [task.name, task.version, *columns, *task.classes]
+    identity += [] if task.kind == TEXT_CLASSIFICATION else [task.kind, *kind.columns(task)]
     provenance = {"origin": source.origin, "source_fingerprint": source.fingerprint}
     key = entry_key(tokenizer, *identity, source.fingerprint, max_length)
     folder = root / f"{task.name}-{split}-{key}"
     encoded, cache = read_entry(folder), "read"
     if encoded is None:
-        encoded = encode(read_rows(task, source, split), tokenizer, max_length)
+        encoded = encode(read_rows(task, source, split), tokenizer, max_length, kind)
         try:
             write_entry(folder, encoded)
             encoded, cache = read_entry(folder) or encoded, "written"
@@ -175,11 +179,12 @@ def _encoded_split(
 
 
 def _describe(split: Encoded, task: TaskConfig, max_length: int) -> dict[str, Any]:
-    counts = np.bincount(split.labels, minlength=len(task.classes))
+    strata, names = registry.strata(task, split.targets)
+    counts = np.bincount(strata, minlength=len(names))
     return {
         "rows": len(split),
         "tokens": int(split.offsets[-1]),
         "rows_at_max_length": int((split.lengths == max_length).sum()),
-        "labels": dict(zip(task.classes, counts.tolist(), strict=True)),
+        "labels": dict(zip(names, counts.tolist(), strict=True)),
         "fingerprint": split.fingerprint,
     }

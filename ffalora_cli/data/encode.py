@@ -13,12 +13,21 @@ import numpy as np
 
 from ffalora_cli.data.groups import as_keys, normalised
 from ffalora_cli.data.load import Rows
+from ffalora_cli.tasks.base import Task
+from ffalora_cli.tasks.targets import Targets
 
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedTokenizerBase
 
 BATCH = 8192  # texts handed to the tokenizer at once: enough for its threads, small in memory
+TARGET_ARRAYS = {
+    "values": "labels",
+    "offsets": "target_offsets",
+    "positions": "target_positions",
+    "weights": "target_weights",
+}
+"""Fields of ``Targets`` under the names that a split's hash and files have for them."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +37,7 @@ class Encoded:
     ids: np.ndarray  # int32 [tokens]
     type_ids: np.ndarray | None  # int8 [tokens]; None when the model takes none
     offsets: np.ndarray  # int64 [n + 1]
-    labels: np.ndarray  # int64 [n]
+    targets: Targets
     clients: np.ndarray | None  # int64 [n]
     client_names: tuple[str, ...] | None  # by client, as the data has them
     hashes: np.ndarray  # uint64 [n], equal for texts that differ in blanks around them at most
@@ -40,7 +49,7 @@ class Encoded:
     empty_texts: int = 0  # of pairs of the whole split: the other text is there
 
     def __len__(self) -> int:
-        return len(self.labels)
+        return len(self.targets)
 
     @cached_property
     def lengths(self) -> np.ndarray:
@@ -49,17 +58,26 @@ class Encoded:
 
     @cached_property
     def content(self) -> str:
-        """BLAKE2b of every array: tokens, labels, clients and whatever else a row has.
+        """BLAKE2b of every array: tokens, targets, clients and whatever else a row has.
 
         Unlike ``fingerprint`` it is of what the model reads, to the last token.
         """
         digest = hashlib.blake2b(digest_size=32)
+        for name, value in self.arrays().items():
+            digest.update(f"{name} {value.dtype.str} {value.shape}\n".encode())
+            digest.update(np.ascontiguousarray(value))
+        return digest.hexdigest()
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Every array that is there, by name; a target's values are called ``labels``."""
+        found: dict[str, np.ndarray] = {}
         for part in fields(self):
             value = getattr(self, part.name)
-            if isinstance(value, np.ndarray):
-                digest.update(f"{part.name} {value.dtype.str} {value.shape}\n".encode())
-                digest.update(np.ascontiguousarray(value))
-        return digest.hexdigest()
+            if isinstance(value, Targets):
+                found |= {TARGET_ARRAYS[name]: array for name, array in value.arrays().items()}
+            elif isinstance(value, np.ndarray):
+                found[part.name] = value
+        return found
 
     def inputs(self, rows: np.ndarray, pad_to: int | None = None) -> dict[str, torch.Tensor]:
         """Model inputs of some rows, padded on the right.
@@ -126,7 +144,7 @@ class Encoded:
             ids=self.ids[index],
             type_ids=None if self.type_ids is None else self.type_ids[index],
             offsets=offsets,
-            labels=self.labels[rows],
+            targets=self.targets.take(rows),
             clients=None if self.clients is None else self.clients[rows],
             client_names=self.client_names,
             hashes=self.hashes[rows],
@@ -138,25 +156,20 @@ class Encoded:
         )
 
 
-def encode(rows: Rows, tokenizer: PreTrainedTokenizerBase, max_length: int) -> Encoded:
-    """Tokenise a split: special tokens added, pairs as pairs, truncated to ``max_length``.
+def encode(rows: Rows, tokenizer: PreTrainedTokenizerBase, max_length: int, task: Task) -> Encoded:
+    """Tokenise a split as its kind of task does.
 
     Normalised texts are tokenised as well, for ``sequence_keys``: what a row's unit of privacy is
     must follow from the row alone, or one row more could join two units.
     """
     with_types = "token_type_ids" in tokenizer.model_input_names
-    settings: dict[str, Any] = {
-        "truncation": True,
-        "max_length": max_length,
-        "return_attention_mask": False,
-        "return_token_type_ids": with_types,
-    }
     ids, types, lengths, keys = [], [], [], []
     for start in range(0, len(rows), BATCH):
         batch = [column[start : start + BATCH] for column in rows.texts]
-        tokens = tokenizer(*batch, **settings)
+        tokens = task.encode(batch, tokenizer, max_length)
         alike = [[normalised(text) for text in column] for column in batch]
-        keys.append(_sequences(tokens if alike == batch else tokenizer(*alike, **settings)))
+        same = alike == batch
+        keys.append(_sequences(tokens if same else task.encode(alike, tokenizer, max_length)))
         lengths.append(np.array([len(row) for row in tokens["input_ids"]], dtype=np.int64))
         total = int(lengths[-1].sum())
         ids.append(np.fromiter(chain.from_iterable(tokens["input_ids"]), np.int32, total))
@@ -166,7 +179,7 @@ def encode(rows: Rows, tokenizer: PreTrainedTokenizerBase, max_length: int) -> E
         ids=np.concatenate(ids),
         type_ids=np.concatenate(types) if with_types else None,
         offsets=np.concatenate([[0], np.cumsum(np.concatenate(lengths))]),
-        labels=rows.labels,
+        targets=rows.targets,
         clients=rows.clients,
         client_names=rows.client_names,
         hashes=rows.hashes,

@@ -1,4 +1,4 @@
-"""Cuts hold-outs: a part of the training rows, in whole groups, that no client is given."""
+"""Cuts hold-outs: training rows that no client is given, by stratum and in whole groups."""
 
 from __future__ import annotations
 
@@ -11,14 +11,16 @@ from ffalora_cli.config.schema import TaskConfig
 from ffalora_cli.config.splits import HOLDOUT
 from ffalora_cli.data.groups import group_rows
 from ffalora_cli.keys import derive, numpy_generator
+from ffalora_cli.tasks import registry
+from ffalora_cli.tasks.targets import Targets
 
 
 class Keyed(Protocol):
     """Rows, tokenised or not, that know what belongs together."""
 
     @property
-    def labels(self) -> np.ndarray:
-        """int64 [n]."""
+    def targets(self) -> Targets:
+        """What the rows should be answered with."""
 
     @property
     def hashes(self) -> np.ndarray:
@@ -51,7 +53,7 @@ def cut_rows(
     """Row numbers that stay for training, and those held out by purpose (``eval``, ``tune``).
 
     With ``partition.keep_together=row`` equal texts are on one side all the same, as they always
-    were: texts as they stand, counted with their first row's label.
+    were: texts as they stand, counted with their first row's stratum.
 
     Raises:
         ConfigError: a share that holds out nothing, or everything.
@@ -60,18 +62,19 @@ def cut_rows(
     if task.eval_on == "tune" and task.tune_split == HOLDOUT:
         cuts.append(("tune", task.holdout_seed + 1))
     key = f"task.holdout_fraction={task.holdout_fraction}"
-    keys, strata = keys_together(rows, keep_together), rows.labels
+    keys = keys_together(rows, keep_together)
+    strata, names = registry.strata(task, rows.targets)
     alone = keys is None
     if keys is None:
         keys = rows.hashes
     else:
-        groups = group_rows(rows.labels, keys)
+        groups = group_rows(strata, keys)
         strata = groups.strata[groups.of_row]
     left = np.arange(len(strata))
     held_out: dict[str, np.ndarray] = {}
     for purpose, seed in cuts:
         kept, held = cut_holdout(
-            strata[left], keys[left], len(task.classes), task.holdout_fraction, seed, alone
+            strata[left], keys[left], len(names), task.holdout_fraction, seed, alone
         )
         if not len(kept):
             raise ConfigError(f"{key} leaves no training row of task {task.name}; make it smaller")
@@ -87,20 +90,21 @@ def cut_rows(
 def cut_holdout(
     strata: np.ndarray,
     keys: np.ndarray,
-    num_classes: int,
+    num_strata: int,
     fraction: float,
     seed: int,
     alone: bool = False,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Split rows in two, by class, whole groups; the order of the rows plays no part.
+    """Split rows in two, by stratum, whole groups; the order of the rows plays no part.
 
     Args:
-        strata: int [n], class of each row's group.
+        strata: int [n], of each row's group.
         keys: uint64 [n], equal for rows of one group.
-        num_classes: strata are below it.
-        fraction: of each class to hold out, rounded, at least one row, as near as groups allow.
+        num_strata: strata are below it.
+        fraction: of each stratum to hold out, rounded, at least one row, as near as groups allow.
         seed: of this cut alone.
-        alone: whether rows are dealt one by one: then a class ends before the first group too many.
+        alone: whether rows are dealt one by one: a stratum then ends before the first group too
+            many.
 
     Returns:
         (kept, held out): row numbers, ascending, int64.
@@ -109,8 +113,8 @@ def cut_holdout(
     sizes = np.bincount(group)  # [groups]
     order = numpy_generator(derive(seed, "holdout")).permutation(len(sizes))
     held_groups = np.zeros(len(sizes), dtype=bool)
-    for label in range(num_classes):
-        members = order[strata[first[order]] == label]
+    for stratum in range(num_strata):
+        members = order[strata[first[order]] == stratum]
         quota = max(1, int(np.rint(fraction * sizes[members].sum())))
         if alone:
             held_groups[members[np.cumsum(sizes[members]) <= quota]] = True

@@ -1,4 +1,4 @@
-"""Loads one split of a task as checked rows: texts, class indices, clients, a fingerprint."""
+"""Loads one split of a task as checked rows: texts, targets, clients, and a fingerprint."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ import numpy as np
 from ffalora_cli.config.errors import ConfigError
 from ffalora_cli.config.schema import TaskConfig
 from ffalora_cli.data.groups import as_keys, text_keys
-from ffalora_cli.data.labels import class_indices
 from ffalora_cli.data.readers import Table
 from ffalora_cli.data.source import Source, locate
+from ffalora_cli.tasks import registry
+from ffalora_cli.tasks.targets import Targets
 
 if TYPE_CHECKING:
     import pyarrow
@@ -25,18 +26,18 @@ class Rows:
     """The rows of one split, in the order of their source."""
 
     texts: tuple[list[str], ...]  # one list a text column, each [n]
-    labels: np.ndarray  # int64 [n], indices into task.classes
+    targets: Targets
     clients: np.ndarray | None  # int64 [n], 0.. in sorted order of the column's values
     client_names: tuple[str, ...] | None  # by client, as the column has them
     hashes: np.ndarray  # uint64 [n], equal for texts that differ in blanks around them at most
     text_keys: np.ndarray  # uint64 [n], equal for equal normalised texts
     unit_keys: np.ndarray | None  # uint64 [n], equal for equal values of task.unit_column
-    fingerprint: str  # of texts, labels, clients and units, whatever the file format
+    fingerprint: str  # of texts, targets, clients and units, whatever the file format
     origin: str
     empty_texts: int = 0  # of pairs: the other text is there
 
     def __len__(self) -> int:
-        return len(self.labels)
+        return len(self.targets)
 
 
 def load_rows(task: TaskConfig, data_dir: str | None, split: str) -> Rows:
@@ -49,15 +50,16 @@ def load_rows(task: TaskConfig, data_dir: str | None, split: str) -> Rows:
 
     Raises:
         ConfigError: the split is not to be found; a column, or a cell, is missing; a text is not
-            text; a label is outside ``task.classes`` or withheld (-1).
+            text; a target cannot be one (``Task.targets``).
     """
     return read_rows(task, locate(task, data_dir, split), split)
 
 
 def read_rows(task: TaskConfig, source: Source, split: str) -> Rows:
     """The same, of a source already located."""
+    kind = registry.get(task.kind)
     others = [task.label_column, task.client_column, task.unit_column]
-    table = source.read(list(dict.fromkeys([*task.text_columns, *filter(None, others)])))
+    table = source.read(list(dict.fromkeys([*kind.columns(task), *filter(None, others)])))
     columns = table.columns
     if not columns.num_rows:
         raise ConfigError(f"{source.origin} has no rows; give the split at least one")
@@ -65,20 +67,21 @@ def read_rows(task: TaskConfig, source: Source, split: str) -> Rows:
     for name in filter(None, others):
         _require_any(table, (name,))
     texts = tuple(_texts(table, name) for name in task.text_columns)
-    labels = class_indices(task, columns[task.label_column].to_pylist(), table.place, split)
+    wanted = {name: columns[name].to_pylist() for name in kind.columns(task)}
+    targets = kind.targets(task, wanted, table.place, split)
     clients, names, units = None, None, None
     if task.client_column is not None:
         clients, names = _clients(table, task.client_column)
     if task.unit_column is not None:
         units = as_keys(map(str, columns[task.unit_column].to_pylist()))
     hashes = _hash_texts(texts)
-    digest = hashlib.blake2b(hashes.tobytes() + labels.tobytes(), digest_size=16)
-    for column in (clients, units):
+    digest = hashlib.blake2b(hashes.tobytes(), digest_size=16)
+    for column in (*targets.arrays().values(), clients, units):
         if column is not None:
             digest.update(column.tobytes())
     return Rows(
         texts=texts,
-        labels=labels,
+        targets=targets,
         clients=clients,
         client_names=names,
         hashes=hashes,

@@ -60,8 +60,8 @@ class ClientRows:
 
 def partition(
     config: PartitionConfig,
-    labels: np.ndarray,
-    num_classes: int,
+    strata: np.ndarray,
+    num_strata: int,
     num_clients: int,
     clients: np.ndarray | None = None,
     together: np.ndarray | None = None,
@@ -70,29 +70,29 @@ def partition(
 
     Every row goes to exactly one client; only ``natural`` with fewer clients than the data has
     leaves rows out (those of the smallest). Rows that belong together stay together, and
-    count with the commonest label among them; ``natural`` leaves every row where it is.
+    count with the commonest stratum among them; ``natural`` leaves every row where it is.
 
     Args:
         config: scheme and its parameters; ``config.seed`` decides every draw.
-        labels: int [n], below ``num_classes``.
-        num_classes: of the task.
+        strata: int [n], below ``num_strata``; labels, where the task has them.
+        num_strata: how many there are.
         num_clients: of the federation.
         clients: int [n], a client column; needed by ``natural``, ignored by the others.
         together: uint64 [n], equal for rows that are dealt as one; None: each by itself.
 
     Raises:
-        ConfigError: the scheme does not know these clients or classes, a parameter is out of
+        ConfigError: the scheme does not know these clients or strata, a parameter is out of
             range, or no client may be as small as one would be.
     """
-    check_partition(config, num_clients, num_classes, has_owners=clients is not None)
+    check_partition(config, num_clients, num_strata, has_owners=clients is not None)
     if config.name == "natural":
         assert clients is not None  # checked
-        _check(config, len(labels), len(labels), num_clients)
+        _check(config, len(strata), len(strata), num_clients)
         owner = _natural(clients, num_clients)
     else:
-        groups = group_rows(labels, together)
-        _check(config, len(labels), len(groups), num_clients)
-        owner = _dealt(config, groups, num_classes, num_clients)[groups.of_row]
+        groups = group_rows(strata, together)
+        _check(config, len(strata), len(groups), num_clients)
+        owner = _dealt(config, groups, num_strata, num_clients)[groups.of_row]
     client_rows = _collect(owner, num_clients)
     smallest = int(client_rows.sizes.min())
     if smallest < config.min_client_size:
@@ -104,13 +104,13 @@ def partition(
 
 
 def _dealt(
-    config: PartitionConfig, groups: Groups, num_classes: int, num_clients: int
+    config: PartitionConfig, groups: Groups, num_strata: int, num_clients: int
 ) -> np.ndarray:
     """Client of each group, int64 [groups], by the scheme of the configuration."""
     key = derive(config.seed, "partition", config.name)
-    if config.name in ("iid", "quantity"):  # labels play no part
-        groups, num_classes = replace(groups, strata=np.zeros_like(groups.strata)), 1
-    rows = np.bincount(groups.strata, groups.sizes, num_classes).astype(np.int64)  # [classes]
+    if config.name in ("iid", "quantity"):  # strata play no part
+        groups, num_strata = replace(groups, strata=np.zeros_like(groups.strata)), 1
+    rows = np.bincount(groups.strata, groups.sizes, num_strata).astype(np.int64)  # [strata]
 
     def dealt(counts: np.ndarray) -> np.ndarray:
         if (groups.sizes == 1).all():  # every count is met
@@ -134,13 +134,13 @@ def _dealt(
     return deal(counts, groups, key)
 
 
-def label_table(client_rows: ClientRows, labels: np.ndarray, num_classes: int) -> np.ndarray:
-    """Rows of each class at each client, int64 [clients, classes]."""
+def strata_table(client_rows: ClientRows, strata: np.ndarray, num_strata: int) -> np.ndarray:
+    """Rows of each stratum at each client, int64 [clients, strata]."""
     clients = np.repeat(np.arange(len(client_rows)), client_rows.sizes)
     cells = np.bincount(
-        clients * num_classes + labels[client_rows.rows], minlength=len(client_rows) * num_classes
+        clients * num_strata + strata[client_rows.rows], minlength=len(client_rows) * num_strata
     )
-    return cells.reshape(len(client_rows), num_classes)
+    return cells.reshape(len(client_rows), num_strata)
 
 
 def fingerprint(client_rows: ClientRows) -> str:

@@ -33,7 +33,7 @@ def unit_keys(rows: Keyed, unit: str) -> np.ndarray:
         return np.asarray(rows.text_keys)
     if unit == "column":
         return _column(rows)
-    return np.arange(len(rows.labels), dtype=np.uint64)
+    return np.arange(len(rows.targets), dtype=np.uint64)
 
 
 def with_units(clients: ClientRows, rows: Keyed, unit: str) -> ClientRows:

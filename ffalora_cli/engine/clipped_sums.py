@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -41,7 +40,6 @@ def add_clipped(
     total: Stack,
     counts: Tensor,
     real: Tensor | None = None,
-    bounds: Tensor | None = None,
     whole: Whole | None = None,
 ) -> None:
     """Clip every example's gradient by the job's rule and add it to its client's sum, in place.
@@ -58,7 +56,6 @@ def add_clipped(
         total: ``[clients, ...]`` by name.
         counts: float64 ``[clients, 5]``: loss, rows, then units clipped, non-finite, seen.
         real: bool [examples], False for what only fills a shape up and counts as nothing.
-        bounds: fp32 [examples], each one's own clip where the clients have different ones.
         whole: where the examples are units of several rows.
     """
     booked = () if book is None else tuple(book.entries)
@@ -70,8 +67,7 @@ def add_clipped(
     finite = torch.isfinite(squares.sum(1)) & torch.isfinite(losses) & seen
     scale = finite[:, None].float().expand_as(squares)
     if privacy is not None:
-        clip = privacy.max_grad_norm if bounds is None else bounds[:, None]
-        rule = clip_rule(privacy.clip, clip, names)
+        rule = clip_rule(privacy.clip, privacy.max_grad_norm, names)
         scale = torch.where(finite[:, None], factors(squares, rule), 0.0)
     # Looking at the flags would make a GPU wait, so there the rows are always replaced.
     clean = losses.device.type == "cpu" and bool(finite.all())
@@ -88,13 +84,6 @@ def add_clipped(
         cut, rows_seen = cut | whole.cut, whole.rows
     columns = [torch.where(finite, losses, 0.0), rows_seen, finite & cut, seen & ~finite, seen]
     counts.index_add_(0, slots, torch.stack([column.double() for column in columns], 1))
-
-
-def own_bounds(privacy: ExamplePrivacy | None, slots: np.ndarray) -> Tensor | None:
-    """Clip of each example, fp32 [examples], on the CPU; None where one holds for all."""
-    if privacy is None or privacy.bounds is None:
-        return None
-    return torch.from_numpy(privacy.bounds[slots]).float()
 
 
 def _add_rows(total: Tensor, slots: Tensor, weights: Tensor, rows: Tensor) -> None:

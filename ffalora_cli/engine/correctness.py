@@ -21,6 +21,7 @@ from ffalora_cli.config.errors import ConfigError
 from ffalora_cli.engine.job import ExamplePrivacy, LocalJob, LocalOptimizer
 from ffalora_cli.engine.reference import ReferenceEngine
 from ffalora_cli.models.network import Network
+from ffalora_cli.tasks.targets import Targets
 from ffalora_cli.types import Examples, Stack, Tensors
 
 ROWS, TOKENS = 3, 8  # seconds for the largest encoder on one core
@@ -40,8 +41,8 @@ class _FirstTokens:
         return np.minimum(np.asarray(self.whole.lengths)[self.rows], TOKENS)
 
     @property
-    def labels(self) -> np.ndarray:
-        return np.asarray(self.whole.labels)[self.rows]
+    def targets(self) -> Targets:
+        return self.whole.targets.take(self.rows)
 
     def inputs(self, rows: np.ndarray, pad_to: int | None = None) -> Tensors:
         width = pad_to or int(self.lengths[rows].max())

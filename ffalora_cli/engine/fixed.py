@@ -8,25 +8,28 @@ booked) it is the same function.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from ffalora_cli.engine import clipped_sums
+from ffalora_cli.engine.gradients import MicroBatch, gradients, split_booked
 from ffalora_cli.engine.graphs import Captured, Graph
 from ffalora_cli.engine.job import ExamplePrivacy
 from ffalora_cli.engine.tensors import RoundTensors
-from ffalora_cli.models import packed
-from ffalora_cli.models.adapters import Factor
-from ffalora_cli.models.booked import Book, Booked
+from ffalora_cli.models.booked import Book
 from ffalora_cli.models.layout import Rectangle
 from ffalora_cli.models.network import Network
+from ffalora_cli.models.packed import Packed
+from ffalora_cli.tasks.targets import BatchTargets
 from ffalora_cli.types import Examples, Tensors
 
 ROWS, EXAMPLES, TOKENS = 512, 64, 16  # shapes are multiples of these
+LAID_OUT = ("ids", "types", "positions", "first")  # fields of ``Packed``
+TARGETS = ("values", "owner", "tokens", "weights")  # fields of ``BatchTargets``
 MOST_GRAPHS = 32  # each keeps the activations of its shape; beyond, shapes run eagerly
 
 
@@ -36,7 +39,6 @@ class FixedShapes:
 
     network: Network
     examples: Examples
-    labels: Tensor  # int64 [rows of the data set], on the device
     graph: Callable[[torch.device], Graph] | None = None  # None: everything runs eagerly
     _graphs: dict[tuple[object, ...], Captured | None] = field(default_factory=dict)
 
@@ -65,8 +67,6 @@ class FixedShapes:
             Rows computed, filling included.
         """
         inputs, owner = self._inputs(slots, rows)
-        bounds = clipped_sums.own_bounds(privacy, inputs["slots"].numpy())
-        inputs |= {} if bounds is None else {"bounds": bounds}
         shape = (len(inputs["ids"]), *inputs["index"].shape)
         book = Book(_filled(slots, shape[1]), len(tensors.flat)) if booked else None
 
@@ -77,7 +77,7 @@ class FixedShapes:
         if self.graph is None or booked:
             work({name: value.to(device) for name, value in inputs.items()})
             return shape[0]
-        clip = privacy and (privacy.clip, "inputs" if bounds is not None else privacy.max_grad_norm)
+        clip = privacy and (privacy.clip, privacy.max_grad_norm)
         key = (shape, clip, self.network.replaced)
         captured = self._graphs.get(key)
         if captured is not None:
@@ -102,6 +102,7 @@ class FixedShapes:
         positions = np.zeros(height, np.int64)
         positions[:used] = np.arange(used) - np.repeat(starts, lengths)
         pad = (0, height - used)
+        targets = self.examples.targets.batch(_filled(rows, examples))
         inputs = {
             "ids": nn.functional.pad(ids, pad),
             "types": nn.functional.pad(torch.zeros_like(ids) if types is None else types, pad),
@@ -111,7 +112,10 @@ class FixedShapes:
             "mask": rectangle.mask,
             "place": rectangle.place,
             "real": rectangle.real,
-            "rows": torch.from_numpy(_filled(rows, examples)),
+            "values": targets.values,
+            "owner": targets.owner,
+            "tokens": targets.positions,
+            "weights": targets.weights,
             "slots": torch.from_numpy(_filled(slots, examples)),
             "exists": torch.arange(examples) < len(rows),
         }
@@ -127,41 +131,17 @@ class FixedShapes:
         book: Book | None,
     ) -> None:
         """Forward, backward, clip and sum; no value is looked at, no shape depends on one."""
-        slots, trained = batch["slots"], tensors.trained
-        leaves = {
-            n: v.index_select(0, slots).requires_grad_()
-            for n, v in trained.items()
-            if n not in booked
-        }
-        values: dict[str, Factor] = {**tensors.common, **leaves}
-        values |= {n: v.index_select(0, slots) for n, v in tensors.held.items()}
-        sources = list(leaves.values())
-        if book is not None:
-            anchor = torch.zeros((), device=slots.device, requires_grad=True)
-            values |= {n: Booked(n, trained[n], anchor, book) for n in booked}
-            sources.append(anchor)
-        losses = nn.functional.cross_entropy(
-            self._logits(batch, owner, values), self.labels[batch["rows"]], reduction="none"
-        )
-        grads = torch.autograd.grad(losses.sum(), sources)
-        formed = dict(zip(leaves, grads, strict=False))
-        totals, counts = tensors.totals, tensors.counts
-        sums = (book, totals, counts, batch["exists"], batch.get("bounds"))
-        clipped_sums.add_clipped(privacy, slots, losses.detach(), formed, *sums)
-
-    def _logits(self, batch: Tensors, owner: np.ndarray, values: Mapping[str, Factor]) -> Tensor:
-        """Class scores ``[examples, classes]``, fp32."""
         layout = Rectangle(batch["index"], batch["mask"], batch["place"], batch["real"], owner)
-        self.network.context.values = dict(values)
-        return packed.head_logits(
-            self.network.model,
-            batch["ids"],
-            batch["types"],
-            batch["positions"],
-            batch["first"],
-            layout,
-            layout.heads,
-        ).float()
+        ids, types, positions, first = (batch[name] for name in LAID_OUT)
+        values, examples, tokens, weights = (batch[name] for name in TARGETS)
+        targets = BatchTargets(values, examples, tokens, weights, len(batch["slots"]))
+        inputs = Packed(ids, types, positions, first, layout, layout.heads)
+        micro = MicroBatch(inputs, targets, batch["slots"])
+        formed, factors = split_booked(tensors.trained, booked, book)
+        common = {**tensors.common, **factors}
+        losses, grads = gradients(self.network, micro, formed, tensors.held, common)
+        sums = (book, tensors.totals, tensors.counts, batch["exists"])
+        clipped_sums.add_clipped(privacy, micro.slots, losses, grads, *sums)
 
 
 def _up(count: int, unit: int) -> int:

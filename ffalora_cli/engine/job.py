@@ -43,7 +43,6 @@ class ExamplePrivacy:
     expected_batch: np.ndarray  # float64 [clients], the divisor
     secret: Key
     clip: ClipKind = "flat"
-    bounds: np.ndarray | None = None  # float64 [clients], clips of a pass of several jobs
 
 
 @dataclass(frozen=True)

@@ -123,7 +123,7 @@ class ReferenceEngine:
             return {n: names[n].grad_sample for n in job.trainable}  # type: ignore[attr-defined]
 
     def _module(self, job: LocalJob, slot: int) -> tuple[nn.Module, dict[str, nn.Parameter]]:
-        """The classifier with this client's factors, only the trainable ones learning."""
+        """The model with this client's factors, only the trainable ones learning."""
         model = _around_live_weights(self.network)
         values = {**job.common, **{n: v[slot] for n, v in job.start.items()}}
         device, network = self.network.device, self.network
@@ -163,9 +163,9 @@ class ReferenceEngine:
         device = self.network.device
         lengths = np.asarray(self.examples.lengths)[rows]
         inputs = self.examples.inputs(rows, int(lengths.max()))
-        logits = model(**{n: t.to(device) for n, t in inputs.items()}).logits.float()
-        labels = torch.from_numpy(np.asarray(self.examples.labels)[rows]).to(device)
-        losses = nn.functional.cross_entropy(logits, labels, reduction="none")
+        outputs = model(**{n: t.to(device) for n, t in inputs.items()}).logits
+        targets = self.examples.targets.batch(rows).to(device)
+        losses = self.network.task.losses(outputs, targets)
         with warnings.catch_warnings():
             # FFA-LoRA's lowest B has an input without gradient; Opacus' hook handles that.
             warnings.filterwarnings("ignore", message="Full backward hook is firing")
@@ -181,7 +181,7 @@ class ReferenceEngine:
 
 
 def _around_live_weights(network: Network) -> nn.Module:
-    """The plain classifier's modules anew around the adapted model's frozen weights.
+    """The plain model's modules anew around the adapted model's frozen weights.
 
     Nothing is copied; merges and precision are those of the adapted model.
     """

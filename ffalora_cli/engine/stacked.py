@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ffalora_cli.data.batches import StepBatches
 from ffalora_cli.data.microbatch import cut, padded_tokens
-from ffalora_cli.engine import clipped_sums, joint, unit_sums
+from ffalora_cli.engine import clipped_sums, unit_sums
 from ffalora_cli.engine.clipped_sums import CLIPPED, LOSS, NONFINITE, ROWS, UNITS
 from ffalora_cli.engine.dropout import keyed_dropout
 from ffalora_cli.engine.fixed import FixedShapes
+from ffalora_cli.engine.gradients import MicroBatch, gradients, split_booked
 from ffalora_cli.engine.graphs import CudaGraph
 from ffalora_cli.engine.job import LocalJob, LocalResult
 from ffalora_cli.engine.paths import booked_tensors
 from ffalora_cli.engine.tensors import RoundTensors
 from ffalora_cli.engine.unit_sums import Sums, single_rows
 from ffalora_cli.models.adapters import Factor
-from ffalora_cli.models.booked import Book, Booked
+from ffalora_cli.models.booked import Book
 from ffalora_cli.models.network import Network
 from ffalora_cli.privacy import example_level
 from ffalora_cli.types import Examples, Stack
@@ -49,15 +50,13 @@ class StackedEngine:
     max_tokens: int = 512
     fixed: bool = False
     books: bool = True
-    _labels: Tensor = field(init=False)
     _shapes: FixedShapes = field(init=False)
     _tensors: RoundTensors | None = None
 
     def __post_init__(self) -> None:
         self.fixed = self.fixed or self.network.device.type == "cuda"
-        self._labels = torch.tensor(np.asarray(self.examples.labels)).to(self.network.device)
         graph = CudaGraph if self.network.device.type == "cuda" else None
-        self._shapes = FixedShapes(self.network, self.examples, self._labels, graph)
+        self._shapes = FixedShapes(self.network, self.examples, graph)
 
     def train(self, job: LocalJob) -> LocalResult:
         """One round: ``local_steps`` optimiser steps of every client at once.
@@ -65,41 +64,23 @@ class StackedEngine:
         Returns:
             New values of the trainable tensors ``[clients, ...]`` and per-client counts.
         """
-        return self.train_together([job])[0]
-
-    def train_together(self, jobs: Sequence[LocalJob]) -> list[LocalResult]:
-        """One round of every job, in one pass; they ``joint.fit``.
-
-        Returns:
-            What ``train`` returns of each job, within rounding; a pass's padding is shared out.
-        """
-        whole, tally = joint.join(jobs), Tally()
-        tensors = self._loaded(whole)
-        parts = [tensors.part(place) for place in joint.places(jobs)]
-        optimizers = [j.optimizer.build([p.flat]) for j, p in zip(jobs, parts, strict=True)]
-        for step, pairs in enumerate(whole.batches):
-            self._sum_with_backoff(whole, step, pairs, tensors, tally)
-            for job, part, optimizer in zip(jobs, parts, optimizers, strict=True):
-                if step < len(job.batches):
-                    _privatise(job, step, job.batches[step], part)
-                    part.flat.grad = part.total
-                    optimizer.step()
-        return [self._result(j, p, tally) for j, p in zip(jobs, parts, strict=True)]
-
-    def _result(self, job: LocalJob, part: RoundTensors, tally: Tally) -> LocalResult:
-        """One job's part of a pass."""
-        counts = part.counts.cpu().numpy()  # [clients, 5]
-        lengths = np.asarray(self.examples.lengths)
-        tokens = sum(int(lengths[pairs.rows].sum()) for pairs in job.batches)
+        tensors, tally = self._loaded(job), Tally()
+        optimizer = job.optimizer.build([tensors.flat])
+        for step, pairs in enumerate(job.batches):
+            self._sum_with_backoff(job, step, pairs, tensors, tally)
+            _privatise(job, step, pairs, tensors)
+            tensors.flat.grad = tensors.total
+            optimizer.step()
+        counts = tensors.counts.cpu().numpy()  # [clients, 5]
         return LocalResult(
-            trained={n: v.to("cpu", copy=True) for n, v in part.trained.items()},
+            trained={n: v.to("cpu", copy=True) for n, v in tensors.trained.items()},
             loss_sum=counts[:, LOSS].copy(),
             examples=counts[:, ROWS].astype(np.int64),
             units=counts[:, UNITS].astype(np.int64),
             clipped=counts[:, CLIPPED].astype(np.int64),
             nonfinite=counts[:, NONFINITE].astype(np.int64),
-            tokens=tokens,
-            padded_tokens=round(tally.padded * tokens / max(tally.tokens, 1)),
+            tokens=tally.tokens,
+            padded_tokens=tally.padded,
             halvings=tally.halvings,
         )
 
@@ -160,7 +141,7 @@ class StackedEngine:
         if not len(pairs.rows):
             return  # an empty step is noise only: a transformer given zero examples crashes
         lengths = np.asarray(self.examples.lengths)[pairs.rows]
-        one_row = frozenset(self.network.head_names)
+        one_row = frozenset(self.network.head_names if self.network.task.reads == "example" else ())
         by_client = sums.slots is None  # what is booked or fixed is summed by client alone
         booked = booked_tensors(tensors.layout, one_row, lengths) if self.books else frozenset()
         booked = booked if by_client else frozenset()
@@ -191,19 +172,13 @@ class StackedEngine:
         sums: Sums,
     ) -> None:
         """Add one micro-batch: formed gradients and booked ones in one backward pass."""
-        device, trained = self.network.device, tensors.trained
-        common: dict[str, Factor] = dict(tensors.common)
-        book = None
-        if booked:
-            book = Book(slots, len(job.clients))
-            anchor = torch.zeros((), device=device, requires_grad=True)
-            common |= {n: Booked(n, trained[n], anchor, book) for n in booked}
-        formed = {n: v for n, v in trained.items() if n not in booked}
+        book = Book(slots, len(job.clients)) if booked else None
+        formed, factors = split_booked(tensors.trained, booked, book)
+        common = {**tensors.common, **factors}
         losses, grads = self.per_example_gradients(slots, rows, formed, tensors.held, common)
+        device = self.network.device
         owner = torch.from_numpy(sums.owner).to(device)
-        bounds = clipped_sums.own_bounds(job.privacy, slots)
-        bounds = None if bounds is None else bounds.to(device)
-        into = (book, sums.total, sums.counts, None, bounds)
+        into = (book, sums.total, sums.counts)
         clipped_sums.add_clipped(job.privacy, owner, losses, grads, *into)
 
     def per_example_gradients(
@@ -214,28 +189,9 @@ class StackedEngine:
         held: Stack,
         common: Mapping[str, Factor],
     ) -> tuple[Tensor, Stack]:
-        """Losses and exact per-example gradients of one micro-batch.
-
-        Args:
-            slots: int64 [examples], each example's client in the stacks.
-            rows: int64 [examples], longest first.
-            trained: ``[clients, ...]``, differentiated.
-            held: ``[clients, ...]``, different between clients but not trained now.
-            common: plain shapes, and booked stacks: the backward pass fills their book.
-
-        Returns:
-            Losses ``[examples]`` and gradients ``[examples, ...]`` by name.
-        """
-        device = self.network.device
-        index = torch.from_numpy(slots).to(device)
-        leaves = {n: v.index_select(0, index).requires_grad_() for n, v in trained.items()}
-        copies = {n: v.index_select(0, index) for n, v in held.items()}
-        logits = self.network.logits(self.examples, rows, {**common, **copies, **leaves})
-        labels = self._labels[torch.from_numpy(rows).to(device)]
-        losses = nn.functional.cross_entropy(logits, labels, reduction="none")
-        anchors = {id(v.anchor): v.anchor for v in common.values() if isinstance(v, Booked)}
-        grads = torch.autograd.grad(losses.sum(), [*leaves.values(), *anchors.values()])
-        return losses.detach(), dict(zip(leaves, grads, strict=False))
+        """``gradients`` of some rows, int64 [examples], longest first; slots int64 [examples]."""
+        batch = MicroBatch.of(self.network, self.examples, slots, rows)
+        return gradients(self.network, batch, trained, held, common)
 
 
 @dataclass

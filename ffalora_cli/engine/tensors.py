@@ -59,11 +59,6 @@ class RoundTensors:
         for name, value in self.common.items():
             value.copy_(job.common[name])
 
-    def part(self, clients: slice) -> RoundTensors:
-        """What some clients' optimiser reads and writes: views of ``flat``, sums and counts."""
-        flat = nn.Parameter(self.flat.data[clients])
-        return RoundTensors(flat, self.total[clients], {}, {}, self.layout, self.counts[clients])
-
     @property
     def trained(self) -> Stack:
         """Views of ``flat`` by name; ``[clients, ...]``."""

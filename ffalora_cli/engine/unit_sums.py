@@ -91,9 +91,7 @@ def close_units(privacy: ExamplePrivacy | None, sums: Sums, total: Stack, counts
     losses = torch.where(broken, torch.nan, loss)
     whole = Whole(sums.counts[:, ROWS], sums.counts[:, CLIPPED] > 0)
     slots = torch.from_numpy(sums.slots).to(counts.device)
-    bounds = clipped_sums.own_bounds(privacy, sums.slots)
-    bounds = None if bounds is None else bounds.to(counts.device)
-    into = (None, total, counts, None, bounds, whole)
+    into = (None, total, counts, None, whole)
     clipped_sums.add_clipped(privacy, slots, losses, sums.total, *into)
 
 

@@ -1,1 +1,1 @@
-"""Scoring: metrics from confusion matrices, evaluation passes."""
+"""Evaluation passes."""

@@ -59,8 +59,7 @@ def measure(parts: Parts) -> Measurement:
     device = parts.simulation.network.device
     clock = _Clock(parts.simulation.engine, device, parts.data.train.lengths)
     one_step = replace(parts.simulation.config, local_steps=1)
-    own = {"config": one_step, "privacy_ledger": None}
-    trial = replace(parts.simulation, **own)  # with a state of its own
+    trial = replace(parts.simulation, config=one_step, privacy_ledger=None)  # a state of its own
     before = held_memory(device)
     reset_peak(device)
     began = time.perf_counter()

@@ -49,7 +49,8 @@ class Parts:
     method: Method
     simulation: Simulation
     plan: PrivacyPlan | None
-    label_counts: np.ndarray  # int64 [clients, classes]
+    strata_counts: np.ndarray  # int64 [clients, strata], training rows
+    strata_names: tuple[str, ...]
     max_tokens: int
     loaded: Loaded
     names: tuple[str, ...] | None = None  # of the clients, where the data names them
@@ -72,8 +73,7 @@ class Parts:
                 simulation.network,
                 rows,
                 simulation.tensors,
-                task.metrics,
-                len(task.classes),
+                task,
                 self.max_tokens,
                 prefix,
                 simulation.poll,
@@ -84,12 +84,12 @@ class Parts:
         return record
 
     def _evaluate_clients(self, record: RoundRecord) -> RoundRecord:
-        """The record with accuracies of the clients that took part (at most 100 of them).
+        """The record with scores of the clients that took part (at most 100 of them).
 
         Each client's model is the global one with its personal tensors. Without any, all clients
-        have the global accuracy, and only that under their own labels says more.
+        have the global score, and only that under their own labels says more.
         """
-        from ffalora_cli.evaluation.evaluate import client_accuracy
+        from ffalora_cli.evaluation.evaluate import client_scores
 
         simulation = self.simulation
         ids = np.flatnonzero(simulation.client_states.last_round == record.round)[:100]
@@ -101,21 +101,23 @@ class Parts:
             simulation.tensors | {n: v[i] for n, v in personal.items()}
             for i in range(len(ids) if names else 1)
         ]
-        plain, own = client_accuracy(
+        plain, own = client_scores(
             simulation.network,
             next(iter(self.data.evals.values())),
             models,
-            self.label_counts[ids],
+            self.strata_counts[ids],
+            self.config.task,
             self.max_tokens,
             simulation.poll,
         )
-        prefix = personalized("accuracy") if names else of_clients("accuracy")
+        score = simulation.network.task.client_metric
+        prefix = personalized(score) if names else of_clients(score)
         metrics = {**record.metrics, own_labels(prefix): float(own.mean())}
-        scores = {int(i): {"accuracy_own_labels": float(o)} for i, o in zip(ids, own, strict=True)}
+        scores = {int(i): {own_labels(score): float(o)} for i, o in zip(ids, own, strict=True)}
         if names:
             metrics |= {prefix: float(plain.mean()), f"{prefix}_min": float(plain.min())}
-            for i, accuracy in zip(ids, plain, strict=True):
-                scores[int(i)]["accuracy"] = float(accuracy)
+            for i, value in zip(ids, plain, strict=True):
+                scores[int(i)][score] = float(value)
         lines = tuple({**line, **scores.get(int(line["client"]), {})} for line in record.clients)
         return replace(record, metrics=metrics, clients=lines)
 
@@ -151,7 +153,7 @@ def build(
     import torch
 
     from ffalora_cli.data.cache import entry_key
-    from ffalora_cli.data.partition import fingerprint, label_table
+    from ffalora_cli.data.partition import fingerprint, strata_table
     from ffalora_cli.data.units import unit_keys
     from ffalora_cli.engine import auto_max_tokens, build_engine, pick_device
     from ffalora_cli.engine.correctness import check_per_example_gradients
@@ -167,6 +169,7 @@ def build(
     from ffalora_cli.privacy.plan import make_plan
     from ffalora_cli.privacy.secret import run_secret
     from ffalora_cli.privacy.shared_rows import find_shared_rows
+    from ffalora_cli.tasks import registry as tasks
 
     device = pick_device(config.engine.device)
     if config.engine.threads is not None:
@@ -175,7 +178,7 @@ def build(
     observer.note("reading data")
     config = pin(config, observer)
     tokenizer = load_tokenizer(config.model, observer.note)
-    skeleton = load_skeleton(config.model, len(config.task.classes), observer.note)
+    skeleton = load_skeleton(config.model, config.task, observer.note)
     about_data = check_fit(skeleton, tokenizer, config)
     if given is None:
         data, people = population.load(config, tokenizer)
@@ -200,7 +203,7 @@ def build(
         config.model,
         config.adapter,
         config.head,
-        len(config.task.classes),
+        config.task,
         config.engine.precision if weights != "none" else "fp32",
         device if weights != "none" else "cpu",
         observer.note,
@@ -237,7 +240,8 @@ def build(
         dropout=config.adapter.dropout,
         poll=poll,
     )
-    table = label_table(clients, data.train.labels, len(config.task.classes))
+    strata, strata_names = tasks.strata(config.task, data.train.targets)
+    table = strata_table(clients, strata, len(strata_names))
     return Parts(
         config,
         data,
@@ -245,6 +249,7 @@ def build(
         simulation,
         plan,
         table,
+        strata_names,
         max_tokens,
         loaded,
         people.names,

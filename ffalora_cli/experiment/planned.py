@@ -24,14 +24,14 @@ _LISTED = 100  # clients listed one by one
 
 def clients(parts: Parts) -> dict[str, Any]:
     """Rows, units and labels of every client (of few), and of all."""
-    held, counts, names = parts.simulation.clients, parts.label_counts, parts.names
+    held, counts, names = parts.simulation.clients, parts.strata_counts, parts.names
     sizes, units = held.sizes, held.num_units
     few = len(sizes) <= _LISTED
     return {
         "number": len(sizes),
         "rows": spread(sizes) | {"total": int(sizes.sum())},
         "units": spread(units) | {"total": int(units.sum())},
-        "labels": list(parts.config.task.classes),
+        "labels": list(parts.strata_names),
         "labels_of_a_client": spread((counts > 0).sum(axis=1)),
         "rows_by_label": counts.sum(axis=0).tolist(),
         "each": [

@@ -27,10 +27,10 @@ class Population:
 
 @dataclass(frozen=True)
 class ClientTable:
-    """Labels, sizes and names of every client; nothing is tokenised."""
+    """Strata, sizes and names of every client; nothing is tokenised."""
 
-    labels: np.ndarray  # int64 [clients, classes]
-    classes: tuple[str, ...]
+    counts: np.ndarray  # int64 [clients, strata], training rows
+    strata: tuple[str, ...]  # names: the labels, where the task has them
     sizes: np.ndarray  # int64 [clients], rows
     units: np.ndarray  # int64 [clients], units of privacy by text or column
     names: tuple[str, ...] | None
@@ -38,17 +38,18 @@ class ClientTable:
 
 
 def client_table(config: Config) -> ClientTable:
-    """Labels of every client, before anything is tokenised."""
+    """Strata of every client's rows, before anything is tokenised."""
     from ffalora_cli.data.dataset import training_rows
-    from ffalora_cli.data.partition import label_table
+    from ffalora_cli.data.partition import strata_table
     from ffalora_cli.data.units import with_units
+    from ffalora_cli.tasks import registry
 
-    classes = config.task.classes
     rows = training_rows(config.task, config.paths.data, config.partition.keep_together)
     found = populate(config, rows)
     clients = with_units(found.clients, rows, config.privacy.unit)
-    table = label_table(clients, rows.labels, len(classes))
-    return ClientTable(table, classes, clients.sizes, clients.num_units, found.names, found.notes)
+    strata, names = registry.strata(config.task, rows.targets)
+    table = strata_table(clients, strata, len(names))
+    return ClientTable(table, names, clients.sizes, clients.num_units, found.names, found.notes)
 
 
 def load(config: Config, tokenizer: Any) -> tuple[TaskData, Population]:
@@ -73,14 +74,16 @@ def populate(config: Config, rows: Encoded | TrainingRows) -> Population:
     """Deal the training rows to clients; their number is decided here where it was left open."""
     from ffalora_cli.data.holdout import keys_together
     from ffalora_cli.data.partition import partition
+    from ffalora_cli.tasks import registry
 
     config = _numbered(config, rows.clients)
     number = config.federation.num_clients
     assert number is not None
+    strata, strata_names = registry.strata(config.task, rows.targets)
     clients = partition(
         config.partition,
-        np.asarray(rows.labels),
-        len(config.task.classes),
+        strata,
+        len(strata_names),
         number,
         rows.clients,
         keys_together(rows, config.partition.keep_together),

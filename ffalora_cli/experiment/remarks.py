@@ -8,6 +8,7 @@ import numpy as np
 
 from ffalora_cli.config.errors import ConfigError
 from ffalora_cli.config.schema import Config, TaskConfig
+from ffalora_cli.tasks import registry
 
 if TYPE_CHECKING:
     from ffalora_cli.data.dataset import TaskData
@@ -19,20 +20,21 @@ def of_data(task: TaskConfig, data: TaskData) -> tuple[str, ...]:
     Raises:
         ConfigError: where the training rows have one label: there is nothing to learn.
     """
-    found, empty = [], data.facts["train"]["empty_texts"]
+    notes, empty = [], data.facts["train"]["empty_texts"]
     if empty:
         few = "text of the training pairs is" if empty == 1 else "texts of the training pairs are"
-        found.append(f"{empty} {few} empty")
+        notes.append(f"{empty} {few} empty")
     for name, rows in {"train": data.train, **data.evals}.items():
-        labels = np.unique(np.asarray(rows.labels))
-        if len(labels) != 1:
+        strata, names = registry.strata(task, rows.targets)
+        found = np.unique(strata)
+        if len(names) == 1 or len(found) != 1:
             continue
-        said = f"every row of {name} is {task.classes[int(labels[0])]!r} (task.label_column"
+        said = f"every row of {name} is {names[int(found[0])]!r} (task.label_column"
         said += f"={task.label_column})"
         if name == "train":
             raise ConfigError(f"{said}, so there is nothing to learn; name the column of labels")
-        found.append(f"{said}; a model that always says so is right")
-    return tuple(found)
+        notes.append(f"{said}; a model that always says so is right")
+    return tuple(notes)
 
 
 def of_spread_units(config: Config, spread: bool) -> tuple[str, ...]:

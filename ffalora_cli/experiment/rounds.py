@@ -14,6 +14,7 @@ from ffalora_cli.metric_keys import EPSILON
 from ffalora_cli.records.run_directory import RunDirectory
 from ffalora_cli.records.summary import summarize
 from ffalora_cli.records.trackers.base import Tracker
+from ffalora_cli.tasks import registry
 from ffalora_cli.types import RoundRecord
 
 if TYPE_CHECKING:
@@ -56,20 +57,22 @@ def drive(
     if statement is not None:
         directory.write_privacy(statement)
     said = {"privacy": statement, **({"notes": list(found)} if (found := remarks()) else {})}
-    summary = summarize(session.records, headline(session.parts.config), session.seconds, said)
+    judged = headline(session.parts.config)
+    higher = registry.higher_is_better(judged)
+    summary = summarize(session.records, judged, session.seconds, said, higher)
     directory.write_summary(summary)
     return summary
 
 
 def _watch(session: Session) -> Watch:
-    """Who looks for bad uploads and divergence; chance is the most frequent class's share.
+    """Who looks for bad uploads and divergence; chance is a constant answer's on training rows.
 
     It has seen the earlier sittings: what it said then is not said again.
     """
     from ffalora_cli.federation.diagnosis import Watch
 
-    counts = session.parts.label_counts.sum(axis=0)
-    watch = Watch(session.parts.config, float(counts.max() / counts.sum()))
+    config, targets = session.parts.config, session.parts.data.train.targets
+    watch = Watch(config, registry.get(config.task.kind).chance(targets))
     for record in session.records:
         watch.see(record)
     return watch

@@ -30,7 +30,6 @@ def run(
     job: Job,
     observer: Observer,
     stop: StopFlag | None = None,
-    built: Callable[[Parts], None] | None = None,
     given: Given | None = None,
     remarks: Callable[[], Sequence[str]] = tuple,
 ) -> dict[str, Any]:
@@ -46,7 +45,6 @@ def run(
         job: checked. A finished run of its signature is returned, an unfinished one goes on.
         observer: is told what happens.
         stop: polled during training and evaluation.
-        built: is handed the parts before anything is done with them (``together`` does with it).
         given: secret, data and clients to use, for audits.
         remarks: asked at the end for lines that the summary keeps, as of an observer that failed.
 
@@ -62,8 +60,6 @@ def run(
     if found.directory.finished:
         return _already_done(found, job, observer)
     parts = build(found.config, found.signature, observer, stop.poll, given)
-    if built is not None:
-        built(parts)
     with found.directory.claim():
         if found.directory.finished:
             return _already_done(found, job, observer)

@@ -14,6 +14,7 @@ from ffalora_cli.records.checkpoint import Checkpoint, CheckpointFolder
 from ffalora_cli.records.journal import Journal
 from ffalora_cli.records.reading import read_communication, read_run
 from ffalora_cli.records.run_directory import LEDGER, RunDirectory, round_lines
+from ffalora_cli.tasks.registry import higher_is_better
 from ffalora_cli.types import RoundRecord
 
 if TYPE_CHECKING:
@@ -91,7 +92,8 @@ class Session:
         """
         from ffalora_cli.federation.snapshot import snapshot
 
-        simulation = self.parts.simulation
+        simulation, judged = self.parts.simulation, headline(self.parts.config)
+        value = record.metrics.get(judged)
         tensors, facts = snapshot(simulation)
         lines = round_lines(record, simulation.communication.rows(record.round))
         self._ledger.catch_up()
@@ -104,7 +106,7 @@ class Session:
                 identity=self.stamp,
                 marks={name: journal.mark() for name, journal in journals.items()},
                 lines=lines,
-                score=record.metrics.get(headline(self.parts.config)),
+                score=None if value is None else value if higher_is_better(judged) else -value,
             )
         )
         self.directory.append(lines)

@@ -1,15 +1,60 @@
-"""Which clients take part in a round: a function of key and round, nothing remembered."""
+"""Which clients take part in a round, and whether there is a next one."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 
 from ffalora_cli.config.errors import ConfigError, choose
+from ffalora_cli.federation import dropouts
+from ffalora_cli.federation.setting import Setting
 from ffalora_cli.keys import Key, derive, numpy_generator
+from ffalora_cli.privacy.ledger import PrivacyLedger
 
 Scheme = Literal["full", "fixed", "poisson"]
+
+
+@dataclass(frozen=True)
+class Cohort:
+    """Who takes part in a round, in client order."""
+
+    ids: np.ndarray  # int64 [cohort]
+    late: np.ndarray  # bool [cohort], whose uploads come too late
+    dropped: int  # asked, but did not answer
+
+
+def is_last(setting: Setting, ledger: PrivacyLedger | None, round: int) -> bool:
+    """Whether nothing follows a round: all are played, or nobody's budget affords another."""
+    left = _eligible(setting, ledger, round + 1)
+    return round >= setting.config.rounds or (left is not None and not left.any())
+
+
+def invite(setting: Setting, ledger: PrivacyLedger | None, round: int) -> Cohort:
+    """The cohort; a client whose planned participations are used up sits out."""
+    config, seed = setting.config, setting.seed
+    left, size = _eligible(setting, ledger, round), setting.config.cohort_size
+    if left is not None and size is not None and config.cohort_sampling == "fixed":
+        size = min(size, int(left.sum()))
+    if size == 0:
+        asked = np.zeros(0, np.int64)
+    else:
+        key = setting.secret if setting.plan is not None else seed
+        clients = len(setting.clients)
+        asked = sample(key, round, clients, size, config.cohort_sampling, left)
+    asked = np.sort(asked)  # sums and micro-batches go in client order
+    ids = asked[~dropouts.absent(seed, round, asked, config.dropout_rate)]
+    late = dropouts.late(seed, round, ids, config.straggler_rate)
+    return Cohort(ids, late, len(asked) - len(ids))
+
+
+def _eligible(setting: Setting, ledger: PrivacyLedger | None, round: int) -> np.ndarray | None:
+    """Who can still pay for this round, bool ``[num_clients]``; None without privacy."""
+    if setting.plan is None or ledger is None:
+        return None
+    taken = ledger.steps_before(round)
+    return taken <= setting.plan.planned_steps - setting.plan.steps_per_round
 
 
 def sample(
@@ -20,7 +65,7 @@ def sample(
     scheme: Scheme,
     eligible: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Draw the cohort of a round.
+    """Draw the cohort of a round: a function of key and round, nothing is remembered.
 
     ``full`` is every eligible client (``cohort_size`` is not read). ``fixed`` draws exactly
     ``cohort_size`` of them without replacement. ``poisson`` takes each independently with

@@ -1,7 +1,7 @@
 """What goes wrong while a run goes on: bad uploads, dropped examples, divergence.
 
 A run is stopped only when nothing can come of it. A frozen head on normalised features bounds the
-loss, so divergence is told by accuracy at chance together with a loss well above the start, for
+loss, so divergence is told by scores at chance together with a loss well above the start, for
 several evaluations. What merely learnt nothing is said at the end.
 """
 
@@ -22,11 +22,12 @@ from ffalora_cli.metric_keys import (
     evaluated,
     personalized,
 )
+from ffalora_cli.tasks import registry
 from ffalora_cli.types import RoundRecord
 
 PATIENCE = 5  # evaluations in a row
 ABOVE = 1.5  # times the loss before training
-MARGIN = 0.02  # of accuracy above chance, a few rows of a small evaluation split
+MARGIN = 0.02  # of a score beyond chance (of chance itself, where less is better): a few rows
 NAMED = 5  # clients named one by one
 
 
@@ -35,12 +36,13 @@ class Watch:
 
     Args:
         config: of the run.
-        chance: share of the most frequent class, what a constant answer scores.
+        chance: what a constant answer scores, of every metric that declares it.
     """
 
-    def __init__(self, config: Config, chance: float) -> None:
+    def __init__(self, config: Config, chance: Mapping[str, float]) -> None:
         self._config, self._chance = config, chance
-        self._start = math.log(len(config.task.classes))
+        self._task = registry.get(config.task.kind)
+        self._start = self._task.uninformed_loss(config.task)
         self._high = self._broken = self._dropping = self._evaluated = 0
         self._ever_learnt = False
         self._nonfinite = 0.0
@@ -88,7 +90,7 @@ class Watch:
                 "row, so another may suit units of several"
             )
         if self._evaluated > PATIENCE and not self._ever_learnt:
-            notes.append(f"warning: accuracy never left chance; {advice(self._config)}")
+            notes.append(f"warning: {self._scores} never left chance; {advice(self._config)}")
         return notes
 
     def _uploads(self, record: RoundRecord) -> list[str]:
@@ -133,18 +135,31 @@ class Watch:
         if self._high >= PATIENCE:
             raise self._diverged(
                 record,
-                f"evaluation loss {loss:.3g} (before training {self._start:.3g}) with accuracy at "
-                f"chance for {PATIENCE} evaluations",
+                f"evaluation loss {loss:.3g} (before training {self._start:.3g}) with "
+                f"{self._scores} at chance for {PATIENCE} evaluations",
             )
 
     def _at_chance(self, metrics: Mapping[str, float]) -> bool:
         """Whether the model knows no more than a constant answer; False where nothing tells."""
-        scores = [
-            metrics[key] - (self._chance if key.endswith("accuracy") else 0.0)
-            for key in (evaluated("accuracy"), personalized("accuracy"), evaluated("mcc"))
+        beyond = [
+            self._beyond(name, metrics[key])
+            for name in self._chance
+            for key in (evaluated(name), personalized(name))
             if key in metrics
         ]
-        return bool(scores) and max(scores) <= MARGIN
+        return bool(beyond) and max(beyond) <= MARGIN
+
+    def _beyond(self, name: str, value: float) -> float:
+        """How much better than chance a score is; as a share of it, where less is better."""
+        chance = self._chance[name]
+        if self._task.metrics[name].higher_is_better:
+            return value - chance
+        return (chance - value) / max(chance, 1e-12)
+
+    @property
+    def _scores(self) -> str:
+        """The metrics that tell, in words."""
+        return " and ".join(n for n in self._config.task.metrics if n in self._chance) or "scores"
 
     def _diverged(self, record: RoundRecord, what: str) -> RunFailed:
         return RunFailed(f"round {record.round}: diverged: {what}; {advice(self._config)}")

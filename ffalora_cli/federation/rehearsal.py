@@ -12,7 +12,7 @@ Of a million rounds not every one is played (``leaps.py``).
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -21,20 +21,12 @@ import torch
 from ffalora_cli.engine.job import LocalResult
 from ffalora_cli.federation.clients import ClientStates
 from ffalora_cli.federation.codecs import describe
+from ffalora_cli.federation.cohort import Cohort, is_last
 from ffalora_cli.federation.leaps import SAMPLE, Played, leap
 from ffalora_cli.federation.ledger import CommunicationLedger
 from ffalora_cli.federation.payload import WireDtype, lines
 from ffalora_cli.federation.release import ClientRelease
-from ffalora_cli.federation.round import (
-    Books,
-    Cohort,
-    Playing,
-    at_rank,
-    drive,
-    is_last,
-    play,
-    send,
-)
+from ffalora_cli.federation.round import Books, Playing, at_rank, drive, play, send
 from ffalora_cli.federation.server import apply_update, server_step
 from ffalora_cli.federation.setting import Setting
 from ffalora_cli.federation.tensors import initial_state
@@ -145,7 +137,7 @@ class Rehearsal:
         return apply_update(state, update, number, setting.network.scale, optimizer)
 
 
-def _lines(items: list[PayloadItem], wire_dtype: WireDtype) -> Mapping[Kind, int]:
+def _lines(items: Sequence[PayloadItem], wire_dtype: WireDtype) -> Mapping[Kind, int]:
     """Bytes by kind of a payload with these names and shapes."""
     return lines(describe(items, wire_dtype))
 

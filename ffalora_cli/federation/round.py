@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Generator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -17,8 +17,9 @@ import torch
 from ffalora_cli import keys
 from ffalora_cli.data.batches import StepBatches
 from ffalora_cli.engine.job import LocalJob, LocalResult
-from ffalora_cli.federation import cohort, contract, downlink, dropouts, norms
+from ffalora_cli.federation import contract, downlink, norms
 from ffalora_cli.federation.clients import ClientStates
+from ffalora_cli.federation.cohort import Cohort, invite
 from ffalora_cli.federation.contract import Receipt
 from ffalora_cli.federation.draws import draw_round
 from ffalora_cli.federation.gathering import Gathering
@@ -73,15 +74,6 @@ class Books(Protocol):
     privacy_ledger: PrivacyLedger | None
 
 
-@dataclass(frozen=True)
-class Cohort:
-    """Who takes part in a round, in client order."""
-
-    ids: np.ndarray  # int64 [cohort]
-    late: np.ndarray  # bool [cohort], whose uploads come too late
-    dropped: int  # asked, but did not answer
-
-
 def play(
     setting: Setting,
     state: ServerState,
@@ -133,38 +125,6 @@ def drive(playing: Generator[LocalJob | Receipt, Any, Done], answer: Answer) -> 
         except StopIteration as end:
             return end.value  # type: ignore[no-any-return]
         reply = answer(asked)
-
-
-def is_last(setting: Setting, ledger: PrivacyLedger | None, round: int) -> bool:
-    """Whether nothing follows a round: all are played, or nobody's budget affords another."""
-    left = _eligible(setting, ledger, round + 1)
-    return round >= setting.config.rounds or (left is not None and not left.any())
-
-
-def invite(setting: Setting, ledger: PrivacyLedger | None, round: int) -> Cohort:
-    """The cohort; a client whose planned participations are used up sits out."""
-    config, seed = setting.config, setting.seed
-    left, size = _eligible(setting, ledger, round), setting.config.cohort_size
-    if left is not None and size is not None and config.cohort_sampling == "fixed":
-        size = min(size, int(left.sum()))
-    if size == 0:
-        asked = np.zeros(0, np.int64)
-    else:
-        key = setting.secret if setting.plan is not None else seed
-        clients = len(setting.clients)
-        asked = cohort.sample(key, round, clients, size, config.cohort_sampling, left)
-    asked = np.sort(asked)  # sums and micro-batches go in client order
-    ids = asked[~dropouts.absent(seed, round, asked, config.dropout_rate)]
-    late = dropouts.late(seed, round, ids, config.straggler_rate)
-    return Cohort(ids, late, len(asked) - len(ids))
-
-
-def _eligible(setting: Setting, ledger: PrivacyLedger | None, round: int) -> np.ndarray | None:
-    """Who can still pay for this round, bool ``[num_clients]``; None without privacy."""
-    if setting.plan is None or ledger is None:
-        return None
-    taken = ledger.steps_before(round)
-    return taken <= setting.plan.planned_steps - setting.plan.steps_per_round
 
 
 def _charge(setting: Setting, ledger: PrivacyLedger | None, round: int, ids: np.ndarray) -> None:

@@ -9,6 +9,7 @@ from ffalora_cli.config.plugins import Folder
 from ffalora_cli.config.schema import Config
 from ffalora_cli.methods.base import Method
 from ffalora_cli.metric_keys import evaluated, personalized
+from ffalora_cli.tasks import registry as tasks
 
 METHODS = Folder("method.name", "ffalora_cli.methods", "ffalora.methods", "METHOD")
 
@@ -30,17 +31,20 @@ def get(name: str) -> Method:
 
 def headline(config: Config) -> str:
     """The metric a run is judged by, as its summary names it."""
-    personal = get(config.method.name).personal  # there is no global model, only clients' own
-    return personalized("accuracy") if personal else evaluated(config.task.metrics[0])
+    task = config.task
+    if get(config.method.name).personal:  # there is no global model, only clients' own
+        return personalized(tasks.get(task.kind).client_metric)
+    return evaluated(task.metrics[0])
 
 
 def check(config: Config) -> None:
-    """Refuse a configuration that cannot be, with what its method declares.
+    """Refuse a configuration that cannot be, with what its task and method declare.
 
     Raises:
         ConfigError: the first rule that does not hold.
     """
     method = get(config.method.name)
+    tasks.check(config)
     form = config.adapter.form
     if form != method.form:
         if form not in (known := FORMS.names()):

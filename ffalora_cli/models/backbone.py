@@ -15,7 +15,7 @@ from torch import nn
 
 from ffalora_cli import keys
 from ffalora_cli.config.errors import ConfigError, brief, one_line
-from ffalora_cli.config.schema import HeadConfig, ModelConfig
+from ffalora_cli.config.schema import HeadConfig, ModelConfig, TaskConfig
 from ffalora_cli.hub.access import Note, silent
 from ffalora_cli.hub.model_files import (
     Part,
@@ -27,6 +27,8 @@ from ffalora_cli.hub.reasons import of_ours
 from ffalora_cli.models.adapters import FAMILIES
 from ffalora_cli.models.fingerprint import fingerprint_tensors
 from ffalora_cli.models.source import no_tokenizer, resolve_source
+from ffalora_cli.tasks import registry
+from ffalora_cli.tasks.base import Task
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -37,11 +39,12 @@ Weights = Literal["loaded", "random", "none"]
 
 @dataclass(frozen=True)
 class Backbone:
-    """A frozen classifier in eval mode, and where its weights came from."""
+    """A frozen model of a task in eval mode, and where its weights came from."""
 
     model: PreTrainedModel
     fingerprint: str  # BLAKE2b of the loaded frozen weights, the head left out
     drawn: tuple[str, ...]  # head parameters that the checkpoint lacked and the head seed drew
+    task: Task
     rest: str = ""  # BLAKE2b of what else decides its function: configuration, head as loaded
 
 
@@ -89,23 +92,30 @@ def load_tokenizer(config: ModelConfig, note: Note = silent) -> PreTrainedTokeni
     return tokenizer
 
 
-def load_skeleton(config: ModelConfig, num_labels: int, note: Note = silent) -> PreTrainedModel:
+def load_skeleton(config: ModelConfig, task: TaskConfig, note: Note = silent) -> PreTrainedModel:
     """The model's modules as its configuration alone tells: on the meta device, without values.
 
     Raises:
-        ConfigError: the configuration cannot be had, or is of a family that does not classify.
+        ConfigError: the configuration cannot be had, or is of a family that has no such head.
     """
-    from transformers import AutoModelForSequenceClassification
-
-    settings = load_settings(config, note, num_labels=num_labels)
+    kind = registry.get(task.kind)
+    settings = load_settings(config, note, num_labels=kind.outputs(task))
     with _readable_errors(config), _quiet_transformers(), torch.device("meta"):
         try:
-            return AutoModelForSequenceClassification.from_config(settings)
+            return _auto_class(kind).from_config(settings)
         except ValueError as error:
             raise ConfigError(
-                f"model.source={brief(config.source, 60)}: a {settings.model_type} model does not "
-                f"classify texts; supported families are {', '.join(FAMILIES)}"
+                f"model.source={brief(config.source, 60)}: a {settings.model_type} model is no "
+                f"{kind.auto_class} (task.kind={task.kind}); supported families are "
+                f"{', '.join(FAMILIES)}"
             ) from error
+
+
+def _auto_class(kind: Task) -> Any:
+    """The class of transformers that loads models of this kind of task."""
+    import transformers
+
+    return getattr(transformers, kind.auto_class)
 
 
 def load_settings(config: ModelConfig, note: Note = silent, **changed: Any) -> PretrainedConfig:
@@ -124,16 +134,16 @@ def load_settings(config: ModelConfig, note: Note = silent, **changed: Any) -> P
 def load_backbone(
     config: ModelConfig,
     head: HeadConfig,
-    num_labels: int,
+    task: TaskConfig,
     note: Note = silent,
     weights: Weights = "loaded",
 ) -> Backbone:
-    """Load ``AutoModelForSequenceClassification``, freeze it, and draw what the checkpoint lacks.
+    """Load the task's model, freeze it, and draw what the checkpoint lacks.
 
     Args:
         config: the model group.
         head: scale (standard deviation of new weights) and seed of the head.
-        num_labels: classes of the task.
+        task: its kind says which class of model, and how wide its last layer is.
         note: is told of a download.
         weights: ``none`` reserves memory and fills nothing in, for who needs names and shapes.
 
@@ -143,23 +153,23 @@ def load_backbone(
     Raises:
         ConfigError: the source cannot be found, read or reached.
     """
-    from transformers import AutoModelForSequenceClassification
-
+    kind = registry.get(task.kind)
     if weights == "none":
-        model = load_skeleton(config, num_labels, note)
-        return Backbone(model.to_empty(device="cpu").eval().requires_grad_(False), "none", ())
+        model = load_skeleton(config, task, note)
+        frozen = model.to_empty(device="cpu").eval().requires_grad_(False)
+        return Backbone(frozen, "none", (), kind)
     if config.random_weights or weights == "random":
-        settings = load_settings(config, note, num_labels=num_labels)
+        settings = load_settings(config, note, num_labels=kind.outputs(task))
         with _readable_errors(config), torch.random.fork_rng(devices=[]):
             torch.manual_seed(keys.torch_seed(keys.derive(head.seed, "random_weights")))
-            model = AutoModelForSequenceClassification.from_config(settings)
-        missing: set[str] = {name for name, _ in head_linears_parameters(model)}
+            model = _auto_class(kind).from_config(settings)
+        missing = {*_head_parameters(kind, model)}
     else:
         folder = _local_folder(config, "weights", note)
         with _readable_errors(config), _quiet_transformers():
-            model, info = AutoModelForSequenceClassification.from_pretrained(
+            model, info = _auto_class(kind).from_pretrained(
                 folder,
-                num_labels=num_labels,
+                num_labels=kind.outputs(task),
                 dtype=torch.float32,
                 output_loading_info=True,
                 ignore_mismatched_sizes=True,
@@ -176,9 +186,10 @@ def load_backbone(
             f"({lost[0]} …); is it a checkpoint of this architecture?"
         )
     drawn = _draw_missing(model, missing, head)
-    head_names = {name for name, _ in head_linears_parameters(model)}
-    frozen = {n: t for n, t in model.state_dict().items() if n not in head_names}
-    return Backbone(model, fingerprint_tensors(frozen), drawn, _rest(model, head_names - {*drawn}))
+    names = _head_parameters(kind, model)
+    frozen = {n: t for n, t in model.state_dict().items() if n not in names}
+    rest = _rest(model, names - {*drawn})
+    return Backbone(model, fingerprint_tensors(frozen), drawn, kind, rest)
 
 
 def _rest(model: PreTrainedModel, loaded: Collection[str]) -> str:
@@ -191,24 +202,10 @@ def _rest(model: PreTrainedModel, loaded: Collection[str]) -> str:
     return f"blake2b:{hashlib.blake2b(text.encode(), digest_size=16).hexdigest()}"
 
 
-def head_modules(model: nn.Module) -> dict[str, nn.Linear]:
-    """The linear layers outside the base model: what ``head.mode`` freezes or trains.
-
-    Names are module paths in ``model`` (``classifier``, ``classifier.out_proj``, …).
-    """
-    prefix = model.base_model_prefix + "."
-    return {
-        name: module
-        for name, module in model.named_modules()
-        if isinstance(module, nn.Linear) and not name.startswith(prefix)
-    }
-
-
-def head_linears_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
-    """Parameters of the head's linear layers, by their name in the model."""
-    for name, module in head_modules(model).items():
-        for leaf, parameter in module.named_parameters():
-            yield f"{name}.{leaf}", parameter
+def _head_parameters(kind: Task, model: nn.Module) -> set[str]:
+    """Names in the model of all parameters of its head."""
+    layers = kind.head(model).items()
+    return {f"{name}.{leaf}" for name, layer in layers for leaf, _ in layer.named_parameters()}
 
 
 def _draw_missing(model: nn.Module, missing: set[str], head: HeadConfig) -> tuple[str, ...]:

@@ -16,6 +16,7 @@ from ffalora_cli.config.errors import ConfigError, brief
 from ffalora_cli.config.schema import Config
 from ffalora_cli.models import packed
 from ffalora_cli.models.adapters import FAMILIES, find_sites
+from ffalora_cli.tasks import registry
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -130,6 +131,8 @@ def _pads(model: nn.Module, config: Config) -> str | None:
     """Why rows are padded in this run; None where none is."""
     if config.engine.name == "reference":
         return "engine=reference pads"
+    if registry.get(config.task.kind).reads != "example":
+        return f"task.kind={config.task.kind} pads"
     if not packed.supports(model):
         return f"a {model.config.model_type} model pads"
     return "adapter.dropout pads" if config.adapter.dropout else None

@@ -1,4 +1,4 @@
-"""The frozen classifier with adapters: named trainable tensors in, logits out."""
+"""The frozen model with adapters: named trainable tensors in, outputs out."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from ffalora_cli.adapters import registry as forms
-from ffalora_cli.config.schema import AdapterConfig, HeadConfig, ModelConfig
+from ffalora_cli.config.schema import AdapterConfig, HeadConfig, ModelConfig, TaskConfig
 from ffalora_cli.hub.access import Note, silent
 from ffalora_cli.models import adapters, packed
-from ffalora_cli.models.backbone import Backbone, Weights, head_modules, load_backbone
+from ffalora_cli.models.backbone import Backbone, Weights, load_backbone
 from ffalora_cli.models.frozen import freeze_linears
+from ffalora_cli.tasks.base import Task
 from ffalora_cli.types import Examples, Site, Tensors, TensorSpec
 
 if TYPE_CHECKING:
@@ -25,11 +26,16 @@ if TYPE_CHECKING:
     from ffalora_cli.adapters.base import Form
 
 
+Inputs = Tensors | packed.Packed
+"""Of a micro-batch: keyword arguments of a model that pads, or rows end to end."""
+
+
 @dataclass
 class Network:
-    """An unmodified Hugging Face classifier whose sites read their factors from a context.
+    """An unmodified Hugging Face model whose sites read their factors from a context.
 
     Attributes:
+        task: what its outputs are for.
         model: the backbone with sites swapped in; every parameter frozen.
         plain: the same weights without sites, for the reference engine and for exports.
         sites: adapted layers in model order.
@@ -42,6 +48,7 @@ class Network:
         rest: fingerprint of what else decides its function (``Backbone.rest``).
     """
 
+    task: Task
     model: nn.Module
     plain: nn.Module
     sites: list[Site]
@@ -75,31 +82,37 @@ class Network:
 
     @property
     def packs(self) -> bool:
-        """Whether this model has a forward without padding (and no dropout is on)."""
-        return packed.supports(self.model) and self.context.dropout is None
+        """Whether there is a forward without padding here (and no dropout is on)."""
+        one_row = self.task.reads == "example"
+        return one_row and packed.supports(self.model) and self.context.dropout is None
 
-    def logits(
-        self, examples: Examples, rows: np.ndarray, values: Mapping[str, adapters.Factor]
-    ) -> Tensor:
-        """Class scores of a micro-batch, without padding where the model's family allows it.
+    def inputs(self, examples: Examples, rows: np.ndarray) -> Inputs:
+        """What the model reads of a micro-batch, on its device, without padding where it can.
 
         Args:
             examples: the data set.
             rows: int64 [examples], sorted by length, longest first.
-            values: factors by name: common, one copy an example, or booked (``adapters.Factor``).
-                Head tensors may be left out: then the head is as loaded.
-
-        Returns:
-            ``[examples, classes]`` in fp32.
         """
-        self.context.values = dict(values)
         lengths = np.asarray(examples.lengths)[rows]
         if self.packs:
             ids, types = examples.packed(rows)
-            types = None if types is None else types.to(self.device)
-            return packed.logits(self.model, ids.to(self.device), types, lengths).float()
-        inputs = examples.inputs(rows, int(lengths.max()))
-        return self.model(**{n: t.to(self.device) for n, t in inputs.items()}).logits.float()
+            return packed.Packed.of(ids, types, lengths, self.device)
+        padded = examples.inputs(rows, int(lengths.max()))
+        return {name: tensor.to(self.device) for name, tensor in padded.items()}
+
+    def outputs(self, inputs: Inputs, values: Mapping[str, adapters.Factor]) -> Tensor:
+        """Outputs of a micro-batch, ``[examples, width]`` or ``[examples, tokens, width]``, fp32.
+
+        Args:
+            inputs: of this network.
+            values: factors by name: common, one copy an example, or booked (``adapters.Factor``).
+                Head tensors may be left out: then the head is as loaded.
+        """
+        self.context.values = dict(values)
+        if isinstance(inputs, packed.Packed):
+            return packed.outputs(self.model, inputs).float()
+        outputs: Tensor = self.model(**inputs).logits
+        return outputs.float()
 
     def add_to_base(self, deltas: Tensors) -> None:
         """Set every merged site's base weight to its loaded value plus ``deltas[site]``."""
@@ -110,16 +123,6 @@ class Network:
                 base.weight = nn.Parameter(torch.empty_like(base.weight), requires_grad=False)
                 self.replaced += 1
             adapters.weight_of(base).copy_(loaded.float() + delta.to(loaded.device))
-
-    def share_weights(self, other: Network) -> None:
-        """Read another network's loaded weights instead of a copy of them, but for the head.
-
-        Both have one fingerprint. Weights that a merge or bf16 made are each network's own.
-        """
-        weights = dict(other.plain.named_parameters())
-        for name, parameter in self.plain.named_parameters():
-            if f"head.{name}" not in self.head_names:
-                parameter.data = weights[name].data
 
     def with_dropout(self, masks: Callable[[str, Tensor], Tensor] | None) -> None:
         """Apply adapter dropout in the next forward passes (None: no dropout)."""
@@ -146,7 +149,7 @@ def build_network(
     specs = form.specs(sites, adapter.rank)
     draw = partial(form.initial, sites, adapter.rank, adapter.init)
     initial = draw(adapter.seed)
-    head = tuple(head_modules(plain))
+    head = tuple(backbone.task.head(plain))
     for name in head:
         for leaf, parameter in plain.get_submodule(name).named_parameters():
             full = f"head.{name}.{leaf}"
@@ -161,6 +164,7 @@ def build_network(
     freeze_linears(model)
     adapters.install(model, sites, form, adapter.scale, context)
     return Network(
+        backbone.task,
         model,
         plain,
         sites,
@@ -180,14 +184,14 @@ def load_network(
     config: ModelConfig,
     adapter: AdapterConfig,
     head: HeadConfig,
-    num_labels: int,
+    task: TaskConfig,
     precision: str = "fp32",
     device: str = "cpu",
     note: Note = silent,
     weights: Weights = "loaded",
 ) -> Network:
     """Load, adapt, move: the one way a run gets its network; ``note`` is told of a download."""
-    backbone = load_backbone(config, head, num_labels, note, weights)
+    backbone = load_backbone(config, head, task, note, weights)
     backbone.model.to(device)
     return build_network(backbone, adapter, config.targets[adapter.targets], precision)
 

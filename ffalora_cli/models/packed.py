@@ -8,6 +8,8 @@ layers' own modules are called, so the weights are the unmodified model's.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -28,61 +30,52 @@ def supports(model: nn.Module) -> bool:
     )
 
 
-def logits(model: nn.Module, ids: Tensor, types: Tensor | None, lengths: np.ndarray) -> Tensor:
-    """Class scores of a packed micro-batch; factors come from the model's context.
+@dataclass(frozen=True)
+class Packed:
+    """Rows of a micro-batch laid out end to end; no shape depends on a value."""
 
-    Args:
-        model: a supported classifier with sites swapped in.
-        ids: int64 [tokens], the examples end to end, sorted by length.
-        types: int64 [tokens] segment ids, or None.
-        lengths: int [examples], in the same order.
+    ids: Tensor  # int64 [rows], as are ``types`` and ``positions`` (from 0 in every example)
+    types: Tensor  # segment ids
+    positions: Tensor
+    first: Tensor  # int64 [head rows], the row that the head reads of each example
+    layout: Layout  # of the rows
+    heads: Layout  # of the head rows
 
-    Returns:
-        ``[examples, classes]``.
-    """
-    runs = Runs.of(lengths)
-    first = np.zeros(len(lengths) + runs.heads.padding, np.int64)  # row 0 stands for padding
-    starts = np.r_[0, np.cumsum(lengths)[:-1]]
-    first[: len(lengths)] = starts
-    positions = np.arange(int(lengths.sum())) - np.repeat(starts, lengths)
-    where = torch.from_numpy(positions).to(ids.device)
-    types = torch.zeros_like(ids) if types is None else types
-    inputs = (nn.functional.pad(t, (0, runs.padding)) for t in (ids, types, where))
-    heads = torch.from_numpy(first).to(ids.device)
-    return head_logits(model, *inputs, heads, runs, runs.heads)
+    @staticmethod
+    def of(ids: Tensor, types: Tensor | None, lengths: np.ndarray, device: torch.device) -> Packed:
+        """Examples end to end, on a device.
+
+        Args:
+            ids: int64 [tokens], the examples sorted by length.
+            types: int64 [tokens] segment ids, or None.
+            lengths: int [examples], in the same order.
+            device: of the model.
+        """
+        runs = Runs.of(lengths)
+        first = np.zeros(len(lengths) + runs.heads.padding, np.int64)  # row 0 stands for padding
+        starts = np.r_[0, np.cumsum(lengths)[:-1]]
+        first[: len(lengths)] = starts
+        where = torch.from_numpy(np.arange(int(lengths.sum())) - np.repeat(starts, lengths))
+        types = torch.zeros_like(ids) if types is None else types
+        rows = (nn.functional.pad(t.to(device), (0, runs.padding)) for t in (ids, types, where))
+        return Packed(*rows, torch.from_numpy(first).to(device), runs, runs.heads)
 
 
-def head_logits(
-    model: nn.Module,
-    ids: Tensor,
-    types: Tensor,
-    positions: Tensor,
-    first: Tensor,
-    layout: Layout,
-    heads: Layout,
-) -> Tensor:
-    """Class scores from rows laid out already: no shape here depends on a value.
+def outputs(model: nn.Module, inputs: Packed) -> Tensor:
+    """Outputs ``[examples, width]`` of a supported model with sites swapped in.
 
-    Args:
-        model: as in ``logits``.
-        ids: int64 [rows]; as are ``types`` and ``positions`` (from 0 in every example).
-        types: segment ids.
-        positions: within the example.
-        first: int64 [head rows], the row that the head reads of each example.
-        layout: of the rows.
-        heads: of the head rows.
-
-    Returns:
-        ``[examples, classes]``.
+    Factors come from the model's context.
     """
     encoder = getattr(model, model.base_model_prefix)
-    x = _embed(encoder.embeddings, ids, types, positions)  # [rows, d]
+    layout, heads = inputs.layout, inputs.heads
+    x = _embed(encoder.embeddings, inputs.ids, inputs.types, inputs.positions)  # [rows, d]
     layers = encoder.encoder.layer
     for layer in layers[:-1]:
         x = _layer(layer, x, x, layout, layout)
-    x = _layer(layers[-1], x, x.index_select(0, first), layout, heads)
+    x = _layer(layers[-1], x, x.index_select(0, inputs.first), layout, heads)
     x = x[: sum(heads.counts), None]  # [examples, 1, d]
-    return model.classifier(x if encoder.pooler is None else encoder.pooler(x))
+    scores: Tensor = model.classifier(x if encoder.pooler is None else encoder.pooler(x))
+    return scores
 
 
 def _embed(embeddings: nn.Module, ids: Tensor, types: Tensor, positions: Tensor) -> Tensor:

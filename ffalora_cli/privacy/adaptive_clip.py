@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ffalora_cli.config.errors import ConfigError
+from ffalora_cli.config.schema import PrivacyConfig
 from ffalora_cli.keys import Key, SecureKey, derive, numpy_generator, secure_normal
 
 if TYPE_CHECKING:
@@ -33,6 +34,15 @@ def count_noise_of(given: float | None, expected_batch: Floats) -> Floats:
     if given is None:
         return np.asarray(expected_batch, dtype=np.float64) / COUNT_SHARE
     return np.full(len(expected_batch), given, dtype=np.float64)
+
+
+def planned_count_noise(privacy: PrivacyConfig, noise: Floats, batch: Floats) -> Floats | None:
+    """``count_noise_of`` a plan, None without an adaptive clip; refused where it costs too much."""
+    if privacy.clip_quantile is None:
+        return None
+    counts = count_noise_of(privacy.clip_count_noise, batch)
+    gradient_noise(noise, counts)
+    return counts
 
 
 def gradient_noise(noise_multiplier: Floats, count_noise: Floats) -> Floats:

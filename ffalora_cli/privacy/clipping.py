@@ -31,23 +31,21 @@ class ClipRule:
 
     Attributes:
         kind: which of the three.
-        max_grad_norm: C > 0, the joint sensitivity; ``[examples, 1]`` where they differ.
+        max_grad_norm: C > 0, the joint sensitivity.
         groups: tensor name -> index of the group that shares a norm, in the tensors' order.
     """
 
     kind: ClipKind
-    max_grad_norm: float | torch.Tensor
+    max_grad_norm: float
     groups: Mapping[str, int]
 
     @property
-    def group_bound(self) -> float | torch.Tensor:
+    def group_bound(self) -> float:
         """Largest norm one group of an example keeps."""
         return self.max_grad_norm / math.sqrt(1 + max(self.groups.values(), default=0))
 
 
-def clip_rule(
-    kind: ClipKind, max_grad_norm: float | torch.Tensor, names: Sequence[str]
-) -> ClipRule:
+def clip_rule(kind: ClipKind, max_grad_norm: float, names: Sequence[str]) -> ClipRule:
     """The rule over the tensors trained now; ``names`` in the order of their gradients.
 
     A tensor's layer is its name without the last part: all factors of a site are one layer, as

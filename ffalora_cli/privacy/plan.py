@@ -17,7 +17,7 @@ from ffalora_cli.config.errors import ConfigError
 from ffalora_cli.config.privacy_rules import check_cohort, check_mechanism
 from ffalora_cli.config.schema import FederationConfig, PrivacyConfig
 from ffalora_cli.privacy.accountant import Accountant
-from ffalora_cli.privacy.adaptive_clip import count_noise_of, gradient_noise
+from ffalora_cli.privacy.adaptive_clip import gradient_noise, planned_count_noise
 from ffalora_cli.privacy.clipping import ClipKind
 from ffalora_cli.privacy.curves import Curves, make_curves
 from ffalora_cli.privacy.exposure import Exposure, exposure_of
@@ -40,11 +40,11 @@ class PrivacyPlan:
     """What a run may claim; arrays are ``[num_clients]``.
 
     Inside a client (``inside_clients``) a step is one local step on its own rows, and ``examples``
-    is the number of its units. At unit ``client`` a
-    step is one round and ``examples`` is the number of clients. With central noise every client is
-    charged for every round (drawn or not) and ``expected_batch`` is the expected cohort; with local
-    noise a client is charged for the rounds it takes part in, at rate 1, for replacing all of its
-    rows by any others, which moves a clipped upload by up to 2 ``max_grad_norm``.
+    is the number of its units. At unit ``client`` a step is one round and ``examples`` is the
+    number of clients. With central noise every client is charged for every round (drawn or not) and
+    ``expected_batch`` is the expected cohort; with local noise a client is charged for the rounds
+    it takes part in, at rate 1, for replacing all of its rows by any others, which moves a clipped
+    upload by up to 2 ``max_grad_norm``.
     """
 
     unit: Literal["row", "text", "column", "client"]
@@ -207,7 +207,7 @@ def make_plan(
         clip=privacy.clip,
         clip_quantile=privacy.clip_quantile,
         clip_lr=privacy.clip_lr,
-        count_noise=_count_noise(privacy, noise, use.batch),
+        count_noise=planned_count_noise(privacy, noise, use.batch),
         client_noise=privacy.client_noise,
         rows_per_unit=privacy.rows_per_unit,
     )
@@ -243,12 +243,3 @@ def _refuse_endless(accountant: str, epsilon: float, noise: float) -> None:
             f"({accountant.upper()}) at this delta and number of steps, which promises nothing; "
             "add noise, or set privacy=none"
         )
-
-
-def _count_noise(privacy: PrivacyConfig, noise: Floats, batch: Floats) -> Floats | None:
-    """Sd on the counts of an adaptive clip; refused where they cost more than the plan has."""
-    if privacy.clip_quantile is None:
-        return None
-    counts = count_noise_of(privacy.clip_count_noise, batch)
-    gradient_noise(noise, counts)
-    return counts

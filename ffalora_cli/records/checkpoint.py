@@ -46,7 +46,7 @@ class Checkpoint:
         identity: of the run (config, data, weights, versions); a resume compares it.
         marks: by file name, where each line file ended before the lines of this round.
         lines: by file name, the lines of this round.
-        score: headline metric, where this round was evaluated.
+        score: of the headline, more is better; None where this round was not evaluated.
     """
 
     round: int

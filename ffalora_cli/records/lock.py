@@ -1,6 +1,6 @@
-"""One writer a run folder: an advisory lock that the kernel drops when its process dies.
+"""Locks a run folder for one writer; the kernel drops the lock when its process dies.
 
-The file says who holds it (pid, host, boot), for people; who holds it is the kernel's word alone.
+The file's content (pid, host, boot id) is informative only; ownership is decided by ``flock``.
 Ours because ``filelock`` tells no owner of a lock the kernel keeps, leaves its file behind, and
 where a file system has no ``flock`` goes over to a marker that outlives a killed process.
 """

@@ -16,14 +16,16 @@ def summarize(
     headline: str,
     seconds: float,
     extra: Mapping[str, Any] | None = None,
+    higher: bool = True,
 ) -> dict[str, Any]:
     """Build ``summary.json``.
 
     Args:
         records: all rounds, round 0 included, in order.
-        headline: the metric a run is judged by, e.g. ``eval/accuracy``; higher is better.
+        headline: the metric a run is judged by, e.g. ``eval/accuracy``.
         seconds: wall clock of the whole run.
         extra: further facts (privacy, notes); may not replace the keys below.
+        higher: whether more of the headline is better.
 
     Returns:
         ``final`` holds the last value of every metric and ``value`` that of the headline: the
@@ -48,7 +50,7 @@ def summarize(
         "value": final.get(headline),
         "initial": dict(records[0].metrics) if records[0].round == 0 else {},
         "final": final,
-        "best": best_round(records, headline),
+        "best": best_round(records, headline, higher),
     }
     repeated = sorted(result.keys() & (extra or {}).keys())
     if repeated:
@@ -56,14 +58,17 @@ def summarize(
     return {**result, **(extra or {})}
 
 
-def best_round(records: Sequence[RoundRecord], metric: str) -> dict[str, Any] | None:
-    """First round with the highest finite value of a metric: ``{"round", "value"}``."""
+def best_round(
+    records: Sequence[RoundRecord], metric: str, higher: bool = True
+) -> dict[str, Any] | None:
+    """First round with the best finite value of a metric: ``{"round", "value"}``."""
+    sign = 1.0 if higher else -1.0
     points = [
-        (record.metrics[metric], -record.round)
+        (sign * record.metrics[metric], -record.round)
         for record in records
         if math.isfinite(record.metrics.get(metric, math.nan))
     ]
     if not points:
         return None
     value, negative_round = max(points)
-    return {"round": -negative_round, "value": value}
+    return {"round": -negative_round, "value": sign * value}

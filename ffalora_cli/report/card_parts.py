@@ -1,4 +1,4 @@
-"""Sections of a model card that take some thought: promise, use, bytes, commands, limits."""
+"""Writes sections of a model card: promise, use, bytes, commands, limits."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from ffalora_cli.metric_keys import DOWNLINK_TOTAL, UPLINK_TOTAL
 from ffalora_cli.privacy.rounding import delta_text, epsilon_text
 from ffalora_cli.records.reading import RunRecords
 from ffalora_cli.report.peft_export import public_source
+from ffalora_cli.tasks import registry
 
 if TYPE_CHECKING:
     from ffalora_cli.report.model_card import CardFacts
 
-_HUB_METRICS = {"accuracy": "accuracy", "f1": "f1", "mcc": "matthews_correlation"}
 _OWN = ("paths.", "tracking", "name=", "hydra.")  # overrides that say nothing about the result
 NOMINAL = (
     "This guarantee is nominal: the noise is a function of seed, config, training rows, weights "
@@ -41,28 +41,29 @@ def front_matter(config: Config, merged: bool, scores: Mapping[str, float], priv
     from huggingface_hub import EvalResult, ModelCardData
 
     task = config.task
+    kind = registry.get(task.kind)
     data_id, _, commit = str(task.hub_path or "").partition("@")
     tags = ["ffalora", "federated-learning", "lora", config.method.name.replace("_", "-")]
     results = [
         EvalResult(
-            task_type="text-classification",
-            task_name="Text classification",
+            task_type=kind.pipeline,
+            task_name=kind.pipeline.replace("-", " ").capitalize(),
             dataset_type=data_id or task.name,
             dataset_name=task.name,
             dataset_config=task.hub_name,
             dataset_split=task.eval_split,
             dataset_revision=commit or None,
-            metric_type=_HUB_METRICS[name],
+            metric_type=kind.metrics[name].hub,
             metric_name=name,
             metric_value=round(value, 6),
         )
         for name, value in scores.items()
-        if name in _HUB_METRICS
+        if name in kind.metrics and kind.metrics[name].hub
     ]
     content = ModelCardData(
         base_model=config.model.source if from_hub(config) else None,
         library_name="transformers" if merged else "peft",
-        pipeline_tag="text-classification",
+        pipeline_tag=kind.pipeline,
         tags=[*tags, *(["differential-privacy"] if private else [])],
         datasets=[data_id] if data_id else None,
         metrics=[result.metric_type for result in results] or None,
@@ -76,17 +77,18 @@ def usage(config: Config, merged: bool) -> str:
     """Code that loads the folder."""
     columns = [f'"{name}"' for name in config.task.text_columns]
     call = f"tokenizer({', '.join(columns)}, truncation=True, max_length={config.task.max_length}"
-    labels = "{" + ", ".join(f'{i}: "{c}"' for i, c in enumerate(config.task.classes)) + "}"
+    kind = registry.get(config.task.kind)
+    settings = {n: v for n, v in kind.settings(config.task).items() if n != "label2id"}
     revision = f'revision="{config.model.revision}", ' if from_hub(config) else ""
-    lines = ["from transformers import AutoModelForSequenceClassification, AutoTokenizer"]
+    lines = [f"from transformers import {kind.auto_class}, AutoTokenizer"]
     if merged:
-        lines += ['model = AutoModelForSequenceClassification.from_pretrained("THIS_FOLDER")']
+        lines += [f'model = {kind.auto_class}.from_pretrained("THIS_FOLDER")']
     else:
-        lines += ["from peft import PeftModel", "", *_base_lines(config), f"id2label = {labels}"]
+        lines += ["from peft import PeftModel", "", *_base_lines(config), f"settings = {settings}"]
         lines += [
-            "model = AutoModelForSequenceClassification.from_pretrained(",
-            f"    base, {revision}num_labels={len(config.task.classes)}, id2label=id2label,",
-            '    ignore_mismatched_sizes=True, problem_type="single_label_classification",',
+            f"model = {kind.auto_class}.from_pretrained(",
+            f"    base, {revision}num_labels={kind.outputs(config.task)}, **settings,",
+            "    ignore_mismatched_sizes=True,",
             ")",
             'model = PeftModel.from_pretrained(model, "THIS_FOLDER")',
         ]

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ffalora_cli.adapters import registry as forms
 from ffalora_cli.config.build import build
 from ffalora_cli.config.errors import ConfigError, RunFailed
 from ffalora_cli.config.schema import Config
@@ -35,17 +36,19 @@ from ffalora_cli.report.peft_export import (
     write_merged,
 )
 from ffalora_cli.report.trained_model import TrainedModel, read_model
+from ffalora_cli.tasks import registry
 
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedTokenizerBase
 
+    from ffalora_cli.data.encode import Encoded
     from ffalora_cli.data.load import Rows
     from ffalora_cli.models.network import Network
     from ffalora_cli.types import Tensors
 
 ROWS = 64  # compared, evenly spaced over a split
-TOLERANCE = 1e-4  # on a class score
+TOLERANCE = 1e-4  # on an output
 CARD, FACTS = "README.md", "export.json"
 
 
@@ -57,7 +60,7 @@ class Export:
         folder: where it is.
         round: whose weights it holds.
         rows: real rows compared.
-        difference: largest absolute difference of a class score.
+        difference: largest absolute difference of an output.
         standalone: whether it loads without being told where the base model is.
     """
 
@@ -106,7 +109,7 @@ def export(
         )
     rows = _rows(config)
     tokenizer = load_tokenizer(config.model)
-    backbone = load_backbone(config.model, config.head, len(config.task.classes))
+    backbone = load_backbone(config.model, config.head, config.task)
     targets = config.model.targets[config.adapter.targets]
     network = build_network(backbone, config.adapter, targets)
     if backbone.fingerprint != records.manifest.get("model_fingerprint"):
@@ -116,18 +119,19 @@ def export(
         )
     values = trained.values(network.initial, client)
     network.add_to_base(trained.base_delta)
-    ours = _logits(network, encode(rows, tokenizer, config.task.max_length), values)
+    encoded = encode(rows, tokenizer, config.task.max_length, backbone.task)
+    ours = _outputs(network, encoded, values)
     with _aside(to) as folder:
         if merge:
             model = merged_model(network, values, trained.base_delta)
-            write_merged(folder, model, config.task.classes)
+            write_merged(folder, model, backbone.task.settings(config.task))
         else:
             write_adapter(folder, network, values, backbone.drawn, config)
         _save_tokenizer(tokenizer, folder)
         difference = float((ours - _reloaded(folder, rows, config, merge)).abs().max())
         if not difference <= TOLERANCE:
             raise RunFailed(
-                f"the reloaded model's class scores differ by {difference:.2g} from ours "
+                f"the reloaded model's outputs differ by {difference:.2g} from ours "
                 f"(at most {TOLERANCE:g}): nothing was kept; please report it with the versions"
             )
         facts = CardFacts(trained.round, which, merge, client, len(rows), TOLERANCE, difference)
@@ -156,11 +160,15 @@ def _check_form(config: Config, trained: TrainedModel, merge: bool) -> None:
             f"method {config.method.name} changed the base weights, which an adapter of rank "
             f"{config.adapter.rank} cannot hold: add --merge for the exact full model"
         )
+    if why := forms.get(config.adapter.form).no_peft:
+        raise ConfigError(
+            f"adapter.form={config.adapter.form}: {why}; add --merge for the exact full model"
+        )
     if config.model.random_weights:
         raise ConfigError("model.random_weights=true: nobody else has this base; add --merge")
     if importlib.util.find_spec("peft") is None:
         raise ConfigError(
-            "export: an adapter is checked with peft; pip install 'ffalora[export]', or add --merge"
+            "export: an adapter is written by peft; pip install 'ffalora[export]', or add --merge"
         )
 
 
@@ -180,7 +188,7 @@ def _rows(config: Config) -> Rows:
     return replace(
         rows,
         texts=texts,
-        labels=rows.labels[chosen],
+        targets=rows.targets.take(chosen),
         clients=None,
         client_names=None,
         hashes=rows.hashes[chosen],
@@ -189,15 +197,14 @@ def _rows(config: Config) -> Rows:
     )
 
 
-def _logits(network: Network, examples: object, values: Tensors) -> torch.Tensor:
-    """Class scores of our own forward pass, float32 [rows, classes], in the rows' order."""
+def _outputs(network: Network, examples: Encoded, values: Tensors) -> torch.Tensor:
+    """Outputs of our own forward pass, float32 [rows, width], in the rows' order."""
     import torch
 
-    lengths = np.asarray(examples.lengths)  # type: ignore[attr-defined]
-    order = np.argsort(-lengths, kind="stable")
+    order = np.argsort(-examples.lengths, kind="stable")
     with torch.no_grad():
-        scores = network.logits(examples, order, values)  # type: ignore[arg-type]
-    return scores[torch.from_numpy(np.argsort(order))]
+        outputs = network.outputs(network.inputs(examples, order), values)
+    return outputs[torch.from_numpy(np.argsort(order))]
 
 
 def _save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
@@ -211,7 +218,7 @@ def _save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
 
 
 def _reloaded(folder: Path, rows: Rows, config: Config, merge: bool) -> torch.Tensor:
-    """Class scores of the folder's model, by plain transformers and peft in a fresh process.
+    """Outputs of the folder's model, by plain transformers and peft in a fresh process.
 
     Raises:
         RunFailed: it cannot be loaded; says why.
@@ -220,13 +227,16 @@ def _reloaded(folder: Path, rows: Rows, config: Config, merge: bool) -> torch.Te
 
     from ffalora_cli.models.source import resolve_source
 
+    task = registry.get(config.task.kind)
     question = {
         "folder": str(folder.resolve()),
         "base": None if merge else resolve_source(config.model.source),
         "revision": config.model.revision,
         "texts": rows.texts,
         "max_length": config.task.max_length,
-        "classes": config.task.classes,
+        "auto_class": task.auto_class,
+        "width": task.outputs(config.task),
+        "settings": task.settings(config.task),
     }
     with tempfile.TemporaryDirectory() as private:  # real texts: readable by their owner alone
         ask, answer = Path(private, "question.json"), Path(private, "answer.safetensors")

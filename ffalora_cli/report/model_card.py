@@ -1,4 +1,4 @@
-"""The model card of an export: what it is, how good, under which promise, how to make it again.
+"""Writes the model card of an export: what it is, how good, under which promise, how remade.
 
 It is made from what may leave the run folder (``records/leaving.py``); folders become the word
 FOLDER.
@@ -165,8 +165,8 @@ def _rows_from(records: RunRecords, config: Config) -> str:
     """Where the rows came from, with the commit where that was the hub."""
     origin = str(((records.manifest.get("data") or {}).get("train") or {}).get("origin", ""))
     if origin.startswith("hub:"):
-        place, _, commit = origin.removeprefix("hub:").rpartition("@")
-        return f"{place}, commit `{commit}`"
+        repository, _, commit = origin.removeprefix("hub:").rpartition("@")
+        return f"{repository}, commit `{commit}`"
     path = str(config.task.hub_path or "").partition("@")[0]
     return path or config.task.package or "a folder of files"
 

@@ -8,8 +8,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from ffalora_cli.config.errors import ConfigError, brief, choose
-from ffalora_cli.metric_keys import UPLINK_TOTAL, evaluated, higher_is_better
+from ffalora_cli.metric_keys import UPLINK_TOTAL, evaluated
 from ffalora_cli.records.reading import RunRecords
+from ffalora_cli.tasks.registry import higher_is_better
 from ffalora_cli.types import RoundRecord
 
 _UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12}
@@ -52,8 +53,8 @@ def parse(text: str) -> EvaluationPoint:
 
 def headline(run: RunRecords) -> str:
     """The metric a run is judged by, by which rounds count as evaluated and are chosen."""
-    metrics = (run.config.get("task") or {}).get("metrics") or ("accuracy",)
-    return str((run.summary or {}).get("headline") or evaluated(metrics[0]))
+    told = (run.summary or {}).get("headline")
+    return str(told or evaluated(run.config["task"]["metrics"][0]))
 
 
 def record_at(run: RunRecords, point: EvaluationPoint) -> RoundRecord | None:

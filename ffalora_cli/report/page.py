@@ -58,11 +58,12 @@ def page(runs: Sequence[RunRecords], question: Question) -> str:
 
     asked = [full_name(name, runs) for name in question.metrics]
     for run in runs:
+        public = evaluated(run.config["task"]["metrics"][0])
         for metric in asked or [headline(run)]:
             if not metric_may_leave(metric, run.config["privacy"]["unit"]):
                 raise ConfigError(
                     f"--metric {metric}: of the private run {run.path.name} it may not leave the "
-                    "folder; choose another, as in --metric eval/accuracy"
+                    f"folder; choose another, as in --metric {public}"
                 )
     runs = [released(run) for run in runs]
     table, notes, metric = _results(runs, question)
@@ -89,7 +90,7 @@ def page(runs: Sequence[RunRecords], question: Question) -> str:
 def _results(runs: Sequence[RunRecords], question: Question) -> tuple[Table, Sequence[str], str]:
     """The table of ``compare``, its notes, and the metric that is drawn."""
     if not any(run.finished for run in runs):
-        return UNFINISHED, (), (question.metrics or (evaluated("accuracy"),))[0]
+        return UNFINISHED, (), (question.metrics or (headline(runs[0]),))[0]
     comparison = compare(runs, question)
     table = grid(comparison)
     return results(table, comparison.runs), table.notes, comparison.metrics[0]
@@ -113,7 +114,7 @@ def _figures(
     if units != {"none"}:
         makers.append(lambda: curves.draw(grouping, "epsilon", metric))
     else:
-        makers.append(lambda: clients_figure.draw(grouping, "accuracy_own_labels"))
+        makers.append(lambda: clients_figure.draw(grouping))
     figures = []
     with styled(INK):
         for number, make in enumerate(makers):

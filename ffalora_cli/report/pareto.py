@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ffalora_cli.config.errors import ConfigError
-from ffalora_cli.metric_keys import higher_is_better
 from ffalora_cli.privacy.rounding import epsilon_text, rounded_up
 from ffalora_cli.report.grouping import Group, Grouping
 from ffalora_cli.report.series import (
@@ -29,6 +28,7 @@ from ffalora_cli.report.style import (
     pen,
     share_axis,
 )
+from ffalora_cli.tasks.registry import higher_is_better
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist

@@ -28,7 +28,7 @@ def draw(table: np.ndarray, class_names: Sequence[str], path: Path | str, title:
     """Draw the rows of each label at each client and save the picture.
 
     Args:
-        table: rows, int [clients, classes], as ``ffalora_cli.data.partition.label_table`` gives it.
+        table: rows, int [clients, classes], as ``data.partition.strata_table`` gives it.
         class_names: in label order.
         path: file to write; ``.png``, ``.svg`` or ``.pdf`` decides the format.
         title: heading of the picture.

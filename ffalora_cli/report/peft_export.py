@@ -7,7 +7,7 @@ are written here. ``reload`` compares the result with ours.
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -61,10 +61,7 @@ def write_adapter(
         network: of the run; nothing merged into its base.
         values: factors and head by name.
         drawn: parameters of the base that came from the head seed.
-        config: of the run.
-
-    Raises:
-        ConfigError: peft has no adapter of this form.
+        config: of the run, whose form peft knows.
     """
     form, plain = network.form, network.plain
     modules = whole_modules(network, drawn)
@@ -113,11 +110,10 @@ def merged_model(network: Network, values: Tensors, base_delta: Tensors) -> nn.M
     return model
 
 
-def write_merged(folder: Path, model: Any, classes: Sequence[str]) -> None:
-    """``config.json`` with the task's classes, and ``model.safetensors``."""
-    model.config.id2label = dict(enumerate(classes))
-    model.config.label2id = {name: number for number, name in enumerate(classes)}
-    model.config.problem_type = "single_label_classification"  # whatever its base was made for
+def write_merged(folder: Path, model: Any, settings: Mapping[str, Any]) -> None:
+    """``config.json`` with the task's settings, and ``model.safetensors``."""
+    for name, value in settings.items():
+        setattr(model.config, name, value)
     model.config.architectures = [type(model).__name__]
     model.config._name_or_path = ""  # where it was loaded from is a path of this machine
     model.config.save_pretrained(folder)

@@ -1,4 +1,4 @@
-"""Published numbers that our experiments can be held against, each with where it was read.
+"""Reads published numbers that our experiments can be held against, each with its source.
 
 Marks: ``S`` read in the named paper's own table; ``2H`` second-hand, read in a review. What is only
 recalled is not here. Accuracies in percent; ``spread`` is what its source calls a 95 % interval.

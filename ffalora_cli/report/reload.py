@@ -1,8 +1,9 @@
-"""Loads an export as a stranger would, in a process of its own: class scores of some texts.
+"""Loads an export as a stranger would, in a process of its own: outputs for some texts.
 
 ``python reload.py QUESTION ANSWER`` imports transformers and peft and nothing of ours. QUESTION is
 JSON: ``folder``, ``base`` (None: a merged model), ``revision``, ``texts`` (a list for each text
-column), ``max_length``, ``classes``. ANSWER is safetensors: ``logits`` float32 [rows, classes].
+column), ``max_length``, and of the task ``auto_class``, ``width`` and ``settings`` (of the model's
+configuration). ANSWER is safetensors: ``logits`` float32 [rows, width].
 """
 
 from __future__ import annotations
@@ -17,20 +18,23 @@ BATCH = 16  # rows
 
 def load(question: dict[str, Any]) -> Any:
     """The model in the folder, on its base where it is an adapter."""
-    from transformers import AutoModelForSequenceClassification
+    import transformers
 
-    folder, base, classes = question["folder"], question["base"], question["classes"]
+    folder, base = question["folder"], question["base"]
+    auto_class = getattr(transformers, question["auto_class"])
     if base is None:
-        model = AutoModelForSequenceClassification.from_pretrained(folder)
-        if model.config.id2label != dict(enumerate(classes)):
-            raise ValueError(f"its classes are {model.config.id2label}")
+        model = auto_class.from_pretrained(folder)
+        for name, value in question["settings"].items():
+            found = getattr(model.config, name)
+            if json.loads(json.dumps(found)) != value:  # numbers as keys are text in JSON
+                raise ValueError(f"its {name} is {found}")
         return model.eval()
     from peft import PeftModel
 
-    model = AutoModelForSequenceClassification.from_pretrained(
+    model = auto_class.from_pretrained(
         base,
         revision=question["revision"] or "main",
-        num_labels=len(classes),
+        num_labels=question["width"],
         ignore_mismatched_sizes=True,
         use_safetensors=True,
     )

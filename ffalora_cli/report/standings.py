@@ -7,11 +7,11 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ffalora_cli.config.errors import ConfigError, listed
-from ffalora_cli.metric_keys import higher_is_better
 from ffalora_cli.report import statistics
 from ffalora_cli.report.comparability import pairing
 from ffalora_cli.report.moments import value_of
 from ffalora_cli.report.settings import setting
+from ffalora_cli.tasks.registry import higher_is_better
 
 if TYPE_CHECKING:
     from ffalora_cli.report.comparison import Question, Row

@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ffalora_cli.config.errors import ConfigError
-from ffalora_cli.metric_keys import is_score
 from ffalora_cli.records.files import write_whole
 from ffalora_cli.report.partition_figure import DATE_KEY
+from ffalora_cli.tasks.registry import is_percent
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
@@ -137,10 +137,9 @@ def _folded(label: str) -> str:
 
 
 def share_axis(axis: Axes, metric: str) -> None:
-    """A y axis for a metric: percent for shares of one, plain for MCC and losses."""
-    name = metric.rsplit("/", 1)[-1]
-    shown = name.replace("_", " ")
-    if name.endswith(("mcc", "loss")) or not (is_score(metric) or metric.startswith("clients/")):
+    """A y axis for a metric, in percent where its task declares a share of one."""
+    shown = metric.rsplit("/", 1)[-1].replace("_", " ")
+    if not is_percent(metric):
         axis.set_ylabel(shown)
         return
     axis.set_ylabel(f"{shown}, %")

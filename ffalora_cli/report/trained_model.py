@@ -13,6 +13,7 @@ from ffalora_cli.records.checkpoint import FOLDER, DamagedCheckpointError, read_
 from ffalora_cli.records.reading import RunRecords
 from ffalora_cli.records.run_directory import ADAPTER, CLIENTS
 from ffalora_cli.records.summary import best_round
+from ffalora_cli.tasks.registry import higher_is_better
 from ffalora_cli.types import HEAD
 
 if TYPE_CHECKING:
@@ -82,7 +83,7 @@ def read_model(records: RunRecords, which: str, headline: str) -> TrainedModel:
     """
     last = records.rounds[-1].round if records.rounds else 0
     if which == "best":
-        found = best_round(records.rounds, headline)
+        found = best_round(records.rounds, headline, higher_is_better(headline))
         if found is None:
             raise ConfigError(f"--round best: no round has {headline}; use --round last")
         wanted = int(found["round"])

@@ -17,6 +17,7 @@ from ffalora_cli.records.run_directory import SCHEMA_VERSION
 from ffalora_cli.records.summary import summarize
 from ffalora_cli.records.trackers.base import KEY
 from ffalora_cli.report.selection import value_at
+from ffalora_cli.tasks.registry import higher_is_better
 from ffalora_cli.types import RoundRecord
 
 if TYPE_CHECKING:
@@ -147,5 +148,7 @@ def _summary(
     if logged.get("status") != "finished" or not rounds:
         return None
     seconds = float(logged.get("seconds") or 0.0)
-    summary = summarize(rounds, str(logged.get("headline")), seconds, {"privacy": privacy})
+    headline = str(logged.get("headline"))
+    said = {"privacy": privacy}
+    summary = summarize(rounds, headline, seconds, said, higher_is_better(headline))
     return {**summary, "ended": logged.get("ended")}

@@ -38,7 +38,7 @@ class Command:
 
 @dataclass(frozen=True)
 class SweepJob:
-    """One job; launchers that train jobs together find what they need in ``checked``."""
+    """One job of a sweep."""
 
     number: int  # from 1
     checked: Job

@@ -66,7 +66,7 @@ def failures(checks):
 def everything(played: Played):
     checks = [leaks.differ(played.runs), *leaks.page_checks(played.runs)]
     for tracker in at_hand():
-        checks += leaks.tracker_checks(tracker, played.runs, played.job.config, played.job.resolved)
+        checks += leaks.tracker_checks(tracker, played.runs, played.job)
     return checks
 
 
@@ -119,8 +119,7 @@ def extra_line(monkeypatch):
 def test_a_field_that_tells_of_the_unit_is_named(play, extra_line, field, variants):
     played = play("text")
     extra_line(field, "public", "public")
-    run = (played.runs, played.job.config, played.job.resolved)
-    found = failures(leaks.tracker_checks("trackio", *run))
+    found = failures(leaks.tracker_checks("trackio", played.runs, played.job))
     assert [*found] == [f"leaves: trackio, {variant}" for variant in variants]
     assert all(f"{field} (differs and is declared public)" in text for text in found.values())
 
@@ -128,14 +127,13 @@ def test_a_field_that_tells_of_the_unit_is_named(play, extra_line, field, varian
 def test_a_field_that_no_line_names_is_named(play, monkeypatch):
     played = play("text")
     listed = tuple(line for line in leaving.LINES if line[0] != "metrics.eval/*")
-    run = ("trackio", played.runs, played.job.config, played.job.resolved)
-    sent = {n.folder: leaks.tracked("trackio", n.folder, *run[2:]) for n in played.runs}
-    monkeypatch.setattr(leaks, "tracked", lambda tracker, folder, *rest: sent[folder])
+    sent = {n.folder: leaks.tracked("trackio", n.folder, played.job) for n in played.runs}
+    monkeypatch.setattr(leaks, "tracked", lambda tracker, folder, job: sent[folder])
     monkeypatch.setattr(leaving, "LINES", listed)
     leaving._lines.cache_clear()
     leaving.kind.cache_clear()
     try:
-        found = failures(leaks.tracker_checks(*run))
+        found = failures(leaks.tracker_checks("trackio", played.runs, played.job))
     finally:
         monkeypatch.undo()
         leaving._lines.cache_clear()

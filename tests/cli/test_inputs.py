@@ -82,7 +82,7 @@ def test_a_changed_input_is_said_wherever_the_result_would_be_taken(what, here, 
         ("validate", *TASK, *WHERE): "add --again, or choose another name=",
         ("validate", "-m", *TASK, *WHERE, "seed=1,0"): "choose another name= (job 2 of 2)",
         ("sweep", *TASK, *WHERE, "seed=1,0"): "choose another name= (job 2 of 2)",
-        ("sweep", *TASK, *WHERE, "hydra/launcher=stacked"): "choose another name=",
+        ("sweep", *TASK, *WHERE, "hydra.launcher.n_jobs=2"): "choose another name=",
         ("resume", str(folder)): "choose another name=",
     }
     for words, remedy in asked.items():
@@ -97,7 +97,7 @@ def test_a_changed_input_is_said_wherever_the_result_would_be_taken(what, here, 
 def test_a_search_does_not_go_on_from_trials_on_other_inputs(here, capsys):
     """Values of earlier trials are in its journal: no run would be looked at again."""
     pytest.importorskip("optuna")
-    words = ["sweep", "hydra/sweeper=optuna", "hydra/launcher=stacked", *TASK, *WHERE]
+    words = ["sweep", "hydra/sweeper=optuna", *TASK, *WHERE]
     words.append("federation.eval_every=1,2")
     assert main([*words, "hydra.sweeper.n_trials=1", "--quiet"]) == 0
     Path("data/mine/train.csv").write_text(rows(22))

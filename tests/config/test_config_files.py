@@ -153,7 +153,7 @@ def test_sweeps_expand_in_the_order_typed() -> None:
         "method=glob(fed*,exclude=fedsvd)",
         "head.mode=choice(frozen,trained)",
     ]
-    assert expand(typed, sweep=True) == [
+    assert [[one.text for one in job] for job in expand(typed, sweep=True)] == [
         [f"seed={seed}", f"method={method}", f"head.mode={mode}"]
         for seed in (0, 1)
         for method in ("fedex_lora", "fedsa_lora")
@@ -173,3 +173,14 @@ def test_allowed_environment_is_read_and_the_resolver_restored(monkeypatch, tmp_
     monkeypatch.setenv("SOMETHING", "else")
     assert plan(["paths.data=${oc.env:FFALORA_DATA}"])[0].config.paths.data == str(tmp_path)
     assert OmegaConf.create({"a": "${oc.env:SOMETHING}"}).a == "else"
+
+
+def test_a_settings_text_is_read_again_as_the_same_value() -> None:
+    """Records and processes of a sweep have the text; runs here have the value."""
+    for value in ("str(1)", "'a, b'", '"it\'s"', "a\\,b", "[1,'x y',{a: 2}]", "${seed}", "1e-5"):
+        (job,) = expand([f"name={value}"], sweep=False)
+        (again,) = expand([job[0].text], sweep=False)
+        assert (job[0].value, job[0].text) == (again[0].value, again[0].text)
+    for job in expand(["seed=range(2)", "name='a, b',str(2)"], sweep=True):
+        (again,) = expand([one.text for one in job], sweep=False)
+        assert [one.value for one in job] == [one.value for one in again]

@@ -10,15 +10,19 @@ from omegaconf import OmegaConf
 from ffalora_cli.cli import catalogue
 from ffalora_cli.cli.compose import change, compose_job
 from ffalora_cli.cli.main import main
-from ffalora_cli.cli.overrides import expand
+from ffalora_cli.cli.overrides import Setting, expand
 from ffalora_cli.cli.renamed import forget_below
 
 UNSET = {"hub_path": None, "hub_name": None, "package": None, "license": ""}
 
 
-def composed(*typed: str) -> dict:
+def settings(*typed: str) -> list[Setting]:
     (job,) = expand(typed, sweep=False)
-    return compose_job(job)
+    return job
+
+
+def composed(*typed: str) -> dict:
+    return compose_job(settings(*typed))
 
 
 def origin(config: dict) -> dict:
@@ -47,9 +51,9 @@ def test_every_job_of_a_sweep_is_judged_by_its_own_name() -> None:
 
 def test_a_recorded_run_that_is_renamed_forgets_it_too() -> None:
     recorded = composed("task=sst2")
-    assert origin(change(recorded, ["task.name=mine"])) == UNSET
-    assert change(recorded, ["task.name=sst2"]) == recorded
-    kept = change(recorded, ["task.name=mine", "task.hub_path=me/mine"])
+    assert origin(change(recorded, settings("task.name=mine"))) == UNSET
+    assert change(recorded, settings("task.name=sst2")) == recorded
+    kept = change(recorded, settings("task.name=mine", "task.hub_path=me/mine"))
     assert origin(kept) == UNSET | {"hub_path": "me/mine"}
 
 

@@ -49,5 +49,5 @@ def test_plain_libraries_find_the_recorded_accuracy(tmp_path, capsys):
         with torch.no_grad():
             for chunk in np.array_split(np.arange(len(rows)), 8):
                 guesses.append(plain(**rows.inputs(chunk)).logits.argmax(-1).numpy())
-        accuracy = float((np.concatenate(guesses) == rows.labels).mean())
+        accuracy = float((np.concatenate(guesses) == rows.targets.values).mean())
         assert accuracy == pytest.approx(recorded["eval/accuracy"], abs=0.5 / len(rows))

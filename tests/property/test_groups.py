@@ -205,6 +205,6 @@ def test_normalising_twice_changes_nothing(text: str) -> None:
 
 
 def test_what_is_dealt_as_one() -> None:
-    rows = SimpleNamespace(labels=[0], hashes=1, text_keys=2, unit_keys=3)
+    rows = SimpleNamespace(hashes=1, text_keys=2, unit_keys=3)
     kept = {word: keys_together(rows, word) for word in ("row", "text", "who")}
     assert kept == {"row": None, "text": 2, "who": 3}

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from ffalora_cli.config.errors import ConfigError
 from ffalora_cli.config.schema import PartitionConfig
-from ffalora_cli.data.partition import ClientRows, fingerprint, label_table, partition
+from ffalora_cli.data.partition import ClientRows, fingerprint, partition, strata_table
 
 SST2 = np.repeat([0, 1], [29780, 37569])
 MNLI = np.repeat([0, 1, 2], [130899, 130900, 130903])
@@ -56,7 +56,7 @@ def test_every_row_goes_to_exactly_one_client(scheme, rows, clients, classes, se
     split = partition(scheme, labels, classes, clients)
     assert len(split) == clients
     assert_uses_rows_once(split, rows)
-    table = label_table(split, labels, classes)
+    table = strata_table(split, labels, classes)
     assert np.array_equal(table.sum(axis=1), split.sizes)
     assert np.array_equal(table.sum(axis=0), np.bincount(labels, minlength=classes))
     for client in range(clients):
@@ -75,7 +75,7 @@ def test_another_seed_deals_other_rows(name: str) -> None:
 def test_iid_is_even_in_size_and_label() -> None:
     split = partition(config("iid"), SST2, 2, 10)
     assert split.sizes.max() - split.sizes.min() <= 1
-    shares = label_table(split, SST2, 2)[:, 1] / split.sizes
+    shares = strata_table(split, SST2, 2)[:, 1] / split.sizes
     spread = np.sqrt(0.558 * 0.442 / 6735)
     assert np.abs(shares - 37569 / 67349).max() < 4 * spread
 
@@ -83,7 +83,7 @@ def test_iid_is_even_in_size_and_label() -> None:
 def test_severe_sst2_is_the_golden_split() -> None:
     split = partition(config("label_mix", label_mix="severe"), SST2, 2, 3)
     assert split.sizes.tolist() == [24526, 20373, 22450]
-    table = label_table(split, SST2, 2)
+    table = strata_table(split, SST2, 2)
     assert table.tolist() == [[1985, 22541], [17868, 2505], [9927, 12523]]
     assert_uses_rows_once(split, len(SST2))
 
@@ -100,7 +100,7 @@ def test_label_mixes_are_shares_normalised_by_class(mix, labels, shares) -> None
     classes = len(shares[0])
     split = partition(config("label_mix", label_mix=mix), labels, classes, 3)
     expected = np.array(shares) * np.bincount(labels)
-    assert np.abs(label_table(split, labels, classes) - expected).max() <= 1
+    assert np.abs(strata_table(split, labels, classes) - expected).max() <= 1
     assert_uses_rows_once(split, len(labels))
 
 
@@ -110,7 +110,7 @@ def test_dirichlet_shares_have_the_moments_of_the_law(concentration: float) -> N
     clients, classes, each = 10, 200, 5000
     labels = np.repeat(np.arange(classes), each)
     scheme = config("dirichlet", dirichlet_alpha=concentration)
-    table = label_table(partition(scheme, labels, classes, clients), labels, classes)
+    table = strata_table(partition(scheme, labels, classes, clients), labels, classes)
     variance = ((table / each - 1 / clients) ** 2).mean()
     assert variance == pytest.approx(
         (clients - 1) / (clients**2 * (clients * concentration + 1)), rel=0.15
@@ -119,7 +119,7 @@ def test_dirichlet_shares_have_the_moments_of_the_law(concentration: float) -> N
 
 def test_tiny_concentration_gives_each_class_to_one_client() -> None:
     labels = np.repeat(np.arange(50), 100)
-    table = label_table(
+    table = strata_table(
         partition(config("dirichlet", dirichlet_alpha=1e-5), labels, 50, 4), labels, 50
     )
     assert (table.max(axis=0) == 100).all()
@@ -129,7 +129,7 @@ def test_tiny_concentration_gives_each_class_to_one_client() -> None:
 def test_quantity_skews_sizes_but_not_labels() -> None:
     split = partition(config("quantity", dirichlet_alpha=1.0), SST2, 2, 8)
     assert split.sizes.max() > 2 * split.sizes.min()
-    shares = label_table(split, SST2, 2)[:, 1] / split.sizes
+    shares = strata_table(split, SST2, 2)[:, 1] / split.sizes
     assert (np.abs(shares - 37569 / 67349) < 5 * np.sqrt(0.25 / split.sizes)).all()
 
 
@@ -137,7 +137,7 @@ def test_shards_leave_a_client_few_labels() -> None:
     labels = np.random.default_rng(1).permutation(np.repeat(np.arange(10), 600))
     split = partition(config("shards", shards_per_client=2), labels, 10, 100)
     assert (split.sizes == 60).all()
-    assert ((label_table(split, labels, 10) > 0).sum(axis=1) <= 2).all()
+    assert ((strata_table(split, labels, 10) > 0).sum(axis=1) <= 2).all()
 
 
 def test_natural_follows_the_column_and_keeps_the_largest() -> None:

@@ -90,8 +90,15 @@ def test_methods_are_asked_what_they_send(network) -> None:
     class Core(Method):
         name, cycle = "core", ((Exchange(("lora_m",)),),)
 
-    with pytest.raises(ConfigError, match="--methods core: it uploads neither A nor B"):
-        check_attackable(Core())
+    class Packed(Method):
+        name = "packed"
+
+        def compress(self, trained, before):
+            return []
+
+    for method in (Core(), Packed()):
+        with pytest.raises(ConfigError, match=f"--methods {method.name}: it uploads neither A nor"):
+            check_attackable(method)
 
 
 def test_the_head_tells_how_many_of_each_label(network) -> None:

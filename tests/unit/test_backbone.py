@@ -9,9 +9,10 @@ from ffalora_cli.cli.main import main
 from ffalora_cli.config.errors import ConfigError
 from ffalora_cli.config.schema import HeadConfig, ModelConfig
 from ffalora_cli.models import backbone
-from ffalora_cli.models.backbone import head_modules, load_backbone, load_tokenizer
+from ffalora_cli.models.backbone import load_backbone, load_tokenizer
 from ffalora_cli.models.source import resolve_source
-from tests.tiny import FAMILIES, tiny_model
+from ffalora_cli.tasks.text_classification import TASK
+from tests.tiny import FAMILIES, task_of, tiny_model
 
 
 def model_config(source: str, random_weights: bool = False) -> ModelConfig:
@@ -31,7 +32,8 @@ def test_a_missing_package_or_folder_is_one_line_with_the_remedy(tmp_path):
 def test_an_unreachable_hub_is_one_line(monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     config = model_config("someone/no-such-model")
-    for load in (load_tokenizer, lambda c: load_backbone(c, HeadConfig("frozen", 0.2, 0), 2)):
+    head = HeadConfig("frozen", 0.2, 0)
+    for load in (load_tokenizer, lambda c: load_backbone(c, head, task_of(2))):
         with pytest.raises(ConfigError) as error:
             load(config)
         assert "\n" not in str(error.value)
@@ -42,7 +44,7 @@ def test_pickles_alone_are_refused_by_that_name(tmp_path):
     tiny_model("bert").save_pretrained(tmp_path)
     (tmp_path / "model.safetensors").rename(tmp_path / "pytorch_model.bin")
     with pytest.raises(ConfigError, match="pickles only, which are never opened") as caught:
-        load_backbone(model_config(str(tmp_path)), HeadConfig("frozen", 0.2, 0), 3)
+        load_backbone(model_config(str(tmp_path)), HeadConfig("frozen", 0.2, 0), task_of(3))
     assert "save_pretrained" in str(caught.value) and "\n" not in str(caught.value)
 
 
@@ -72,8 +74,8 @@ def test_the_traceback_shows_the_cause_of_a_model_that_cannot_be_loaded(
 
 
 def test_the_head_is_its_seed_and_scale_and_nothing_else():
-    same = [load_backbone(PACKAGED, HeadConfig("frozen", 0.2, 3), 4) for _ in range(2)]
-    other = load_backbone(PACKAGED, HeadConfig("frozen", 0.2, 4), 4)
+    same = [load_backbone(PACKAGED, HeadConfig("frozen", 0.2, 3), task_of(4)) for _ in range(2)]
+    other = load_backbone(PACKAGED, HeadConfig("frozen", 0.2, 4), task_of(4))
     heads = [b.model.get_parameter("classifier.weight") for b in (*same, other)]
     assert torch.equal(heads[0], heads[1])
     assert not torch.equal(heads[0], heads[2])
@@ -88,11 +90,11 @@ def test_the_head_is_its_seed_and_scale_and_nothing_else():
 def test_a_trained_head_in_the_checkpoint_is_kept(tmp_path):
     saved = tiny_model("bert")
     saved.save_pretrained(tmp_path)
-    loaded = load_backbone(model_config(str(tmp_path)), HeadConfig("frozen", 0.2, 0), 3)
+    loaded = load_backbone(model_config(str(tmp_path)), HeadConfig("frozen", 0.2, 0), task_of(3))
     assert loaded.drawn == ()
     for name, parameter in saved.named_parameters():
         assert torch.equal(parameter, loaded.model.get_parameter(name))
-    fresh = load_backbone(model_config(str(tmp_path)), HeadConfig("frozen", 0.2, 0), 5)
+    fresh = load_backbone(model_config(str(tmp_path)), HeadConfig("frozen", 0.2, 0), task_of(5))
     assert fresh.drawn == ("classifier.weight", "classifier.bias")  # another number of classes
 
 
@@ -104,7 +106,7 @@ def test_a_checkpoint_without_its_backbone_is_refused(tmp_path):
     kept = {n: t for n, t in tensors.items() if "layer.1.attention" not in n}
     save_file(kept, tmp_path / "model.safetensors", {"format": "pt"})
     with pytest.raises(ConfigError, match="lacks"):
-        load_backbone(model_config(str(tmp_path)), HeadConfig("frozen", 0.2, 0), 3)
+        load_backbone(model_config(str(tmp_path)), HeadConfig("frozen", 0.2, 0), task_of(3))
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -113,17 +115,17 @@ def test_without_weights_there_are_names_and_shapes_alone(family, tmp_path):
     saved.save_pretrained(tmp_path)
     (tmp_path / "model.safetensors").unlink()  # not even looked for
     head = HeadConfig("frozen", 0.2, 0)
-    found = load_backbone(model_config(str(tmp_path)), head, 3, weights="none").model
+    found = load_backbone(model_config(str(tmp_path)), head, task_of(3), weights="none").model
     assert {n: p.shape for n, p in found.named_parameters()} == {
         n: p.shape for n, p in saved.named_parameters()
     }
-    assert set(head_modules(found)) == set(head_modules(saved))
+    assert set(TASK.head(found)) == set(TASK.head(saved))
     assert not found.training and not any(p.requires_grad for p in found.parameters())
 
 
 @pytest.mark.parametrize("family", ["roberta", "deberta", "distilbert", "modernbert"])
 def test_what_counts_as_head(family):
-    names = set(head_modules(tiny_model(family)))
+    names = set(TASK.head(tiny_model(family)))
     expected = {
         "roberta": {"classifier.dense", "classifier.out_proj"},
         "deberta": {"pooler.dense", "classifier"},

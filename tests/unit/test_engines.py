@@ -307,7 +307,7 @@ def test_one_client_is_ordinary_peft_fine_tuning():
         logits = peft(**examples.inputs(rows)).logits
         optimizer.zero_grad()
         torch.nn.functional.cross_entropy(
-            logits, torch.from_numpy(examples.labels[rows])
+            logits, torch.from_numpy(examples.targets.values[rows])
         ).backward()
         optimizer.step()
         worst = gap({n: v[0] for n, v in ours.items()}, {n: p.detach() for n, p in named.items()})

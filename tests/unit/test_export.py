@@ -26,7 +26,7 @@ from ffalora_cli.report.peft_export import (
     write_merged,
 )
 from ffalora_cli.report.trained_model import TrainedModel
-from tests.tiny import FAMILIES, TinyExamples, tiny_model, tiny_network
+from tests.tiny import MODELS, TinyExamples, tiny_model, tiny_network
 
 RANK, ALPHA = 3, 7.5  # a scale that no default has
 
@@ -57,11 +57,13 @@ def plain_logits(model, examples, order):
         return model(**examples.inputs(order)).logits
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", MODELS)
 def test_peft_computes_the_same_from_the_adapter(family, tmp_path):
     network, values, examples, order = subject(family)
-    ours = network.logits(examples, order, values)
+    ours = network.outputs(network.inputs(examples, order), values)
     write_adapter(tmp_path, network, values, (), config())
+    written = json.loads((tmp_path / "adapter_config.json").read_text())
+    assert written["fan_in_fan_out"] == (family == "gpt2")
     base = tiny_model(family)
     for name, parameter in base.named_parameters():
         if not name.startswith(base.base_model_prefix + "."):
@@ -72,14 +74,14 @@ def test_peft_computes_the_same_from_the_adapter(family, tmp_path):
     assert (ours - plain_logits(tiny_model(family), examples, order)).abs().max() > 0.1
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", MODELS)
 def test_the_merged_model_computes_the_same_with_merges_in_the_base(family, tmp_path):
     network, values, examples, order = subject(family)
     network.plain.config.problem_type = "multi_label_classification"  # its base's, not the task's
     delta = {s.name: 0.1 * torch.randn(s.d_out, s.d_in) for s in network.sites}
     before = {name: p.clone() for name, p in network.plain.named_parameters()}
     network.add_to_base(delta)
-    ours = network.logits(examples, order, values)
+    ours = network.outputs(network.inputs(examples, order), values)
     write_merged(tmp_path, merged_model(network, values, delta), ("a", "b", "c"))
     model = AutoModelForSequenceClassification.from_pretrained(tmp_path).eval()
     assert (ours - plain_logits(model, examples, order)).abs().max() < 2e-5
@@ -97,7 +99,7 @@ def test_a_drawn_pooler_travels_with_the_adapter(tmp_path):
     base = tiny_model("bert")
     base.bert.pooler.dense.weight.zero_()
     model = PeftModel.from_pretrained(base, tmp_path).eval()
-    ours = network.logits(examples, order, values)
+    ours = network.outputs(network.inputs(examples, order), values)
     assert (ours - plain_logits(model, examples, order)).abs().max() < 2e-5
 
 

@@ -28,7 +28,7 @@ def skeleton(family: str, folder: Path, **settings: object):
     """A family's modules from a configuration file alone: no weights are written or read."""
     settings = {"model_type": family, "vocab_size": VOCABULARY, **settings}
     (folder / "config.json").write_text(json.dumps(settings))
-    return load_skeleton(replace(DEFAULT.model, source=str(folder)), 5)
+    return load_skeleton(replace(DEFAULT.model, source=str(folder)), DEFAULT.task)
 
 
 def check(skeleton, tokenizer=PACKAGED, **sections: dict[str, object]) -> list[str]:
@@ -56,7 +56,7 @@ def no_pad(tmp_path_factory):
 
 
 def test_what_fits_is_silent(tmp_path):
-    assert check(load_skeleton(DEFAULT.model, 5)) == []
+    assert check(load_skeleton(DEFAULT.model, DEFAULT.task)) == []
     assert check(skeleton("roberta", tmp_path, **NARROW, max_position_embeddings=130)) == []
 
 

@@ -11,6 +11,7 @@ from ffalora_cli.data.partition import ClientRows
 from ffalora_cli.engine import build_engine
 from ffalora_cli.evaluation.evaluate import predict
 from ffalora_cli.federation import norms
+from ffalora_cli.tasks.targets import Targets
 from ffalora_cli.types import ServerState
 from tests.arrivals import CLIENT, EXAMPLE, federate, keeping
 from tests.tiny import TinyExamples
@@ -106,7 +107,7 @@ def test_of_two_honest_clients_one_may_have_learnt_already():
     sim.network.initial.update(head)
     examples = TinyExamples(64)
     right, _ = predict(sim.network, examples, sim.tensors, 64)
-    examples.labels = np.concatenate([right[:32], (right[32:] + 1) % 3])
+    examples.targets = Targets(np.concatenate([right[:32], (right[32:] + 1) % 3]))
     sim.engine = build_engine("stacked", sim.network, examples, 64)
     seen = []
     rounds = sim.rounds(keeping(sim, seen))

@@ -40,7 +40,9 @@ def looped(network, examples, trained, common, slots, rows):
         leaves = {n: v[slot].clone().requires_grad_() for n, v in trained.items()}
         network.context.values = {**common, **leaves}
         logits = network.model(**examples.inputs(np.array([row]))).logits
-        loss = torch.nn.functional.cross_entropy(logits, torch.tensor([int(examples.labels[row])]))
+        loss = torch.nn.functional.cross_entropy(
+            logits, torch.tensor([int(examples.targets.values[row])])
+        )
         for name, grad in zip(
             leaves, torch.autograd.grad(loss, list(leaves.values())), strict=True
         ):
@@ -71,7 +73,7 @@ def opacus(network, examples, trained, common, slots, rows):
             parameter.requires_grad_(name in trained)
         wrapped = GradSampleModule(model, loss_reduction="sum")
         logits = wrapped(**examples.inputs(rows[chosen])).logits
-        labels = torch.from_numpy(examples.labels[rows[chosen]])
+        labels = torch.from_numpy(examples.targets.values[rows[chosen]])
         torch.nn.functional.cross_entropy(logits, labels, reduction="sum").backward()
         for name in trained:
             found[name][chosen] = parameters[name].grad_sample
@@ -118,7 +120,7 @@ def test_packed_forward_is_the_models_own(family):
     examples = TinyExamples(ROWS, pad_id=1 if family == "roberta" else 0)
     rows = np.argsort(-examples.lengths, kind="stable")
     values = {n: v + 0.1 for n, v in network.initial.items()}
-    packed = network.logits(examples, rows, values)
+    packed = network.outputs(network.inputs(examples, rows), values)
     network.context.values = values
     padded = network.model(**examples.inputs(rows)).logits
     assert torch.allclose(packed, padded, rtol=1e-5, atol=1e-5)

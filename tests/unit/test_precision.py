@@ -8,7 +8,7 @@ import torch
 from ffalora_cli.config.schema import AdapterConfig, HeadConfig, ModelConfig
 from ffalora_cli.engine.stacked import StackedEngine
 from ffalora_cli.models.network import load_network
-from tests.tiny import TinyExamples
+from tests.tiny import TinyExamples, task_of
 
 MINILM = ModelConfig(
     name="minilm",
@@ -23,7 +23,7 @@ ADAPTER = AdapterConfig(8, 8, "query_value", "kaiming", 0, 0.0)
 
 
 def gradients(precision: str) -> dict[str, torch.Tensor]:
-    network = load_network(MINILM, ADAPTER, HeadConfig("frozen", 0.2, 0), 3, precision)
+    network = load_network(MINILM, ADAPTER, HeadConfig("frozen", 0.2, 0), task_of(3), precision)
     examples = TinyExamples(16)
     rows = np.argsort(-examples.lengths, kind="stable")
     trained = {n: v[None] for n, v in network.initial.items() if n.endswith("lora_b")}

@@ -20,6 +20,7 @@ from ffalora_cli.models.backbone import Backbone
 from ffalora_cli.models.network import build_network
 from ffalora_cli.models.source import resolve_source
 from ffalora_cli.stopping import Stopped
+from ffalora_cli.tasks.text_classification import TASK
 from tests.tiny import FAMILIES, TinyExamples, tiny_model, tiny_network
 from tests.unit.test_engines import gap, job
 
@@ -27,7 +28,7 @@ from tests.unit.test_engines import gap, job
 def network_of(family, precision="fp32"):
     adapter = AdapterConfig(4, 8.0, "query_value", "kaiming", 0, 0.0)
     return build_network(
-        Backbone(tiny_model(family), "tiny", ()), adapter, FAMILIES[family][2], precision
+        Backbone(tiny_model(family), "tiny", (), TASK), adapter, FAMILIES[family][2], precision
     )
 
 

@@ -11,13 +11,14 @@ from ffalora_cli.cli.jobs import plan
 from ffalora_cli.cli.main import main
 from ffalora_cli.config.errors import ConfigError
 from ffalora_cli.experiment.remarks import of_data, of_spread_units
+from ffalora_cli.tasks.targets import Targets
 
 TASK = plan([])[0].config.task
 
 
 def data(train, evaluation, empty=0):
-    rows = {"train": SimpleNamespace(labels=np.array(train))}
-    evals = {"holdout": SimpleNamespace(labels=np.array(evaluation))}
+    rows = {"train": SimpleNamespace(targets=Targets(np.array(train)))}
+    evals = {"holdout": SimpleNamespace(targets=Targets(np.array(evaluation)))}
     return SimpleNamespace(
         train=rows["train"], evals=evals, facts={"train": {"empty_texts": empty}}
     )

@@ -27,6 +27,7 @@ from ffalora_cli.models.backbone import Backbone
 from ffalora_cli.models.network import build_network
 from ffalora_cli.privacy.ledger import PrivacyLedger
 from ffalora_cli.privacy.plan import make_plan
+from ffalora_cli.tasks.text_classification import TASK
 from tests import arrivals
 from tests.pretended import CUDA, OnDevice, pretended_gpu
 from tests.tiny import FAMILIES, TinyExamples, tiny_model
@@ -60,7 +61,7 @@ def simulate(
     method, head, privacy = registry.get(method), HeadConfig(head, 0.2, 0), UNITS[unit]
     adapter = AdapterConfig(4, 8.0, "query_value", "kaiming", 0, 0.0)
     model = tiny_model(family).to(device)
-    network = build_network(Backbone(model, "tiny", ()), adapter, FAMILIES[family][2])
+    network = build_network(Backbone(model, "tiny", (), TASK), adapter, FAMILIES[family][2])
     weights = "uniform" if privacy.unit == "client" else "size"
     settings = {"weights": weights, "server_optimizer": SERVERS[server]} | federation
     config = dataclasses.replace(arrivals.FEDERATION, rounds=4, **settings)
@@ -170,19 +171,6 @@ def test_families_that_pad(family):
     """DeBERTa's own tensor class is none that can be pretended to be on a GPU."""
     with pretended_gpu():
         play("cuda:0", "lora", "example", "trained", family=family)
-
-
-def test_clips_of_several_jobs_in_one_pass_on_a_gpu():
-    """Each client's own bound comes from the CPU, with padding too."""
-    from tests.unit.test_engines import job
-
-    for family in ("bert", "distilbert"):
-        with pretended_gpu():
-            sim = simulate(family=family)
-            work = job(sim.network, clients=(0, 1), rows_each=20)
-            own = dataclasses.replace(work.privacy, bounds=np.array([0.1, 0.4]))
-            result = sim.engine.train(dataclasses.replace(work, privacy=own))
-            assert all(type(v) is torch.Tensor for v in result.trained.values())
 
 
 def test_the_pretended_gpu_refuses_what_a_gpu_refuses():

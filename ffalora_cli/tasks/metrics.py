@@ -10,7 +10,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ffalora_cli.config.errors import ConfigError, choose
+from ffalora_cli.config.errors import ConfigError
 
 Confusion = NDArray[np.int64]  # [classes, classes]
 
@@ -71,19 +71,8 @@ def mcc(counts: Confusion) -> float:
     return _ratio(float(covariance), float(np.sqrt(spread)))
 
 
-METRICS: dict[str, Callable[[Confusion], float]] = {"accuracy": accuracy, "f1": f1, "mcc": mcc}
-"""Scores by the names that ``task.metrics`` uses."""
-
-
-def score(name: str, counts: Confusion) -> float:
-    """One score by name.
-
-    Raises:
-        ConfigError: for an unknown name, or a score that the number of classes does not allow.
-    """
-    if name not in METRICS:
-        raise choose("task.metrics", name, METRICS)
-    return METRICS[name](counts)
+SCORES: dict[str, Callable[[Confusion], float]] = {"accuracy": accuracy, "f1": f1, "mcc": mcc}
+"""By the names that ``task.metrics`` uses."""
 
 
 def _ratio(numerator: float, denominator: float) -> float:

@@ -1,0 +1,70 @@
+"""Losses and per-example gradients of one micro-batch: one function, however its inputs arrived."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ffalora_cli.models.adapters import Factor
+from ffalora_cli.models.booked import Book, Booked
+from ffalora_cli.models.network import Inputs, Network
+from ffalora_cli.tasks.targets import BatchTargets
+from ffalora_cli.types import Examples, Stack
+
+
+@dataclass(frozen=True)
+class MicroBatch:
+    """Examples of a step, on the model's device."""
+
+    inputs: Inputs
+    targets: BatchTargets
+    slots: Tensor  # int64 [examples], each one's client in the stacks
+
+    @staticmethod
+    def of(network: Network, examples: Examples, slots: np.ndarray, rows: np.ndarray) -> MicroBatch:
+        """Rows of a data set, int64 [examples], longest first, padded only where the model must."""
+        device = network.device
+        inputs = network.inputs(examples, rows)
+        targets = examples.targets.batch(rows).to(device)
+        return MicroBatch(inputs, targets, torch.from_numpy(slots).to(device))
+
+
+def gradients(
+    network: Network, batch: MicroBatch, trained: Stack, held: Stack, common: Mapping[str, Factor]
+) -> tuple[Tensor, Stack]:
+    """Losses and exact per-example gradients: those of the summed loss to each example's copies.
+
+    No value is looked at and no shape depends on one.
+
+    Args:
+        network: frozen, with sites.
+        batch: the examples.
+        trained: ``[clients, ...]``, differentiated.
+        held: ``[clients, ...]``, different between clients but not trained now.
+        common: plain shapes, and booked stacks: the backward pass fills their book.
+
+    Returns:
+        Losses ``[examples]`` and gradients ``[examples, ...]`` by name.
+    """
+    leaves = {n: v.index_select(0, batch.slots).requires_grad_() for n, v in trained.items()}
+    copies = {n: v.index_select(0, batch.slots) for n, v in held.items()}
+    outputs = network.outputs(batch.inputs, {**common, **copies, **leaves})
+    losses = network.task.losses(outputs, batch.targets)
+    anchors = {id(v.anchor): v.anchor for v in common.values() if isinstance(v, Booked)}
+    grads = torch.autograd.grad(losses.sum(), [*leaves.values(), *anchors.values()])
+    return losses.detach(), dict(zip(leaves, grads, strict=False))
+
+
+def split_booked(
+    stacks: Stack, names: frozenset[str], book: Book | None
+) -> tuple[Stack, dict[str, Factor]]:
+    """Stacks whose gradients are formed, and those whose are booked, as the forward takes them."""
+    formed = {name: stack for name, stack in stacks.items() if name not in names}
+    if book is None:
+        return formed, {}
+    anchor = next(iter(stacks.values())).new_zeros((), requires_grad=True)
+    return formed, {name: Booked(name, stacks[name], anchor, book) for name in names}

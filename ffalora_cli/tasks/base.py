@@ -1,0 +1,192 @@
+"""What a kind of task decides: the model's class and head, targets, losses, scores.
+
+A task is declared constants and pure functions. It knows no client, round or adapter. Declarations
+are readable without torch, which is imported where tensors are made.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import numpy as np
+
+from ffalora_cli.config.errors import ConfigError, choose, require
+from ffalora_cli.config.schema import TaskConfig
+from ffalora_cli.tasks.targets import BatchTargets, Targets
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+Place = Callable[[int], str]
+"""Where a row is, for people."""
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A score of a whole split.
+
+    Attributes:
+        unit: ``percent`` for shares, which people read times a hundred; else ``number``.
+        higher_is_better: its direction.
+        chance: what the best constant answer scores on these targets; None where nobody can say.
+        hub: its name among the Hugging Face hub's metrics.
+    """
+
+    unit: Literal["percent", "number"]
+    higher_is_better: bool = True
+    chance: Callable[[Targets], float] | None = None
+    hub: str = ""
+
+
+LOSS = Metric("number", higher_is_better=False)
+"""The mean of ``Task.losses``, which every evaluation records as ``loss``."""
+
+
+class Task(ABC):
+    """One kind of task.
+
+    Attributes:
+        auto_class: class of transformers that loads the model.
+        pipeline: what the Hugging Face hub calls such tasks.
+        reads: what outputs a loss is made of: one of each example (what its pooled head gives), or
+            one of each target's token.
+        metrics: what ``task.metrics`` may name.
+        client_metric: what a client's model is scored by.
+    """
+
+    auto_class: ClassVar[str]
+    pipeline: ClassVar[str]
+    reads: ClassVar[Literal["example", "target"]] = "example"
+    metrics: ClassVar[Mapping[str, Metric]]
+    client_metric: ClassVar[str]
+
+    @abstractmethod
+    def outputs(self, config: TaskConfig) -> int:
+        """Width of the model's last layer, ``num_labels`` of transformers."""
+
+    @abstractmethod
+    def targets(
+        self, config: TaskConfig, table: Mapping[str, Sequence[Any]], place: Place, split: str
+    ) -> Targets:
+        """Targets of a split's rows.
+
+        Args:
+            config: of the task.
+            table: values of every column of ``columns``; none of ``label_column`` is missing.
+            place: where a row is, for people.
+            split: its name, for people.
+
+        Raises:
+            ConfigError: a value that cannot be one.
+        """
+
+    @abstractmethod
+    def elementwise(self, outputs: Tensor, values: Tensor) -> Tensor:
+        """Loss of every target ``[targets]``, of its own outputs ``[targets, width]``."""
+
+    @abstractmethod
+    def answers(self, outputs: Tensor) -> Tensor:
+        """What is scored of every target's outputs ``[targets, width]``: ``[targets]``."""
+
+    @abstractmethod
+    def score(self, config: TaskConfig, name: str, targets: Targets, answers: np.ndarray) -> float:
+        """One of ``metrics``, of a split's answers ``[targets]``."""
+
+    def strata_names(self, config: TaskConfig) -> tuple[str, ...]:
+        """Names of what label skew and stratified hold-outs cut by; empty where nothing is."""
+        return ()
+
+    def strata(self, targets: Targets) -> np.ndarray | None:
+        """Stratum of each row, int64 [rows]; None where nothing is."""
+        return None
+
+    def uninformed_loss(self, config: TaskConfig) -> float:
+        """Loss of a model that says nothing, where it is known before training."""
+        return 0.0
+
+    def settings(self, config: TaskConfig) -> dict[str, Any]:
+        """What a finished model's ``config.json`` says of the task."""
+        return {"problem_type": None}
+
+    def chance(self, targets: Targets) -> dict[str, float]:
+        """What the best constant answer scores, of every metric that can say it."""
+        known = {name: m.chance for name, m in self.metrics.items() if m.chance is not None}
+        return {name: chance(targets) for name, chance in known.items()}
+
+    def columns(self, config: TaskConfig) -> tuple[str, ...]:
+        """Columns of a split that inputs and targets are made of."""
+        return (*config.text_columns, config.label_column)
+
+    def encode(
+        self, texts: Sequence[list[str]], tokenizer: Any, max_length: int
+    ) -> Mapping[str, Any]:
+        """Token ids (and segment ids) of some rows, special tokens added, pairs as pairs.
+
+        Args:
+            texts: of every text column, each ``[rows]``.
+            tokenizer: of the model.
+            max_length: in tokens; longer rows are truncated.
+        """
+        tokens: Mapping[str, Any] = tokenizer(
+            *texts,
+            truncation=True,
+            max_length=max_length,
+            return_attention_mask=False,
+            return_token_type_ids="token_type_ids" in tokenizer.model_input_names,
+        )
+        return tokens
+
+    def head(self, model: nn.Module) -> dict[str, nn.Linear]:
+        """Layers that ``head.mode`` freezes or trains, by path: the linear ones outside the base
+        model (``classifier``, ``classifier.out_proj``, …).
+        """
+        from torch import nn
+
+        prefix = f"{model.base_model_prefix}."
+        return {
+            name: module
+            for name, module in model.named_modules()
+            if isinstance(module, nn.Linear) and not name.startswith(prefix)
+        }
+
+    def check(self, config: TaskConfig) -> None:
+        """Refuse a configuration that this kind cannot be.
+
+        Raises:
+            ConfigError: the first rule that does not hold.
+        """
+        for metric in config.metrics:
+            if metric not in self.metrics:
+                raise choose("task.metrics", metric, list(self.metrics))
+        first = next(iter(self.metrics))
+        require("task.metrics", list(config.metrics), len(config.metrics) >= 1, f"at least {first}")
+
+    def read(self, outputs: Tensor, targets: BatchTargets) -> Tensor:
+        """Outputs of each target ``[targets, width]``, of a micro-batch's ``[examples, ...]``."""
+        return outputs if self.reads == "example" else outputs[targets.owner, targets.positions]
+
+    def losses(self, outputs: Tensor, targets: BatchTargets) -> Tensor:
+        """One number an example, fp32 ``[examples]``: the weighted sum over its targets.
+
+        Args:
+            outputs: of the model, ``[examples, width]`` or ``[examples, tokens, width]``.
+            targets: of the micro-batch.
+        """
+        each = self.elementwise(self.read(outputs.float(), targets), targets.values)
+        return each.new_zeros(targets.examples).index_add(0, targets.owner, targets.weights * each)
+
+
+def check_strata(task: Task, config: TaskConfig, partition: str) -> None:
+    """Refuse label skew where a task has no strata.
+
+    Raises:
+        ConfigError: names the partitions that need none.
+    """
+    if partition in ("dirichlet", "label_mix", "shards") and not task.strata_names(config):
+        raise ConfigError(
+            f"partition.name={partition} deals rows by label, and task.kind={config.kind} has no "
+            "labels to deal by; use partition=iid or quantity"
+        )
