@@ -233,7 +233,8 @@ def _job(
 ) -> LocalJob:
     """Local training of some clients, from the tensors they hold."""
     trainable = [spec.name for spec in setting.trainable(number)]
-    release, apart = setting.release(number), {*setting.personal, *(extents or ())}
+    release = setting.release(number)
+    apart = dict.fromkeys((*setting.personal, *(extents or ())))
     start = {n: held[n] for n in (*trainable, *apart)}
     shared = [n for n in trainable if n not in apart]
     start |= {n: held[n].expand(len(ids), *held[n].shape) for n in shared}
