@@ -19,17 +19,17 @@ import numpy as np
 import torch
 
 from ffalora_cli.engine.job import LocalResult
-from ffalora_cli.federation.clients import ClientStates
-from ffalora_cli.federation.codecs import describe
-from ffalora_cli.federation.cohort import Cohort, is_last
+from ffalora_cli.federation.cohort.clients import ClientStates
+from ffalora_cli.federation.cohort.cohort import Cohort, is_last
 from ffalora_cli.federation.leaps import SAMPLE, Played, leap
-from ffalora_cli.federation.ledger import CommunicationLedger
-from ffalora_cli.federation.payload import WireDtype, lines
-from ffalora_cli.federation.release import ClientRelease
+from ffalora_cli.federation.roles import initial_state
 from ffalora_cli.federation.round import Books, Playing, at_rank, drive, play, send
-from ffalora_cli.federation.server import apply_update, server_step
+from ffalora_cli.federation.server.release import ClientRelease
+from ffalora_cli.federation.server.server import apply_update, server_step
 from ffalora_cli.federation.setting import Setting
-from ffalora_cli.federation.tensors import initial_state
+from ffalora_cli.federation.wire.codecs import describe
+from ffalora_cli.federation.wire.ledger import CommunicationLedger
+from ffalora_cli.federation.wire.payload import WireDtype, lines
 from ffalora_cli.privacy.ledger import PrivacyLedger
 from ffalora_cli.types import Dense, Kind, PayloadItem, ServerState, ServerUpdate, Tensors, kind_of
 

@@ -15,18 +15,15 @@ import numpy as np
 import torch
 
 from ffalora_cli import keys
-from ffalora_cli.data.batches import StepBatches
-from ffalora_cli.engine.job import LocalJob, LocalResult
-from ffalora_cli.federation import contract, downlink, norms
-from ffalora_cli.federation.clients import ClientStates
-from ffalora_cli.federation.cohort import Cohort, invite
-from ffalora_cli.federation.contract import Receipt
-from ffalora_cli.federation.draws import draw_round
-from ffalora_cli.federation.gathering import Gathering
-from ffalora_cli.federation.ledger import CommunicationLedger
-from ffalora_cli.federation.payload import Packed, WireDtype, pack, unpack
+from ffalora_cli.engine.job import LocalJob, LocalResult, StepBatches
+from ffalora_cli.federation.cohort.clients import ClientStates
+from ffalora_cli.federation.cohort.cohort import Cohort, invite
+from ffalora_cli.federation.cohort.draws import draw_round
 from ffalora_cli.federation.ranks import cut, cut_items, masked, padded
-from ffalora_cli.federation.release import (
+from ffalora_cli.federation.roles import global_tensors
+from ffalora_cli.federation.round_metrics import arrival_metrics, client_lines, train_metrics
+from ffalora_cli.federation.server.gathering import Gathering
+from ffalora_cli.federation.server.release import (
     ClientRelease,
     ExampleRelease,
     LocalRelease,
@@ -34,10 +31,17 @@ from ffalora_cli.federation.release import (
     check_round,
     release_of,
 )
-from ffalora_cli.federation.round_metrics import arrival_metrics, client_lines, train_metrics
-from ffalora_cli.federation.server import apply_update, check_finite, client_weights, server_step
+from ffalora_cli.federation.server.server import (
+    apply_update,
+    check_finite,
+    client_weights,
+    server_step,
+)
 from ffalora_cli.federation.setting import Setting
-from ffalora_cli.federation.tensors import global_tensors
+from ffalora_cli.federation.wire import contract, downlink, norms
+from ffalora_cli.federation.wire.contract import Receipt
+from ffalora_cli.federation.wire.ledger import CommunicationLedger
+from ffalora_cli.federation.wire.payload import Packed, WireDtype, pack, unpack
 from ffalora_cli.privacy.ledger import PrivacyLedger
 from ffalora_cli.types import (
     Dense,

@@ -9,15 +9,20 @@ import numpy as np
 from ffalora_cli import keys
 from ffalora_cli.config.errors import ConfigError
 from ffalora_cli.config.schema import FederationConfig, HeadConfig
-from ffalora_cli.data.partition import ClientRows
+from ffalora_cli.data.partition.partition import ClientRows
 from ffalora_cli.engine.job import LocalOptimizer
-from ffalora_cli.federation.contract import Corrupt, Manifest
-from ffalora_cli.federation.release import ClientRelease, ExampleRelease, LocalRelease, release_of
-from ffalora_cli.federation.tensors import kept_names, personal_names, trained_specs
+from ffalora_cli.federation.roles import kept_names, personal_names, trained_specs
+from ffalora_cli.federation.server.release import (
+    ClientRelease,
+    ExampleRelease,
+    LocalRelease,
+    release_of,
+)
+from ffalora_cli.federation.wire.contract import Corrupt, Manifest
 from ffalora_cli.keys import Key
 from ffalora_cli.methods.base import AggregateContext, Method
 from ffalora_cli.models.network import Network
-from ffalora_cli.privacy.plan import PrivacyPlan
+from ffalora_cli.privacy.planning.plan import PrivacyPlan
 from ffalora_cli.stopping import Poll, never
 from ffalora_cli.types import TensorSpec
 

@@ -11,11 +11,11 @@ import torch
 
 from ffalora_cli.config.errors import ConfigError
 from ffalora_cli.federation import round as round_module
-from ffalora_cli.federation.payload import unpack
 from ffalora_cli.federation.rehearsal import rehearse
 from ffalora_cli.federation.snapshot import restore, snapshot
+from ffalora_cli.federation.wire.payload import unpack
 from ffalora_cli.methods import registry
-from ffalora_cli.privacy.accountant import Accountant
+from ffalora_cli.privacy.accounting.accountant import Accountant
 from ffalora_cli.types import Dense, Seed
 from tests.arrivals import CLIENT, CLIENTS, EXAMPLE, NONE, federate, keeping
 from tests.entry_points import install

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from ffalora_cli.federation.payload import pack, unpack
 from ffalora_cli.federation.rehearsal import rehearse
+from ffalora_cli.federation.wire.payload import pack, unpack
 from ffalora_cli.types import Bits, Dense, Rows, Sparse
 from tests.arrivals import EXAMPLE, NONE, SIZES, federate
 from tests.entry_points import install

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from ffalora_cli.config.errors import ConfigError
-from ffalora_cli.engine import build_engine
+from ffalora_cli.engine.build import build_engine
 from ffalora_cli.engine.job import LocalJob
 from ffalora_cli.federation.rehearsal import rehearse
 from ffalora_cli.types import Stack

@@ -8,7 +8,7 @@ import pytest
 from make_metrics_reference import FILE, reference
 
 from ffalora_cli import experiment, metric_keys
-from ffalora_cli.cli.jobs import plan
+from ffalora_cli.compose.jobs import plan
 from ffalora_cli.records.reading import read_run
 from tests import ROOT
 from tests.tiny import save_tiny_bert

@@ -7,8 +7,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ffalora_cli.federation.header import PayloadError
-from ffalora_cli.federation.payload import pack, unpack
+from ffalora_cli.federation.wire.header import PayloadError
+from ffalora_cli.federation.wire.payload import pack, unpack
 from ffalora_cli.types import (
     Bits,
     Dense,
