@@ -157,6 +157,7 @@ def test_a_run_is_judged_by_the_kind_s_own_declaration(kinds, tmp_path, capsys):
     words = ["debug=tiny", "privacy=none", "task=sst2", "task.name=mine", "task.kind=regression"]
     words += ["task.text_columns=[text]", "task.classes=[]", "task.metrics=[mse]", "model=auto"]
     words += [f"model.source={model}", f"paths.data={tmp_path / 'data'}", f"paths.runs={runs}"]
+    capsys.readouterr()
     assert main(["run", *words, "partition=dirichlet"]) == 2
     said = capsys.readouterr().err.strip()
     assert "partition.name=dirichlet" in said and "task.kind=regression has no" in said
