@@ -49,8 +49,8 @@ NONE = PrivacyConfig("none", None, None, None, None, "rdp", "per_client", "repro
 def federate(method="ffa_lora", privacy=NONE, seed=0, engine=None, **changes) -> Simulation:
     """A federation of seven clients; ``changes`` go into its ``FederationConfig``."""
     federation = dataclasses.replace(FEDERATION, **changes)
-    network = tiny_network("bert")
     method, head = registry.get(method), HeadConfig("frozen", 0.2, 0)
+    network = tiny_network("bert", form=method.form)
     clients = ClientRows(np.arange(64), np.concatenate([[0], np.cumsum(SIZES)]))
     covered = covered_names(network, method, head)
     plan = make_plan(privacy, clients.sizes, federation, covered, exchanges=method.exchanges())

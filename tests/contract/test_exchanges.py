@@ -18,6 +18,7 @@ from ffalora_cli.methods import registry
 from ffalora_cli.privacy.accountant import Accountant
 from ffalora_cli.types import Dense, Seed
 from tests.arrivals import CLIENT, CLIENTS, EXAMPLE, NONE, federate, keeping
+from tests.packages import install
 
 TOYS = '''
 from ffalora_cli.methods.base import Exchange, Method
@@ -69,11 +70,8 @@ HALVES, REDRAWN, OWN, THREE = Halves(), Redrawn(), Own(), Three()
 def _installed(tmp_path, monkeypatch):
     """A package with four methods, as ``pip install`` leaves it."""
     (tmp_path / "toy_methods.py").write_text(TOYS)
-    about = tmp_path / "toy_methods-1.dist-info"
-    about.mkdir()
-    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: toy-methods\nVersion: 1\n")
-    lines = [f"{n} = toy_methods:{n.upper()}" for n in ("halves", "redrawn", "own", "three")]
-    (about / "entry_points.txt").write_text("\n".join(["[ffalora.methods]", *lines, ""]))
+    named = {n: f"toy_methods:{n.upper()}" for n in ("halves", "redrawn", "own", "three")}
+    install(tmp_path, "toy-methods", {"ffalora.methods": named})
     monkeypatch.syspath_prepend(str(tmp_path))
 
 
