@@ -30,17 +30,17 @@ import numpy as np
 import torch
 
 from ffalora_cli.config import schema
-from ffalora_cli.data.batches import StepBatches, epoch_batch, poisson_batch, stack_step
 from ffalora_cli.data.dataset import TaskData, prepare
-from ffalora_cli.data.partition import ClientRows, partition
-from ffalora_cli.engine import auto_max_tokens, build_engine, pick_device
-from ffalora_cli.engine.job import ExamplePrivacy, LocalJob, LocalOptimizer
-from ffalora_cli.evaluation.evaluate import evaluate
-from ffalora_cli.federation.payload import pack, unpack
+from ffalora_cli.data.partition.partition import ClientRows, partition
+from ffalora_cli.engine import job
+from ffalora_cli.engine.build import auto_max_tokens, build_engine, pick_device
+from ffalora_cli.engine.evaluate import evaluate
+from ffalora_cli.federation.wire.payload import pack, unpack
 from ffalora_cli.keys import Key, SecureKey
 from ffalora_cli.models.backbone import load_tokenizer
 from ffalora_cli.models.network import Network, load_network
-from ffalora_cli.privacy.accountant import Accountant
+from ffalora_cli.privacy.accounting.accountant import Accountant
+from ffalora_cli.privacy.mechanism.batches import epoch_batch, poisson_batch
 from ffalora_cli.types import Dense, Seed, Tag, Tensors
 
 TASK = schema.TaskConfig(
@@ -120,7 +120,7 @@ def calibrated(setting: Setting, sizes: np.ndarray) -> tuple[np.ndarray, np.ndar
 
 def draw(
     setting: Setting, clients: ClientRows, round: int, rate: np.ndarray | None, secret: Key
-) -> list[StepBatches]:
+) -> list[job.StepBatches]:
     """Rows of every local step: each by a coin, as the accountant assumes; else in epochs."""
     steps, size = [], setting.local_batch_size
     for step in range(setting.local_steps):
@@ -130,7 +130,7 @@ def draw(
                 batches.append(epoch_batch(setting.seed, k, before, rows, size))
             else:
                 batches.append(poisson_batch(secret, k, round, step, rows, float(rate[k])))
-        steps.append(stack_step(batches))
+        steps.append(job.stack_step(batches))
     return steps
 
 
@@ -145,7 +145,7 @@ def ffa_lora(setting: Setting, secret: Key) -> Result:
     if setting.epsilon:
         rate, noise = calibrated(setting, sizes)
         clip, batch = setting.max_grad_norm, np.minimum(setting.local_batch_size, sizes)
-        privacy = ExamplePrivacy(clip, noise * clip, batch.astype(np.float64), secret)
+        privacy = job.ExamplePrivacy(clip, noise * clip, batch.astype(np.float64), secret)
     # A [rank, d_in] and the head stay as they were drawn; B [d_out, rank] begins at zero.
     frozen = {n: v for n, v in network.initial.items() if not n.endswith(".lora_b")}
     b = {n: v for n, v in network.initial.items() if n.endswith(".lora_b")}
@@ -155,17 +155,17 @@ def ffa_lora(setting: Setting, secret: Key) -> Result:
         means = [Dense(n, "adapter", v[None]) for n, v in b.items()]
         down += count * pack(seeds if round == 1 else means, "float32").bytes_per_client
         # 2. Every client trains its own copy of B, clipped and noised; one pass has all copies.
-        job = LocalJob(
+        work = job.LocalJob(
             round=round,
             clients=everybody,
             batches=draw(setting, clients, round, rate, secret),
             start={n: v.expand(count, *v.shape) for n, v in b.items()},  # [clients, d_out, rank]
             common=frozen,
             trainable=tuple(b),
-            optimizer=LocalOptimizer("sgd", setting.local_lr),
+            optimizer=job.LocalOptimizer("sgd", setting.local_lr),
             privacy=privacy,
         )
-        trained = [Dense(n, "adapter", v) for n, v in engine.train(job).trained.items()]
+        trained = [Dense(n, "adapter", v) for n, v in engine.train(work).trained.items()]
         # 3. Up: every client's B, packed. What is counted is what is sent.
         packed = pack([Tag(np.full(count, round), everybody), *trained], "float32")
         up += count * packed.bytes_per_client

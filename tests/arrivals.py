@@ -12,13 +12,13 @@ from ffalora_cli.config.schema import (
     PrivacyConfig,
     ServerOptimizerConfig,
 )
-from ffalora_cli.data.partition import ClientRows
-from ffalora_cli.engine import build_engine
+from ffalora_cli.data.partition.partition import ClientRows
+from ffalora_cli.engine.build import build_engine
+from ffalora_cli.federation.roles import covered_names
 from ffalora_cli.federation.simulation import Simulation
-from ffalora_cli.federation.tensors import covered_names
 from ffalora_cli.methods import registry
 from ffalora_cli.privacy.ledger import PrivacyLedger
-from ffalora_cli.privacy.plan import make_plan
+from ffalora_cli.privacy.planning.plan import make_plan
 from tests.tiny import TinyExamples, tiny_network
 
 CLIENTS = 7
@@ -49,8 +49,8 @@ NONE = PrivacyConfig("none", None, None, None, None, "rdp", "per_client", "repro
 def federate(method="ffa_lora", privacy=NONE, seed=0, engine=None, **changes) -> Simulation:
     """A federation of seven clients; ``changes`` go into its ``FederationConfig``."""
     federation = dataclasses.replace(FEDERATION, **changes)
+    network = tiny_network("bert")
     method, head = registry.get(method), HeadConfig("frozen", 0.2, 0)
-    network = tiny_network("bert", form=method.form)
     clients = ClientRows(np.arange(64), np.concatenate([[0], np.cumsum(SIZES)]))
     covered = covered_names(network, method, head)
     plan = make_plan(privacy, clients.sizes, federation, covered, exchanges=method.exchanges())

@@ -104,15 +104,10 @@ def tiny_model(family: str = "bert", seed: int = 0) -> torch.nn.Module:
 
 
 def tiny_network(
-    family: str = "bert",
-    rank: int = 4,
-    alpha: float = 8.0,
-    init: str = "kaiming",
-    seed: int = 0,
-    form: str = "lora",
+    family: str = "bert", rank: int = 4, alpha: float = 8.0, init: str = "kaiming", seed: int = 0
 ) -> Network:
     """A tiny model with adapters at its usual sites."""
-    adapter = AdapterConfig(rank, alpha, "query_value", init, seed, 0.0, form)
+    adapter = AdapterConfig(rank, alpha, "query_value", init, seed, 0.0)
     backbone = Backbone(tiny_model(family, seed), "tiny", (), TASK)
     return build_network(backbone, adapter, MODELS[family][2])
 

@@ -14,10 +14,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from ffalora_cli.cli.hydra_keys import take
-from ffalora_cli.cli.jobs import plan
 from ffalora_cli.cli.main import VERBS, main
-from ffalora_cli.cli.overrides import split_space
+from ffalora_cli.compose.hydra_keys import take
+from ffalora_cli.compose.jobs import plan
+from ffalora_cli.compose.overrides import split_space
 from tests.docs.blocks import (
     BLOCKS,
     NOT_CODE,
@@ -31,7 +31,7 @@ from tests.docs.blocks import (
     filled,
     words_of,
 )
-from tests.packages import install
+from tests.entry_points import offer
 from tests.tiny import save_tiny_bert
 
 SKIPPED = 4  # blocks that are not run; raise it only with a reason beside the block
@@ -187,7 +187,7 @@ def test_a_page_that_adds_files_to_a_checkout(page, tmp_path):
             target.write_text(block.text, encoding="utf-8")
         if block.file == "pyproject.toml":
             project = tomllib.loads(block.text)["project"]
-            install(tmp_path, project["name"], project["entry-points"])
+            offer(tmp_path, project["name"], project["entry-points"])
         for command in block.commands:
             words = filled(words_of(command), "RUN", tmp_path / "DATA", tmp_path)
             if words[0] in ("run", "sweep"):

@@ -10,7 +10,7 @@ from ffa_lora_in_200_lines import Setting, ffa_lora, main
 from safetensors.torch import load_file
 
 from ffalora_cli import experiment, metric_keys
-from ffalora_cli.cli.jobs import plan
+from ffalora_cli.compose.jobs import plan
 from ffalora_cli.experiment.parts import build
 from ffalora_cli.records.reading import read_run
 from tests import ROOT
