@@ -1,8 +1,8 @@
 """FFA-LoRA, written out: the paper's algorithm on the engine and the wire, and nothing else.
 
-Sun, Li, Li, Ding: Improving LoRA in Privacy-preserving Federated Learning. ICLR 2024, arXiv
-2403.12313. At every adapted layer ``W + (alpha / r) B A`` is computed. A is random, drawn once and
-frozen at all clients; B begins at zero, and B alone is trained, noised and sent. So
+Sun et al.: Improving LoRA in Privacy-preserving Federated Learning. ICLR 2024, arXiv 2403.12313.
+An adapted layer computes ``W + (alpha / r) B A``. A is random, drawn once and frozen at all
+clients; B begins at zero, and B alone is trained, noised and sent. So
 
 - the mean of the clients' models is the model of the mean of their B: averaging is exact;
 - noise enters the product once, as ``(B + noise) A``, never as noise times noise;
@@ -14,15 +14,13 @@ It classifies BBC News with a packaged MiniLM; nothing is downloaded:
     python examples/ffa_lora_in_200_lines.py --epsilon 0 --rounds 4     # without privacy
     python examples/ffa_lora_in_200_lines.py --model FOLDER             # another BERT
 
-``ffalora run experiment=quickstart privacy=paper`` is the same run with records and checks, and can
-be stopped and resumed. A test compares the two: with one secret, the same bits of B and all bytes.
+``ffalora run experiment=quickstart privacy=paper`` is the same run: a test compares bits and bytes.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -90,9 +88,9 @@ class Result(NamedTuple):
 
 def load(setting: Setting) -> tuple[TaskData, ClientRows, Network]:
     """Tokenised rows, who owns which of them, and the frozen model with A and B at its sites."""
-    sites = ("attention.self.query", "attention.self.value")
     scale, clip, seed = setting.head_scale, setting.max_grad_norm, setting.seed
-    model = schema.ModelConfig("mine", setting.model, None, {"query_value": sites}, {}, clip, scale)
+    sites = {"query_value": ("attention.self.query", "attention.self.value")}
+    model = schema.ModelConfig("mine", setting.model, None, sites, {}, clip, scale)
     data = prepare(TASK, load_tokenizer(model), keep_together="text")
     clients = partition(
         schema.PartitionConfig("dirichlet", seed, setting.dirichlet_alpha),
@@ -103,8 +101,7 @@ def load(setting: Setting) -> tuple[TaskData, ClientRows, Network]:
     )
     adapter = schema.AdapterConfig(setting.rank, setting.alpha, "query_value", "kaiming", seed, 0.0)
     head = schema.HeadConfig("frozen", scale, seed)
-    network = load_network(model, adapter, head, TASK, device=pick_device("auto"))
-    return data, clients, network
+    return data, clients, load_network(model, adapter, head, TASK, device=pick_device("auto"))
 
 
 def calibrated(setting: Setting, sizes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -144,8 +141,9 @@ def ffa_lora(setting: Setting, secret: Key) -> Result:
     rate, privacy, epsilon, up, down = None, None, 0.0, 0, 0
     if setting.epsilon:
         rate, noise = calibrated(setting, sizes)
-        clip, batch = setting.max_grad_norm, np.minimum(setting.local_batch_size, sizes)
-        privacy = job.ExamplePrivacy(clip, noise * clip, batch.astype(np.float64), secret)
+        clip, batch = setting.max_grad_norm, np.minimum(float(setting.local_batch_size), sizes)
+        privacy = job.ExamplePrivacy(clip, noise * clip, batch, secret)
+        print(f"epsilon: one row of a client more or less, delta {setting.delta:g}, Poisson, RDP")
     # A [rank, d_in] and the head stay as they were drawn; B [d_out, rank] begins at zero.
     frozen = {n: v for n, v in network.initial.items() if not n.endswith(".lora_b")}
     b = {n: v for n, v in network.initial.items() if n.endswith(".lora_b")}
@@ -173,24 +171,27 @@ def ffa_lora(setting: Setting, secret: Key) -> Result:
         # 4. The server: B = sum_k w_k B_k. A is common, so B A = sum_k w_k (B_k A), exactly.
         b = {n: torch.tensordot(weights, v.double(), 1).float() for n, v in uploads.items()}
         # 5. What the new model can do, and what it cost.
-        scores = evaluate(network, data.evals["holdout"], frozen | b, TASK, tokens, prefix="")
+        rows, tensors = data.evals["holdout"], frozen | b
+        accuracy = evaluate(network, rows, tensors, TASK, tokens, prefix="")["accuracy"]
         if setting.epsilon:  # of the client that spent most
             rdp, steps = Accountant("rdp", setting.delta), round * setting.local_steps
-            pairs = zip(noise.tolist(), rate.tolist(), strict=True)
-            epsilon = max(rdp.epsilon([(sigma, q, steps)]) for sigma, q in pairs)
+            mechanisms = np.stack([noise, rate], axis=1).tolist()
+            epsilon = max(rdp.epsilon([(*one, steps)]) for one in mechanisms)
         spent = f"epsilon {epsilon:.2f}" if setting.epsilon else "not private"
-        score = 100 * scores["accuracy"]
-        print(f"round {round}: accuracy {score:.1f} %, up {up:,} B, down {down:,} B, {spent}")
-    return Result(frozen | b, scores["accuracy"], up, down, epsilon)
+        print(f"round {round}: accuracy {accuracy:.1%}, up {up:,} B, down {down:,} B, {spent}")
+    return Result(tensors, accuracy, up, down, epsilon)
 
 
-def main(words: Sequence[str] | None = None) -> None:
+def main(words: list[str] | None = None) -> None:
     """Parse the command line and play."""
-    parser = argparse.ArgumentParser(description="FFA-LoRA in 200 lines")
+    parser = argparse.ArgumentParser()
     parser.add_argument("--model", default=Setting.model, help="folder of a BERT with tokenizer")
     parser.add_argument("--rounds", type=int, default=Setting.rounds)
     parser.add_argument("--epsilon", type=float, default=Setting.epsilon, help="0: no privacy")
-    ffa_lora(Setting(**vars(parser.parse_args(words))), SecureKey(os.urandom(32)))
+    given = parser.parse_args(words)
+    if given.rounds < 1:
+        parser.error(f"--rounds {given.rounds}: give 1 or more")
+    ffa_lora(Setting(**vars(given)), SecureKey(os.urandom(32)))
 
 
 if __name__ == "__main__":

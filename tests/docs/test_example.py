@@ -48,7 +48,10 @@ def test_the_example_is_the_run(privacy, model, tmp_path):
 
 def test_it_is_a_script_of_fewer_than_200_lines(model, capsys):
     main(["--model", model, "--rounds", "1"])
-    (line,) = capsys.readouterr().out.splitlines()
-    assert line.startswith("round 1: accuracy ") and line.endswith("epsilon 6.00")
+    said, line = capsys.readouterr().out.splitlines()
+    assert said.startswith("epsilon: one row ") and line.startswith("round 1: accuracy ")
+    assert line.endswith("epsilon 6.00")
+    with pytest.raises(SystemExit, match="2"):
+        main(["--rounds", "0"])
     text = (ROOT / "examples" / "ffa_lora_in_200_lines.py").read_text(encoding="utf-8")
     assert len(text.splitlines()) < 200
