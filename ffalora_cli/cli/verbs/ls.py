@@ -47,8 +47,19 @@ def main(arguments: Sequence[str]) -> int:
         print(_entry(option, catalogue.describe(group, option)))
         if group == "method":
             print(_declaration(option))
+    if group == "method":
+        _list_installed()
     print(f"\nchoose one with: ffalora run {group}=NAME")
     return DONE
+
+
+def _list_installed() -> None:
+    """Methods of installed packages: without a file of their own they are chosen by name alone."""
+    from ffalora_cli.methods import registry
+
+    for name in sorted({*registry.names()} - {*catalogue.options("method")}):
+        title = getattr(registry.get(name), "title", name)
+        print(_entry(name, f"{title} (installed): method.name={name}"))
 
 
 def _entry(name: str, text: str, width: int = 18) -> str:
