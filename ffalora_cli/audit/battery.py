@@ -5,14 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ffalora_cli.audit.accounting import accounting_checks
-from ffalora_cli.audit.clip import clip_checks
+from ffalora_cli.audit.clip import clip_checks, unit_checks
 from ffalora_cli.audit.dealing import twins
 from ffalora_cli.audit.draws import Draws, draw_empty, draw_full, draw_keys
 from ffalora_cli.audit.noise import noise_checks
 from ffalora_cli.audit.outcome import Check
 from ffalora_cli.audit.sampler import Inclusions, draw_batches, sampler_checks
 from ffalora_cli.audit.standin import Subject
-from ffalora_cli.audit.unit_clip import unit_checks
 from ffalora_cli.audit.uploads import play, upload_checks
 
 

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from ffalora_cli import keys
-from ffalora_cli.audit.canary_engine import WatchedOptimizer
+from ffalora_cli.audit.observe import WatchedOptimizer
 from ffalora_cli.config.errors import ConfigError
 from ffalora_cli.data.batches import StepBatches
 from ffalora_cli.engine.job import ExamplePrivacy, LocalJob
@@ -100,7 +100,7 @@ def observed(
         start={name: values[name][None] for name in trained},
         common={name: value for name, value in values.items() if name not in trained},
         trainable=tuple(trained),
-        optimizer=WatchedOptimizer("sgd", 1.0, see=lambda gradient: seen.append(gradient.clone())),
+        optimizer=WatchedOptimizer("sgd", 1.0, see=seen.extend),
         privacy=privacy or None,
     )
     StackedEngine(network, rows).train(job)

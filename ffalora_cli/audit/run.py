@@ -9,10 +9,9 @@ import numpy as np
 
 from ffalora_cli.audit.battery import Effort, run_checks
 from ffalora_cli.audit.one_more import one_more
-from ffalora_cli.audit.outcome import Bound, Check
+from ffalora_cli.audit.outcome import Bound, Check, Verdict, judge
 from ffalora_cli.audit.standin import Subject
 from ffalora_cli.audit.step_level import step_level
-from ffalora_cli.audit.verdict import Verdict, judge
 from ffalora_cli.config.errors import ConfigError
 from ffalora_cli.config.schema import Config
 from ffalora_cli.keys import Key

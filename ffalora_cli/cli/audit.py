@@ -24,8 +24,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from ffalora_cli.audit.mutants import Caught
-    from ffalora_cli.audit.outcome import Check
-    from ffalora_cli.audit.verdict import Verdict
+    from ffalora_cli.audit.outcome import Check, Verdict
     from ffalora_cli.config.schema import Config
 
 _TIERS = ("mechanism", "canary", "release", "all")
@@ -209,11 +208,11 @@ def _verdict(verdict: Verdict, seconds: float) -> list[str]:
 
 def _mutants(config: Config, sizes: np.ndarray, secret: keys.Key, file: str | None) -> int:
     """Break the real code in every known way and say which check saw it."""
-    from ffalora_cli.audit.mutants import all_mutants, run_mutants
+    from ffalora_cli.audit.mutants import MUTANTS, run_mutant
 
     results: list[Caught] = []
-    for mutant in all_mutants():
-        (result,) = run_mutants(config, sizes, secret, [mutant])
+    for mutant in MUTANTS:
+        result = run_mutant(config, sizes, secret, mutant)
         results.append(result)
         mark = "caught" if result.caught else "MISSED"
         _print([f"{mark:<8}{result.mutant:<36}{result.expected}"])
