@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 
 from ffalora_cli.audit.accounting import accounting_checks
 from ffalora_cli.audit.clip import clip_checks, unit_checks
@@ -31,9 +31,7 @@ class Effort:
     keys: int = 200_000
 
 
-QUICK = Effort(
-    pairs=960, inclusions=20_000, keys=1_000
-)  # what shows a mutant is larger than chance by far
+QUICK = Effort(960, 20_000, 1_000)  # what shows a mutant is larger than chance by far
 
 
 def effort_for(minutes: float) -> Effort:
@@ -43,11 +41,8 @@ def effort_for(minutes: float) -> Effort:
     half a per cent of the noise.
     """
     share = min(1.0, 3.0 * minutes)
-    return Effort(
-        max(QUICK.pairs, int(9_600 * share)),
-        max(QUICK.inclusions, int(600_000 * share)),
-        max(QUICK.keys, int(200_000 * share)),
-    )
+    draws = zip(astuple(QUICK), astuple(Effort()), strict=True)
+    return Effort(*(max(least, int(full * share)) for least, full in draws))
 
 
 @dataclass(frozen=True)
@@ -77,6 +72,5 @@ def run_checks(subject: Subject, effort: Effort | None = None) -> Measured:
     drawn = draw_batches(subject, effort.inclusions)
     played = play(subject)
     checks += [*clipping, *unit_checks(subject), twins(subject), *sampler_checks(subject, drawn)]
-    checks += upload_checks(subject, played)
-    checks += accounting_checks(subject, empty, played)
+    checks += [*upload_checks(subject, played), *accounting_checks(subject, empty, played)]
     return Measured(checks, empty, drawn, contribution)
