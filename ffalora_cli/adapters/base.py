@@ -18,8 +18,8 @@ from ffalora_cli.config.schema import AdapterConfig
 from ffalora_cli.types import Site, Tensors, TensorSpec
 
 if TYPE_CHECKING:
-    from ffalora_cli.models.adapters import Factor
-    from ffalora_cli.models.layout import Layout
+    from ffalora_cli.adapters.context import Factor
+    from ffalora_cli.adapters.layout import Layout
 
 Shape = tuple[int, ...]
 Value = TypeVar("Value")
@@ -69,7 +69,7 @@ class Form(ABC):
         Args:
             x: rows ``[rows, d_in]``.
             factors: each common ``[m, k]``, one copy an example ``[examples, m, k]``, or with ghost
-                norms; ``models.adapters.times`` multiplies by any of them.
+                norms; ``adapters.context.times`` multiplies by any of them.
             layout: which rows are whose.
             scale: alpha / rank.
             y: rows ``[rows, d_out]``.

@@ -6,19 +6,19 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ffalora_cli.audit.battery import Effort, run_checks
-from ffalora_cli.audit.canaries import run_canaries
-from ffalora_cli.audit.one_more import one_more
+from ffalora_cli.audit.canary.canaries import run_canaries
+from ffalora_cli.audit.canary.step_level import step_level
+from ffalora_cli.audit.mechanism.battery import Effort, run_checks
+from ffalora_cli.audit.mechanism.one_more import one_more
+from ffalora_cli.audit.mechanism.surrogate import Subject
 from ffalora_cli.audit.outcome import Bound, Check, Verdict, judge
-from ffalora_cli.audit.standin import Subject
-from ffalora_cli.audit.step_level import step_level
 from ffalora_cli.config.errors import ConfigError
 from ffalora_cli.config.schema import Config
 from ffalora_cli.experiment import client_table, population
 from ffalora_cli.methods import registry
 from ffalora_cli.models.backbone import load_tokenizer
-from ffalora_cli.privacy import plan as planning
-from ffalora_cli.privacy.plan import PrivacyPlan
+from ffalora_cli.privacy.planning import plan as planning
+from ffalora_cli.privacy.planning.plan import PrivacyPlan
 
 TIERS = ("mechanism", "canary", "all")
 

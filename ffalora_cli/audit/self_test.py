@@ -16,15 +16,14 @@ import torch
 
 from ffalora_cli import keys
 from ffalora_cli.config.schema import AdapterConfig
-from ffalora_cli.data import batches
 from ffalora_cli.data.encode import Encoded
-from ffalora_cli.engine import build_engine
-from ffalora_cli.engine.job import ExamplePrivacy, LocalJob, LocalOptimizer
+from ffalora_cli.engine.build import build_engine
+from ffalora_cli.engine.job import ExamplePrivacy, LocalJob, LocalOptimizer, stack_step
 from ffalora_cli.methods import registry
 from ffalora_cli.models.backbone import Backbone
 from ffalora_cli.models.network import Network, build_network
-from ffalora_cli.privacy import example_level
-from ffalora_cli.privacy.accountant import Accountant
+from ffalora_cli.privacy.accounting.accountant import Accountant
+from ffalora_cli.privacy.mechanism import batches, example_level
 from ffalora_cli.records.checkpoint import STATE, Checkpoint, CheckpointFolder
 from ffalora_cli.tasks.targets import Targets
 from ffalora_cli.tasks.text_classification import TASK
@@ -121,7 +120,7 @@ def _round(network: Network) -> LocalJob:
     secret = keys.derive(0, "self-test")
     owned = np.arange(CLIENTS * ROWS).reshape(CLIENTS, ROWS)
     steps = [
-        batches.stack_step(
+        stack_step(
             [
                 batches.poisson_batch(secret, c, 1, step, owned[c], BATCH / ROWS)
                 for c in range(CLIENTS)

@@ -7,17 +7,18 @@ import operator
 import numpy as np
 import pytest
 
-from ffalora_cli.audit import mutants, seams
-from ffalora_cli.audit.accounting import accounting_checks
-from ffalora_cli.audit.battery import QUICK
-from ffalora_cli.audit.clip import clip_checks, unit_checks
-from ffalora_cli.audit.dealing import twins
-from ffalora_cli.audit.draws import draw_empty, draw_keys
-from ffalora_cli.audit.mutants import run_mutant
-from ffalora_cli.audit.noise import repeats
-from ffalora_cli.audit.sampler import draw_batches, sampler_checks
-from ffalora_cli.audit.seams import Mutant
-from ffalora_cli.audit.uploads import play, upload_checks
+from ffalora_cli.audit.mechanism.accounting import accounting_checks
+from ffalora_cli.audit.mechanism.battery import QUICK
+from ffalora_cli.audit.mechanism.clip import clip_checks, unit_checks
+from ffalora_cli.audit.mechanism.dealing import twins
+from ffalora_cli.audit.mechanism.draws import draw_empty, draw_keys
+from ffalora_cli.audit.mechanism.noise import repeats
+from ffalora_cli.audit.mechanism.sampler import draw_batches, sampler_checks
+from ffalora_cli.audit.mechanism.uploads import play, upload_checks
+from ffalora_cli.audit.mutants import run as mutants
+from ffalora_cli.audit.mutants import seams
+from ffalora_cli.audit.mutants.run import run_mutant
+from ffalora_cli.audit.mutants.seams import Mutant
 from tests.audit.subjects import SIZES, battery_of, config, noise_part, subject
 from tests.audit.test_seams import declaring
 

@@ -17,14 +17,14 @@ from safetensors.torch import load_file
 from ffalora_cli.adapters import registry
 from ffalora_cli.cli.main import main
 from ffalora_cli.config.schema import AdapterConfig
-from ffalora_cli.engine import build_engine
+from ffalora_cli.engine.build import build_engine
+from ffalora_cli.export import export, reload
 from ffalora_cli.models.backbone import Backbone
 from ffalora_cli.models.network import build_network
-from ffalora_cli.report import export, reload
 from ffalora_cli.tasks.text_classification import TASK
 from ffalora_cli.types import Site
+from tests.engine.test_engines import gap, job
 from tests.tiny import MODELS, TinyExamples, save_tiny_bert, tiny_model
-from tests.unit.test_engines import gap, job
 
 MODULE = """
 import torch

@@ -1,0 +1,194 @@
+"""Reads a metric against rounds, bytes, epsilon or seconds: one run, and the mean over seeds.
+
+Rounds are compared with rounds: a mean stands only where every run of the group was scored. Along
+bytes, epsilon and seconds a run has, between two evaluations, the model that was last scored: its
+value is held, never interpolated. A finished run keeps its last value (that is the model one has);
+the mean of held values ends where the first unfinished run does.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from ffalora_cli.config.errors import ConfigError, listed, nearest
+from ffalora_cli.metric_keys import DOWNLINK_TOTAL, EPSILON, ROUND_SECONDS, UPLINK_TOTAL
+from ffalora_cli.privacy.rounding import epsilon_text
+from ffalora_cli.records.reading import RunRecords
+from ffalora_cli.report.runs.grouping import Group, Grouping
+from ffalora_cli.report.runs.statistics import Sample, summarize
+
+X_AXES = {
+    "round": "round",
+    "uplink_bytes": "uplink, all clients together",
+    "total_bytes": "uplink and downlink, all clients together",
+    "epsilon": "epsilon",
+    "seconds": "seconds of training",
+}
+"""What ``--x`` may be, and the words under the axis."""
+
+
+@dataclass(frozen=True)
+class Curve:
+    """What the runs of a group have in common along an axis."""
+
+    label: str
+    x: np.ndarray  # float64 [points]
+    samples: tuple[Sample, ...]  # one a point, of the runs
+    runs: int
+    notes: tuple[str, ...] = ()
+    slot: int = 0  # of its group among all: a line keeps its pen where others are not drawn
+
+    @property
+    def mean(self) -> np.ndarray:
+        """Of the runs, float64 [points]."""
+        return np.array([sample.mean for sample in self.samples])
+
+    @property
+    def sd(self) -> np.ndarray:
+        """Sample standard deviation over the runs, float64 [points]; 0 for a single run."""
+        return np.array([sample.sd or 0.0 for sample in self.samples])
+
+
+def curve(group: Group, x: str, y: str) -> Curve | None:
+    """The mean curve of a group; None where no run of it has both quantities.
+
+    Args:
+        group: runs to average.
+        x: one of ``X_AXES``.
+        y: a metric of ``RoundRecord.metrics``.
+    """
+    lines = {run.path.name: points(run, x, y) for run in group.runs}
+    there = {name: line for name, line in lines.items() if len(line[0])}
+    notes = []
+    if not there:
+        return None
+    missing = len(lines) - len(there)
+    if missing:
+        notes.append(f"{group.label or 'runs'}: {missing} of {len(lines)} runs have no {x} or {y}")
+    stopped = [run.path.name for run in group.runs if not run.finished]
+    grid = _common_rounds(there) if x == "round" else _common_range(there, stopped)
+    ends = [line[0][-1] for line in there.values()]
+    if not len(grid):
+        notes.append(f"{group.label or 'runs'}: nothing in common along {x}")
+    elif max(ends) > grid[-1]:
+        end = epsilon_text(grid[-1]) if x == "epsilon" else f"{grid[-1]:g}"
+        notes.append(
+            f"{group.label or 'runs'}: the mean ends at {x} {end}, where the shortest of "
+            f"{len(there)} runs does"
+        )
+    table = np.array([_held(line, grid) for line in there.values()])  # [runs, points]
+    samples = tuple(summarize(column) for column in table.T)
+    return Curve(group.label, grid, samples, len(table), tuple(notes))
+
+
+def curves(grouping: Grouping, x: str, y: str) -> list[Curve]:
+    """One curve a group that has the two quantities.
+
+    Raises:
+        ConfigError: when no run has them, or their epsilons are of different kinds.
+    """
+    runs = grouping.runs
+    check_metric(runs, y)
+    if x == "epsilon":
+        epsilon_terms(runs)
+    found = [
+        replace(line, slot=slot)
+        for slot, group in enumerate(grouping.groups)
+        if (line := curve(group, x, y)) is not None
+    ]
+    if not found:
+        raise ConfigError(f"--x {x}: none of {len(runs)} runs has it beside {y}; try --x round")
+    return found
+
+
+def points(run: RunRecords, x: str, y: str) -> tuple[np.ndarray, np.ndarray]:
+    """Where a run was scored: x and y, float64 ``[points]``, finite ones only."""
+    xs, ys, seconds = [], [], 0.0
+    for record in run.rounds:
+        metrics = record.metrics
+        seconds += _finite(metrics.get(ROUND_SECONDS))
+        at = seconds if x == "seconds" else _position(metrics, record.round, x)
+        value = metrics.get(y, math.nan)
+        if math.isfinite(at) and math.isfinite(value):
+            xs.append(at)
+            ys.append(value)
+    return np.array(xs, np.float64), np.array(ys, np.float64)
+
+
+def check_metric(runs: Sequence[RunRecords], y: str) -> None:
+    """Refuse a metric that no run has.
+
+    Raises:
+        ConfigError: names the nearest that there is.
+    """
+    there = {name: None for run in runs for record in run.rounds for name in record.metrics}
+    if y not in there:
+        hint = nearest(y, there)
+        advice = f"did you mean {hint!r}?" if hint else f"there is {listed(there) or 'no round'}"
+        raise ConfigError(f"--y {y} was recorded by none of {len(runs)} runs; {advice}")
+
+
+def epsilon_terms(runs: Sequence[RunRecords]) -> str:
+    """Unit, relation, delta, sampling and accountant of the epsilons; empty without any.
+
+    A run whose statement does not say counts as of the kind of the others.
+
+    Raises:
+        ConfigError: when they differ, as numbers of different kinds have no common axis.
+    """
+    kinds: dict[str, str] = {}
+    for run in runs:
+        sentence = str((run.privacy or {}).get("sentence", ""))  # ends in what its epsilon means
+        start = sentence.find("unit ")
+        if start >= 0:
+            kinds.setdefault(sentence[start:].rstrip(")"), run.path.name)
+    if len(kinds) > 1:
+        (one, first), (two, second) = list(kinds.items())[:2]
+        raise ConfigError(
+            f"epsilons of different kinds cannot share an axis ({first}: {one}; {second}: {two}); "
+            "plot one at a time, as in privacy.unit=text"
+        )
+    return next(iter(kinds), "")
+
+
+def _position(metrics: Mapping[str, float], number: int, x: str) -> float:
+    """Where a round is along an axis; nothing was sent or spent before the first."""
+    if x == "round":
+        return float(number)
+    up, both = (UPLINK_TOTAL,), (UPLINK_TOTAL, DOWNLINK_TOTAL)
+    keys = {"uplink_bytes": up, "total_bytes": both, "epsilon": (EPSILON,)}[x]
+    if number == 0 and x != "epsilon":
+        return 0.0
+    return float(sum(metrics.get(key, math.nan) for key in keys))
+
+
+def _finite(value: float | None) -> float:
+    return value if value is not None and math.isfinite(value) else 0.0
+
+
+def _common_rounds(lines: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
+    """Rounds in which every run was scored."""
+    sets = [set(line[0].tolist()) for line in lines.values()]
+    return np.array(sorted(set.intersection(*sets)), np.float64)
+
+
+def _common_range(
+    lines: Mapping[str, tuple[np.ndarray, np.ndarray]], stopped: Sequence[str]
+) -> np.ndarray:
+    """Every position at which some run was scored: from the last beginning to the end.
+
+    A finished run goes on with its last value; one that stopped ends the range.
+    """
+    grid = np.unique(np.concatenate([line[0] for line in lines.values()]))
+    first = max(line[0][0] for line in lines.values())
+    last = min((lines[name][0][-1] for name in stopped if name in lines), default=math.inf)
+    return grid[(grid >= first) & (grid <= last)]
+
+
+def _held(line: tuple[np.ndarray, np.ndarray], grid: np.ndarray) -> np.ndarray:
+    """The last value at or before each position."""
+    return line[1][np.searchsorted(line[0], grid, side="right") - 1]
