@@ -126,7 +126,7 @@ def test_noise_keyed_by_32_bits_is_seen():
     """What torch's CPU generator does with a seed: 200,000 draws hold 4.7 pairs on average."""
     import torch
 
-    def noise_stack(real, shapes, clients, sd, secret, round, step, device="cpu"):
+    def noise_stack(real, shapes, clients, sd, secret, round, step, *rest):
         from ffalora_cli.keys import derive, torch_seed
 
         generator, values = torch.Generator(), torch.empty(len(clients), 16)

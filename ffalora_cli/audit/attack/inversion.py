@@ -162,8 +162,8 @@ def check_attackable(method: Method) -> None:
     Raises:
         ConfigError: names the method.
     """
-    whole = type(method).compress is Method.compress
-    if not whole or method.form != "lora":
+    whole = type(method).compress is Method.compress and method.form == "lora"
+    if not whole or not {"lora_a", "lora_b"} & {*method.exchange(1).uploaded}:
         raise ConfigError(
             f"--methods {method.name}: it uploads neither A nor B as trained, and ffalora attack "
             "reads nothing else; name another method"

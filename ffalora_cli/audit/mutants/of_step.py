@@ -38,8 +38,8 @@ def _one_seed_for_rounds(real, shapes, clients, sd, secret, round, *rest):
     return real(shapes, clients, sd, secret, 0, *rest)
 
 
-def _one_seed_for_steps(real, shapes, clients, sd, secret, round, step, device):
-    return real(shapes, clients, sd, secret, round, 0, device)
+def _one_seed_for_steps(real, shapes, clients, sd, secret, round, step, *rest):
+    return real(shapes, clients, sd, secret, round, 0, *rest)
 
 
 def _uniform(name: str, values: Tensor) -> Tensor:
@@ -60,11 +60,11 @@ class _EveryMicroBatch:
         self.count += 1
         real(*arguments)
 
-    def noise_stack(self, real, shapes, clients, sd, secret, round, step, device):
+    def noise_stack(self, real, shapes, clients, sd, secret, round, step, *rest):
         """Draws."""
         keys = [step + 10_000 * i for i in range(max(1, self.count))]
         self.count = 0
-        drawn = [real(shapes, clients, sd, secret, round, key, device) for key in keys]
+        drawn = [real(shapes, clients, sd, secret, round, key, *rest) for key in keys]
         return {name: sum(one[name] for one in drawn) for name in shapes}
 
 

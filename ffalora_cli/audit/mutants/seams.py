@@ -32,7 +32,7 @@ class Seam:
     name: str
 
 
-# (shapes, clients, sd, secret, round, step, device) -> {name: [clients, ...]}
+# (shapes, clients, sd, secret, round, step, *rest) -> {name: [clients, ...]}
 NOISE = Seam(example_level, "noise_stack")
 # (privacy, slots, losses, grads, *rest): clip and add; ``privacy=None`` only adds. ``grads`` are
 # {name: [examples, ...]}; a surrogate's tensors are too small to be booked.
