@@ -12,8 +12,6 @@ from ffalora_cli.cli.arguments import Parser
 from ffalora_cli.cli.exits import DONE
 from ffalora_cli.cli.screen.streams import WIDTH
 from ffalora_cli.cli.screen.streams import width as screen_width
-from ffalora_cli.cli.screen.units import human_bytes, human_seconds, score
-from ffalora_cli.cli.screen.words import labelled, left_out
 from ffalora_cli.compose import catalogue
 from ffalora_cli.config.errors import ConfigError, choose
 from ffalora_cli.metric_keys import EPSILON, UPLINK_TOTAL, evaluated
@@ -113,6 +111,7 @@ def _runs(arguments: Sequence[str]) -> int:
 
 def _selected(root: str, filters: Sequence[str]) -> list[RunRecords]:
     """Finished or not; without filters all of them, and an empty folder is no error."""
+    from ffalora_cli.cli.screen.words import left_out
     from ffalora_cli.records.reading import find_runs
     from ffalora_cli.report.runs.selection import select_runs
 
@@ -150,6 +149,9 @@ def _row(run: RunRecords) -> dict[str, Any]:
 
 
 def _lines(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    from ffalora_cli.cli.screen.units import human_bytes, human_seconds, score
+    from ffalora_cli.cli.screen.words import labelled
+
     if not rows:
         return ["no runs"]
     heads = f"{'state':<16}{'result':>9}{'epsilon':>9}{'up':>9}{'time':>8}  run"
