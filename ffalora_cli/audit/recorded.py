@@ -47,7 +47,7 @@ def _checks(folder: Path, config: Config, plan: PrivacyPlan) -> list[Check]:
     taken = sum(charges.values(), np.zeros(plan.num_clients, np.int64))
     uplink = [row for row in read_communication(folder) if row["direction"] == "uplink"]
     return [
-        _charges(charges, uplink, config, plan),
+        _charges(charges, uplink, plan),
         _totals(taken, plan),
         _epsilon(run.privacy, taken, plan),
         _uploads(folder, uplink, config),
@@ -86,10 +86,7 @@ def _same(recorded: Any, column: np.ndarray) -> bool:
 
 
 def _charges(
-    charges: Mapping[int, np.ndarray],
-    uplink: list[dict[str, Any]],
-    config: Config,
-    plan: PrivacyPlan,
+    charges: Mapping[int, np.ndarray], uplink: list[dict[str, Any]], plan: PrivacyPlan
 ) -> Check:
     """Whoever uploaded in a round was charged for its local steps of the round, once."""
     wrong = sum(int((steps > plan.steps_per_round).sum()) for steps in charges.values())
@@ -99,20 +96,14 @@ def _charges(
         paid = charges.get(row["round"], np.zeros(plan.num_clients, np.int64))[who]
         wrong += int((paid != plan.steps_per_round).sum())
         uploads += len(who)
-    return exact(
-        "recorded charges", wrong, f"{wrong} of {uploads:,} uploads not charged as planned"
-    )
+    text = f"{wrong} of {uploads:,} uploads not charged as planned"
+    return exact("recorded charges", wrong, text)
 
 
 def _totals(taken: np.ndarray, plan: PrivacyPlan) -> Check:
-    over = int((taken > plan.planned_steps).sum())
-    most = int(taken.max())
-    return exact(
-        "recorded steps",
-        over,
-        f"{over} clients beyond their planned steps; at most {most:,} of "
-        f"{int(plan.planned_steps.max()):,} taken",
-    )
+    over, most, planned = (taken > plan.planned_steps).sum(), taken.max(), plan.planned_steps.max()
+    text = f"{over} clients beyond their planned steps; at most {most:,} of {planned:,} taken"
+    return exact("recorded steps", int(over), text)
 
 
 def _epsilon(statement: Mapping[str, Any] | None, taken: np.ndarray, plan: PrivacyPlan) -> Check:

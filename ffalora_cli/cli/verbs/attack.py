@@ -6,10 +6,9 @@ import json
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from itertools import groupby, islice, product
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ffalora_cli.cli.arguments import OVERRIDES, Parser
+from ffalora_cli.cli.arguments import OVERRIDES, Parser, file_to_write
 from ffalora_cli.cli.exits import DONE
 from ffalora_cli.cli.screen.words import labelled
 from ffalora_cli.compose.jobs import plan
@@ -61,9 +60,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--json", metavar="FILE", help="write the numbers there")
     options = parser.read(arguments)
     lengths, ranks = _numbers("--tokens", options.tokens), _numbers("--rank", options.rank)
-    file = Path(options.json).expanduser() if options.json else None
-    if file is not None and not file.parent.is_dir():
-        raise ConfigError(f"--json {file}: folder {file.parent} is not there; make it first")
+    file = file_to_write("--json", options.json) if options.json else None
     (job,) = plan([text for text in options.overrides if text != "invert"])
     config = job.config
     if options.dp != "off" and not config.privacy.inside_clients:
