@@ -10,10 +10,9 @@ import pytest
 from ffalora_cli.audit.mechanism.accounting import accounting_checks
 from ffalora_cli.audit.mechanism.battery import QUICK
 from ffalora_cli.audit.mechanism.clip import clip_checks, unit_checks
-from ffalora_cli.audit.mechanism.dealing import twins
 from ffalora_cli.audit.mechanism.draws import draw_empty, draw_keys
 from ffalora_cli.audit.mechanism.noise import repeats
-from ffalora_cli.audit.mechanism.sampler import draw_batches, sampler_checks
+from ffalora_cli.audit.mechanism.sampler import draw_batches, sampler_checks, twins
 from ffalora_cli.audit.mechanism.uploads import play, upload_checks
 from ffalora_cli.audit.mutants import run as mutants
 from ffalora_cli.audit.mutants import seams

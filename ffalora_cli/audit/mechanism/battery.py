@@ -6,7 +6,6 @@ from dataclasses import astuple, dataclass
 
 from ffalora_cli.audit.mechanism.accounting import accounting_checks
 from ffalora_cli.audit.mechanism.clip import clip_checks, unit_checks
-from ffalora_cli.audit.mechanism.dealing import twins
 from ffalora_cli.audit.mechanism.draws import Draws, draw_empty, draw_full, draw_keys
 from ffalora_cli.audit.mechanism.noise import noise_checks
 from ffalora_cli.audit.mechanism.sampler import Inclusions, draw_batches, sampler_checks
@@ -71,6 +70,6 @@ def run_checks(subject: Subject, effort: Effort | None = None) -> Measured:
     clipping, contribution = clip_checks(subject)
     drawn = draw_batches(subject, effort.inclusions)
     played = play(subject)
-    checks += [*clipping, *unit_checks(subject), twins(subject), *sampler_checks(subject, drawn)]
+    checks += [*clipping, *unit_checks(subject), *sampler_checks(subject, drawn)]
     checks += [*upload_checks(subject, played), *accounting_checks(subject, empty, played)]
     return Measured(checks, empty, drawn, contribution)

@@ -1,4 +1,4 @@
-"""Checks that every unit is drawn independently at the rate that the plan accounts for.
+"""Checks that every unit is drawn independently at the rate accounted for, by one client alone.
 
 The batches are those that the run's own simulation hands to its engine, over many steps; nobody
 trains on them.
@@ -6,7 +6,7 @@ trains on them.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -16,9 +16,13 @@ from ffalora_cli.audit.mechanism.draws import endless
 from ffalora_cli.audit.mechanism.observe import Watched
 from ffalora_cli.audit.mechanism.surrogate import Subject
 from ffalora_cli.audit.outcome import Check, exact, furthest, normal, together, within
+from ffalora_cli.data.partition import partition as partitions
 from ffalora_cli.engine.job import StepBatches
+from ffalora_cli.tasks import registry
 
 STEPS = 500  # local steps of a round
+TWINS = "no unit is on two clients"
+TWIN_SIZES, TWIN_UNITS = (1, 1, 2, 5), 200  # rows of the units, in turn; units for each client
 UNIT_ROWS = "a unit's rows are drawn together"
 DIVISOR = "the divisor counts units"
 LAGS = (1, 2, 3, 4, 5, STEPS)  # batches apart that are compared
@@ -90,6 +94,7 @@ def sampler_checks(subject: Subject, drawn: list[Inclusions]) -> list[Check]:
     """The battery on batches, all clients in each check."""
     accounted = subject.plan.accounted_rate
     return [
+        twins(subject),
         together_drawn(subject, drawn),
         divisors(drawn),
         rate(drawn, accounted),
@@ -99,6 +104,33 @@ def sampler_checks(subject: Subject, drawn: list[Inclusions]) -> list[Check]:
         neighbours(drawn),
         across_clients(drawn),
     ]
+
+
+def twins(subject: Subject) -> Check:
+    """Units that the partition put on several clients, where it promises to keep them together.
+
+    ``natural`` leaves rows where they are, and units that are not what is kept together may be
+    anywhere: there the claim is their composition.
+    """
+    config, clients = subject.config, subject.plan.num_clients
+    unit, kept = config.privacy.unit, config.partition.keep_together
+    if unit == "row" or kept == "row" or (unit == "text") != (kept == "text"):
+        return exact(TWINS, 0, "not promised: units on several clients are composed in the claim")
+    if config.partition.name == "natural":
+        return exact(TWINS, 0, "the data says who holds what: composed in the claim")
+    generator = np.random.default_rng(0)
+    keys = np.repeat(np.arange(TWIN_UNITS * clients), np.resize(TWIN_SIZES, TWIN_UNITS * clients))
+    keys = generator.permutation(keys).astype(np.uint64)
+    number = max(len(registry.get(config.task.kind).strata_names(config.task)), 1)
+    strata = generator.integers(0, number, len(keys))
+    dealing = replace(config.partition, min_client_size=0)
+    dealt = partitions.partition(dealing, strata, number, clients, None, keys)
+    owner = np.repeat(np.arange(clients), dealt.sizes).astype(np.uint64)
+    held = np.unique(np.stack([keys[dealt.rows], owner], axis=1), axis=0)
+    several = len(held) - len(np.unique(keys))
+    return exact(
+        TWINS, several, f"{several} of {TWIN_UNITS * clients:,} units lie on several clients"
+    )
 
 
 def together_drawn(subject: Subject, drawn: list[Inclusions]) -> Check:

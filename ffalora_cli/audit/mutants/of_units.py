@@ -10,8 +10,7 @@ import numpy as np
 
 from ffalora_cli import keys
 from ffalora_cli.audit.mechanism.clip import UNIT_BOUND
-from ffalora_cli.audit.mechanism.dealing import TWINS
-from ffalora_cli.audit.mechanism.sampler import DIVISOR, UNIT_ROWS
+from ffalora_cli.audit.mechanism.sampler import DIVISOR, TWINS, UNIT_ROWS
 from ffalora_cli.audit.mechanism.surrogate import SEVERAL
 from ffalora_cli.audit.mutants import seams
 from ffalora_cli.audit.mutants.seams import Mutant
