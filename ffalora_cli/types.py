@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
 
 if TYPE_CHECKING:
     import numpy as np
+    import numpy.typing as npt
     import torch
 
     from ffalora_cli.tasks.targets import Targets
@@ -21,6 +22,9 @@ Tensors = dict[str, "torch.Tensor"]
 
 Stack = dict[str, "torch.Tensor"]
 """Named tensors of a cohort; every tensor has a leading client axis ``[clients, ...]``."""
+
+Floats: TypeAlias = "npt.NDArray[np.float64]"
+Ints: TypeAlias = "npt.NDArray[np.int64]"
 
 Kind = Literal["adapter", "head", "merge", "index", "seed", "setup", "framing"]
 """Ledger lines: what a counted byte was spent on."""

@@ -72,12 +72,9 @@ def _gradients(device: str) -> tuple[bool, str]:
         type_ids=None,
         offsets=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
         targets=Targets(rng.integers(0, 3, len(lengths))),
-        clients=None,
-        client_names=None,
         hashes=keyed,
         text_keys=keyed,
         sequence_keys=keyed,
-        unit_keys=None,
         pad_id=0,
         fingerprint="self-test",
     )

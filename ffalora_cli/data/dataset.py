@@ -12,12 +12,12 @@ from ffalora_cli.config.schema import TEXT_CLASSIFICATION, TaskConfig
 from ffalora_cli.config.splits import HOLDOUT, evaluated_splits
 from ffalora_cli.data.cache import cache_root, entry_key, hash_memory, read_entry, write_entry
 from ffalora_cli.data.encode import Encoded, encode
+from ffalora_cli.data.groups import KeyedRows
 from ffalora_cli.data.holdout import cut_rows
 from ffalora_cli.data.load import load_rows, read_rows
 from ffalora_cli.data.sources.source import locate
 from ffalora_cli.keys import derive, numpy_generator
 from ffalora_cli.tasks import registry
-from ffalora_cli.tasks.targets import Targets
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -30,18 +30,6 @@ class TaskData:
     train: Encoded  # every row a client may get
     evals: dict[str, Encoded]  # split name -> rows; the first is the headline
     facts: dict[str, Any]  # provenance, for the manifest
-
-
-@dataclass(frozen=True)
-class TrainingRows:
-    """The training rows of a run, not tokenised: what a partition is made of."""
-
-    targets: Targets
-    clients: np.ndarray | None  # int64 [n]
-    client_names: tuple[str, ...] | None
-    hashes: np.ndarray  # uint64 [n]
-    text_keys: np.ndarray  # uint64 [n]
-    unit_keys: np.ndarray | None  # uint64 [n]
 
 
 def prepare(
@@ -128,8 +116,8 @@ def _cut(
     return train.take(kept), {purpose: train.take(rows) for purpose, rows in held_out.items()}
 
 
-def training_rows(task: TaskConfig, data_dir: str | None, keep_together: str) -> TrainingRows:
-    """The rows ``prepare`` would train on; nothing is tokenised.
+def training_rows(task: TaskConfig, data_dir: str | None, keep_together: str) -> KeyedRows:
+    """The rows ``prepare`` would train on; nothing is tokenised, a partition needs no more.
 
     Args:
         task: the task.
@@ -138,14 +126,7 @@ def training_rows(task: TaskConfig, data_dir: str | None, keep_together: str) ->
     """
     rows = load_rows(task, data_dir, "train")
     left, _ = cut_rows(task, keep_together, rows)
-    return TrainingRows(
-        targets=rows.targets.take(left),
-        clients=None if rows.clients is None else rows.clients[left],
-        client_names=rows.client_names,
-        hashes=rows.hashes[left],
-        text_keys=rows.text_keys[left],
-        unit_keys=None if rows.unit_keys is None else rows.unit_keys[left],
-    )
+    return rows.keyed(left)
 
 
 def _encoded_split(

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ffalora_cli.data.groups import as_keys, normalised
+from ffalora_cli.data.groups import KeyedRows, as_keys, normalised
 from ffalora_cli.data.load import Rows
 from ffalora_cli.tasks.base import Task
 from ffalora_cli.tasks.targets import Targets
@@ -28,28 +28,22 @@ TARGET_ARRAYS = {
     "weights": "target_weights",
 }
 """Fields of ``Targets`` under the names that a split's hash and files have for them."""
+ARRAYS = ("ids", "type_ids", "offsets", "targets", "clients", "hashes", "text_keys",
+          "sequence_keys", "unit_keys")  # fmt: skip
+"""What ``content`` hashes, in this order."""
 
 
-@dataclass(frozen=True)
-class Encoded:
+@dataclass(frozen=True, kw_only=True)
+class Encoded(KeyedRows):
     """A split as flat token ids: row ``i`` is ``ids[offsets[i]:offsets[i + 1]]``."""
 
     ids: np.ndarray  # int32 [tokens]
     type_ids: np.ndarray | None  # int8 [tokens]; None when the model takes none
     offsets: np.ndarray  # int64 [n + 1]
-    targets: Targets
-    clients: np.ndarray | None  # int64 [n]
-    client_names: tuple[str, ...] | None  # by client, as the data has them
-    hashes: np.ndarray  # uint64 [n], equal for texts that differ in blanks around them at most
-    text_keys: np.ndarray  # uint64 [n], equal for equal normalised texts
     sequence_keys: np.ndarray  # uint64 [n], equal where these are one sequence to the model
-    unit_keys: np.ndarray | None  # uint64 [n], equal for equal values of task.unit_column
     pad_id: int
     fingerprint: str  # of the rows (texts, labels, clients, units), not of the tokens
     empty_texts: int = 0  # of pairs of the whole split: the other text is there
-
-    def __len__(self) -> int:
-        return len(self.targets)
 
     @cached_property
     def lengths(self) -> np.ndarray:
@@ -71,12 +65,12 @@ class Encoded:
     def arrays(self) -> dict[str, np.ndarray]:
         """Every array that is there, by name; a target's values are called ``labels``."""
         found: dict[str, np.ndarray] = {}
-        for part in fields(self):
-            value = getattr(self, part.name)
+        for part in ARRAYS:
+            value = getattr(self, part)
             if isinstance(value, Targets):
                 found |= {TARGET_ARRAYS[name]: array for name, array in value.arrays().items()}
-            elif isinstance(value, np.ndarray):
-                found[part.name] = value
+            elif value is not None:
+                found[part] = value
         return found
 
     def inputs(self, rows: np.ndarray, pad_to: int | None = None) -> dict[str, torch.Tensor]:
@@ -141,16 +135,11 @@ class Encoded:
         chosen = hashlib.blake2b(self.fingerprint.encode(), digest_size=16)
         chosen.update(rows.tobytes())
         return Encoded(
+            **vars(self.keyed(rows)),
             ids=self.ids[index],
             type_ids=None if self.type_ids is None else self.type_ids[index],
             offsets=offsets,
-            targets=self.targets.take(rows),
-            clients=None if self.clients is None else self.clients[rows],
-            client_names=self.client_names,
-            hashes=self.hashes[rows],
-            text_keys=self.text_keys[rows],
             sequence_keys=self.sequence_keys[rows],
-            unit_keys=None if self.unit_keys is None else self.unit_keys[rows],
             pad_id=self.pad_id,
             fingerprint=chosen.hexdigest(),
         )
@@ -176,16 +165,11 @@ def encode(rows: Rows, tokenizer: PreTrainedTokenizerBase, max_length: int, task
         if with_types:
             types.append(np.fromiter(chain.from_iterable(tokens["token_type_ids"]), np.int8, total))
     return Encoded(
+        **{part.name: getattr(rows, part.name) for part in fields(KeyedRows)},
         ids=np.concatenate(ids),
         type_ids=np.concatenate(types) if with_types else None,
         offsets=np.concatenate([[0], np.cumsum(np.concatenate(lengths))]),
-        targets=rows.targets,
-        clients=rows.clients,
-        client_names=rows.client_names,
-        hashes=rows.hashes,
-        text_keys=rows.text_keys,
         sequence_keys=np.concatenate(keys),
-        unit_keys=rows.unit_keys,
         pad_id=int(tokenizer.pad_token_id or 0),  # a run that pads was refused without one
         fingerprint=rows.fingerprint,
         empty_texts=rows.empty_texts,

@@ -12,7 +12,35 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ffalora_cli.tasks.targets import Targets
+
 SEPARATOR = "\x1f"  # between columns; a blank to ``str.split``, so no normalised text holds it
+
+
+@dataclass(frozen=True, kw_only=True)
+class KeyedRows:
+    """Rows, tokenised or not, that know what belongs together and whose they are."""
+
+    targets: Targets
+    clients: np.ndarray | None = None  # int64 [n], 0.. in sorted order of the column's values
+    client_names: tuple[str, ...] | None = None  # by client, as the column has them
+    hashes: np.ndarray  # uint64 [n], equal for texts that differ in blanks around them at most
+    text_keys: np.ndarray  # uint64 [n], equal for equal normalised texts
+    unit_keys: np.ndarray | None = None  # uint64 [n], equal for equal values of task.unit_column
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    def keyed(self, rows: np.ndarray) -> KeyedRows:
+        """Some rows, without what else is known of them. rows: [m]."""
+        return KeyedRows(
+            targets=self.targets.take(rows),
+            clients=None if self.clients is None else self.clients[rows],
+            client_names=self.client_names,
+            hashes=self.hashes[rows],
+            text_keys=self.text_keys[rows],
+            unit_keys=None if self.unit_keys is None else self.unit_keys[rows],
+        )
 
 
 @dataclass(frozen=True)

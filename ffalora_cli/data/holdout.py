@@ -2,40 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Protocol
-
 import numpy as np
 
 from ffalora_cli.config.errors import ConfigError
 from ffalora_cli.config.schema import TaskConfig
 from ffalora_cli.config.splits import HOLDOUT
-from ffalora_cli.data.groups import group_rows
+from ffalora_cli.data.groups import KeyedRows, group_rows
 from ffalora_cli.keys import derive, numpy_generator
 from ffalora_cli.tasks import registry
-from ffalora_cli.tasks.targets import Targets
 
 
-class Keyed(Protocol):
-    """Rows, tokenised or not, that know what belongs together."""
-
-    @property
-    def targets(self) -> Targets:
-        """What the rows should be answered with."""
-
-    @property
-    def hashes(self) -> np.ndarray:
-        """uint64 [n], of the texts as they stand."""
-
-    @property
-    def text_keys(self) -> np.ndarray:
-        """uint64 [n], of the normalised texts."""
-
-    @property
-    def unit_keys(self) -> np.ndarray | None:
-        """uint64 [n], of ``task.unit_column``; None where the task has none."""
-
-
-def keys_together(rows: Keyed, keep_together: str) -> np.ndarray | None:
+def keys_together(rows: KeyedRows, keep_together: str) -> np.ndarray | None:
     """What is dealt as one, uint64 [n]; None: each row by itself.
 
     Args:
@@ -48,7 +25,7 @@ def keys_together(rows: Keyed, keep_together: str) -> np.ndarray | None:
 
 
 def cut_rows(
-    task: TaskConfig, keep_together: str, rows: Keyed
+    task: TaskConfig, keep_together: str, rows: KeyedRows
 ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     """Row numbers that stay for training, and those held out by purpose (``eval``, ``tune``).
 

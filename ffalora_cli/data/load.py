@@ -11,33 +11,23 @@ import numpy as np
 
 from ffalora_cli.config.errors import ConfigError
 from ffalora_cli.config.schema import TaskConfig
-from ffalora_cli.data.groups import as_keys, text_keys
+from ffalora_cli.data.groups import KeyedRows, as_keys, text_keys
 from ffalora_cli.data.sources.readers import Table
 from ffalora_cli.data.sources.source import Source, locate
 from ffalora_cli.tasks import registry
-from ffalora_cli.tasks.targets import Targets
 
 if TYPE_CHECKING:
     import pyarrow
 
 
-@dataclass(frozen=True)
-class Rows:
+@dataclass(frozen=True, kw_only=True)
+class Rows(KeyedRows):
     """The rows of one split, in the order of their source."""
 
     texts: tuple[list[str], ...]  # one list a text column, each [n]
-    targets: Targets
-    clients: np.ndarray | None  # int64 [n], 0.. in sorted order of the column's values
-    client_names: tuple[str, ...] | None  # by client, as the column has them
-    hashes: np.ndarray  # uint64 [n], equal for texts that differ in blanks around them at most
-    text_keys: np.ndarray  # uint64 [n], equal for equal normalised texts
-    unit_keys: np.ndarray | None  # uint64 [n], equal for equal values of task.unit_column
     fingerprint: str  # of texts, targets, clients and units, whatever the file format
     origin: str
     empty_texts: int = 0  # of pairs: the other text is there
-
-    def __len__(self) -> int:
-        return len(self.targets)
 
 
 def load_rows(task: TaskConfig, data_dir: str | None, split: str) -> Rows:

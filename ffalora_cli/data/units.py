@@ -12,12 +12,11 @@ import numpy as np
 
 from ffalora_cli.config.errors import ConfigError
 from ffalora_cli.data.encode import Encoded
-from ffalora_cli.data.groups import in_order
-from ffalora_cli.data.holdout import Keyed
+from ffalora_cli.data.groups import KeyedRows, in_order
 from ffalora_cli.data.partition.partition import ClientRows
 
 
-def unit_keys(rows: Keyed, unit: str) -> np.ndarray:
+def unit_keys(rows: KeyedRows, unit: str) -> np.ndarray:
     """What is protected behind each row, equal on different clients for one text or person.
 
     A row of unit ``row`` is protected as one row, whatever it says: its key is its own.
@@ -36,7 +35,7 @@ def unit_keys(rows: Keyed, unit: str) -> np.ndarray:
     return np.arange(len(rows.targets), dtype=np.uint64)
 
 
-def with_units(clients: ClientRows, rows: Keyed, unit: str) -> ClientRows:
+def with_units(clients: ClientRows, rows: KeyedRows, unit: str) -> ClientRows:
     """The clients' rows with their units of privacy.
 
     For unit ``text`` rows whose normalised texts are one sequence to the model (after truncation)
@@ -66,7 +65,7 @@ def with_units(clients: ClientRows, rows: Keyed, unit: str) -> ClientRows:
     return replace(clients, units=number - first[owner])
 
 
-def _column(rows: Keyed) -> np.ndarray:
+def _column(rows: KeyedRows) -> np.ndarray:
     if rows.unit_keys is None:
         raise ConfigError(
             "privacy.unit=column needs a column; set task.unit_column=NAME, or privacy.unit=text"

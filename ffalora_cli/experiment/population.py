@@ -10,8 +10,8 @@ import numpy as np
 from ffalora_cli.config.schema import Config
 
 if TYPE_CHECKING:
-    from ffalora_cli.data.dataset import TaskData, TrainingRows
-    from ffalora_cli.data.encode import Encoded
+    from ffalora_cli.data.dataset import TaskData
+    from ffalora_cli.data.groups import KeyedRows
     from ffalora_cli.data.partition.partition import ClientRows
 
 
@@ -70,7 +70,7 @@ def load(config: Config, tokenizer: Any) -> tuple[TaskData, Population]:
     return data, replace(found, clients=clients)
 
 
-def populate(config: Config, rows: Encoded | TrainingRows) -> Population:
+def populate(config: Config, rows: KeyedRows) -> Population:
     """Deal the training rows to clients; their number is decided here where it was left open."""
     from ffalora_cli.data.holdout import keys_together
     from ffalora_cli.data.partition.partition import partition

@@ -8,25 +8,15 @@ run; ``ffalora audit --tier release`` removes and changes a unit and looks at ev
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from datetime import datetime
 from functools import cache
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
-from ffalora_cli.metric_keys import (
-    CLIP,
-    EPSILON,
-    UNCLIPPED,
-    evaluated,
-    own_labels,
-    personalized,
-)
+from ffalora_cli.metric_keys import CLIP, EPSILON, UNCLIPPED, evaluated, own_labels, personalized
 from ffalora_cli.records.reading import RunRecords
 from ffalora_cli.types import RoundRecord
-
-if TYPE_CHECKING:
-    pass
 
 Kind = Literal["public", "sizes", "noised", "outside", "home", "never"]
 """Why a field of a private run may leave, or that it may not:
@@ -39,6 +29,45 @@ Kind = Literal["public", "sizes", "noised", "outside", "home", "never"]
 - ``home``: leaves a run without privacy only;
 - ``never``: leaves no run.
 """
+
+_PUBLIC = {
+    "summary": "schema_version status headline",
+    "manifest": (  # the signature is of the configuration alone
+        "schema_version id signature command seeds.* ffalora python versions.* git git.* platform "
+        "device threads max_tokens trainable_parameters frozen_parameters model_fingerprint "
+        "model.* forked_from forked_from.id forked_from.signature forked_from.round data.eval_on "
+        "data.version data.evals.* data.evals.*.fingerprint data_fingerprints.*"
+    ),
+    "privacy": (
+        "schema unit protects relation sampling sampling_note accountant library delta "
+        "max_grad_norm mechanism.clip mechanism.clip_note mechanism.sensitivity "
+        "mechanism.noise_by calibration epsilon_target num_clients covered noise.* outside"
+    ),
+    "config": "**",
+    # An exported folder, which is also what goes to the hub.
+    "export": "schema ffalora signature base.* chosen merged client tolerance",
+    "adapter_config": "**",
+    "file": (  # that README.md is there; card, in the release audit, is what it says
+        "README.md export.json adapter_config.json config.json tokenizer* special_tokens_map.json "
+        "added_tokens.json vocab.* merges.txt spiece.model sentencepiece.bpe.model "
+        "chat_template.jinja"
+    ),
+    "tracker": "**",  # what a tracker adds itself
+}
+_SIZES = {
+    "privacy": (
+        "sentence delta_below_one_over_n epsilon_max.* largest.epsilon.* largest.replace_one "
+        "largest.one_row largest.two_units largest.three_units largest.no_amplification tuning.*"
+    ),
+    "summary": "rounds",  # a budget may end a run early
+    "export": "rows",
+}
+
+
+def _each(kind: Kind, names: Mapping[str, str]) -> Iterator[tuple[str, Kind, Kind]]:
+    """Lines of fields that are of one kind at every unit; names by what they stand in."""
+    return ((f"{tree}.{one}", kind, kind) for tree, all_ in names.items() for one in all_.split())
+
 
 LINES: tuple[tuple[str, Kind, Kind], ...] = (
     # field (``*``: within a name, ``**``: anything), at a unit inside a client, at unit client.
@@ -58,113 +87,26 @@ LINES: tuple[tuple[str, Kind, Kind], ...] = (
     ("metrics.train/*", "home", "home"),  # loss, clipped share, counts
     ("metrics.engine/*", "home", "home"),  # padding tells the drawn lengths
     ("metrics.*", "home", "home"),
-    ("summary.schema_version", "public", "public"),
-    ("summary.status", "public", "public"),
-    ("summary.headline", "public", "public"),
-    ("summary.rounds", "sizes", "sizes"),  # a budget may end a run early
-    ("summary.ended", "outside", "outside"),  # to the minute, as the seconds
-    ("summary.seconds", "outside", "outside"),
-    ("summary.value", "noised", "noised"),  # not of a headline that stays at home
-    ("summary.best.*", "noised", "noised"),
-    ("manifest.schema_version", "public", "public"),
-    ("manifest.id", "public", "public"),
-    ("manifest.signature", "public", "public"),  # of the configuration alone
-    ("manifest.created", "outside", "outside"),
-    ("manifest.command", "public", "public"),
-    ("manifest.seeds.*", "public", "public"),
-    ("manifest.ffalora", "public", "public"),
-    ("manifest.python", "public", "public"),
-    ("manifest.versions.*", "public", "public"),
-    ("manifest.git", "public", "public"),
-    ("manifest.git.*", "public", "public"),
-    ("manifest.platform", "public", "public"),
-    ("manifest.device", "public", "public"),
-    ("manifest.threads", "public", "public"),
-    ("manifest.max_tokens", "public", "public"),
-    ("manifest.trainable_parameters", "public", "public"),
-    ("manifest.frozen_parameters", "public", "public"),
-    ("manifest.model_fingerprint", "public", "public"),
-    ("manifest.model.source", "never", "never"),  # may be a folder; the configuration names it
-    ("manifest.model.*", "public", "public"),
-    ("manifest.forked_from", "public", "public"),
-    ("manifest.forked_from.id", "public", "public"),
-    ("manifest.forked_from.signature", "public", "public"),
-    ("manifest.forked_from.round", "public", "public"),
-    ("manifest.data.eval_on", "public", "public"),
-    ("manifest.data.version", "public", "public"),
-    # A hold-out is cut from the training rows, and its fingerprint made from theirs.
-    ("manifest.data.evals.*", "public", "public"),
-    ("manifest.data.evals.holdout.fingerprint", "home", "home"),
-    ("manifest.data.evals.*.fingerprint", "public", "public"),
-    ("manifest.data_fingerprints.train", "home", "home"),
-    ("manifest.data_fingerprints.holdout", "home", "home"),
-    ("manifest.data_fingerprints.*", "public", "public"),
-    ("manifest.identity.data.clients", "home", "home"),
-    ("privacy.schema", "public", "public"),
-    ("privacy.sentence", "sizes", "sizes"),
-    ("privacy.unit", "public", "public"),
-    ("privacy.protects", "public", "public"),
-    ("privacy.relation", "public", "public"),
-    ("privacy.sampling", "public", "public"),
-    ("privacy.sampling_note", "public", "public"),
-    ("privacy.accountant", "public", "public"),
-    ("privacy.library", "public", "public"),
-    ("privacy.delta", "public", "public"),
-    ("privacy.delta_below_one_over_n", "sizes", "sizes"),
-    ("privacy.max_grad_norm", "public", "public"),
-    ("privacy.mechanism.clip", "public", "public"),
-    ("privacy.mechanism.clip_note", "public", "public"),
-    ("privacy.mechanism.sensitivity", "public", "public"),
-    ("privacy.mechanism.noise_by", "public", "public"),
-    ("privacy.calibration", "public", "public"),
-    ("privacy.epsilon_target", "public", "public"),
-    ("privacy.epsilon_max.*", "sizes", "sizes"),
-    ("privacy.num_clients", "public", "public"),
-    ("privacy.largest.epsilon.*", "sizes", "sizes"),
-    ("privacy.largest.replace_one", "sizes", "sizes"),
-    ("privacy.largest.one_row", "sizes", "sizes"),
-    ("privacy.largest.two_units", "sizes", "sizes"),
-    ("privacy.largest.three_units", "sizes", "sizes"),
-    ("privacy.largest.no_amplification", "sizes", "sizes"),
-    ("privacy.tuning.*", "sizes", "sizes"),
-    ("privacy.covered", "public", "public"),
-    ("privacy.noise.*", "public", "public"),
-    ("privacy.outside", "public", "public"),
-    ("config.paths", "never", "never"),
-    ("config.paths.**", "never", "never"),
-    ("config.**", "public", "public"),
-    # An exported folder, which is also what goes to the hub.
-    ("export.schema", "public", "public"),
-    ("export.ffalora", "public", "public"),
-    ("export.signature", "public", "public"),
-    ("export.base.*", "public", "public"),
-    ("export.round", "noised", "noised"),  # the best one is chosen by the released model's scores
-    ("export.chosen", "public", "public"),
-    ("export.merged", "public", "public"),
-    ("export.client", "public", "public"),
-    ("export.rows", "sizes", "sizes"),
-    ("export.tolerance", "public", "public"),
-    ("export.difference", "home", "home"),  # of scores of rows that may be private ones
-    ("adapter_config.**", "public", "public"),
-    ("adapter.**", "noised", "noised"),
-    ("file.README.md", "public", "public"),  # that it is there; card, above, is what it says
-    ("file.export.json", "public", "public"),
-    ("file.adapter_config.json", "public", "public"),
-    ("file.adapter_model.safetensors", "noised", "noised"),
-    ("file.config.json", "public", "public"),
-    ("file.model.safetensors", "noised", "noised"),
-    ("file.tokenizer*", "public", "public"),
-    ("file.special_tokens_map.json", "public", "public"),
-    ("file.added_tokens.json", "public", "public"),
-    ("file.vocab.*", "public", "public"),
-    ("file.merges.txt", "public", "public"),
-    ("file.spiece.model", "public", "public"),
-    ("file.sentencepiece.bpe.model", "public", "public"),
-    ("file.chat_template.jinja", "public", "public"),
-    # What a tracker adds itself. A private run's rounds are sent together at its end, so these are
-    # times of the run's end (``trackers.worker``).
-    ("tracker.time", "outside", "outside"),
-    ("tracker.**", "public", "public"),
+    *_each("never", {"config": "paths paths.**", "manifest": "model.source"}),  # may be a folder
+    # A hold-out is cut from the training rows, and its fingerprint made from theirs. The difference
+    # of an export is of scores of rows that may be private ones.
+    *_each(
+        "home",
+        {
+            "manifest": "data.evals.holdout.fingerprint data_fingerprints.train "
+            "data_fingerprints.holdout identity.data.clients",
+            "export": "difference",
+        },
+    ),
+    # A private run's rounds are sent together at its end, so a tracker's times are of that end
+    # (``trackers.worker``); those of a summary are to the minute.
+    *_each("outside", {"summary": "ended seconds", "manifest": "created", "tracker": "time"}),
+    # Not the value of a headline that stays at home; an exported round is the best one by the
+    # released model's scores.
+    *_each("noised", {"summary": "value best.*", "export": "round", "adapter": "**"}),
+    *_each("noised", {"file": "adapter_model.safetensors model.safetensors"}),
+    *_each("sizes", _SIZES),
+    *_each("public", _PUBLIC),
 )
 """The first line that fits a field decides."""
 
@@ -219,11 +161,9 @@ def released(run: RunRecords) -> RunRecords:
     ``trackers.base`` and ``export.model_card`` without folders of this machine.
     """
     unit = str(run.config["privacy"]["unit"])
+    manifest = released_manifest(run.manifest, unit)
     if unit == "none":
-        return replace(run, manifest=leaving(run.manifest, "manifest", unit))
-    manifest = leaving(run.manifest, "manifest", unit)
-    if manifest.get("created"):
-        manifest["created"] = to_minute(manifest["created"])
+        return replace(run, manifest=manifest)
     return replace(
         run,
         manifest=manifest,
@@ -234,6 +174,14 @@ def released(run: RunRecords) -> RunRecords:
     )
 
 
+def released_manifest(manifest: Mapping[str, Any], unit: str) -> dict[str, Any]:
+    """What of a manifest may leave."""
+    kept = leaving(manifest, "manifest", unit)
+    if unit != "none" and kept.get("created"):
+        kept["created"] = _to_minute(kept["created"])
+    return kept
+
+
 def released_summary(summary: Mapping[str, Any], unit: str) -> dict[str, Any]:
     """What of a summary may leave; of a headline that stays at home no value does."""
     if unit == "none":
@@ -242,7 +190,7 @@ def released_summary(summary: Mapping[str, Any], unit: str) -> dict[str, Any]:
     if "seconds" in kept:
         kept["seconds"] = 60.0 * round(kept["seconds"] / 60.0)
     if "ended" in kept:
-        kept["ended"] = to_minute(kept["ended"])
+        kept["ended"] = _to_minute(kept["ended"])
     headline = summary.get("headline")
     if headline is not None and not metric_may_leave(str(headline), unit):
         kept.pop("value", None)
@@ -253,7 +201,7 @@ def released_summary(summary: Mapping[str, Any], unit: str) -> dict[str, Any]:
     return kept
 
 
-def to_minute(time: str) -> str:
+def _to_minute(time: str) -> str:
     """An ISO time without its seconds."""
     return datetime.fromisoformat(time).replace(second=0, microsecond=0).isoformat()
 

@@ -101,12 +101,9 @@ def load_texts(profile: Profile, data: str | None) -> tuple[Encoded, str]:
         type_ids=None,
         offsets=np.concatenate([[0], np.cumsum(lengths)]),
         targets=Targets(labels.astype(np.int64)),
-        clients=None,
-        client_names=None,
         hashes=np.zeros(count, np.uint64),
         text_keys=np.zeros(count, np.uint64),
         sequence_keys=np.zeros(count, np.uint64),
-        unit_keys=None,
         pad_id=pad_id,
         fingerprint="bench",
     )

@@ -36,10 +36,17 @@ def rows(*texts: list[str], clients: bool = False) -> Rows:
     n = len(texts[0])
     owners = np.arange(n) % 2 if clients else None
     keys = np.arange(n, dtype=np.uint64)
-    names = ("a", "b") if clients else None
-    people = keys % 3 if clients else None
-    targets = Targets(np.arange(n) % 3)
-    return Rows(texts, targets, owners, names, keys, keys, people, "f" * 32, "here")
+    return Rows(
+        texts=texts,
+        targets=Targets(np.arange(n) % 3),
+        clients=owners,
+        client_names=("a", "b") if clients else None,
+        hashes=keys,
+        text_keys=keys,
+        unit_keys=keys % 3 if clients else None,
+        fingerprint="f" * 32,
+        origin="here",
+    )
 
 
 def assert_same(left: Encoded, right: Encoded) -> None:

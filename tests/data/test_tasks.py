@@ -16,7 +16,8 @@ from omegaconf import OmegaConf
 from ffalora_cli.config.errors import ConfigError
 from ffalora_cli.config.schema import PartitionConfig, TaskConfig
 from ffalora_cli.data import dataset
-from ffalora_cli.data.dataset import TaskData, TrainingRows, training_rows
+from ffalora_cli.data.dataset import TaskData, training_rows
+from ffalora_cli.data.groups import KeyedRows
 from ffalora_cli.data.holdout import cut_holdout, keys_together
 from ffalora_cli.data.load import load_rows
 from ffalora_cli.data.partition.partition import partition
@@ -222,7 +223,7 @@ def test_no_text_is_on_two_clients_of_a_real_task(name: str, split: str) -> None
 
 
 @functools.cache
-def training(name: str) -> TrainingRows:
+def training(name: str) -> KeyedRows:
     return training_rows(task(name), DATA, "text")
 
 

@@ -34,8 +34,6 @@ def encoded(
         type_ids=None if types is None else np.concatenate(types).astype(np.int8),
         offsets=np.concatenate([[0], np.cumsum([len(row) for row in tokens])]),
         targets=Targets(np.zeros(len(tokens), dtype=np.int64)),
-        clients=None,
-        client_names=None,
         hashes=keys,
         text_keys=keys,
         sequence_keys=as_keys(map(str, zip(tokens, types or tokens, strict=True))),
@@ -136,15 +134,12 @@ def test_texts_that_begin_alike_are_one_unit_where_the_rest_is_cut_off() -> None
     texts = ["one two three four", "one two three five", "ONE  two three four", "six"]
     keys = np.arange(4, dtype=np.uint64)
     rows = Rows(
-        (texts,),
-        Targets(np.zeros(4, np.int64)),
-        None,
-        None,
-        keys,
-        text_keys((texts,)),
-        None,
-        "f",
-        "here",
+        texts=(texts,),
+        targets=Targets(np.zeros(4, np.int64)),
+        hashes=keys,
+        text_keys=text_keys((texts,)),
+        fingerprint="f",
+        origin="here",
     )
     whole = with_units(clients_of(4), encode(rows, tokenizer, 16, TASK), "text")
     assert units(whole) == [[0, 1, 0, 2]]

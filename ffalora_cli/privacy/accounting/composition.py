@@ -15,9 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ffalora_cli.privacy.accounting.loss_distribution import Curve, divergences, fitting
-
-Floats = npt.NDArray[np.float64]
-Ints = npt.NDArray[np.int64]
+from ffalora_cli.types import Floats, Ints
 
 TAIL = 1e-7  # share of delta given to what lies outside the window
 _ORDERS = np.geomspace(0.05, 2000.0, 40)  # of the Chernoff bound

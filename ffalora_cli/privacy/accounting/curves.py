@@ -12,15 +12,12 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
-import numpy.typing as npt
 
 from ffalora_cli.privacy.accounting.accountant import Accountant
 from ffalora_cli.privacy.accounting.accountants import COARSE, FINE
 from ffalora_cli.privacy.accounting.composition import trajectory
 from ffalora_cli.privacy.accounting.disk_cache import load_list, store
-
-Floats = npt.NDArray[np.float64]
-Ints = npt.NDArray[np.int64]
+from ffalora_cli.types import Floats, Ints
 
 EVERY_ROUND = 32  # up to so many planned rounds, each is a point
 POINTS, SLOW_POINTS = 48, 8  # beyond; a point of PRV or of fixed-size sampling takes up to a second

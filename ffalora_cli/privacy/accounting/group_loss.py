@@ -17,11 +17,9 @@ from __future__ import annotations
 import math
 
 import numpy as np
-import numpy.typing as npt
 
 from ffalora_cli.privacy.accounting.loss_distribution import Curve, divergences
-
-Floats = npt.NDArray[np.float64]
+from ffalora_cli.types import Floats, Ints
 
 _TAIL = 10.0  # standard deviations beyond which less than exp(-50) lies
 _NEWTON = 60  # steps at most; some ten are taken
@@ -76,14 +74,14 @@ def one_row(noise_multiplier: float, sample_rate: float, interval: float) -> lis
     return [(-len(losses), np.concatenate([mirrored[::-1], upper]))]
 
 
-def _loss(x: Floats, drawn: npt.NDArray[np.int64], weights: Floats, noise: float) -> Floats:
+def _loss(x: Floats, drawn: Ints, weights: Floats, noise: float) -> Floats:
     """log(mixture / N(0)) at ``x [points]``; convex and increasing."""
     terms = weights[:, None] + (drawn[:, None] * x - drawn[:, None] ** 2 / 2.0) / noise**2
     found: Floats = np.logaddexp.reduce(terms)
     return found
 
 
-def _place(losses: Floats, drawn: npt.NDArray[np.int64], weights: Floats, noise: float) -> Floats:
+def _place(losses: Floats, drawn: Ints, weights: Floats, noise: float) -> Floats:
     """Where the mixture has these losses ``[points]``; -inf below the least.
 
     Newton from the right of a convex increasing function never passes its root: it starts where one

@@ -16,9 +16,9 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-Floats = npt.NDArray[np.float64]
+from ffalora_cli.types import Floats
+
 Curve = tuple[int, Floats]
 """Index of the lowest loss in units of the grid, divergence at it and at every loss above it."""
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from ffalora_cli.privacy.planning.plan import Floats, PrivacyPlan
+from ffalora_cli.privacy.planning.plan import PrivacyPlan
+from ffalora_cli.types import Floats
 
 CLIPS = {
     "flat": "one norm over all covered tensors, cut to max_grad_norm",

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from ffalora_cli.privacy.planning.plan import Floats, Ints, PrivacyPlan
+from ffalora_cli.privacy.planning.plan import PrivacyPlan
+from ffalora_cli.types import Floats, Ints
 
 
 def spent(plan: PrivacyPlan, steps_taken: Ints, *, exact: bool = False) -> Floats:

@@ -14,8 +14,9 @@ from ffalora_cli.privacy.accounting.sampling import NOTES, WORDS
 from ffalora_cli.privacy.claim.mechanism_words import mechanism
 from ffalora_cli.privacy.claim.spent import claimed, spent
 from ffalora_cli.privacy.planning.assumptions import other_assumptions, other_groups, tuning
-from ffalora_cli.privacy.planning.plan import Floats, Ints, PrivacyPlan
+from ffalora_cli.privacy.planning.plan import PrivacyPlan
 from ffalora_cli.privacy.rounding import delta_text, epsilon_text
+from ffalora_cli.types import Floats, Ints
 
 SCHEMA = 3
 LISTED = 20  # up to so many clients are listed, more are summarised

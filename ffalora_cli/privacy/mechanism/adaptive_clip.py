@@ -15,16 +15,15 @@ import math
 from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 
 from ffalora_cli.config.errors import ConfigError
 from ffalora_cli.config.schema import PrivacyConfig
 from ffalora_cli.keys import Key, SecureKey, derive, numpy_generator, secure_normal
+from ffalora_cli.types import Floats, Ints
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-Floats = npt.NDArray[np.float64]
 
 COUNT_SHARE = 20.0  # default count noise is the expected batch over this, as Andrew et al.
 
@@ -71,9 +70,9 @@ def gradient_noise(noise_multiplier: Floats, count_noise: Floats) -> Floats:
 
 
 def released_share(
-    unclipped: npt.NDArray[np.int64],
-    seen: npt.NDArray[np.int64],
-    clients: Sequence[int] | npt.NDArray[np.int64],
+    unclipped: Ints,
+    seen: Ints,
+    clients: Sequence[int] | Ints,
     round: int,
     steps: int,
     expected_batch: Floats,

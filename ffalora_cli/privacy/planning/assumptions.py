@@ -10,7 +10,8 @@ from ffalora_cli.privacy.accounting.disk_cache import answered
 from ffalora_cli.privacy.accounting.groups import epsilon_of_one_row, epsilon_of_units
 from ffalora_cli.privacy.accounting.sampling import replace_one_poisson
 from ffalora_cli.privacy.accounting.tuning import epsilon_of_search
-from ffalora_cli.privacy.planning.plan import Ints, PrivacyPlan
+from ffalora_cli.privacy.planning.plan import PrivacyPlan
+from ffalora_cli.types import Ints
 
 
 def other_assumptions(plan: PrivacyPlan, client: int, steps: int) -> dict[str, Any]:

@@ -6,16 +6,13 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from ffalora_cli.config.errors import ConfigError
 from ffalora_cli.config.schema import FederationConfig, PrivacyConfig
 from ffalora_cli.privacy.accounting.accountants import FINE
 from ffalora_cli.privacy.planning.rules import participation
 from ffalora_cli.privacy.planning.schedule import planned_rounds
-
-Floats = npt.NDArray[np.float64]
-Ints = npt.NDArray[np.int64]
+from ffalora_cli.types import Floats, Ints
 
 MOST_RATES = 50  # distinct sampling rates planned exactly; beyond, rates go up on a 1 % grid
 GRID = 5e-4  # width of the grid of privacy losses then: five times quicker, at most 0.3 % above

@@ -6,13 +6,11 @@ import math
 from collections.abc import Callable
 
 import numpy as np
-import numpy.typing as npt
 
 from ffalora_cli.config.errors import ConfigError
 from ffalora_cli.config.schema import PrivacyConfig
 from ffalora_cli.privacy.accounting.accountant import Accountant
-
-Floats = npt.NDArray[np.float64]
+from ffalora_cli.types import Floats
 
 KNOTS = 50  # more distinct rates than this are calibrated at every KNOT_STEP-th and between them
 KNOT_STEP = 8

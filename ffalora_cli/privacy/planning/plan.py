@@ -11,7 +11,6 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 
 from ffalora_cli.config.errors import ConfigError
 from ffalora_cli.config.privacy_rules import check_cohort, check_mechanism
@@ -25,9 +24,7 @@ from ffalora_cli.privacy.planning.exposure import Exposure, exposure_of
 from ffalora_cli.privacy.planning.noise import check_affordable, noise_of_clients
 from ffalora_cli.privacy.planning.rules import warnings_of
 from ffalora_cli.privacy.planning.shared_rows import SharedRows
-
-Floats = npt.NDArray[np.float64]
-Ints = npt.NDArray[np.int64]
+from ffalora_cli.types import Floats, Ints
 
 SEAMS = ("make_plan",)
 """What an audit may replace; whoever calls it looks it up in this module."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 
 from ffalora_cli.config.errors import ConfigError
 from ffalora_cli.config.schema import FederationConfig
@@ -13,8 +12,6 @@ from ffalora_cli.privacy.rounding import epsilon_text
 
 if TYPE_CHECKING:
     from ffalora_cli.privacy.planning.plan import PrivacyPlan
-
-Floats = npt.NDArray[np.float64]
 
 
 def participation(federation: FederationConfig, num_clients: int) -> float:

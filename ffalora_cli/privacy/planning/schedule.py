@@ -4,11 +4,6 @@ from __future__ import annotations
 
 import math
 
-import numpy as np
-import numpy.typing as npt
-
-Ints = npt.NDArray[np.int64]
-
 
 def planned_rounds(rounds: int, share: float) -> int:
     """Upper plan of the rounds one client takes part in: mean + 4 sd, at most all of them.

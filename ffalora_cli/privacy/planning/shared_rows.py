@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-Ints = npt.NDArray[np.int64]
+from ffalora_cli.types import Ints
 
 _PRUNED = 500  # more sets than this are not searched for subsets of one another
 

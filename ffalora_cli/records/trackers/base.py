@@ -22,8 +22,8 @@ from ffalora_cli.records.files import read_json
 from ffalora_cli.records.leaving import (
     leaving,
     metric_may_leave,
+    released_manifest,
     released_summary,
-    to_minute,
 )
 from ffalora_cli.records.run_directory import MANIFEST, PRIVACY
 from ffalora_cli.types import RoundRecord
@@ -57,9 +57,7 @@ class RunFacts:
     def of(folder: Path, name: str, config: Mapping[str, Any]) -> RunFacts:
         """Facts of a run whose folder has its manifest and, if private, its statement."""
         unit = str(config["privacy"]["unit"])
-        manifest = leaving(read_json(folder / MANIFEST), "manifest", unit)
-        if unit != "none" and "created" in manifest:
-            manifest["created"] = to_minute(manifest["created"])
+        manifest = released_manifest(read_json(folder / MANIFEST), unit)
         kept = {key: value for key, value in manifest.items() if key not in _LEFT_OUT}
         claim = None
         if (folder / PRIVACY).exists():
