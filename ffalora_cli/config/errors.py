@@ -26,10 +26,10 @@ class RunFailed(Exception):
     """
 
 
-def nearest(word: str, choices: Iterable[str]) -> str | None:
-    """The closest of ``choices`` to ``word``, or None when nothing is close."""
+def nearest(word: str, choices: Iterable[str], alike: float = 0.5) -> str | None:
+    """The closest of ``choices`` to ``word``, or None when none is ``alike`` (difflib's ratio)."""
     options = {str(choice).lower(): str(choice) for choice in choices}
-    matches = difflib.get_close_matches(str(word).lower(), options, n=1, cutoff=0.5)
+    matches = difflib.get_close_matches(str(word).lower(), options, n=1, cutoff=alike)
     return options[matches[0]] if matches else None
 
 
