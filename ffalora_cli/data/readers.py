@@ -95,33 +95,24 @@ def _class_names(schema: pyarrow.Schema, column: str) -> list[str] | None:
     return names if isinstance(names, list) and all(isinstance(n, str) for n in names) else None
 
 
-def _read_parquet(path: Path, columns: Sequence[str]) -> Table:
+def _read_arrow(path: Path, columns: Sequence[str]) -> Table:
+    """A Parquet file, or a stream of record batches as ``save_to_disk`` writes it."""
     import pyarrow
     import pyarrow.parquet
 
+    parquet = path.suffix == ".parquet"
     try:
-        with pyarrow.parquet.ParquetFile(path) as file:
-            require(columns, file.schema_arrow.names, str(path))
-            return from_arrow(file.read(list(columns)), columns, str(path))
-    except (pyarrow.ArrowException, OSError, ValueError, KeyError) as error:
-        raise _unreadable(path, "Parquet", error) from error
-
-
-def _read_arrow(path: Path, columns: Sequence[str]) -> Table:
-    """A stream of record batches, as ``save_to_disk`` writes it."""
-    import pyarrow
-
-    try:
+        if parquet:
+            with pyarrow.parquet.ParquetFile(path) as file:
+                require(columns, file.schema_arrow.names, str(path))
+                return from_arrow(file.read(list(columns)), columns, str(path))
         with pyarrow.memory_map(str(path)) as file, pyarrow.ipc.open_stream(file) as stream:
             return from_arrow(stream.read_all(), columns, str(path))
+    except ConfigError:
+        raise
     except (pyarrow.ArrowException, OSError, ValueError, KeyError) as error:
-        raise _unreadable(path, "Arrow", error) from error
-
-
-def _unreadable(path: Path, kind: str, error: Exception) -> ConfigError:
-    if isinstance(error, ConfigError):
-        return error
-    return ConfigError(f"{path} is not {kind} that can be read; copy it again")
+        kind = "Parquet" if parquet else "Arrow"
+        raise ConfigError(f"{path} is not {kind} that can be read; copy it again") from error
 
 
 def _read_jsonl(path: Path, columns: Sequence[str]) -> Table:
@@ -225,7 +216,7 @@ def _text(path: Path) -> str:
 
 
 READERS: dict[str, Callable[[Path, Sequence[str]], Table]] = {
-    ".parquet": _read_parquet,
+    ".parquet": _read_arrow,
     ".jsonl": _read_jsonl,
     ".csv": _read_csv,
     ".tsv": _read_csv,

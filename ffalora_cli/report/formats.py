@@ -6,7 +6,6 @@ import csv
 import io
 import json
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +15,7 @@ from ffalora_cli.report.comparison import Cell, Comparison, Row
 from ffalora_cli.report.notes import BEST, TIED, baseline_name, notes
 from ffalora_cli.report.settings import title
 from ffalora_cli.report.statistics import Sample
+from ffalora_cli.report.style import byte_unit
 from ffalora_cli.tasks.registry import is_percent
 
 SCHEMA_VERSION = 1
@@ -46,7 +46,7 @@ class Grid:
 
 def grid(comparison: Comparison) -> Grid:
     """The table for people: scores in percent, bytes in one unit, dashes for what is not there."""
-    factor, unit = _byte_unit([row.uplink_bytes for row in comparison.rows])
+    factor, unit = byte_unit(max((row.uplink_bytes for row in comparison.rows), default=0.0))
     several = any(cell.sample.sd is not None for row in comparison.rows for cell in row.cells)
     compared = any(row.baseline for row in comparison.rows) and len(comparison.rows) > 1
     private = any(row.epsilon is not None for row in comparison.rows)
@@ -216,15 +216,6 @@ def _difference(metric: str, cell: Cell, row: Row) -> str:
     gap = cell.against.differences
     text = _plain(metric, gap.mean, "+")
     return text if gap.half_width is None else f"{text} ± {_plain(metric, gap.half_width)}"
-
-
-def _byte_unit(values: Sequence[float]) -> tuple[float, str]:
-    """One decimal unit for a whole column, so that its numbers can be compared at a glance."""
-    largest = max(values, default=0.0)
-    for factor, unit in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
-        if largest >= factor:
-            return factor, unit
-    return 1.0, "B"
 
 
 def _markdown(text: str) -> str:
