@@ -80,8 +80,7 @@ def _parser() -> Parser:
 
 
 def _question(options: argparse.Namespace) -> Question:
-    from ffalora_cli.report.comparison import Question
-    from ffalora_cli.report.moments import parse
+    from ffalora_cli.report.comparison import Question, parse
 
     baseline = []
     for text in _words(options.baseline):

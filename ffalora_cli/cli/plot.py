@@ -60,7 +60,7 @@ def main(arguments: Sequence[str]) -> int:
 
 def _picture(options: argparse.Namespace, runs: Sequence[RunRecords]) -> Picture:
     from ffalora_cli.report import clients_figure, curves, pareto
-    from ffalora_cli.report.grouping import group_runs
+    from ffalora_cli.report.series import group_runs
 
     if options.kind == "partition":
         return _partition(runs)
@@ -122,7 +122,7 @@ def common_headline(runs: Sequence[RunRecords]) -> str:
     Raises:
         ConfigError: when tasks differ in it.
     """
-    from ffalora_cli.report.moments import headline
+    from ffalora_cli.report.comparison import headline
 
     names = sorted({headline(run) for run in runs})
     if len(names) > 1:

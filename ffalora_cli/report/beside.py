@@ -12,12 +12,18 @@ from ffalora_cli.config.errors import ConfigError, choose, listed
 from ffalora_cli.metric_keys import evaluated, short_name
 from ffalora_cli.records.reading import RunRecords
 from ffalora_cli.report import statistics
-from ffalora_cli.report.comparability import MEANINGLESS, differences
-from ffalora_cli.report.comparison import Question, once
+from ffalora_cli.report.comparison import Question, value_of
 from ffalora_cli.report.formats import SCHEMA_VERSION, Grid
-from ffalora_cli.report.moments import value_of
 from ffalora_cli.report.published import GLUE, MARKS, TABLES, Number, Table
-from ffalora_cli.report.settings import differing, setting, title
+from ffalora_cli.report.settings import (
+    MEANINGLESS,
+    differences,
+    differing,
+    grouped,
+    once,
+    setting,
+    title,
+)
 
 _NOT_RUN, _NOT_FOUND = "not run", "not found"
 
@@ -49,13 +55,13 @@ def our_numbers(runs: Sequence[RunRecords], table: Table, question: Question) ->
     columns, _ = differing(finished, question.over) if finished else ([], [])
     others = [key for key in columns if key not in ("task", "method", table.axis)]
     others = [key for key in others if not key.startswith("task.")]
-    groups: dict[tuple[str, ...], list[RunRecords]] = {}
-    for run in finished:
-        label = ", ".join(["ours", *(f"{title(k)} {setting(run, k)}" for k in others)])
-        key = (setting(run, "task"), setting(run, table.axis), setting(run, "method"), label)
-        groups.setdefault(key, []).append(run)
+
+    def cell(run: RunRecords) -> tuple[str, str, str, str]:
+        ours = ", ".join(["ours", *(f"{title(key)} {setting(run, key)}" for key in others)])
+        return setting(run, "task"), setting(run, table.axis), setting(run, "method"), ours
+
     numbers = []
-    for (task, value, method, label), members in groups.items():
+    for (task, value, method, source), members in grouped(finished, cell).items():
         for aspect, values in differences(members, MEANINGLESS).items():
             raise ConfigError(
                 f"--published: {aspect.name} differ in one cell ({task}, {method}): "
@@ -65,12 +71,8 @@ def our_numbers(runs: Sequence[RunRecords], table: Table, question: Question) ->
             found = [value_of(run, question.point, metric) for run in members]
             sample = statistics.summarize([100 * v for v in found if v is not None])
             if sample.count:
-                spread = sample.half_width
-                numbers.append(
-                    Number(
-                        task, metric, value, method, label, "", sample.mean, spread, sample.count
-                    )
-                )
+                shown = (sample.mean, sample.half_width, sample.count)
+                numbers.append(Number(task, metric, value, method, source, "", *shown))
     return numbers
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from ffalora_cli.config.errors import ConfigError
 from ffalora_cli.records.reading import RunRecords
-from ffalora_cli.report.grouping import Grouping
+from ffalora_cli.report.series import Grouping
 from ffalora_cli.report.style import WIDTH, Picture, pen
 
 MEASURES = {

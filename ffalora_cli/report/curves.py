@@ -7,8 +7,7 @@ import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from ffalora_cli.report.grouping import Grouping
-from ffalora_cli.report.series import X_AXES, Curve, curves, epsilon_terms
+from ffalora_cli.report.series import X_AXES, Curve, Grouping, curves, epsilon_terms
 from ffalora_cli.report.style import (
     Picture,
     byte_unit,

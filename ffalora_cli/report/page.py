@@ -14,10 +14,8 @@ from ffalora_cli.metric_keys import UPLINK, evaluated
 from ffalora_cli.records.leaving import metric_may_leave, released
 from ffalora_cli.records.reading import RunRecords
 from ffalora_cli.report import clients_figure, curves, pareto
-from ffalora_cli.report.comparison import Question, compare
+from ffalora_cli.report.comparison import Question, compare, full_name, headline
 from ffalora_cli.report.formats import grid
-from ffalora_cli.report.grouping import group_runs
-from ffalora_cli.report.moments import full_name, headline
 from ffalora_cli.report.page_sections import (
     Table,
     byte_table,
@@ -25,6 +23,7 @@ from ffalora_cli.report.page_sections import (
     results,
     run_section,
 )
+from ffalora_cli.report.series import group_runs
 from ffalora_cli.report.style import INK, inline_svg, styled
 
 if TYPE_CHECKING:

@@ -11,10 +11,11 @@ import numpy as np
 
 from ffalora_cli.config.errors import ConfigError
 from ffalora_cli.privacy.rounding import epsilon_text, rounded_up
-from ffalora_cli.report.grouping import Group, Grouping
 from ffalora_cli.report.series import (
     EPSILON,
     X_AXES,
+    Group,
+    Grouping,
     check_metric,
     epsilon_terms,
     points,

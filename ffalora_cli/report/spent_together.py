@@ -23,7 +23,7 @@ from ffalora_cli.privacy.statement import SUBJECT
 from ffalora_cli.records.files import read_json_lines
 from ffalora_cli.records.reading import RunRecords
 from ffalora_cli.records.run_directory import LEDGER
-from ffalora_cli.report.comparability import client_rows, train_rows
+from ffalora_cli.report.settings import client_rows, grouped, train_rows
 
 Steps = list[tuple[float, float, int]]
 
@@ -55,11 +55,14 @@ def together(runs: Sequence[RunRecords]) -> list[Together]:
     Args:
         runs: finished or not; those without privacy are left aside.
     """
-    groups: dict[object, list[RunRecords]] = {}
-    for run in runs:
-        if run.privacy is not None:
-            key = (train_rows(run), *map(run.privacy.get, ("relation", "sampling")), unit_of(run))
-            groups.setdefault(key, []).append(run)
+    groups = grouped(
+        [run for run in runs if run.privacy is not None],
+        lambda run: (
+            train_rows(run),
+            *map((run.privacy or {}).get, ("relation", "sampling")),
+            unit_of(run),
+        ),
+    )
     return [composed(members) for members in groups.values() if len(members) > 1]
 
 

@@ -17,9 +17,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from ffalora_cli.config.errors import ConfigError
 from ffalora_cli.report import clients_figure, curves, pareto
-from ffalora_cli.report.grouping import group_runs
 from ffalora_cli.report.pareto import Point, mark_best
-from ffalora_cli.report.series import curve, epsilon_terms, points
+from ffalora_cli.report.series import curve, epsilon_terms, group_runs, points
 from ffalora_cli.report.statistics import summarize
 from ffalora_cli.report.style import PENS, csv_text, pen, save, styled
 from tests.made_runs import made_run, statement

@@ -9,9 +9,8 @@ import pytest
 from scipy import stats
 
 from ffalora_cli.config.errors import ConfigError
-from ffalora_cli.report.comparison import Question, compare
+from ffalora_cli.report.comparison import Question, compare, parse
 from ffalora_cli.report.formats import grid
-from ffalora_cli.report.moments import parse
 from ffalora_cli.report.notes import baseline_name, notes
 from ffalora_cli.report.selection import select_runs
 from tests.made_runs import write_run

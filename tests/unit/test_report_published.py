@@ -13,8 +13,7 @@ import yaml
 
 from ffalora_cli.config.errors import ConfigError
 from ffalora_cli.report.beside import as_csv, as_json, our_numbers, table_named, with_published
-from ffalora_cli.report.comparison import Question
-from ffalora_cli.report.moments import parse
+from ffalora_cli.report.comparison import Question, parse
 from ffalora_cli.report.published import MARKS, TABLES
 from ffalora_cli.report.selection import select_runs
 from tests.grids import one_job
