@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import json
 from collections.abc import Sequence
 from dataclasses import asdict
 
@@ -13,7 +10,7 @@ from ffalora_cli.metric_keys import evaluated, short_name
 from ffalora_cli.records.reading import RunRecords
 from ffalora_cli.report import statistics
 from ffalora_cli.report.comparison import Question, value_of
-from ffalora_cli.report.formats import SCHEMA_VERSION, Grid
+from ffalora_cli.report.formats import Grid, strict_json
 from ffalora_cli.report.published import GLUE, MARKS, TABLES, Number, Table
 from ffalora_cli.report.settings import (
     MEANINGLESS,
@@ -24,6 +21,7 @@ from ffalora_cli.report.settings import (
     setting,
     title,
 )
+from ffalora_cli.report.style import csv_text
 
 _NOT_RUN, _NOT_FOUND = "not run", "not found"
 
@@ -100,27 +98,23 @@ def with_published(
 
 def as_csv(table: Table, ours: Sequence[Number]) -> str:
     """One line a number; empty for what its source does not say."""
-    stream = io.StringIO()
-    names = list(Number.__dataclass_fields__)
-    writer = csv.DictWriter(stream, names, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(asdict(number) for number in (*ours, *table.numbers))
-    return stream.getvalue().rstrip("\n")
+    numbers = [asdict(number) for number in (*ours, *table.numbers)]
+    return csv_text(numbers, list(Number.__dataclass_fields__)).rstrip("\n")
 
 
 def as_json(
     table: Table, ours: Sequence[Number], runs: Sequence[RunRecords], question: Question
 ) -> str:
     """Ours and published apart, strict JSON."""
-    content = {
-        "schema_version": SCHEMA_VERSION,
-        "table": table.experiment,
-        "axis": table.axis,
-        "ours": [asdict(number) for number in ours],
-        "published": [asdict(number) for number in table.numbers],
-        "notes": _notes(table, ours, runs, question),
-    }
-    return json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
+    return strict_json(
+        {
+            "table": table.experiment,
+            "axis": table.axis,
+            "ours": [asdict(number) for number in ours],
+            "published": [asdict(number) for number in table.numbers],
+            "notes": _notes(table, ours, runs, question),
+        }
+    )
 
 
 def _metrics(task: str) -> list[str]:

@@ -153,15 +153,14 @@ def _settings(comparison: Comparison) -> list[str]:
             f"some rows average runs with different {listed(comparison.mixed)}; add {key} to --by, "
             f"or filter with {key}=VALUE"
         )
-    for aspect, values in differences(runs, (*MEANINGLESS, *WORTH_SAYING)).items():
-        if aspect in MEANINGLESS and not comparison.question.anyway:
-            continue  # of different tasks, which --by lays side by side
-        found.append(
-            f"{aspect.name} differ ({listed(values)}): {aspect.why}".replace(" are on", "")
-        )
-    for source in changed_weights(runs):
-        found.append(f"{source} had different frozen weights in different runs")
-    return found
+    # Without --anyway only tasks that --by lays side by side differ in what is meaningless.
+    said = (*MEANINGLESS, *WORTH_SAYING) if comparison.question.anyway else WORTH_SAYING
+    found += [
+        f"{aspect.name} differ ({listed(values)}): {aspect.why}".replace(" are on", "")
+        for aspect, values in differences(runs, said).items()
+    ]
+    weights = "had different frozen weights in different runs"
+    return [*found, *(f"{source} {weights}" for source in changed_weights(runs))]
 
 
 def _inputs(comparison: Comparison) -> list[str]:
@@ -189,17 +188,16 @@ def _worth_saying(key: str, runs: Sequence[RunRecords]) -> bool:
 
 
 def _left_out(comparison: Comparison) -> list[str]:
-    found = []
-    for runs, what in (
+    kinds = (
         (comparison.unfinished, "not finished, left out of all means"),
         (comparison.repeated, "repeated (same signature, same noise), counted once"),
         (comparison.without, "without a value at this evaluation point, left out"),
-    ):
-        if runs:
-            found.append(
-                f"{len(runs)} {'run' if len(runs) == 1 else 'runs'} {what}: {_names(runs)}"
-            )
-    return found
+    )
+    return [
+        f"{len(runs)} {'run' if len(runs) == 1 else 'runs'} {what}: {_names(runs)}"
+        for runs, what in kinds
+        if runs
+    ]
 
 
 def _names(runs: Sequence[RunRecords]) -> str:

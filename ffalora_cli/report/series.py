@@ -9,7 +9,7 @@ the mean of held values ends where the first unfinished run does.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -50,6 +50,11 @@ class Grouping:
     def runs(self) -> tuple[RunRecords, ...]:
         """Every run that counts."""
         return tuple(run for group in self.groups for run in group.runs)
+
+    def absent(self, drawn: Collection[str], what: str) -> list[str]:
+        """A note that names the groups whose labels are not among those drawn, if any."""
+        names = [group.label or "a run" for group in self.groups if group.label not in drawn]
+        return [f"not drawn, without {what}: {'; '.join(names)}"] if names else []
 
 
 def group_runs(
@@ -174,11 +179,8 @@ def curves(grouping: Grouping, x: str, y: str) -> list[Curve]:
     check_metric(runs, y)
     if x == "epsilon":
         epsilon_terms(runs)
-    found = [
-        replace(line, slot=slot)
-        for slot, group in enumerate(grouping.groups)
-        if (line := curve(group, x, y)) is not None
-    ]
+    lines = [curve(group, x, y) for group in grouping.groups]
+    found = [replace(line, slot=slot) for slot, line in enumerate(lines) if line is not None]
     if not found:
         raise ConfigError(f"--x {x}: none of {len(runs)} runs has it beside {y}; try --x round")
     return found
@@ -189,7 +191,8 @@ def points(run: RunRecords, x: str, y: str) -> tuple[np.ndarray, np.ndarray]:
     xs, ys, seconds = [], [], 0.0
     for record in run.rounds:
         metrics = record.metrics
-        seconds += _finite(metrics.get(ROUND_SECONDS))
+        spent = metrics.get(ROUND_SECONDS, 0.0)
+        seconds += spent if math.isfinite(spent) else 0.0
         at = seconds if x == "seconds" else _position(metrics, record.round, x)
         value = metrics.get(y, math.nan)
         if math.isfinite(at) and math.isfinite(value):
@@ -238,15 +241,10 @@ def _position(metrics: Mapping[str, float], number: int, x: str) -> float:
     """Where a round is along an axis; nothing was sent or spent before the first."""
     if x == "round":
         return float(number)
-    up, both = (UPLINK_TOTAL,), (UPLINK_TOTAL, DOWNLINK_TOTAL)
-    keys = {"uplink_bytes": up, "total_bytes": both, "epsilon": (EPSILON,)}[x]
-    if number == 0 and x != "epsilon":
-        return 0.0
-    return float(sum(metrics.get(key, math.nan) for key in keys))
-
-
-def _finite(value: float | None) -> float:
-    return value if value is not None and math.isfinite(value) else 0.0
+    if x == "epsilon":
+        return metrics.get(EPSILON, math.nan)
+    keys = (UPLINK_TOTAL,) if x == "uplink_bytes" else (UPLINK_TOTAL, DOWNLINK_TOTAL)
+    return float(sum(metrics.get(key, math.nan) for key in keys)) if number else 0.0
 
 
 def _common_rounds(lines: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> np.ndarray:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 import re
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
@@ -104,9 +105,8 @@ def column_figure(height: float, labels: Sequence[str]) -> tuple[Figure, Axes]:
     from matplotlib.figure import Figure
 
     folded = [_folded(label) for label in labels]
-    lines = max(1, max(label.count("\n") + 1 for label in folded)) * -(
-        -len(labels) // _columns(folded)
-    )
+    tallest = max(label.count("\n") + 1 for label in folded)
+    lines = tallest * math.ceil(len(labels) / _columns(folded))
     figure = Figure(figsize=(WIDTH, height + 0.16 * lines), layout="constrained")
     return figure, figure.subplots()
 
@@ -180,11 +180,12 @@ def save(picture: Picture, path: Path) -> list[Path]:
     return files
 
 
-def csv_text(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Rows as CSV with a header; what is not there is an empty cell."""
+def csv_text(rows: Sequence[Mapping[str, Any]], columns: Sequence[str] = ()) -> str:
+    """Rows as CSV with a header (of the first row's keys, if not told); empty for what is None."""
     text = io.StringIO()
-    if rows:
-        writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    names = columns or list(rows[0] if rows else ())
+    if names:
+        writer = csv.DictWriter(text, names, lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
     return text.getvalue()

@@ -18,8 +18,7 @@ from ffalora_cli.experiment import identity
 from ffalora_cli.privacy.accountant import Accountant
 from ffalora_cli.privacy.ledger import charged
 from ffalora_cli.records.reading import read_run
-from ffalora_cli.report.lineage import lineage
-from ffalora_cli.report.spent_together import composed
+from ffalora_cli.report.spent_together import composed, lineage
 from ffalora_cli.stopping import StopFlag, Stopped
 
 
