@@ -33,10 +33,6 @@ def kind_of(name: str) -> Literal["adapter", "head"]:
     return "head" if name.startswith(f"{HEAD}.") else "adapter"
 
 
-TOKEN_BUCKET = 64
-"""Rows of packed matrices are rounded up to a multiple of this (``models.packed`` says why)."""
-
-
 class Examples(Protocol):
     """What engines and evaluation read of a data set (``data.encode.Encoded`` is one)."""
 

@@ -13,10 +13,10 @@ import time
 from collections import Counter, defaultdict
 
 from ffalora_cli import keys
+from ffalora_cli.audit.mechanism.surrogate import build_subject
+from ffalora_cli.audit.outcome import LEVEL, Verdict
 from ffalora_cli.audit.run import TIERS, again, audit, client_sizes, plan_of
-from ffalora_cli.audit.standin import build_subject
-from ffalora_cli.audit.verdict import LEVEL, Verdict
-from ffalora_cli.cli.jobs import plan as plan_jobs
+from ffalora_cli.compose.jobs import plan as plan_jobs
 
 
 def main() -> None:

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ffalora_cli.cli import catalogue
-from ffalora_cli.cli.compose import choices_of, compose_job
-from ffalora_cli.cli.provenance import documentation, who_set
+from ffalora_cli.compose import catalogue
+from ffalora_cli.compose.compose import choices_of, compose_job
+from ffalora_cli.compose.origins import documentation, who_set
 from ffalora_cli.config.build import build, leaf_keys, to_plain
 from ffalora_cli.config.documentation import UNITS, key_type
 from ffalora_cli.config.signature import in_identity

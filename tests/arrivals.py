@@ -12,13 +12,13 @@ from ffalora_cli.config.schema import (
     PrivacyConfig,
     ServerOptimizerConfig,
 )
-from ffalora_cli.data.partition import ClientRows
-from ffalora_cli.engine import build_engine
+from ffalora_cli.data.partition.partition import ClientRows
+from ffalora_cli.engine.build import build_engine
+from ffalora_cli.federation.roles import covered_names
 from ffalora_cli.federation.simulation import Simulation
-from ffalora_cli.federation.tensors import covered_names
 from ffalora_cli.methods import registry
 from ffalora_cli.privacy.ledger import PrivacyLedger
-from ffalora_cli.privacy.plan import make_plan
+from ffalora_cli.privacy.planning.plan import make_plan
 from tests.tiny import TinyExamples, tiny_network
 
 CLIENTS = 7

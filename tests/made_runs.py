@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ffalora_cli.cli.jobs import plan
+from ffalora_cli.compose.jobs import plan
 from ffalora_cli.config.job import Job
 from ffalora_cli.records.manifest import build_manifest
 from ffalora_cli.records.reading import RunRecords, read_run

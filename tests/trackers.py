@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from ffalora_cli import experiment
-from ffalora_cli.cli.jobs import plan
+from ffalora_cli.compose.jobs import plan
 from ffalora_cli.config.schema import TrackingConfig
 from ffalora_cli.records.trackers.base import RunFacts
 from ffalora_cli.types import RoundRecord

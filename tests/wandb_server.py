@@ -10,7 +10,7 @@ import json
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-from ffalora_cli.records.wandb_file import entries
+from ffalora_cli.records.trackers.wandb_file import entries
 
 VIEWER = {"id": "1", "entity": "me", "username": "me", "name": "me", "flags": "{}", "admin": False}
 

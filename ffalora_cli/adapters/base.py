@@ -14,13 +14,12 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from torch import Tensor, nn
 
-from ffalora_cli.config.errors import ConfigError
 from ffalora_cli.config.schema import AdapterConfig
 from ffalora_cli.types import Site, Tensors, TensorSpec
 
 if TYPE_CHECKING:
-    from ffalora_cli.models.adapters import Factor
-    from ffalora_cli.models.layout import Layout
+    from ffalora_cli.adapters.context import Factor
+    from ffalora_cli.adapters.layout import Layout
 
 Shape = tuple[int, ...]
 Value = TypeVar("Value")
@@ -32,7 +31,7 @@ class Form(ABC):
     Attributes:
         name: file and config name.
         input_factor: the factor that is applied to the layer's input.
-        no_peft: why peft has no such adapter; empty where ``peft_config`` makes one.
+        no_peft: why peft has no such adapter, an export's refusal; empty where it has one.
         peft_names: factor -> what follows the site in the names of peft's adapter file.
     """
 
@@ -70,7 +69,7 @@ class Form(ABC):
         Args:
             x: rows ``[rows, d_in]``.
             factors: each common ``[m, k]``, one copy an example ``[examples, m, k]``, or with ghost
-                norms; ``models.adapters.times`` multiplies by any of them.
+                norms; ``adapters.context.times`` multiplies by any of them.
             layout: which rows are whose.
             scale: alpha / rank.
             y: rows ``[rows, d_out]``.
@@ -85,14 +84,8 @@ class Form(ABC):
         """``x -> dW x`` of ordinary layers that Opacus knows, around these parameters."""
 
     def peft_config(self, adapter: AdapterConfig, settings: Mapping[str, Any]) -> Any:
-        """The configuration that peft has for it; ``settings`` are those of every form.
-
-        Raises:
-            ConfigError: peft has no such adapter; says why.
-        """
-        raise ConfigError(
-            f"adapter.form={self.name}: {self.no_peft}; add --merge for the exact full model"
-        )
+        """The configuration that peft has for it; ``settings`` are those of every form."""
+        raise NotImplementedError(self.no_peft)
 
     def rank_axes(self, site: Site) -> dict[str, tuple[int, ...]]:
         """Axes of each factor that are as long as the rank."""

@@ -11,12 +11,12 @@ from torch import Tensor, nn
 
 from ffalora_cli import keys
 from ffalora_cli.adapters.base import Form, Shape, linear
+from ffalora_cli.adapters.context import Factor, times
 from ffalora_cli.config.schema import AdapterConfig
-from ffalora_cli.models.adapters import Factor, times
 from ffalora_cli.types import Site, Tensors
 
 if TYPE_CHECKING:
-    from ffalora_cli.models.layout import Layout
+    from ffalora_cli.adapters.layout import Layout
 
 
 class LoRA(Form):

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
 
 
 @dataclass(frozen=True)
@@ -52,3 +56,77 @@ class Bound:
     rigorous: bool
     observer: str
     text: str
+
+
+LEVEL = 1e-4  # of a whole audit: probability that any random check of a clean mechanism fails
+
+
+def together(p_values: npt.ArrayLike) -> float:
+    """p-value of the smallest of several (Bonferroni); 1 for none."""
+    found = np.atleast_1d(np.asarray(p_values, dtype=np.float64))
+    return float(min(1.0, len(found) * found.min())) if len(found) else 1.0
+
+
+def far(z: npt.ArrayLike) -> float:
+    """p-value of the largest of several standard normal values, two-sided (Bonferroni)."""
+    from scipy.stats import norm
+
+    return together(2.0 * norm.sf(np.abs(np.asarray(z, dtype=np.float64))))
+
+
+def furthest(count: int) -> float:
+    """The largest of ``count`` standard normal values is beyond this with probability LEVEL."""
+    from scipy.stats import norm
+
+    return float(norm.isf(LEVEL / 2 / max(count, 1)))
+
+
+def judge(checks: Sequence[Check]) -> list[Check]:
+    """Checks with ``passed`` settled: those with a p-value by Holm's step-down at LEVEL.
+
+    Holm (1979): with the p-values in order, the i-th of m (from 0) is rejected when it and all
+    before it are at most LEVEL / (m - i). The chance of any false rejection is at most LEVEL.
+    """
+    random = sorted(
+        (i for i, check in enumerate(checks) if check.p_value is not None),
+        key=lambda i: checks[i].p_value or 0.0,
+    )
+    judged = list(checks)
+    rejecting = True
+    for rank, index in enumerate(random):
+        p_value = checks[index].p_value
+        rejecting &= p_value is not None and p_value <= LEVEL / (len(random) - rank)
+        judged[index] = replace(checks[index], passed=not rejecting)
+    return judged
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What an audit comes to.
+
+    Attributes:
+        claim: epsilon of the client with the largest, at ``delta``.
+        delta: of the claim.
+        checks: judged.
+        bounds: empirical lower bounds.
+    """
+
+    claim: float
+    delta: float
+    checks: tuple[Check, ...]
+    bounds: tuple[Bound, ...]
+
+    @property
+    def failures(self) -> list[str]:
+        """Names of the checks that failed and of the rigorous bounds above the claim."""
+        failed = [check.name for check in self.checks if not check.passed]
+        return failed + [
+            f"{bound.name} ({bound.observer})"
+            for bound in self.bounds
+            if bound.rigorous and bound.epsilon_lower > self.claim
+        ]
+
+    @property
+    def passed(self) -> bool:
+        """Whether nothing speaks against the claim; that is not a proof of it."""
+        return not self.failures

@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from ffalora_cli.audit.accounting import TOLERANCE, second_opinion
+from ffalora_cli.audit.mechanism.accounting import TOLERANCE, second_opinion
 from ffalora_cli.audit.outcome import Check, exact
 from ffalora_cli.config.errors import ConfigError
 from ffalora_cli.config.schema import Config
-from ffalora_cli.privacy.plan import PrivacyPlan
+from ffalora_cli.privacy.planning.plan import PrivacyPlan
 
 LEDGER = "privacy_ledger.jsonl"
 

@@ -7,16 +7,15 @@ from dataclasses import replace
 
 import numpy as np
 
-from ffalora_cli.audit.battery import Effort, run_checks
-from ffalora_cli.audit.one_more import one_more
-from ffalora_cli.audit.outcome import Bound, Check
-from ffalora_cli.audit.standin import Subject
-from ffalora_cli.audit.step_level import step_level
-from ffalora_cli.audit.verdict import Verdict, judge
+from ffalora_cli.audit.canary.step_level import step_level
+from ffalora_cli.audit.mechanism.battery import Effort, run_checks
+from ffalora_cli.audit.mechanism.one_more import one_more
+from ffalora_cli.audit.mechanism.surrogate import Subject
+from ffalora_cli.audit.outcome import Bound, Check, Verdict, judge
 from ffalora_cli.config.errors import ConfigError
 from ffalora_cli.config.schema import Config
 from ffalora_cli.keys import Key
-from ffalora_cli.privacy.plan import PrivacyPlan
+from ffalora_cli.privacy.planning.plan import PrivacyPlan
 
 TIERS = ("mechanism", "canary", "all")
 
@@ -59,7 +58,7 @@ def plan_of(config: Config, sizes: np.ndarray) -> PrivacyPlan:
         ConfigError: the plan is refused, or this audit does not cover it.
     """
     from ffalora_cli.methods import registry
-    from ffalora_cli.privacy import plan as planning
+    from ffalora_cli.privacy.planning import plan as planning
 
     check_auditable(config)
     exchanges = registry.get(config.method.name).exchanges()
@@ -110,7 +109,7 @@ def audit(
 
 def canary_bounds(subject: Subject) -> list[Bound]:
     """Bounds from gradient canaries."""
-    from ffalora_cli.audit.canaries import run_canaries
+    from ffalora_cli.audit.canary.canaries import run_canaries
 
     found: list[Bound] = run_canaries(subject)
     return found

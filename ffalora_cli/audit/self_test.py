@@ -61,7 +61,7 @@ def self_test(device: str = "cpu") -> list[Result]:
 def _gradients(device: str) -> tuple[bool, str]:
     """A clipped round of two clients: all at once against one by one with Opacus."""
     from ffalora_cli.data.encode import Encoded
-    from ffalora_cli.engine import build_engine
+    from ffalora_cli.engine.build import build_engine
     from ffalora_cli.tasks.targets import Targets
 
     network = _tiny_network(device)
@@ -126,9 +126,9 @@ def _tiny_network(device: str) -> Network:
 def _round(network: Network) -> LocalJob:
     """Some steps of clients that own disjoint rows, clipped; noise would hide small differences."""
     from ffalora_cli import keys
-    from ffalora_cli.data.batches import poisson_batch, stack_step
-    from ffalora_cli.engine.job import ExamplePrivacy, LocalJob, LocalOptimizer
+    from ffalora_cli.engine.job import ExamplePrivacy, LocalJob, LocalOptimizer, stack_step
     from ffalora_cli.methods.registry import get
+    from ffalora_cli.privacy.mechanism.batches import poisson_batch
 
     secret = keys.derive(0, "self-test")
     owned = np.arange(CLIENTS * ROWS).reshape(CLIENTS, ROWS)
@@ -159,7 +159,7 @@ def _noise(device: str) -> tuple[bool, str]:
     import torch
 
     from ffalora_cli import keys
-    from ffalora_cli.privacy.example_level import noise_stack
+    from ffalora_cli.privacy.mechanism.example_level import noise_stack
 
     sd = torch.tensor([2.0, 2.0])
     key = keys.derive(0, "self-test")
@@ -195,7 +195,7 @@ def _checkpoint(device: str) -> tuple[bool, str]:
 
 def _epsilon(device: str) -> tuple[bool, str]:
     """Both accountants against values computed elsewhere."""
-    from ffalora_cli.privacy.accountant import Accountant
+    from ffalora_cli.privacy.accounting.accountant import Accountant
 
     found = {name: Accountant(name, 1e-5).epsilon([(1.0, 0.01, 1000)]) for name in ORACLE}
     good = all(abs(found[name] - value) < 1e-3 * value for name, value in ORACLE.items())

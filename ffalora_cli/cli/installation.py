@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Literal
 from urllib.parse import urlparse
 
-from ffalora_cli.cli.units import human_bytes
+from ffalora_cli.cli.screen.units import human_bytes
 from ffalora_cli.hub.access import is_offline, offline_switch
 
 PROGRAM = "ffalora"
@@ -46,7 +46,7 @@ def findings(runs: str, cache: str | None) -> Iterator[Finding]:
         cache: ``paths.cache``.
     """
     from ffalora_cli.data.cache import cache_root
-    from ffalora_cli.privacy.disk_cache import folder
+    from ffalora_cli.privacy.accounting.disk_cache import folder
 
     yield from versions()
     yield device()

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 from ffalora_cli import __version__
 from ffalora_cli.cli.exits import BAD_USAGE, BROKEN_PIPE, DONE, FAILED, INTERRUPTED
-from ffalora_cli.cli.screen import Screen, screens
+from ffalora_cli.cli.screen.streams import Screen, screens
 from ffalora_cli.config.errors import ConfigError, brief, nearest, one_line
 from ffalora_cli.config.secrets import redact
 from ffalora_cli.stopping import Stopped
@@ -139,7 +139,7 @@ def _dispatch(arguments: list[str]) -> int:
         hint = nearest(verb, VERBS)
         advice = f"did you mean {hint!r}?" if hint else f"verbs are {', '.join(VERBS)}"
         raise ConfigError(f"{brief(verb)} is not a verb; {advice}")
-    module = importlib.import_module(f"ffalora_cli.cli.{verb}")
+    module = importlib.import_module(f"ffalora_cli.cli.verbs.{verb}")
     code: int = module.main(arguments[1:])
     return code
 

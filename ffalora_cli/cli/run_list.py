@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from ffalora_cli.cli.arguments import Parser
 from ffalora_cli.cli.exits import DONE
-from ffalora_cli.cli.units import human_bytes, human_seconds, score
-from ffalora_cli.cli.words import labelled, left_out
+from ffalora_cli.cli.screen.units import human_bytes, human_seconds, score
+from ffalora_cli.cli.screen.words import labelled, left_out
 from ffalora_cli.config.errors import ConfigError
 from ffalora_cli.metric_keys import EPSILON, UPLINK_TOTAL, evaluated
 from ffalora_cli.privacy.rounding import epsilon_text
@@ -28,7 +28,7 @@ examples:
 
 def main(arguments: Sequence[str]) -> int:
     """Print the runs that fulfil every filter."""
-    from ffalora_cli.records.progress import STATES
+    from ffalora_cli.records.state import STATES
 
     parser = Parser("ls runs", "List runs, newest first.", _EXAMPLES)
     parser.add_argument("filters", nargs="*", metavar="FILTER", help="key=value, or part of a name")
@@ -49,7 +49,7 @@ def main(arguments: Sequence[str]) -> int:
 def _selected(root: str, filters: Sequence[str]) -> list[RunRecords]:
     """Finished or not; without filters all of them, and an empty folder is no error."""
     from ffalora_cli.records.reading import find_runs
-    from ffalora_cli.report.selection import select_runs
+    from ffalora_cli.report.runs.selection import select_runs
 
     if not find_runs(root) and not filters:
         return []
@@ -59,7 +59,7 @@ def _selected(root: str, filters: Sequence[str]) -> list[RunRecords]:
 
 def row(run: RunRecords) -> dict[str, Any]:
     """One run as JSON values; null where nothing was recorded."""
-    from ffalora_cli.records.progress import progress_of
+    from ffalora_cli.records.state import progress_of
 
     last: dict[str, float] = {}
     for record in run.rounds:

@@ -8,9 +8,9 @@ import sys
 import traceback
 from pathlib import Path
 
-from ffalora_cli.cli.display import Display, open_display
 from ffalora_cli.cli.exits import DONE, FAILED
-from ffalora_cli.cli.units import score
+from ffalora_cli.cli.screen.display import Display, open_display
+from ffalora_cli.cli.screen.units import score
 from ffalora_cli.config.errors import ConfigError, RunFailed, one_line
 from ffalora_cli.config.job import Job
 from ffalora_cli.config.secrets import redact

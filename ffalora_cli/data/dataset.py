@@ -14,7 +14,7 @@ from ffalora_cli.data.cache import cache_root, entry_key, hash_memory, read_entr
 from ffalora_cli.data.encode import Encoded, encode
 from ffalora_cli.data.holdout import cut_rows
 from ffalora_cli.data.load import load_rows, read_rows
-from ffalora_cli.data.source import locate
+from ffalora_cli.data.sources.source import locate
 from ffalora_cli.keys import derive, numpy_generator
 from ffalora_cli.tasks import registry
 from ffalora_cli.tasks.targets import Targets

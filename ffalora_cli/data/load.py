@@ -12,8 +12,8 @@ import numpy as np
 from ffalora_cli.config.errors import ConfigError
 from ffalora_cli.config.schema import TaskConfig
 from ffalora_cli.data.groups import as_keys, text_keys
-from ffalora_cli.data.readers import Table
-from ffalora_cli.data.source import Source, locate
+from ffalora_cli.data.sources.readers import Table
+from ffalora_cli.data.sources.source import Source, locate
 from ffalora_cli.tasks import registry
 from ffalora_cli.tasks.targets import Targets
 

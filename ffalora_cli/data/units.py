@@ -14,7 +14,7 @@ from ffalora_cli.config.errors import ConfigError
 from ffalora_cli.data.encode import Encoded
 from ffalora_cli.data.groups import in_order
 from ffalora_cli.data.holdout import Keyed
-from ffalora_cli.data.partition import ClientRows
+from ffalora_cli.data.partition.partition import ClientRows
 
 
 def unit_keys(rows: Keyed, unit: str) -> np.ndarray:

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ffalora_cli.models.adapters import Factor
-from ffalora_cli.models.booked import Book, Booked
+from ffalora_cli.adapters.context import Factor
+from ffalora_cli.adapters.ghost import Book, Booked
 from ffalora_cli.models.network import Inputs, Network
 from ffalora_cli.tasks.targets import BatchTargets
 from ffalora_cli.types import Examples, Stack

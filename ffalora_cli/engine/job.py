@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 import torch
 
-from ffalora_cli.data.batches import StepBatches
 from ffalora_cli.keys import Key
-from ffalora_cli.privacy.clipping import ClipKind
+from ffalora_cli.privacy.mechanism.clipping import ClipKind
 from ffalora_cli.stopping import Poll, never
 from ffalora_cli.types import Stack, Tensors
 
@@ -43,7 +42,6 @@ class ExamplePrivacy:
     expected_batch: np.ndarray  # float64 [clients], the divisor
     secret: Key
     clip: ClipKind = "flat"
-    bounds: np.ndarray | None = None  # float64 [clients], clips of a pass of several jobs
 
 
 @dataclass(frozen=True)
@@ -60,6 +58,8 @@ class LocalJob:
     privacy: ExamplePrivacy | None = None
     dropout: float = 0.0
     dropout_key: Key = b""
+    extents: Mapping[str, np.ndarray] | None = None  # trained -> int [clients, axes]: where clients
+    # have different ranks, how much of each axis is a client's own; the rest is zero and stays so
     poll: Poll = never  # between micro-batches; raises to abandon the job
 
 
@@ -84,3 +84,30 @@ class Engine(Protocol):
     def train(self, job: LocalJob) -> LocalResult:
         """One round of local training."""
         ...
+
+
+@dataclass(frozen=True)
+class StepBatches:
+    """The (client slot, row) pairs of one local step of a cohort, grouped by slot in order."""
+
+    slots: np.ndarray  # int64 [pairs]
+    rows: np.ndarray  # int64 [pairs], row of the training set
+    units: np.ndarray | None = None  # int64 [pairs], unit of each within the step; None: its own
+
+
+def stack_step(batches: Sequence[np.ndarray], units: Sequence[np.ndarray] = ()) -> StepBatches:
+    """Put the clients' batches of one step end to end.
+
+    Args:
+        batches: rows of each client.
+        units: unit of each of these rows within its client; none where every row is its own.
+    """
+    sizes = [len(batch) for batch in batches]
+    slots = np.repeat(np.arange(len(batches), dtype=np.int64), sizes)
+    rows = np.concatenate(batches) if batches else np.zeros(0, np.int64)
+    if not len(units):
+        return StepBatches(slots, rows.astype(np.int64))
+    # Two clients' units of one number are two units.
+    pairs = np.stack([slots, np.concatenate(units)], axis=1)
+    number = np.unique(pairs, axis=0, return_inverse=True)[1].reshape(-1)
+    return StepBatches(slots, rows.astype(np.int64), number)

@@ -20,13 +20,20 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ffalora_cli.data.batches import StepBatches
+from ffalora_cli.adapters.head import HeadLinear
+from ffalora_cli.adapters.sites import AdaptedLinear, replace
 from ffalora_cli.engine.dropout import keyed_dropout
-from ffalora_cli.engine.job import ExamplePrivacy, LocalJob, LocalResult
-from ffalora_cli.models.adapters import AdaptedLinear, HeadLinear, replace
+from ffalora_cli.engine.job import ExamplePrivacy, LocalJob, LocalResult, StepBatches
 from ffalora_cli.models.network import Network
-from ffalora_cli.privacy import example_level
-from ffalora_cli.privacy.clipping import SLACK, STABILITY, ClipRule, clip_rule, factors, was_cut
+from ffalora_cli.privacy.mechanism import example_level
+from ffalora_cli.privacy.mechanism.clipping import (
+    SLACK,
+    STABILITY,
+    ClipRule,
+    clip_rule,
+    factors,
+    was_cut,
+)
 from ffalora_cli.types import Examples, Stack, Tensors
 
 
@@ -284,6 +291,7 @@ def _client_noise(job: LocalJob, slot: int, step: int, device: torch.device) -> 
         job.round,
         step,
         device,
+        None if job.extents is None else {n: e[slot : slot + 1] for n, e in job.extents.items()},
     )
     return [noise[name][0] for name in job.trainable]
 

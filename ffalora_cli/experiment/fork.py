@@ -18,7 +18,7 @@ from ffalora_cli.records.run_directory import FORKS, LEDGER
 
 if TYPE_CHECKING:
     from ffalora_cli.experiment.session import Session
-    from ffalora_cli.privacy.plan import PrivacyPlan
+    from ffalora_cli.privacy.planning.plan import PrivacyPlan
 
 
 @dataclass(frozen=True)

@@ -8,17 +8,21 @@ else here is.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ffalora_cli.config.errors import ConfigError, listed
+from ffalora_cli.config.job import Job
 from ffalora_cli.config.schema import Config
 from ffalora_cli.config.splits import HOLDOUT, evaluated_splits
 from ffalora_cli.content import content_hash
 from ffalora_cli.records.files import read_json
-from ffalora_cli.records.run_directory import MANIFEST, SUMMARY
+from ffalora_cli.records.run_directory import MANIFEST, SUMMARY, run_folder
+
+if TYPE_CHECKING:
+    pass
 
 
 @dataclass(frozen=True)
@@ -47,7 +51,7 @@ def inputs_of(config: Config) -> Inputs:
         ConfigError: a folder or file that the configuration names is not there.
     """
     from ffalora_cli.data.cache import hash_memory
-    from ffalora_cli.data.source import locate_here
+    from ffalora_cli.data.sources.source import locate_here
     from ffalora_cli.models.source import model_files
 
     task, memory = config.task, hash_memory(config.paths.cache)
@@ -179,3 +183,34 @@ def _remedy(folder: Path, then: Inputs, now: Inputs, again: bool) -> str:
     if then.commit and now.commit and then.commit != now.commit:
         return f"set model.revision={then.commit} for the model it had, or another name="
     return f"to run on these {'add --again, or ' if again else ''}choose another name="
+
+
+def check_done(jobs: Sequence[Job], sweep: bool) -> list[str]:
+    """Refuse jobs whose finished run was made from inputs that have changed since.
+
+    Args:
+        jobs: those whose run is not finished are left alone.
+        sweep: whether they are jobs of one, which has no ``--again``.
+
+    Returns:
+        One line about what could not be compared, each once.
+
+    Raises:
+        ConfigError: the first that changed; of several jobs it names the job.
+    """
+    from ffalora_cli.records.run_directory import SUMMARY
+
+    folders = [run_folder(job) for job in jobs]
+    done = [n for n, folder in enumerate(folders) if (folder / SUMMARY).exists()]
+    if not done:  # nothing to compare, and nothing to load for it
+        return []
+
+    inputs, notes = InputsCheck(), []
+    for n in done:
+        try:
+            notes.append(inputs.check(folders[n], jobs[n].config, again=not sweep))
+        except ConfigError as error:
+            if len(jobs) == 1:
+                raise
+            raise ConfigError(f"{error} (job {n + 1} of {len(jobs)})") from error
+    return list(dict.fromkeys(note for note in notes if note is not None))

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from ffalora_cli.keys import Key
     from ffalora_cli.methods.base import Method
     from ffalora_cli.models.backbone import Weights
-    from ffalora_cli.privacy.plan import PrivacyPlan
+    from ffalora_cli.privacy.planning.plan import PrivacyPlan
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class Parts:
 
     def evaluate(self, record: RoundRecord) -> RoundRecord:
         """The record with the metrics of the global model, and of the clients where asked for."""
-        from ffalora_cli.evaluation.evaluate import evaluate
+        from ffalora_cli.engine.evaluate import evaluate
 
         simulation, task = self.simulation, self.config.task
         metrics = dict(record.metrics)
@@ -89,7 +89,7 @@ class Parts:
         Each client's model is the global one with its personal tensors. Without any, all clients
         have the global score, and only that under their own labels says more.
         """
-        from ffalora_cli.evaluation.evaluate import client_scores
+        from ffalora_cli.engine.evaluate import client_scores
 
         simulation = self.simulation
         ids = np.flatnonzero(simulation.client_states.last_round == record.round)[:100]
@@ -124,7 +124,7 @@ class Parts:
 
 def pin(config: Config, observer: Observer) -> Config:
     """The configuration with hub revisions turned into commits; rows are downloaded here."""
-    from ffalora_cli.data import source
+    from ffalora_cli.data.sources import source
     from ffalora_cli.models.backbone import pin_model
 
     model = pin_model(config.model, observer.note)
@@ -153,22 +153,22 @@ def build(
     import torch
 
     from ffalora_cli.data.cache import entry_key
-    from ffalora_cli.data.partition import fingerprint, strata_table
+    from ffalora_cli.data.partition.partition import fingerprint, strata_table
     from ffalora_cli.data.units import unit_keys
-    from ffalora_cli.engine import auto_max_tokens, build_engine, pick_device
+    from ffalora_cli.engine.build import auto_max_tokens, build_engine, pick_device
     from ffalora_cli.engine.correctness import check_per_example_gradients
     from ffalora_cli.experiment.inputs import Loaded
-    from ffalora_cli.federation.robust import combination_warnings
+    from ffalora_cli.federation.roles import covered_names
+    from ffalora_cli.federation.server.robust import combination_warnings
     from ffalora_cli.federation.simulation import Simulation
-    from ffalora_cli.federation.tensors import covered_names
     from ffalora_cli.methods import registry
     from ffalora_cli.models.backbone import load_skeleton, load_tokenizer
     from ffalora_cli.models.fit import check_fit, check_tokens
     from ffalora_cli.models.network import load_network
-    from ffalora_cli.privacy.network_rules import check_network
-    from ffalora_cli.privacy.plan import make_plan
-    from ffalora_cli.privacy.secret import run_secret
-    from ffalora_cli.privacy.shared_rows import find_shared_rows
+    from ffalora_cli.privacy.mechanism.secret import run_secret
+    from ffalora_cli.privacy.planning.network_rules import check_network
+    from ffalora_cli.privacy.planning.plan import make_plan
+    from ffalora_cli.privacy.planning.shared_rows import find_shared_rows
     from ffalora_cli.tasks import registry as tasks
 
     device = pick_device(config.engine.device)

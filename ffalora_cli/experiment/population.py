@@ -12,7 +12,7 @@ from ffalora_cli.config.schema import Config
 if TYPE_CHECKING:
     from ffalora_cli.data.dataset import TaskData, TrainingRows
     from ffalora_cli.data.encode import Encoded
-    from ffalora_cli.data.partition import ClientRows
+    from ffalora_cli.data.partition.partition import ClientRows
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class ClientTable:
 def client_table(config: Config) -> ClientTable:
     """Strata of every client's rows, before anything is tokenised."""
     from ffalora_cli.data.dataset import training_rows
-    from ffalora_cli.data.partition import strata_table
+    from ffalora_cli.data.partition.partition import strata_table
     from ffalora_cli.data.units import with_units
     from ffalora_cli.tasks import registry
 
@@ -73,7 +73,7 @@ def load(config: Config, tokenizer: Any) -> tuple[TaskData, Population]:
 def populate(config: Config, rows: Encoded | TrainingRows) -> Population:
     """Deal the training rows to clients; their number is decided here where it was left open."""
     from ffalora_cli.data.holdout import keys_together
-    from ffalora_cli.data.partition import partition
+    from ffalora_cli.data.partition.partition import partition
     from ffalora_cli.tasks import registry
 
     config = _numbered(config, rows.clients)

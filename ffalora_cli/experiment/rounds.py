@@ -94,7 +94,7 @@ def _write_model(parts: Parts, directory: RunDirectory) -> None:
 
 def privacy_statement(parts: Parts) -> dict[str, Any] | None:
     """What the run may claim: planned before round 1, spent afterwards."""
-    from ffalora_cli.privacy.statement import statement
+    from ffalora_cli.privacy.claim.statement import statement
 
     ledger = parts.simulation.privacy_ledger
     if parts.plan is None or ledger is None:
@@ -124,7 +124,7 @@ def named_lines(parts: Parts, record: RoundRecord) -> RoundRecord:
 
 def _with_epsilon(parts: Parts, record: RoundRecord) -> RoundRecord:
     """The record with what has been spent by now: the largest client's, and each one's."""
-    from ffalora_cli.privacy.spent import claimed, spent
+    from ffalora_cli.privacy.claim.spent import claimed, spent
 
     ledger = parts.simulation.privacy_ledger
     if parts.plan is None or ledger is None:

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 from ffalora_cli.config.job import Job
 from ffalora_cli.config.schema import Config
 from ffalora_cli.experiment import fork as forks
-from ffalora_cli.experiment import head, identity
+from ffalora_cli.experiment import identity, opening
 from ffalora_cli.experiment.inputs import InputsCheck
 from ffalora_cli.experiment.observer import Observer
 from ffalora_cli.experiment.parts import Given, build
 from ffalora_cli.experiment.rounds import drive
 from ffalora_cli.experiment.session import Session
-from ffalora_cli.records.failure import clear_failure, write_failure
 from ffalora_cli.records.run_directory import LEDGER, RunDirectory, open_folder, open_run
+from ffalora_cli.records.state import clear_failure, write_failure
 from ffalora_cli.records.trackers.base import BATCHED, RunFacts, open_tracker
 from ffalora_cli.stopping import StopFlag, Stopped
 
@@ -109,7 +109,7 @@ def _find(job: Job) -> _Found:
 
 def _already_done(found: _Found, job: Job, observer: Observer) -> dict[str, Any]:
     """The result of a finished run, if it was made from what is there now."""
-    from ffalora_cli.privacy.secret import SECRET, erase_secret
+    from ffalora_cli.privacy.mechanism.secret import SECRET, erase_secret
     from ffalora_cli.records.reading import read_run
 
     folder = found.directory.path
@@ -137,7 +137,7 @@ def _draw_secret(session: Session, found: _Found, given: Given | None) -> None:
 
     It comes before the first charge and the manifest: where either is there, it must be, too.
     """
-    from ffalora_cli.privacy.secret import SECRET, run_secret
+    from ffalora_cli.privacy.mechanism.secret import SECRET, run_secret
 
     parts, folder = session.parts, found.directory.path
     if given is not None:
@@ -170,7 +170,7 @@ def _write_opening(session: Session, found: _Found, job: Job) -> None:
     """Config, planned privacy and manifest of a run that begins."""
     if found.manifest is None:
         origin = found.fork.origin if found.fork else None
-        head.write_opening(session, job, found.signature, origin)
+        opening.write_opening(session, job, found.signature, origin)
 
 
 def _resume(session: Session, found: _Found, job: Job) -> None:
@@ -179,7 +179,7 @@ def _resume(session: Session, found: _Found, job: Job) -> None:
         forks.begin(session, found.fork)
     elif found.manifest is not None:
         session.resume()
-        session.notes += head.add_resume(session, found.manifest, job.command)
+        session.notes += opening.add_resume(session, found.manifest, job.command)
 
 
 def _play(
@@ -191,7 +191,7 @@ def _play(
     remarks: Callable[[], Sequence[str]],
 ) -> dict[str, Any]:
     """The rounds, tracked and observed."""
-    from ffalora_cli.privacy.secret import SECRET, erase_secret
+    from ffalora_cli.privacy.mechanism.secret import SECRET, erase_secret
 
     directory, config = session.directory, session.parts.config
     for note in (directory.note, *session.notes):
@@ -207,7 +207,7 @@ def _play(
         tracker.log(record)  # it leaves out what it has already
     try:
         stop.defer()
-        observer.started(head.facts(session, found.signature))
+        observer.started(opening.facts(session, found.signature))
         summary = drive(session, tracker, observer, remarks)
         erase_secret(directory.path / SECRET)
         stop.defer(False)  # nothing is at stake any more: do not wait for a tracker

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 
 from ffalora_cli.config.errors import RunFailed
 from ffalora_cli.config.schema import Config
-from ffalora_cli.federation.contract import REASONS
+from ffalora_cli.federation.wire.contract import REASONS
 from ffalora_cli.metric_keys import (
     CLIPPED,
     EXAMPLES,

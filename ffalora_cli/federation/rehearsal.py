@@ -19,16 +19,17 @@ import numpy as np
 import torch
 
 from ffalora_cli.engine.job import LocalResult
-from ffalora_cli.federation.clients import ClientStates
-from ffalora_cli.federation.codecs import describe
+from ffalora_cli.federation.cohort.clients import ClientStates
+from ffalora_cli.federation.cohort.cohort import Cohort, is_last
 from ffalora_cli.federation.leaps import SAMPLE, Played, leap
-from ffalora_cli.federation.ledger import CommunicationLedger
-from ffalora_cli.federation.payload import WireDtype, lines
-from ffalora_cli.federation.release import ClientRelease
-from ffalora_cli.federation.round import Books, Cohort, Playing, drive, is_last, play, send
-from ffalora_cli.federation.server import apply_update, server_step
+from ffalora_cli.federation.roles import initial_state
+from ffalora_cli.federation.round import Books, Playing, at_rank, drive, play, send
+from ffalora_cli.federation.server.release import ClientRelease
+from ffalora_cli.federation.server.server import apply_update, server_step
 from ffalora_cli.federation.setting import Setting
-from ffalora_cli.federation.tensors import initial_state
+from ffalora_cli.federation.wire.codecs import describe
+from ffalora_cli.federation.wire.ledger import CommunicationLedger
+from ffalora_cli.federation.wire.payload import WireDtype, lines
 from ffalora_cli.privacy.ledger import PrivacyLedger
 from ffalora_cli.types import Dense, Kind, PayloadItem, ServerState, ServerUpdate, Tensors, kind_of
 
@@ -94,16 +95,17 @@ class Rehearsal:
     def _exchange(
         self, setting: Setting, state: ServerState, books: Books, cohort: Cohort, number: int
     ) -> Playing:
-        """Count what is sent and uploaded (all of one size), and combine shapes."""
+        """Count what is sent and uploaded (all of a rank have one size), and combine shapes."""
         yield from ()
         send(setting, state, books, cohort.ids, number, _lines)
         round, place = setting.place(number)
-        sizes = lines(setting.manifest(number).entries)
-        books.communication.add(round, "uplink", cohort.ids, sizes, place)
+        for rows, rank in setting.by_rank(cohort.ids):
+            sizes = lines(setting.manifest(number, rank).entries)
+            books.communication.add(round, "uplink", cohort.ids[rows], sizes, place)
         arrived = cohort.ids[~cohort.late]
         if len(arrived) or isinstance(setting.release(number), ClientRelease):
             state = self._combine(state, number, arrived)
-        return state, [_nothing(cohort.ids)], []
+        return state, [_nothing(cohort.ids)] if len(cohort.ids) else [], []
 
     def _combine(self, state: ServerState, number: int, arrived: np.ndarray) -> ServerState:
         """What the server's step changes: tensors, moments, merges; as shapes."""
@@ -125,9 +127,13 @@ class Rehearsal:
             self._updates[key] = setting.method.aggregate(whole, stepped, uploads, weights, context)
         update = self._updates[key]
         if update.own:
-            items = [Dense(n, kind_of(n), values[:1]) for n, values in update.own.items()]
-            sizes, (round, place) = _lines(items, setting.config.wire_dtype), setting.place(number)
-            self.communication.add(round, "downlink", arrived, sizes, place)
+            items: list[PayloadItem] = [
+                Dense(n, kind_of(n), values[:1]) for n, values in update.own.items()
+            ]
+            round, place = setting.place(number)
+            for rows, rank in setting.by_rank(arrived):
+                sizes = _lines(at_rank(setting, items, rank), setting.config.wire_dtype)
+                self.communication.add(round, "downlink", arrived[rows], sizes, place)
         return apply_update(state, update, number, setting.network.scale, optimizer)
 
 

@@ -8,23 +8,22 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Generator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Protocol
 
 import numpy as np
 import torch
 
 from ffalora_cli import keys
-from ffalora_cli.data.batches import StepBatches
-from ffalora_cli.engine.job import LocalJob, LocalResult
-from ffalora_cli.federation import cohort, contract, downlink, dropouts, norms
-from ffalora_cli.federation.clients import ClientStates
-from ffalora_cli.federation.contract import Receipt
-from ffalora_cli.federation.draws import draw_round
-from ffalora_cli.federation.gathering import Gathering
-from ffalora_cli.federation.ledger import CommunicationLedger
-from ffalora_cli.federation.payload import Packed, WireDtype, pack, unpack
-from ffalora_cli.federation.release import (
+from ffalora_cli.engine.job import LocalJob, LocalResult, StepBatches
+from ffalora_cli.federation.cohort.clients import ClientStates
+from ffalora_cli.federation.cohort.cohort import Cohort, invite
+from ffalora_cli.federation.cohort.draws import draw_round
+from ffalora_cli.federation.ranks import cut, cut_items, masked, padded
+from ffalora_cli.federation.roles import global_tensors
+from ffalora_cli.federation.round_metrics import arrival_metrics, client_lines, train_metrics
+from ffalora_cli.federation.server.gathering import Gathering
+from ffalora_cli.federation.server.release import (
     ClientRelease,
     ExampleRelease,
     LocalRelease,
@@ -32,10 +31,17 @@ from ffalora_cli.federation.release import (
     check_round,
     release_of,
 )
-from ffalora_cli.federation.round_metrics import arrival_metrics, client_lines, train_metrics
-from ffalora_cli.federation.server import apply_update, check_finite, client_weights, server_step
+from ffalora_cli.federation.server.server import (
+    apply_update,
+    check_finite,
+    client_weights,
+    server_step,
+)
 from ffalora_cli.federation.setting import Setting
-from ffalora_cli.federation.tensors import global_tensors
+from ffalora_cli.federation.wire import contract, downlink, norms
+from ffalora_cli.federation.wire.contract import Receipt
+from ffalora_cli.federation.wire.ledger import CommunicationLedger
+from ffalora_cli.federation.wire.payload import Packed, WireDtype, pack, unpack
 from ffalora_cli.privacy.ledger import PrivacyLedger
 from ffalora_cli.types import (
     Dense,
@@ -70,15 +76,6 @@ class Books(Protocol):
     client_states: ClientStates
     communication: CommunicationLedger
     privacy_ledger: PrivacyLedger | None
-
-
-@dataclass(frozen=True)
-class Cohort:
-    """Who takes part in a round, in client order."""
-
-    ids: np.ndarray  # int64 [cohort]
-    late: np.ndarray  # bool [cohort], whose uploads come too late
-    dropped: int  # asked, but did not answer
 
 
 def play(
@@ -134,38 +131,6 @@ def drive(playing: Generator[LocalJob | Receipt, Any, Done], answer: Answer) -> 
         reply = answer(asked)
 
 
-def is_last(setting: Setting, ledger: PrivacyLedger | None, round: int) -> bool:
-    """Whether nothing follows a round: all are played, or nobody's budget affords another."""
-    left = _eligible(setting, ledger, round + 1)
-    return round >= setting.config.rounds or (left is not None and not left.any())
-
-
-def invite(setting: Setting, ledger: PrivacyLedger | None, round: int) -> Cohort:
-    """The cohort; a client whose planned participations are used up sits out."""
-    config, seed = setting.config, setting.seed
-    left, size = _eligible(setting, ledger, round), setting.config.cohort_size
-    if left is not None and size is not None and config.cohort_sampling == "fixed":
-        size = min(size, int(left.sum()))
-    if size == 0:
-        asked = np.zeros(0, np.int64)
-    else:
-        key = setting.secret if setting.plan is not None else seed
-        clients = len(setting.clients)
-        asked = cohort.sample(key, round, clients, size, config.cohort_sampling, left)
-    asked = np.sort(asked)  # sums and micro-batches go in client order
-    ids = asked[~dropouts.absent(seed, round, asked, config.dropout_rate)]
-    late = dropouts.late(seed, round, ids, config.straggler_rate)
-    return Cohort(ids, late, len(asked) - len(ids))
-
-
-def _eligible(setting: Setting, ledger: PrivacyLedger | None, round: int) -> np.ndarray | None:
-    """Who can still pay for this round, bool ``[num_clients]``; None without privacy."""
-    if setting.plan is None or ledger is None:
-        return None
-    taken = ledger.steps_before(round)
-    return taken <= setting.plan.planned_steps - setting.plan.steps_per_round
-
-
 def _charge(setting: Setting, ledger: PrivacyLedger | None, round: int, ids: np.ndarray) -> None:
     """Write down what the round costs before anything of it is released.
 
@@ -184,7 +149,7 @@ def _exchange(
 ) -> Playing:
     """Send, train chunk by chunk, receive, combine."""
     send(setting, state, books, invited.ids, number, _packed_lines)
-    config, round = setting.config, setting.place(number)[0]
+    config, (round, place) = setting.config, setting.place(number)
     release, manifest = setting.release(number), setting.manifest(number)
     received = downlink.as_received(
         state, global_tensors(setting.network, state), config.wire_dtype
@@ -202,12 +167,23 @@ def _exchange(
     for part in (slice(at, at + size) for at in range(0, len(invited.ids), size)):
         ids = invited.ids[part]
         held = received | _own(setting, books, ids)
-        result = yield _job(setting, state, books, number, ids, held)
-        packed = _answered(setting, books, number, ids, held, result)
-        receipt = receive(setting, state, number, ids, packed, held, invited.late[part])
-        yield receipt
+        extents = setting.extents(ids)
+        if extents is not None:
+            held |= {n: masked(held[n], own) for n, own in extents.items()}
+        result = yield _job(setting, state, books, number, ids, held, extents)
         results.append(result)
-        gathered.add(receipt, ids, weights[part])
+        leaving = _kept_and_noised(setting, books, number, ids, held, result, extents)
+        for rows, rank in setting.by_rank(ids):
+            sent, start = _of_rank(setting, rows, rank, leaving, held)
+            packed = upload(setting, number, ids[rows], start, sent)
+            books.communication.add(round, "uplink", ids[rows], packed.lines, place)
+            late = invited.late[part][rows]
+            receipt = receive(setting, state, number, ids[rows], packed, start, late)
+            yield receipt
+            if extents is not None:
+                shapes = {spec.name: spec.shape for spec in manifest.specs}
+                receipt = replace(receipt, uploads=padded(receipt.uploads, shapes))
+            gathered.add(receipt, ids[rows], weights[part][rows])
     gathered.check(round, config.min_clients)
     mean = gathered.combined(round)
     if mean:  # empty if nothing arrived, unless client-level privacy releases noise for it
@@ -235,8 +211,14 @@ def send(
         setting.personal,
     )
     for group, items in groups:
-        sizes = lines(items, setting.config.wire_dtype)
-        books.communication.add(round, "downlink", group, sizes, place)
+        for rows, rank in setting.by_rank(group):
+            sizes = lines(at_rank(setting, items, rank), setting.config.wire_dtype)
+            books.communication.add(round, "downlink", group[rows], sizes, place)
+
+
+def at_rank(setting: Setting, items: list[PayloadItem], rank: int) -> list[PayloadItem]:
+    """Items for clients of a rank."""
+    return items if rank == setting.network.rank else cut_items(items, setting.shapes(rank))
 
 
 def _packed_lines(items: list[PayloadItem], wire_dtype: WireDtype) -> Mapping[Kind, int]:
@@ -251,12 +233,14 @@ def _job(
     number: int,
     ids: np.ndarray,
     held: Tensors,
+    extents: Mapping[str, np.ndarray] | None,
 ) -> LocalJob:
     """Local training of some clients, from the tensors they hold."""
     trainable = [spec.name for spec in setting.trainable(number)]
-    personal, release = setting.personal, setting.release(number)
-    start = {n: held[n] for n in (*trainable, *personal)}
-    shared = [n for n in trainable if n not in personal]
+    release = setting.release(number)
+    apart = dict.fromkeys((*setting.personal, *(extents or ())))
+    start = {n: held[n] for n in (*trainable, *apart)}
+    shared = [n for n in trainable if n not in apart]
     start |= {n: held[n].expand(len(ids), *held[n].shape) for n in shared}
     return LocalJob(
         round=setting.place(number)[0],
@@ -269,6 +253,7 @@ def _job(
         privacy=release.privacy(ids, state) if isinstance(release, ExampleRelease) else None,
         dropout=setting.dropout,
         dropout_key=keys.derive(setting.key(number), "dropout"),
+        extents=extents,
         poll=setting.poll,
     )
 
@@ -283,15 +268,16 @@ def batches_of(
     return draw_round(setting.config, setting.clients, round, ids, *draws, place, exchanges)
 
 
-def _answered(
+def _kept_and_noised(
     setting: Setting,
     books: Books,
     number: int,
     ids: np.ndarray,
     held: Tensors,
     result: LocalResult,
-) -> Packed:
-    """What the clients keep of their training is put away, the rest is uploaded."""
+    extents: Mapping[str, np.ndarray] | None,
+) -> LocalResult:
+    """What the clients keep of their training is put away; the rest is ready to leave."""
     personal, release = setting.personal, setting.release(number)
     if personal:
         kept = {name: result.trained.get(name, held[name]) for name in personal}
@@ -299,12 +285,25 @@ def _answered(
     if isinstance(release, LocalRelease):
         sent = [spec.name for spec in setting.manifest(number).specs]
         leaving = {n: v for n, v in result.trained.items() if n in sent}
-        noised = release.uploads(setting.place(number)[0], ids, held, leaving)
+        noised = release.uploads(setting.place(number)[0], ids, held, leaving, extents)
         result = replace(result, trained=result.trained | noised)
-    packed = upload(setting, number, ids, held, result)
-    round, place = setting.place(number)
-    books.communication.add(round, "uplink", ids, packed.lines, place)
-    return packed
+    return result
+
+
+def _of_rank(
+    setting: Setting, rows: np.ndarray | slice, rank: int, result: LocalResult, held: Tensors
+) -> tuple[LocalResult, Tensors]:
+    """Result and start of some clients of a cohort, in the shapes of their rank."""
+    if setting.one_rank:
+        return result, held
+    shapes, apart = setting.shapes(rank), {*setting.personal, *setting.shapes(rank)}
+    start = {n: v[rows] if n in apart else v for n, v in held.items()}
+    trained = {n: v[rows] for n, v in result.trained.items()}
+    start, trained = (
+        {n: cut(v, shapes[n]) if n in shapes else v for n, v in part.items()}
+        for part in (start, trained)
+    )
+    return replace(result, trained=trained), start
 
 
 def upload(
@@ -312,7 +311,8 @@ def upload(
 ) -> Packed:
     """The packed uploads of some clients."""
     covered = None if setting.plan is None else setting.plan.covered
-    return setting.manifest(number).pack(ids, result.trained, held, covered)
+    manifest = setting.manifest(number, int(setting.ranks[ids[0]]))
+    return manifest.pack(ids, result.trained, held, covered)
 
 
 def receive(
@@ -327,7 +327,7 @@ def receive(
     """The server's view of a chunk's uploads: unpacked, and checked by ``contract``."""
     fixed, clients = setting.config.max_upload_norm, len(setting.clients)
     limit = norms.limit(fixed, setting.plan, state, clients)
-    manifest = setting.manifest(number)
+    manifest = setting.manifest(number, int(setting.ranks[ids[0]]))
     return contract.receive(packed, ids, manifest, held, limit, late, setting.corrupt)
 
 
@@ -358,12 +358,14 @@ def _combine(
 
 def _hand_down(setting: Setting, books: Books, number: int, ids: np.ndarray, own: Stack) -> None:
     """Send every client its own results ``[clients, ...]``, and keep them as it reads them."""
-    items = [Dense(name, kind_of(name), values) for name, values in own.items()]
-    packed = pack(items, setting.config.wire_dtype)
-    round, place = setting.place(number)
-    books.communication.add(round, "downlink", ids, packed.lines, place)
-    arrived = {i.name: i.values.float() for i in unpack(packed) if isinstance(i, Dense)}
-    books.client_states.scatter(ids, _own(setting, books, ids) | arrived)
+    (round, place), shapes = setting.place(number), {n: tuple(v.shape[1:]) for n, v in own.items()}
+    for rows, rank in setting.by_rank(ids):
+        items: list[PayloadItem] = [Dense(n, kind_of(n), v[rows]) for n, v in own.items()]
+        packed = pack(at_rank(setting, items, rank), setting.config.wire_dtype)
+        books.communication.add(round, "downlink", ids[rows], packed.lines, place)
+        arrived = {i.name: i.values.float() for i in unpack(packed) if isinstance(i, Dense)}
+        kept = _own(setting, books, ids[rows]) | padded(arrived, shapes)
+        books.client_states.scatter(ids[rows], kept)
 
 
 def _own(setting: Setting, books: Books, ids: np.ndarray) -> Stack:

@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+
+import numpy as np
 
 from ffalora_cli import keys
+from ffalora_cli.config.errors import ConfigError
 from ffalora_cli.config.schema import FederationConfig, HeadConfig
-from ffalora_cli.data.partition import ClientRows
+from ffalora_cli.data.partition.partition import ClientRows
 from ffalora_cli.engine.job import LocalOptimizer
-from ffalora_cli.federation.contract import Corrupt, Manifest
-from ffalora_cli.federation.release import ClientRelease, ExampleRelease, LocalRelease, release_of
-from ffalora_cli.federation.tensors import kept_names, personal_names, trained_specs
+from ffalora_cli.federation.roles import kept_names, personal_names, trained_specs
+from ffalora_cli.federation.server.release import (
+    ClientRelease,
+    ExampleRelease,
+    LocalRelease,
+    release_of,
+)
+from ffalora_cli.federation.wire.contract import Corrupt, Manifest
 from ffalora_cli.keys import Key
 from ffalora_cli.methods.base import AggregateContext, Method
 from ffalora_cli.models.network import Network
-from ffalora_cli.privacy.plan import PrivacyPlan
+from ffalora_cli.privacy.planning.plan import PrivacyPlan
 from ffalora_cli.stopping import Poll, never
 from ffalora_cli.types import TensorSpec
 
@@ -53,6 +61,16 @@ class Setting:
     poll: Poll = never
     corrupt: Corrupt | None = None
 
+    def __post_init__(self) -> None:
+        count, most = len(self.clients), self.network.rank
+        self.ranks = np.asarray(self.method.ranks(count, most, self.options))  # [num_clients]
+        if self.ranks.shape != (count,) or self.ranks.min() < 1 or self.ranks.max() > most:
+            raise ConfigError(
+                f"method.name={self.method.name} gives {self.ranks.size} clients ranks from "
+                f"{self.ranks.min()} to {self.ranks.max()}; {count} clients need ranks from 1 to "
+                f"adapter.rank={most}; set adapter.rank to the largest"
+            )
+
     def place(self, number: int) -> tuple[int, int]:
         """Round of an exchange, and which of the round's it is (from 0)."""
         round, place = divmod(number - 1, self.method.exchanges())
@@ -87,10 +105,38 @@ class Setting:
         """Names of tensors of which every client has its own."""
         return personal_names(self.network, self.method, self.head)
 
-    def manifest(self, number: int) -> Manifest:
-        """What is uploaded in an exchange."""
+    @property
+    def one_rank(self) -> bool:
+        """Whether all clients have the adapters' own rank."""
+        return bool((self.ranks == self.network.rank).all())
+
+    def by_rank(self, ids: np.ndarray) -> list[tuple[np.ndarray | slice, int]]:
+        """Places in ``ids`` of the clients of one rank, and that rank."""
+        if self.one_rank:
+            return [(slice(None), self.network.rank)]
+        ranks = self.ranks[ids]
+        return [(np.flatnonzero(ranks == rank), int(rank)) for rank in np.unique(ranks)]
+
+    def shapes(self, rank: int) -> dict[str, tuple[int, ...]]:
+        """Shape of every adapter tensor at a rank."""
+        network = self.network
+        return {spec.name: spec.shape for spec in network.form.specs(network.sites, rank)}
+
+    def extents(self, ids: np.ndarray) -> dict[str, np.ndarray] | None:
+        """Every client's own part of the adapter tensors (``LocalJob.extents``), by name."""
+        if self.one_rank:
+            return None
+        shapes = {rank: self.shapes(int(rank)) for rank in np.unique(self.ranks[ids])}
+        ranks = self.ranks[ids].tolist()
+        return {n: np.array([shapes[r][n] for r in ranks]) for n in self.shapes(self.network.rank)}
+
+    def manifest(self, number: int, rank: int | None = None) -> Manifest:
+        """What is uploaded in an exchange, by clients of a rank (None: the adapters' own)."""
         kept = kept_names(self.network, self.method.exchange(number), self.head)
         sent = [spec for spec in self.trainable(number) if spec.name not in kept]
+        if rank is not None and rank != self.network.rank:
+            shapes = self.shapes(rank)
+            sent = [replace(spec, shape=shapes.get(spec.name, spec.shape)) for spec in sent]
         return Manifest(self.place(number)[0], number, sent, self.config.wire_dtype, self.method)
 
     @property

@@ -6,13 +6,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from ffalora_cli.engine.job import Engine, LocalJob, LocalResult
-from ffalora_cli.federation import robust
-from ffalora_cli.federation.clients import ClientStates
-from ffalora_cli.federation.contract import Receipt
-from ffalora_cli.federation.ledger import CommunicationLedger
-from ffalora_cli.federation.round import Answer, drive, is_last, play
+from ffalora_cli.federation.cohort.clients import ClientStates
+from ffalora_cli.federation.cohort.cohort import is_last
+from ffalora_cli.federation.roles import exchanged_specs, global_tensors, initial_state
+from ffalora_cli.federation.round import Answer, drive, play
+from ffalora_cli.federation.server import robust
 from ffalora_cli.federation.setting import Setting
-from ffalora_cli.federation.tensors import exchanged_specs, global_tensors, initial_state
+from ffalora_cli.federation.wire.contract import Receipt
+from ffalora_cli.federation.wire.ledger import CommunicationLedger
 from ffalora_cli.privacy.ledger import PrivacyLedger
 from ffalora_cli.types import RoundRecord, Tensors
 
@@ -30,6 +31,7 @@ class Simulation(Setting):
     privacy_ledger: PrivacyLedger | None = None
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         self.state = initial_state(self.network)
         self.client_states = ClientStates(len(self.clients))
         self.communication = CommunicationLedger(len(self.clients))

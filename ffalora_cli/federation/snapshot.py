@@ -20,10 +20,10 @@ from typing import Any
 import torch
 
 from ffalora_cli.config.errors import ConfigError
-from ffalora_cli.federation.clients import ClientStates
-from ffalora_cli.federation.ledger import CommunicationLedger
+from ffalora_cli.federation.cohort.clients import ClientStates
+from ffalora_cli.federation.roles import regenerated
 from ffalora_cli.federation.simulation import Simulation
-from ffalora_cli.federation.tensors import regenerated
+from ffalora_cli.federation.wire.ledger import CommunicationLedger
 from ffalora_cli.models.fingerprint import fingerprint_tensors
 from ffalora_cli.types import HEAD, Merge, ServerState, Tensors, kind_of
 

@@ -29,6 +29,7 @@ from ffalora_cli.types import (
 )
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
 
 Factor = str
@@ -135,6 +136,21 @@ class Method:
         """Numbers of a round's exchanges."""
         return range((round - 1) * self.exchanges() + 1, round * self.exchanges() + 1)
 
+    def ranks(self, num_clients: int, rank: int, options: Mapping[str, Any]) -> np.ndarray:
+        """Rank of every client's adapters, int ``[num_clients]``: all the same.
+
+        A client of a lower rank trains, sends and is sent the first slices along every rank's axis;
+        to the server its others are zero. ``scale`` is alpha / ``rank`` for all of them.
+
+        Args:
+            num_clients: of the federation.
+            rank: ``adapter.rank``, the largest there may be.
+            options: of the method.
+        """
+        import numpy as np
+
+        return np.full(num_clients, rank)
+
     def compress(self, trained: Stack, before: Tensors) -> list[PayloadItem]:
         """What carries an upload: every tensor whole, unless a method says otherwise.
 
@@ -143,7 +159,8 @@ class Method:
 
         Args:
             trained: what leaves the clients, ``[clients, ...]`` by name.
-            before: the global tensors the clients started from, by name.
+            before: the same tensors as the clients started from; with a client axis where every
+                client has its own.
         """
         return [Dense(name, kind_of(name), values) for name, values in trained.items()]
 

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from ffalora_cli import keys
+from ffalora_cli.adapters.sites import FAMILIES
 from ffalora_cli.config.errors import ConfigError, brief, one_line
 from ffalora_cli.config.schema import HeadConfig, ModelConfig, TaskConfig
 from ffalora_cli.hub.access import Note, silent
@@ -24,7 +25,6 @@ from ffalora_cli.hub.model_files import (
     pinned_commit,
 )
 from ffalora_cli.hub.reasons import of_ours
-from ffalora_cli.models.adapters import FAMILIES
 from ffalora_cli.models.fingerprint import fingerprint_tensors
 from ffalora_cli.models.source import no_tokenizer, resolve_source
 from ffalora_cli.tasks import registry

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 from torch import nn
 
+from ffalora_cli.adapters.sites import FAMILIES, find_sites
 from ffalora_cli.config.errors import ConfigError, brief
 from ffalora_cli.config.schema import Config
-from ffalora_cli.models import packed
-from ffalora_cli.models.adapters import FAMILIES, find_sites
+from ffalora_cli.models.families import packed
 from ffalora_cli.tasks import registry
 
 if TYPE_CHECKING:

@@ -12,11 +12,14 @@ import torch
 from torch import Tensor, nn
 
 from ffalora_cli.adapters import registry as forms
+from ffalora_cli.adapters import sites as adapters
+from ffalora_cli.adapters.context import Context, Factor
+from ffalora_cli.adapters.head import install_head
 from ffalora_cli.config.schema import AdapterConfig, HeadConfig, ModelConfig, TaskConfig
 from ffalora_cli.hub.access import Note, silent
-from ffalora_cli.models import adapters, packed
 from ffalora_cli.models.backbone import Backbone, Weights, load_backbone
-from ffalora_cli.models.frozen import freeze_linears
+from ffalora_cli.models.families import packed
+from ffalora_cli.models.families.frozen import freeze_linears
 from ffalora_cli.tasks.base import Task
 from ffalora_cli.types import Examples, Site, Tensors, TensorSpec
 
@@ -57,8 +60,9 @@ class Network:
     scale: float
     initial: Tensors
     fingerprint: str
-    context: adapters.Context
+    context: Context
     draw: Callable[[int], Tensors]  # a seed -> adapters as they would begin with it
+    rank: int
     rest: str = ""
     replaced: int = 0  # how often a frozen weight moved to another address
 
@@ -99,7 +103,7 @@ class Network:
         padded = examples.inputs(rows, int(lengths.max()))
         return {name: tensor.to(self.device) for name, tensor in padded.items()}
 
-    def outputs(self, inputs: Inputs, values: Mapping[str, adapters.Factor]) -> Tensor:
+    def outputs(self, inputs: Inputs, values: Mapping[str, Factor]) -> Tensor:
         """Outputs of a micro-batch, ``[examples, width]`` or ``[examples, tokens, width]``, fp32.
 
         Args:
@@ -154,12 +158,12 @@ def build_network(
             full = f"head.{name}.{leaf}"
             initial[full] = parameter.detach().to("cpu", copy=True)
             specs.append(TensorSpec(full, tuple(parameter.shape), "head", "head", f"{name}.{leaf}"))
-    context = adapters.Context()
+    context = Context()
     if precision == "bf16":  # weights of its own: casting a shared parameter would cast both
         model = copy.deepcopy(plain).to(torch.bfloat16)
     else:
         model = _share_weights_copy(plain)
-    adapters.install_head(model, head, context)
+    install_head(model, head, context)
     freeze_linears(model)
     adapters.install(model, sites, form, adapter.scale, context)
     return Network(
@@ -174,6 +178,7 @@ def build_network(
         backbone.fingerprint,
         context,
         draw,
+        adapter.rank,
         backbone.rest,
     )
 

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from ffalora_cli.config.errors import ConfigError
-from ffalora_cli.privacy.plan import Floats, Ints
+from ffalora_cli.privacy.planning.plan import Floats, Ints
 
 SEAMS = ("PrivacyLedger.charge",)
 """What an audit may replace; whoever calls it looks it up in this module."""

@@ -19,9 +19,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ffalora_cli.config.errors import ConfigError
-from ffalora_cli.records.files import read_regular, sync_folder, to_json, write_new
+from ffalora_cli.records.files import read_regular, sync_folder, to_json, to_safetensors, write_new
 from ffalora_cli.records.journal import Mark
-from ffalora_cli.records.tensors import to_safetensors
 
 if TYPE_CHECKING:
     from ffalora_cli.types import Tensors

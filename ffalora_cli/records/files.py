@@ -15,9 +15,12 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ffalora_cli.config.errors import ConfigError
+
+if TYPE_CHECKING:
+    import torch
 
 LARGEST = 2**31  # bytes of a record file that is read at all
 
@@ -181,3 +184,24 @@ def read_json_lines(path: Path) -> tuple[list[dict[str, Any]], bool]:
 
 def _no_constant(word: str) -> None:
     raise ValueError(f"{word} is not JSON")
+
+
+def to_safetensors(
+    tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str] | None = None
+) -> bytes:
+    """The bytes of a safetensors file.
+
+    The library writes metadata in the order of a randomised hash table, so that two runs with the
+    same bits would have different files; here the header's keys are sorted.
+    """
+    import torch
+    from safetensors.torch import save
+
+    # Views of one buffer, as stacks hand them out, are refused by safetensors: copy each.
+    whole = torch.contiguous_format
+    owned = {n: v.detach().cpu().clone(memory_format=whole) for n, v in tensors.items()}
+    content = save(owned, dict(metadata) if metadata else None)
+    size = int.from_bytes(content[:8], "little")
+    header = json.dumps(json.loads(content[8 : 8 + size]), sort_keys=True, separators=(",", ":"))
+    padded = header.encode().ljust(-(-len(header.encode()) // 8) * 8)  # data starts at 8 n
+    return len(padded).to_bytes(8, "little") + padded + content[8 + size :]

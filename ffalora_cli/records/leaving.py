@@ -12,11 +12,21 @@ from collections.abc import Mapping
 from dataclasses import replace
 from datetime import datetime
 from functools import cache
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from ffalora_cli.metric_keys import CLIP, EPSILON, UNCLIPPED, evaluated, own_labels, personalized
+from ffalora_cli.metric_keys import (
+    CLIP,
+    EPSILON,
+    UNCLIPPED,
+    evaluated,
+    own_labels,
+    personalized,
+)
 from ffalora_cli.records.reading import RunRecords
 from ffalora_cli.types import RoundRecord
+
+if TYPE_CHECKING:
+    pass
 
 Kind = Literal["public", "sizes", "noised", "outside", "home", "never"]
 """Why a field of a private run may leave, or that it may not:
@@ -206,7 +216,7 @@ def released(run: RunRecords) -> RunRecords:
     """A run as others may see it: of its records what may leave, times to the minute.
 
     Everything made to be shared is made from this; ``config`` stays whole and is written by
-    ``trackers.base`` and ``report.model_card`` without folders of this machine.
+    ``trackers.base`` and ``export.model_card`` without folders of this machine.
     """
     unit = str(run.config["privacy"]["unit"])
     if unit == "none":
@@ -263,3 +273,12 @@ def _pattern(line: str) -> re.Pattern[str]:
     parts = re.split(r"(\*\*?)", line)
     words = {"*": f"{dot}*", "**": ".*"}
     return re.compile("".join(words.get(part, re.escape(part)) for part in parts))
+
+
+def without_folder(override: str) -> str:
+    """A word of a command as others may see it: without a folder of one machine."""
+    key, given, value = override.partition("=")
+    if not given:
+        return "FOLDER" if key.startswith(("/", "~")) else key
+    own = key.lstrip("+").startswith("paths.") or value.startswith((".", "/", "~"))
+    return f"{key}=FOLDER" if own else override

@@ -11,7 +11,6 @@ from typing import Any
 
 from ffalora_cli.config.errors import ConfigError, brief, nearest
 from ffalora_cli.config.rules import is_path
-from ffalora_cli.records.failure import Failure, read_failure
 from ffalora_cli.records.files import read_json, read_json_lines, read_regular
 from ffalora_cli.records.run_directory import (
     COMMUNICATION,
@@ -22,6 +21,7 @@ from ffalora_cli.records.run_directory import (
     SCHEMA_VERSION,
     SUMMARY,
 )
+from ffalora_cli.records.state import Failure, read_failure
 from ffalora_cli.types import RoundRecord
 
 _LARGEST_CONFIG, _DEEPEST = 2**20, 32  # bytes, nested sections

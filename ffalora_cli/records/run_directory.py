@@ -29,14 +29,14 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from ffalora_cli.config.errors import ConfigError
-from ffalora_cli.records.files import plain, sync_folder, to_json, write_whole
+from ffalora_cli.records.files import plain, sync_folder, to_json, to_safetensors, write_whole
 from ffalora_cli.records.journal import Journal
 from ffalora_cli.records.lock import FolderLock, check_unlocked
-from ffalora_cli.records.tensors import to_safetensors
 from ffalora_cli.types import RoundRecord
 
 if TYPE_CHECKING:
     import torch
+from ffalora_cli.config.job import Job
 
 SCHEMA_VERSION = 1
 MANIFEST, CONFIG, PRIVACY = "manifest.json", "config.yaml", "privacy.json"
@@ -254,3 +254,12 @@ class RunDirectory:
         write_whole(self.path / SUMMARY, to_json(summary, indent=2))
         self.finished = True
         self.close()
+
+
+def run_folder(job: Job) -> Path:
+    """Where the run of a job is, or will be.
+
+    Raises:
+        ConfigError: for a name that does not fit a folder.
+    """
+    return job.folder or run_path(job.config.paths.runs, job.config.name, job.signature)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ffalora_cli.config.job import Job
-from ffalora_cli.records.run_directory import SUMMARY, run_path
+from ffalora_cli.records.run_directory import SUMMARY, run_folder
 from ffalora_cli.stopping import SIGNALS
 
 WAITING, RUNNING, DONE, ALREADY = "waiting", "running", "done", "already done"
@@ -101,15 +101,6 @@ def once_each(checked: Sequence[Job]) -> list[Job]:
     for job in checked:
         first.setdefault(job.signature, job)
     return list(first.values())
-
-
-def run_folder(job: Job) -> Path:
-    """Where the run of a job is, or will be.
-
-    Raises:
-        ConfigError: for a name that does not fit a folder.
-    """
-    return job.folder or run_path(job.config.paths.runs, job.config.name, job.signature)
 
 
 def grid(checked: Sequence[Job]) -> dict[str, list[str]]:

@@ -25,7 +25,8 @@ from ffalora_cli.config.errors import ConfigError
 from ffalora_cli.config.job import Job
 from ffalora_cli.config.signature import digest
 from ffalora_cli.records.files import append, read_json_lines, to_json, write_whole
-from ffalora_cli.sweep.jobs import Command, Status, SweepJob, run_folder, short_keys
+from ffalora_cli.records.run_directory import run_folder
+from ffalora_cli.sweep.jobs import Command, Status, SweepJob, short_keys
 
 SCHEMA_VERSION = 1
 SWEEPS, SWEEP, JOBS, LOGS = "sweeps", "sweep.json", "jobs.jsonl", "logs"

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ffalora_cli.compose.space import Axis
 from ffalora_cli.config.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -30,17 +31,6 @@ class Settings:
     seed: int = 0
 
 
-@dataclass(frozen=True)
-class Interval:
-    """Numbers between two ends, both included."""
-
-    low: float
-    high: float
-    log: bool = False
-    whole: bool = False
-
-
-Axis = Interval | tuple[str, ...]  # a tuple: one of these values
 Proposal = Mapping[str, str]  # key -> value as text
 Play = Callable[[Sequence[tuple[int, Proposal]]], Mapping[int, float | None]]
 """Plays numbered proposals; the value of each, None for one that failed. One that is missing was

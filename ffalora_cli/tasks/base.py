@@ -179,7 +179,7 @@ class Task(ABC):
         return each.new_zeros(targets.examples).index_add(0, targets.owner, targets.weights * each)
 
 
-def check_partition(task: Task, config: TaskConfig, partition: str) -> None:
+def check_strata(task: Task, config: TaskConfig, partition: str) -> None:
     """Refuse label skew where a task has no strata.
 
     Raises:

@@ -8,7 +8,7 @@ from ffalora_cli import metric_keys
 from ffalora_cli.config.errors import ConfigError
 from ffalora_cli.config.plugins import Folder
 from ffalora_cli.config.schema import Config, TaskConfig
-from ffalora_cli.tasks.base import LOSS, Metric, Task, check_partition
+from ffalora_cli.tasks.base import LOSS, Metric, Task, check_strata
 from ffalora_cli.tasks.targets import Targets
 
 KINDS = Folder(
@@ -38,7 +38,7 @@ def check(config: Config) -> None:
     """
     task = get(config.task.kind)
     task.check(config.task)
-    check_partition(task, config.task, config.partition.name)
+    check_strata(task, config.task, config.partition.name)
 
 
 def strata(task: TaskConfig, targets: Targets) -> tuple[np.ndarray, tuple[str, ...]]:

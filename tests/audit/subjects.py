@@ -8,13 +8,13 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from ffalora_cli.audit.accounting import empty_batches
-from ffalora_cli.audit.battery import QUICK
-from ffalora_cli.audit.draws import draw_empty, draw_full, draw_keys
-from ffalora_cli.audit.noise import noise_checks
+from ffalora_cli.audit.mechanism.accounting import empty_batches
+from ffalora_cli.audit.mechanism.battery import QUICK
+from ffalora_cli.audit.mechanism.draws import draw_empty, draw_full, draw_keys
+from ffalora_cli.audit.mechanism.noise import noise_checks
+from ffalora_cli.audit.mechanism.surrogate import build_subject
 from ffalora_cli.audit.run import plan_of
-from ffalora_cli.audit.standin import build_subject
-from ffalora_cli.cli.jobs import plan as plan_jobs
+from ffalora_cli.compose.jobs import plan as plan_jobs
 
 SIZES = np.array([400, 300, 250])
 

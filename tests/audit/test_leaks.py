@@ -6,15 +6,15 @@ from dataclasses import dataclass, replace
 
 import pytest
 
-from ffalora_cli.audit import leaks
-from ffalora_cli.audit.mirrors import at_hand
-from ffalora_cli.audit.neighbours import VARIANTS, Neighbour, play_neighbours
-from ffalora_cli.cli.jobs import plan
+from ffalora_cli.audit.leaks import leaks
+from ffalora_cli.audit.leaks.mirrors import at_hand
+from ffalora_cli.audit.leaks.neighbours import VARIANTS, Neighbour, play_neighbours
+from ffalora_cli.compose.jobs import plan
 from ffalora_cli.config.job import Job
 from ffalora_cli.keys import SecureKey
 from ffalora_cli.records import leaving
 from ffalora_cli.records.reading import read_run
-from ffalora_cli.report import page
+from ffalora_cli.report.page import page
 from tests.tiny import save_tiny_bert
 from tests.trackers import wandb_offline
 

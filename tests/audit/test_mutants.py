@@ -8,17 +8,18 @@ from contextlib import nullcontext
 import numpy as np
 import pytest
 
-from ffalora_cli.audit import mutants, seams
-from ffalora_cli.audit.accounting import accounting_checks
-from ffalora_cli.audit.battery import QUICK
-from ffalora_cli.audit.clip import clip_checks
-from ffalora_cli.audit.dealing import twins
-from ffalora_cli.audit.draws import draw_empty, draw_keys
-from ffalora_cli.audit.mutants import Mutant, all_mutants, run_mutants
-from ffalora_cli.audit.noise import repeats
-from ffalora_cli.audit.sampler import draw_batches, sampler_checks
-from ffalora_cli.audit.unit_clip import unit_checks
-from ffalora_cli.audit.uploads import play, upload_checks
+from ffalora_cli.audit.mechanism.accounting import accounting_checks
+from ffalora_cli.audit.mechanism.battery import QUICK
+from ffalora_cli.audit.mechanism.clip import clip_checks
+from ffalora_cli.audit.mechanism.dealing import twins
+from ffalora_cli.audit.mechanism.draws import draw_empty, draw_keys
+from ffalora_cli.audit.mechanism.noise import repeats
+from ffalora_cli.audit.mechanism.sampler import draw_batches, sampler_checks
+from ffalora_cli.audit.mechanism.unit_clip import unit_checks
+from ffalora_cli.audit.mechanism.uploads import play, upload_checks
+from ffalora_cli.audit.mutants import run, seams
+from ffalora_cli.audit.mutants.run import all_mutants, run_mutants
+from ffalora_cli.audit.mutants.seams import Mutant
 from tests.audit.subjects import SIZES, battery_of, config, noise_part, subject
 from tests.audit.test_seams import declaring
 
@@ -64,7 +65,7 @@ def test_there_are_enough_and_each_has_a_name():
 def test_a_mutant_is_caught_by_its_part_of_the_battery(name, part_with, monkeypatch):
     """One mutant a check; all of them, each by the whole battery, are in the slow set."""
     part = part_with[MUTANTS[name].caught_by]
-    monkeypatch.setattr(mutants, "run_checks", battery_of(part))
+    monkeypatch.setattr(run, "run_checks", battery_of(part))
     (result,) = run_mutants(config(), SIZES, b"m" * 32, [MUTANTS[name]])
     assert result.caught, f"{name}: only {result.failed} failed, not {result.expected}"
 
@@ -100,7 +101,7 @@ def test_clean_code_is_not_caught(overrides):
 
 
 def test_a_run_of_one_client_is_audited(monkeypatch):
-    monkeypatch.setattr(mutants, "run_checks", battery_of(noise_part))
+    monkeypatch.setattr(run, "run_checks", battery_of(noise_part))
     (result,) = run_mutants(
         config("federation.num_clients=1"), SIZES[:1], b"o" * 32, [MUTANTS["noise × 0.95"]]
     )

@@ -13,11 +13,11 @@ import pytest
 import torch
 
 import ffalora_cli
-from ffalora_cli.audit import seams
-from ffalora_cli.engine import stacked
+from ffalora_cli.audit.mutants import seams
 from ffalora_cli.engine.job import LocalOptimizer
+from ffalora_cli.engine.stacked import engine as stacked
+from tests.engine.test_engines import gap, job
 from tests.tiny import TinyExamples, tiny_network
-from tests.unit.test_engines import gap, job
 
 ROOT = Path(ffalora_cli.__file__).parent
 PATHS = {"packed": ("bert", False), "padded": ("distilbert", False), "fixed": ("bert", True)}

@@ -6,12 +6,11 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from ffalora_cli.audit import noise, sampler
-from ffalora_cli.audit.draws import Draws
-from ffalora_cli.audit.outcome import Bound, Check
-from ffalora_cli.audit.sampler import Inclusions
-from ffalora_cli.audit.step_level import step_level
-from ffalora_cli.audit.verdict import LEVEL, Verdict, furthest, judge
+from ffalora_cli.audit.canary.step_level import step_level
+from ffalora_cli.audit.mechanism import noise, sampler
+from ffalora_cli.audit.mechanism.draws import Draws
+from ffalora_cli.audit.mechanism.sampler import Inclusions
+from ffalora_cli.audit.outcome import LEVEL, Bound, Check, Verdict, furthest, judge
 from tests.audit.subjects import subject
 
 

@@ -6,8 +6,8 @@ import json
 
 import pytest
 
-from ffalora_cli.cli import attack as room
 from ffalora_cli.cli.main import main
+from ffalora_cli.cli.verbs import attack as room
 
 
 def test_table_and_json(tmp_path, monkeypatch, capsys) -> None:

@@ -8,8 +8,9 @@ from contextlib import nullcontext
 
 import pytest
 
-from ffalora_cli.audit import mutants, mutants_of_step
-from ffalora_cli.audit.mutants import Mutant
+from ffalora_cli.audit.mutants import of_step
+from ffalora_cli.audit.mutants import run as mutants
+from ffalora_cli.audit.mutants.seams import Mutant
 from ffalora_cli.audit.recorded import recorded_checks
 from ffalora_cli.audit.run import client_sizes, plan_of
 from ffalora_cli.cli.main import main
@@ -42,7 +43,7 @@ def test_a_clean_run_passes_and_everything_is_in_the_json(tmp_path, capsys):
 
 
 def test_a_broken_mechanism_fails_with_exit_code_1(capsys):
-    (weak,) = (m for m in mutants_of_step.MUTANTS if m.name == "noise × 0.95")
+    (weak,) = (m for m in of_step.MUTANTS if m.name == "noise × 0.95")
     with weak.broken():
         assert main(["audit", *SMALL, *QUICK]) == 1
     text = capsys.readouterr().out
@@ -51,7 +52,7 @@ def test_a_broken_mechanism_fails_with_exit_code_1(capsys):
 
 
 def test_mutants_are_reported_and_a_missed_one_fails(monkeypatch, capsys):
-    (weak,) = (m for m in mutants_of_step.MUTANTS if m.name == "noise × 0.95")
+    (weak,) = (m for m in of_step.MUTANTS if m.name == "noise × 0.95")
     harmless = Mutant("nothing broken", "noise sd per tensor", nullcontext)
     monkeypatch.setattr(mutants, "all_mutants", lambda: (weak, harmless))
     monkeypatch.setattr(mutants, "run_checks", battery_of(noise_part))
@@ -140,7 +141,7 @@ def test_a_ledger_of_another_mechanism_is_refused(run, tmp_path, capsys):
 @pytest.mark.slow
 def test_what_leaves_is_compared_as_typed_and_a_leak_fails(tmp_path, capsys, monkeypatch):
     pytest.importorskip("peft")
-    from ffalora_cli.report import page
+    from ffalora_cli.report.page import page
 
     model = save_tiny_bert(tmp_path / "model")
     typed = ["debug=tiny", "model=auto", f"model.source={model}", "task.max_length=16"]

@@ -7,12 +7,12 @@ import json
 import pytest
 
 from ffalora_cli.cli.main import main
-from ffalora_cli.cli.privacy_words import statement_lines
-from ffalora_cli.privacy.accountant import Accountant
-from ffalora_cli.privacy.plan import make_plan
-from ffalora_cli.privacy.shared_rows import SharedRows
-from ffalora_cli.privacy.statement import statement
-from tests.unit.privacy_cases import federation, privacy
+from ffalora_cli.cli.screen.privacy_words import statement_lines
+from ffalora_cli.privacy.accounting.accountant import Accountant
+from ffalora_cli.privacy.claim.statement import statement
+from ffalora_cli.privacy.planning.plan import make_plan
+from ffalora_cli.privacy.planning.shared_rows import SharedRows
+from tests.privacy.cases import federation, privacy
 
 GIVEN = ["budget", "--examples", "22450", "--batch", "200", "--delta", "1e-5"]
 

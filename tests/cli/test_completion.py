@@ -8,9 +8,9 @@ import sys
 
 import pytest
 
-from ffalora_cli.cli import catalogue
-from ffalora_cli.cli.completion import words
 from ffalora_cli.cli.main import VERBS, main
+from ffalora_cli.cli.verbs.completion import words
+from ffalora_cli.compose import catalogue
 
 
 def test_words_by_position():

@@ -8,10 +8,10 @@ import re
 import pytest
 from rich.console import Console
 
-from ffalora_cli.cli import table, words
-from ffalora_cli.cli.display import Display, LiveDisplay, PlainDisplay, open_display
-from ffalora_cli.cli.jobs import plan
-from ffalora_cli.cli.units import human_bytes, human_seconds, number, score
+from ffalora_cli.cli.screen import table, words
+from ffalora_cli.cli.screen.display import Display, LiveDisplay, PlainDisplay, open_display
+from ffalora_cli.cli.screen.units import human_bytes, human_seconds, number, score
+from ffalora_cli.compose.jobs import plan
 from ffalora_cli.config.job import Job
 from ffalora_cli.types import RoundRecord
 
@@ -234,7 +234,7 @@ def test_other_numbers() -> None:
 
 
 def test_a_looser_accountant_has_pld_beside_it() -> None:
-    from ffalora_cli.cli.words import privacy_sentence
+    from ffalora_cli.cli.screen.words import privacy_sentence
 
     statement = {"sentence": "epsilon 6.00 (RDP accountant)", "accountant": "rdp"}
     statement["largest"] = {"epsilon": {"pld": 5.524, "rdp": 6.0}}
@@ -244,7 +244,7 @@ def test_a_looser_accountant_has_pld_beside_it() -> None:
 
 @pytest.mark.parametrize("width", [24, 40, 60, 80])
 def test_columns_give_way_and_no_number_is_cut(width) -> None:
-    from ffalora_cli.cli import table
+    from ffalora_cli.cli.screen import table
 
     (private,) = plan(["federation.rounds=1000000"])
     columns = table.columns(private.config)
@@ -268,7 +268,7 @@ def test_a_dumb_terminal_gets_plain_lines(job, monkeypatch) -> None:
 
 
 def test_a_plain_display_shows_that_it_is_alive_between_evaluations(job, monkeypatch) -> None:
-    monkeypatch.setattr("ffalora_cli.cli.display._SILENCE", 0.0)
+    monkeypatch.setattr("ffalora_cli.cli.screen.display._SILENCE", 0.0)
     stream = io.StringIO()
     play(PlainDisplay(job, stream))
     rows = [line.split()[0] for line in stream.getvalue().splitlines() if "/4 " in line[:12]]

@@ -79,9 +79,9 @@ def failed(results):
 
 def test_wrong_gradients_are_noticed(monkeypatch):
     """A clip that cuts every example too short by a hundredth."""
-    from ffalora_cli.engine import stacked
+    from ffalora_cli.engine.stacked import engine
 
-    real = stacked.StackedEngine.train
+    real = engine.StackedEngine.train
 
     def biased(self, job):
         result = real(self, job)
@@ -89,12 +89,12 @@ def test_wrong_gradients_are_noticed(monkeypatch):
             value += 0.01 * (value - job.start[name])
         return result
 
-    monkeypatch.setattr(stacked.StackedEngine, "train", biased)
+    monkeypatch.setattr(engine.StackedEngine, "train", biased)
     assert failed(self_test()) == ["gradients"]
 
 
 def test_wrong_noise_is_noticed(monkeypatch):
-    from ffalora_cli.privacy import example_level
+    from ffalora_cli.privacy.mechanism import example_level
 
     real = example_level.noise_stack
     for wrong in (lambda v: 1.02 * v, lambda v: v[:1].expand_as(v), lambda v: v + 0.05):
@@ -105,7 +105,7 @@ def test_wrong_noise_is_noticed(monkeypatch):
 
 
 def test_damage_and_a_wrong_accountant_are_noticed(monkeypatch):
-    from ffalora_cli.privacy.accountant import Accountant
+    from ffalora_cli.privacy.accounting.accountant import Accountant
     from ffalora_cli.records import checkpoint
 
     monkeypatch.setattr(Accountant, "epsilon", lambda *a: 1.9)

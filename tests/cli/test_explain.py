@@ -9,9 +9,9 @@ from importlib import resources
 
 import pytest
 
-from ffalora_cli.cli.explain import explained
-from ffalora_cli.cli.jobs import plan
 from ffalora_cli.cli.main import main
+from ffalora_cli.cli.verbs.explain import explained
+from ffalora_cli.compose.jobs import plan
 from ffalora_cli.config.build import leaf_keys
 from ffalora_cli.config.signature import signature
 

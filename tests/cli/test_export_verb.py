@@ -12,10 +12,10 @@ import yaml
 from safetensors.torch import load_file
 
 from ffalora_cli.cli.main import main
+from ffalora_cli.export import export as room
+from ffalora_cli.export import reload
 from ffalora_cli.methods import registry
 from ffalora_cli.records.reading import read_run
-from ffalora_cli.report import export as room
-from ffalora_cli.report import reload
 from tests.tiny import save_tiny_bert
 
 pytestmark = pytest.mark.skipif(

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import os
 
-import chaos_hostile
 import pytest
 import yaml
-from chaos_planted import PLANTED, anchor_bomb, python_tag
-from chaos_typed import TYPED
-from chaos_watch import HangError
+
+from scripts.chaos import hostile
+from scripts.chaos.planted import PLANTED, anchor_bomb, python_tag
+from scripts.chaos.typed import TYPED
+from scripts.chaos.watch import HangError
 
 
 @pytest.fixture(scope="module")
 def scene():
-    with chaos_hostile.stage() as scene:
+    with hostile.stage() as scene:
         yield scene
 
 
@@ -30,7 +31,7 @@ def case(name: str) -> object:
 
 @pytest.mark.parametrize("name", [case(name) for name in (*TYPED, *PLANTED)])
 def test_it_ends_in_one_line_and_does_nothing(name, scene) -> None:
-    assert chaos_hostile.wrong(scene, name) is None
+    assert hostile.wrong(scene, name) is None
 
 
 def test_the_watch_sees_a_pickle_that_is_opened(scene) -> None:
@@ -71,4 +72,4 @@ def test_the_planted_yaml_is_as_bad_as_it_looks(tmp_path) -> None:
 
 
 def test_a_run_that_starts_over_without_a_word_is_seen() -> None:
-    assert chaos_hostile._without_note("state", "note      reading data") is not None
+    assert hostile._without_note("state", "note      reading data") is not None

@@ -6,14 +6,13 @@ import json
 
 import pytest
 
-from ffalora_cli.cli.jobs import plan
 from ffalora_cli.cli.main import main
+from ffalora_cli.compose.jobs import plan
 from ffalora_cli.config.errors import RunFailed
-from ffalora_cli.records.failure import clear_failure, write_failure
 from ffalora_cli.records.lock import FolderLock
-from ffalora_cli.records.progress import progress_of
 from ffalora_cli.records.reading import read_run
 from ffalora_cli.records.run_directory import open_run, round_lines
+from ffalora_cli.records.state import clear_failure, progress_of, write_failure
 from ffalora_cli.records.summary import summarize
 from ffalora_cli.types import RoundRecord
 

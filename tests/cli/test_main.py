@@ -13,12 +13,12 @@ import pytest
 
 import ffalora_cli
 import ffalora_cli.experiment
-from ffalora_cli.cli import catalogue
 from ffalora_cli.cli.main import VERBS, main
+from ffalora_cli.compose import catalogue
 from ffalora_cli.config.errors import ConfigError
 from ffalora_cli.stopping import SIGNALS, Stopped
 from ffalora_cli.sweep.jobs import Command, Ended
-from ffalora_cli.sweep.process import play
+from ffalora_cli.sweep.launchers.process import play
 
 
 def test_version_and_help(capsys) -> None:

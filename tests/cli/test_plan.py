@@ -7,10 +7,10 @@ from importlib.util import find_spec
 
 import pytest
 
-from ffalora_cli.cli import plan_words
 from ffalora_cli.cli.main import main
-from ffalora_cli.experiment import forecast
-from ffalora_cli.federation.ledger import CommunicationLedger
+from ffalora_cli.cli.screen import plan_words
+from ffalora_cli.experiment.forecast import forecast
+from ffalora_cli.federation.wire.ledger import CommunicationLedger
 from ffalora_cli.records.reading import find_runs, read_communication, read_run
 from tests.tiny import save_tiny_bert
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from ffalora_cli.cli.jobs import recorded
-from ffalora_cli.cli.words import suggestions
+from ffalora_cli.cli.screen.words import suggestions
+from ffalora_cli.compose.jobs import recorded
 from tests.made_runs import write_run
 
 

@@ -7,12 +7,12 @@ import signal
 import time
 from pathlib import Path
 
-import chaos_process
 import pytest
-from chaos_workload import overrides, result, rounds_on_disk, tiny_model
 
 from ffalora_cli.cli.main import main
 from ffalora_cli.records.reading import read_run
+from scripts.chaos import process as chaos_process
+from scripts.chaos.workload import overrides, result, rounds_on_disk, tiny_model
 
 MINILM = ["federation.rounds=3", "federation.local_steps=2", "federation.local_batch_size=8"]
 MINILM += ["task.max_length=16", "task.holdout_fraction=0.03", "privacy.accountant=rdp"]

@@ -10,7 +10,7 @@ import sys
 import pytest
 
 from ffalora_cli.cli.main import main
-from ffalora_cli.cli.screen import Screen, in_columns
+from ffalora_cli.cli.screen.streams import Screen, in_columns
 from tests.tiny import save_tiny_bert
 
 

@@ -8,9 +8,9 @@ from importlib.util import find_spec
 import numpy as np
 import pytest
 
-from ffalora_cli.cli.jobs import plan
 from ffalora_cli.cli.main import main
-from ffalora_cli.cli.partition import lines
+from ffalora_cli.cli.verbs.partition import lines
+from ffalora_cli.compose.jobs import plan
 from ffalora_cli.experiment.population import ClientTable
 from ffalora_cli.records.manifest import build_manifest
 from ffalora_cli.records.run_directory import open_run, round_lines

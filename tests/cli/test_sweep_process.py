@@ -65,8 +65,8 @@ def test_a_failed_job_is_recorded_the_rest_go_on_and_only_it_is_repeated(
 
 
 def test_a_run_that_another_process_writes_is_busy_not_failed(settings, tmp_path, capsys):
-    from ffalora_cli.cli.jobs import plan
-    from ffalora_cli.sweep.jobs import run_folder
+    from ffalora_cli.compose.jobs import plan
+    from ffalora_cli.records.run_directory import run_folder
 
     folder = run_folder(plan(settings)[0])
     folder.mkdir(parents=True)

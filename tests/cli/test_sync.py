@@ -9,12 +9,12 @@ from dataclasses import replace
 import pytest
 import yaml
 
-from ffalora_cli.cli import catalogue
 from ffalora_cli.cli.main import main
+from ffalora_cli.compose import catalogue
 from ffalora_cli.records.reading import read_run
 from ffalora_cli.records.trackers import wandb as tracker_module
 from ffalora_cli.records.trackers.base import RunFacts, open_tracker
-from ffalora_cli.records.wandb_file import entries
+from ffalora_cli.records.trackers.wandb_file import entries
 from tests.tiny import save_tiny_bert
 from tests.trackers import small_run, tracking, wandb_offline
 

@@ -7,8 +7,8 @@ import json
 import pytest
 import yaml
 
-from ffalora_cli.cli.jobs import plan
 from ffalora_cli.cli.main import main
+from ffalora_cli.compose.jobs import plan
 from ffalora_cli.records.lock import FolderLock
 
 

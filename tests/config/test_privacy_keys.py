@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ffalora_cli.cli.jobs import plan
+from ffalora_cli.compose.jobs import plan
 from ffalora_cli.config.errors import ConfigError
 
 CLIENT = "privacy=client federation.weights=uniform "

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from ffalora_cli.config.errors import ConfigError
-from ffalora_cli.federation.server import MeanAccumulator
+from ffalora_cli.federation.server.server import MeanAccumulator
 from ffalora_cli.methods import registry
 from ffalora_cli.methods.base import AggregateContext
 from ffalora_cli.types import ServerState, Site

@@ -11,13 +11,14 @@ import torch
 
 from ffalora_cli.config.errors import ConfigError
 from ffalora_cli.federation import round as round_module
-from ffalora_cli.federation.payload import unpack
 from ffalora_cli.federation.rehearsal import rehearse
 from ffalora_cli.federation.snapshot import restore, snapshot
+from ffalora_cli.federation.wire.payload import unpack
 from ffalora_cli.methods import registry
-from ffalora_cli.privacy.accountant import Accountant
+from ffalora_cli.privacy.accounting.accountant import Accountant
 from ffalora_cli.types import Dense, Seed
 from tests.arrivals import CLIENT, CLIENTS, EXAMPLE, NONE, federate, keeping
+from tests.entry_points import install
 
 TOYS = '''
 from ffalora_cli.methods.base import Exchange, Method
@@ -67,14 +68,8 @@ HALVES, REDRAWN, OWN, THREE = Halves(), Redrawn(), Own(), Three()
 
 @pytest.fixture(autouse=True)
 def _installed(tmp_path, monkeypatch):
-    """A package with four methods, as ``pip install`` leaves it."""
-    (tmp_path / "toy_methods.py").write_text(TOYS)
-    about = tmp_path / "toy_methods-1.dist-info"
-    about.mkdir()
-    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: toy-methods\nVersion: 1\n")
-    lines = [f"{n} = toy_methods:{n.upper()}" for n in ("halves", "redrawn", "own", "three")]
-    (about / "entry_points.txt").write_text("\n".join(["[ffalora.methods]", *lines, ""]))
-    monkeypatch.syspath_prepend(str(tmp_path))
+    names = ("halves", "redrawn", "own", "three")
+    install(tmp_path, monkeypatch, "ffalora.methods", TOYS, names)
 
 
 def sent_items(sim, monkeypatch):

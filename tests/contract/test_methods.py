@@ -11,10 +11,10 @@ from omegaconf import OmegaConf
 
 from ffalora_cli.config.errors import ConfigError
 from ffalora_cli.config.schema import MethodConfig, ServerOptimizerConfig
-from ffalora_cli.federation.downlink import plan
-from ffalora_cli.federation.ledger import CommunicationLedger
-from ffalora_cli.federation.payload import pack
-from ffalora_cli.federation.server import MeanAccumulator, apply_update, server_step
+from ffalora_cli.federation.server.server import MeanAccumulator, apply_update, server_step
+from ffalora_cli.federation.wire.downlink import plan
+from ffalora_cli.federation.wire.ledger import CommunicationLedger
+from ffalora_cli.federation.wire.payload import pack
 from ffalora_cli.methods import registry
 from ffalora_cli.methods.base import AggregateContext
 from ffalora_cli.types import Dense, ServerState, Site

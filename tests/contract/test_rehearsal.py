@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ffalora_cli.cli.jobs import plan
+from ffalora_cli.compose.jobs import plan
 from ffalora_cli.experiment.parts import build
 from ffalora_cli.federation import leaps
 from ffalora_cli.federation.rehearsal import rehearse

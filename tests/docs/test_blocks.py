@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from ffalora_cli.cli.hydra_keys import take
-from ffalora_cli.cli.jobs import plan
 from ffalora_cli.cli.main import VERBS, main
-from ffalora_cli.cli.overrides import split_space
+from ffalora_cli.compose.hydra_keys import take
+from ffalora_cli.compose.jobs import plan
+from ffalora_cli.compose.overrides import split_space
 from tests.docs.blocks import (
     BLOCKS,
     NOT_CODE,

@@ -6,7 +6,7 @@ import re
 
 from make_configuration_reference import FILE, reference
 
-from ffalora_cli.cli import catalogue
+from ffalora_cli.compose import catalogue
 from ffalora_cli.config.build import leaf_keys
 
 

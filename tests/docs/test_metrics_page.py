@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import re
-import sys
-from pathlib import Path
 
 import pytest
+from make_metrics_reference import FILE, reference
 
 from ffalora_cli import experiment, metric_keys
-from ffalora_cli.cli.jobs import plan
+from ffalora_cli.compose.jobs import plan
 from ffalora_cli.records.reading import read_run
+from tests import ROOT
 from tests.tiny import save_tiny_bert
 from tests.trackers import Silent
-
-ROOT = Path(__file__).parents[2]
-sys.path.append(str(ROOT / "scripts"))
-from make_metrics_reference import FILE, reference  # noqa: E402
 
 RUNS = {
     "no privacy": ["privacy=none", "method=lora", "head.mode=trained"],

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from ffalora_cli.cli import catalogue
+from ffalora_cli.compose import catalogue
 from tests import ROOT
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -16,11 +16,9 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 
 
 def test_every_room_is_in_the_wheel():
-    on_disk = {
-        ".".join(file.parent.relative_to(ROOT).parts)
-        for file in (ROOT / "ffalora_cli").rglob("*.py")
-    }
-    assert on_disk | {"ffalora_cli.configs"} == set(PROJECT["tool"]["setuptools"]["packages"])
+    folders = {file.parent for file in (ROOT / "ffalora_cli").rglob("*.py")}
+    assert len(folders) > 20
+    assert [f for f in folders if not (f / "__init__.py").is_file()] == []  # else not found
 
 
 def test_configs_are_found_as_a_package_and_all_are_shipped():

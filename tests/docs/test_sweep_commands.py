@@ -7,10 +7,10 @@ import shlex
 
 import pytest
 
-from ffalora_cli.cli.hydra_keys import take
-from ffalora_cli.cli.jobs import plan
-from ffalora_cli.cli.overrides import split_space
-from ffalora_cli.cli.search import _check_space
+from ffalora_cli.cli.searching import _check_space
+from ffalora_cli.compose.hydra_keys import take
+from ffalora_cli.compose.jobs import plan
+from ffalora_cli.compose.overrides import split_space
 from ffalora_cli.sweep.launchers.base import names, open_launcher
 from tests import ROOT
 

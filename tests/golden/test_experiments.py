@@ -12,9 +12,9 @@ import torch
 from safetensors.torch import load_file
 
 from ffalora_cli import experiment
-from ffalora_cli.cli import catalogue
-from ffalora_cli.cli.grids import axes
-from ffalora_cli.cli.jobs import plan
+from ffalora_cli.compose import catalogue
+from ffalora_cli.compose.grids import axes
+from ffalora_cli.compose.jobs import plan
 from ffalora_cli.records.reading import read_run
 from tests.grids import one_job
 from tests.tiny import save_tiny_bert

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from ffalora_cli.cli.jobs import plan
 from ffalora_cli.cli.main import main
+from ffalora_cli.compose.jobs import plan
 from ffalora_cli.data.dataset import prepare
 from ffalora_cli.models.backbone import load_tokenizer
 from ffalora_cli.records.reading import read_run

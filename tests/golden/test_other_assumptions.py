@@ -10,10 +10,10 @@ import math
 
 import pytest
 
-from ffalora_cli.privacy.accountant import Accountant
-from ffalora_cli.privacy.accountants import FINE
-from ffalora_cli.privacy.sampling import replace_one_poisson, uses, without_replacement
-from ffalora_cli.privacy.tuning import epsilon_of_search, tuned_epsilon
+from ffalora_cli.privacy.accounting.accountant import Accountant
+from ffalora_cli.privacy.accounting.accountants import FINE
+from ffalora_cli.privacy.accounting.sampling import replace_one_poisson, uses, without_replacement
+from ffalora_cli.privacy.accounting.tuning import epsilon_of_search, tuned_epsilon
 
 DELTA, STEPS = 1e-5, 10_000
 

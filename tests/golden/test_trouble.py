@@ -9,8 +9,8 @@ import pytest
 from safetensors.torch import load_file
 
 from ffalora_cli import experiment
-from ffalora_cli.cli.jobs import plan
 from ffalora_cli.cli.main import main
+from ffalora_cli.compose.jobs import plan
 from ffalora_cli.config.errors import RunFailed
 from ffalora_cli.records.reading import read_run
 

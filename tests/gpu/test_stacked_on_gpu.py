@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-from ffalora_cli.engine import build_engine
+from ffalora_cli.engine.build import build_engine
+from tests.engine.test_engines import gap, job
+from tests.engine.test_two_devices import CASES, equals_the_cpu, play
 from tests.tiny import TinyExamples, tiny_network
-from tests.unit.test_engines import gap, job
-from tests.unit.test_two_devices import CASES, equals_the_cpu, play
 
 pytestmark = [
     pytest.mark.gpu,

@@ -9,12 +9,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ffalora_cli.config.errors import ConfigError
-from ffalora_cli.privacy.accountant import Accountant
-from ffalora_cli.privacy.accountants import COARSE
-from ffalora_cli.privacy.assumptions import tuning
-from ffalora_cli.privacy.plan import make_plan
-from ffalora_cli.privacy.shared_rows import SharedRows
-from tests.unit.privacy_cases import federation, privacy
+from ffalora_cli.privacy.accounting.accountant import Accountant
+from ffalora_cli.privacy.accounting.accountants import COARSE
+from ffalora_cli.privacy.planning.assumptions import tuning
+from ffalora_cli.privacy.planning.plan import make_plan
+from ffalora_cli.privacy.planning.shared_rows import SharedRows
+from tests.privacy.cases import federation, privacy
 
 noises = st.floats(0.7, 5.0)
 rates = st.floats(1e-3, 0.05)

@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from ffalora_cli.engine.job import LocalResult
-from ffalora_cli.federation import dropouts
-from ffalora_cli.federation.tensors import initial_state
-from ffalora_cli.privacy.spent import spent
+from ffalora_cli.federation.cohort import dropouts
+from ffalora_cli.federation.roles import initial_state
+from ffalora_cli.privacy.claim.spent import spent
 from tests.arrivals import CLIENT, CLIENTS, EXAMPLE, FEDERATION, NONE, SIZES, federate
 
 ROUNDS = 4

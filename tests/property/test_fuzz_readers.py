@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import random
 
-import chaos_fuzz
 import pytest
-from chaos_watch import outcome
+
+from scripts.chaos import fuzz
+from scripts.chaos.watch import outcome
 
 COUNT = {"overrides": 100, "yaml": 50, "records": 50}  # ten to twenty milliseconds each
 
 
 @pytest.fixture(scope="module")
 def sandbox():
-    with chaos_fuzz.sandbox() as made:
+    with fuzz.sandbox() as made:
         yield made
 
 

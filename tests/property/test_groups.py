@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 
 from ffalora_cli.config.errors import ConfigError
 from ffalora_cli.config.schema import PartitionConfig
-from ffalora_cli.data.dealing import deal
 from ffalora_cli.data.groups import group_rows, normalised, text_keys
 from ffalora_cli.data.holdout import cut_holdout, keys_together
-from ffalora_cli.data.partition import ClientRows, fingerprint, partition
+from ffalora_cli.data.partition.dealing import deal
+from ffalora_cli.data.partition.partition import ClientRows, fingerprint, partition
 
 CLASSES = 3
 NAMES = ("iid", "dirichlet", "quantity", "shards", "label_mix")

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from ffalora_cli.config.errors import ConfigError
 from ffalora_cli.config.schema import PartitionConfig
-from ffalora_cli.data.partition import ClientRows, fingerprint, partition, strata_table
+from ffalora_cli.data.partition.partition import ClientRows, fingerprint, partition, strata_table
 
 SST2 = np.repeat([0, 1], [29780, 37569])
 MNLI = np.repeat([0, 1, 2], [130899, 130900, 130903])

@@ -1,16 +1,53 @@
 """Whatever is packed comes back; whatever is damaged is refused."""
 
+import math
+
 import numpy as np
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ffalora_cli.federation.header import PayloadError
-from ffalora_cli.federation.payload import pack, unpack
-from ffalora_cli.types import Dense, DenseMerge, LowRankMerge, Seed, Tag
+from ffalora_cli.federation.wire.header import PayloadError
+from ffalora_cli.federation.wire.payload import pack, unpack
+from ffalora_cli.types import (
+    Bits,
+    Dense,
+    DenseMerge,
+    LowRankMerge,
+    Rows,
+    Scalars,
+    Seed,
+    Sparse,
+    Tag,
+)
 
 extents = st.integers(1, 4)
 kinds = st.sampled_from(["adapter", "head", "index", "setup"])
+
+PARTIAL = ("rows", "sparse", "bits", "scalars")
+
+
+def partial(draw, kind, name, clients, generator):
+    """An item that carries a part of a tensor."""
+    shape = tuple(draw(st.lists(st.integers(1, 9), min_size=1, max_size=3)))
+    if kind == "scalars":
+        return Scalars(name, draw(kinds), torch.randn(clients, shape[0], generator=generator))
+    if kind == "bits":
+        width = draw(st.integers(1, 8))
+        codes = torch.randint(0, 2**width, (clients, *shape), generator=generator)
+        scale = torch.rand(clients, generator=generator)
+        return Bits(name, draw(kinds), codes.to(torch.uint8), scale, width)
+    axis = draw(st.integers(0, len(shape) - 1))
+    extent = shape[axis] if kind == "rows" else math.prod(shape)
+    kept = draw(st.integers(1, extent))
+    order = torch.rand(clients, extent, generator=generator).argsort(1)
+    index = order[:, :kept].sort(1).values
+    if kind == "sparse":
+        values = torch.randn(clients, kept, generator=generator)
+        return Sparse(name, draw(kinds), values, index, shape)
+    sent = [kept if at == axis else extent for at, extent in enumerate(shape)]
+    values = torch.randn(clients, *sent, generator=generator)
+    return Rows(name, draw(kinds), values, index, shape, axis)
 
 
 @st.composite
@@ -23,10 +60,12 @@ def payload_items(draw):
 
     items = []
     for name in draw(st.lists(st.text(max_size=8), unique=True, max_size=5)):
-        kind = draw(st.sampled_from(["dense", "seed", "low_rank", "dense_merge"]))
+        kind = draw(st.sampled_from(["dense", "seed", "low_rank", "dense_merge", *PARTIAL]))
         if kind == "dense":
             shape = draw(st.lists(extents, max_size=3))
             items.append(Dense(name, draw(kinds), values(clients, *shape)))
+        elif kind in PARTIAL:
+            items.append(partial(draw, kind, name, clients, generator))
         elif kind == "seed":
             items.append(Seed(name, draw(st.integers(0, 2**64 - 1))))
         elif kind == "low_rank":
@@ -61,8 +100,9 @@ def test_float32_round_trip_and_lines(items):
 @given(payload_items())
 def test_bfloat16_round_trip_is_rounding_to_nearest(items):
     for sent, received in zip(items, unpack(pack(items, "bfloat16")), strict=True):
-        if isinstance(sent, Dense):
+        if isinstance(sent, Dense | Rows | Sparse):
             assert torch.equal(received.values, sent.values.bfloat16())
+            assert torch.equal(received.dense(), sent.dense().bfloat16())
         else:
             assert equal(sent, received)
 
@@ -92,3 +132,6 @@ def test_a_flipped_byte_is_refused_or_decodes(items, data):
     except PayloadError:
         return
     assert len(decoded) == len(items)  # values or a name differ, the structure holds
+    for item in decoded:
+        if isinstance(item, Rows | Sparse | Bits):
+            item.dense()  # whatever was read can be used

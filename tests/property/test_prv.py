@@ -6,8 +6,8 @@ import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from ffalora_cli.privacy.accountant import Accountant
-from ffalora_cli.privacy.accountants import COARSE
+from ffalora_cli.privacy.accounting.accountant import Accountant
+from ffalora_cli.privacy.accounting.accountants import COARSE
 
 
 def check(noise: float, rate: float, steps: int) -> None:

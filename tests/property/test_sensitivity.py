@@ -6,12 +6,12 @@ import itertools
 
 import pytest
 
-from ffalora_cli.audit import one_more
-from ffalora_cli.audit.one_more import furthest_move
+from ffalora_cli.audit.mechanism import one_more
+from ffalora_cli.audit.mechanism.one_more import furthest_move
 from ffalora_cli.config.errors import ConfigError
 from ffalora_cli.engine.correctness import check_per_example_gradients
 from ffalora_cli.engine.reference import ReferenceEngine
-from ffalora_cli.engine.stacked import StackedEngine
+from ffalora_cli.engine.stacked.engine import StackedEngine
 from ffalora_cli.methods import registry
 from tests.tiny import FAMILIES, TinyExamples, tiny_network
 

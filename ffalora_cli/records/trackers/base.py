@@ -29,7 +29,7 @@ from ffalora_cli.records.run_directory import MANIFEST, PRIVACY
 from ffalora_cli.types import RoundRecord
 
 KEY = "ffalora"
-"""Of a tracker's config: where a run's numbers come from, read back by ``report/wandb_runs.py``."""
+"""Of a tracker's config: where a run's numbers come from, read back by ``report/wandb/runs.py``."""
 
 BATCHED = (
     "this private run's rounds go in one batch when it is done, because the times at which they "

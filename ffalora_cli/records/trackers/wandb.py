@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from ffalora_cli.records.files import read_json, to_json, write_whole
 from ffalora_cli.records.trackers import worker
 from ffalora_cli.records.trackers.base import RunFacts
-from ffalora_cli.records.wandb_file import rounds_in
+from ffalora_cli.records.trackers.wandb_file import rounds_in
 
 if TYPE_CHECKING:
     import wandb

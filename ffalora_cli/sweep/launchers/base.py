@@ -27,6 +27,7 @@ from typing import Any, get_type_hints
 from ffalora_cli.config.errors import ConfigError, brief, choose, listed, nearest
 from ffalora_cli.sweep.jobs import OnChange, Stop, SweepJob
 
+_SHARED = {"base", "process", "remote", "submitit_queue"}  # the rest of the folder are launchers
 Launch = Callable[[Sequence[SweepJob], OnChange, Stop], None]
 _JOBLIB = "joblib"  # Hydra's name for processes side by side, which takes every core unless told
 
@@ -34,7 +35,7 @@ _JOBLIB = "joblib"  # Hydra's name for processes side by side, which takes every
 def names() -> list[str]:
     """Launchers at hand: the files of this folder."""
     folder = str(Path(__file__).parent)
-    return sorted(m.name for m in pkgutil.iter_modules([folder]) if m.name != "base")
+    return sorted(m.name for m in pkgutil.iter_modules([folder]) if m.name not in _SHARED)
 
 
 def open_launcher(name: str, typed: Mapping[str, str]) -> Launch:

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 from ffalora_cli.config.errors import ConfigError
 from ffalora_cli.sweep.jobs import OnChange, Stop, SweepJob
-from ffalora_cli.sweep.process import play
-from ffalora_cli.sweep.remote import cores
+from ffalora_cli.sweep.launchers.process import play
+from ffalora_cli.sweep.launchers.remote import cores
 
 LIBRARY = None
 

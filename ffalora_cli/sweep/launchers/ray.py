@@ -12,8 +12,8 @@ from typing import Any
 from ffalora_cli.config.errors import ConfigError
 from ffalora_cli.stopping import SIGNALS
 from ffalora_cli.sweep.jobs import Ended, OnChange, Stop, SweepJob
-from ffalora_cli.sweep.process import play
-from ffalora_cli.sweep.remote import follow
+from ffalora_cli.sweep.launchers.process import play
+from ffalora_cli.sweep.launchers.remote import follow
 
 LIBRARY = "ray"
 

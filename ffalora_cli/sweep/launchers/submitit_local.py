@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ffalora_cli.sweep.jobs import OnChange, Stop, SweepJob
-from ffalora_cli.sweep.process import PYTHON
-from ffalora_cli.sweep.remote import cores, follow
-from ffalora_cli.sweep.submitit_queue import SubmititQueue
+from ffalora_cli.sweep.launchers.process import PYTHON
+from ffalora_cli.sweep.launchers.remote import cores, follow
+from ffalora_cli.sweep.launchers.submitit_queue import SubmititQueue
 
 LIBRARY = "submitit"
 

@@ -10,9 +10,9 @@ from typing import Any
 
 from ffalora_cli.config.errors import ConfigError
 from ffalora_cli.sweep.jobs import OnChange, Stop, SweepJob
-from ffalora_cli.sweep.process import PYTHON
-from ffalora_cli.sweep.remote import follow
-from ffalora_cli.sweep.submitit_queue import SubmititQueue
+from ffalora_cli.sweep.launchers.process import PYTHON
+from ffalora_cli.sweep.launchers.remote import follow
+from ffalora_cli.sweep.launchers.submitit_queue import SubmititQueue
 
 LIBRARY = "submitit"
 

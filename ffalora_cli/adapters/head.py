@@ -1,0 +1,47 @@
+"""The layers outside the base model, which read weight and bias from the context."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from torch import Tensor, nn
+
+from ffalora_cli.adapters.context import Context, times
+from ffalora_cli.adapters.layout import Padded
+
+if TYPE_CHECKING:
+    pass
+from ffalora_cli.adapters.sites import replace
+
+
+class HeadLinear(nn.Module):
+    """A head layer whose weight and bias come from the context."""
+
+    def __init__(self, base: nn.Linear, name: str, context: Context) -> None:
+        super().__init__()
+        self.base = base
+        self.name = name
+        self.context = context
+
+    def forward(self, x: Tensor) -> Tensor:  # [examples, ..., d_in] -> [examples, ..., d_out]
+        """``x W^T + b``."""
+        weight = self.context.values.get(f"{self.name}.weight")
+        if weight is None:
+            return self.base(x)
+        rows = x.reshape(-1, x.shape[-1])
+        y = times(rows, weight, Padded(x.shape[0], len(rows) // x.shape[0]))
+        y = y.reshape(*x.shape[:-1], -1)
+        bias = self.context.values.get(f"{self.name}.bias")
+        if isinstance(bias, Tensor):
+            bias = bias.to(x.dtype)
+            if bias.dim() == 2:  # one an example
+                bias = bias.reshape(-1, *(1 for _ in x.shape[1:-1]), bias.shape[-1])
+            y = y + bias
+        return y
+
+
+def install_head(model: nn.Module, layers: Sequence[str], context: Context) -> None:
+    """Swap head layers for ``HeadLinear``; context names are ``head.<layer>.weight|bias``."""
+    for name in layers:
+        replace(model, name, HeadLinear(model.get_submodule(name), f"head.{name}", context))

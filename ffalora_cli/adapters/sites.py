@@ -1,0 +1,133 @@
+"""Adapter sites: linear layers of an unmodified model that read their factors from a context.
+
+What the factors do to a layer is its form's to say (``adapters.base``). A factor is either common
+to the micro-batch (its plain shape) or one copy an example (a leading example axis); the gradient
+of the summed loss with respect to the copies *is* the per-example gradient, exactly and without
+hooks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+from torch import Tensor, nn
+
+from ffalora_cli.adapters.context import Context, Factor, _copies, _RowPerExample
+from ffalora_cli.adapters.layout import Padded
+from ffalora_cli.config.errors import ConfigError, listed, nearest
+from ffalora_cli.types import Site
+
+if TYPE_CHECKING:
+    from ffalora_cli.adapters.base import Form
+
+FAMILIES = (
+    "bert", "roberta", "xlm-roberta", "electra", "distilbert", "deberta-v2", "modernbert",
+)  # fmt: skip
+"""Families of models, as ``config.json`` spells them, that ``configs/model`` has targets for."""
+
+
+class AdaptedLinear(nn.Module):
+    """A frozen linear layer and what its form adds."""
+
+    def __init__(
+        self, base: nn.Module, site: Site, form: Form, scale: float, context: Context
+    ) -> None:
+        super().__init__()
+        self.base = base
+        self.site = site.name
+        self.form = form
+        self.scale = scale
+        self.context = context
+        self._names = {factor: f"{site.name}.{factor}" for factor in form.factors(site, 1)}
+
+    def factors(self) -> dict[str, Factor] | None:
+        """Of the forward pass under way; None where it gives none."""
+        values = self.context.values
+        if not all(name in values for name in self._names.values()):
+            return None
+        return {factor: values[name] for factor, name in self._names.items()}
+
+    def forward(self, x: Tensor) -> Tensor:  # [examples, ..., d_in] -> [examples, ..., d_out]
+        """Base output plus the form's."""
+        y = self.base(x)
+        factors = self.factors()
+        if factors is None:
+            return y
+        copies = max(map(_copies, factors.values()))
+        common_rows = x.shape[0] == 1 and copies > 1
+        if common_rows:
+            x = x.expand(copies, *x.shape[1:])
+        if self.context.dropout is not None:
+            x = self.context.dropout(self.site, x)
+        rows = x.reshape(-1, x.shape[-1])
+        layout = Padded(x.shape[0], len(rows) // x.shape[0])
+        delta = self.form.delta(rows, factors, layout, self.scale)  # [rows, d_out]
+        y = y + delta.reshape(*x.shape[:-1], -1)
+        return y.as_subclass(_RowPerExample) if common_rows else y
+
+
+def weight_of(layer: nn.Module) -> Tensor:
+    """Weight of a linear layer as ``[d_out, d_in]``: a view, so writing to it changes the layer."""
+    weight = layer.get_parameter("weight").data
+    return weight.t() if stores_transposed(layer) else weight
+
+
+def stores_transposed(layer: nn.Module) -> bool:
+    """Whether a layer is GPT-2's ``Conv1D``: linear, but with its weight as ``[d_in, d_out]``."""
+    from transformers.pytorch_utils import Conv1D
+
+    return isinstance(layer, Conv1D)
+
+
+def find_sites(model: nn.Module, suffixes: Sequence[str]) -> list[Site]:
+    """Linear layers of the base model whose path ends with one of the suffixes, in model order.
+
+    A suffix may list alternatives, ``a|b``: names of one role in different families.
+
+    Raises:
+        ConfigError: a suffix matches nothing; says which family this is and which are supported.
+    """
+    prefix = model.base_model_prefix + "."
+    linears = {
+        name: module
+        for name, module in model.named_modules()
+        if name.startswith(prefix) and (isinstance(module, nn.Linear) or stores_transposed(module))
+    }
+    matched = {
+        suffix: [n for n in linears if n.endswith(tuple("." + s for s in suffix.split("|")))]
+        for suffix in suffixes
+    }
+    for suffix, found in matched.items():
+        if not found:
+            raise ConfigError(_no_site(model, suffix, linears))
+    chosen = {name for found in matched.values() for name in found}
+    shapes = {name: weight_of(module).shape for name, module in linears.items() if name in chosen}
+    return [Site(name, d_in, d_out) for name, (d_out, d_in) in shapes.items()]
+
+
+def _no_site(model: nn.Module, suffix: str, linears: Iterable[str]) -> str:
+    """One line about a pattern that matches nothing: the family, its layers, what helps."""
+    family = getattr(getattr(model, "config", None), "model_type", "unknown")
+    leaves = sorted({name.rsplit(".", 1)[-1] for name in linears})
+    hint = nearest(suffix, leaves)
+    said = f"model.targets: {suffix!r} names no linear layer of this {family} model"
+    said += f" (nearest is {hint!r}); " if hint else f" (it has {listed(leaves) or 'none'}); "
+    if family in FAMILIES:
+        return said + "model=auto has targets for every supported family"
+    return said + f"supported families are {', '.join(FAMILIES)}"
+
+
+def install(
+    model: nn.Module, sites: Sequence[Site], form: Form, scale: float, context: Context
+) -> None:
+    """Swap every site of ``model`` for an ``AdaptedLinear`` around the original layer."""
+    for site in sites:
+        base = model.get_submodule(site.name)
+        replace(model, site.name, AdaptedLinear(base, site, form, scale, context))
+
+
+def replace(model: nn.Module, path: str, module: nn.Module) -> None:
+    """Put ``module`` where ``path`` leads in ``model``."""
+    parent, _, leaf = path.rpartition(".")
+    setattr(model.get_submodule(parent), leaf, module)

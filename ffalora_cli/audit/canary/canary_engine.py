@@ -1,0 +1,145 @@
+"""Trains a client whose rows include canaries with the run's engine, watched from outside."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from ffalora_cli import keys
+from ffalora_cli.adapters.context import Factor
+from ffalora_cli.audit.mechanism.surrogate import SurrogateRows
+from ffalora_cli.engine.job import LocalJob, LocalOptimizer, LocalResult
+from ffalora_cli.engine.stacked.engine import StackedEngine
+from ffalora_cli.tasks.targets import Targets
+from ffalora_cli.types import Stack, Tensors
+
+SeeStep = Callable[[np.ndarray], None]
+"""Is shown the privatised gradient of one step at every canary's coordinate, ``[canaries]``."""
+
+
+@dataclass(frozen=True)
+class Canaries:
+    """Units with a crafted gradient, each with a coordinate of its own.
+
+    Attributes:
+        included: the coins, bool ``[canaries]``.
+        owner: canary of each of their rows, int64 ``[rows]``.
+        first_row: of these; they follow the real rows in order.
+        norm: of their gradients.
+        key: of the coordinates.
+        personal: names of tensors that are not uploaded and get no coordinate.
+    """
+
+    included: np.ndarray
+    owner: np.ndarray
+    first_row: int
+    norm: float
+    key: keys.Key
+    personal: tuple[str, ...]
+    _coordinates: dict[tuple[str, ...], np.ndarray] = field(default_factory=dict)
+
+    def coordinates(self, shapes: dict[str, tuple[int, ...]]) -> np.ndarray:
+        """Position of every canary in the flat parameter vector of these tensors, int64."""
+        names = tuple(shapes)
+        if names not in self._coordinates:
+            allowed, start = [], 0
+            for name, shape in shapes.items():
+                size = int(np.prod(shape))
+                if name not in self.personal:
+                    allowed.append(np.arange(start, start + size))
+                start += size
+            generator = keys.numpy_generator(keys.derive(self.key, "coordinates", *names))
+            shuffled = generator.permutation(np.concatenate(allowed))
+            self._coordinates[names] = shuffled[: len(self.included)]
+        return self._coordinates[names]
+
+    def gradients(self, rows: np.ndarray, shapes: dict[str, tuple[int, ...]]) -> Stack:
+        """Gradients of canaries' rows, ``[rows, ...]`` by name."""
+        numbers = self.owner[rows - self.first_row]
+        sizes = [int(np.prod(shape)) for shape in shapes.values()]
+        flat = torch.zeros(len(rows), sum(sizes))  # [rows, P]
+        where = torch.from_numpy(self.coordinates(shapes)[numbers])
+        flat[torch.arange(len(rows)), where] = self.norm
+        parts = flat.split(sizes, dim=1)
+        return {
+            name: part.unflatten(1, shape)
+            for (name, shape), part in zip(shapes.items(), parts, strict=True)
+        }
+
+
+class CanaryRows(SurrogateRows):
+    """Surrogate rows, then the canaries': one token each, which no model ever sees."""
+
+    def __init__(self, rows: int, canaries: int, classes: int) -> None:
+        super().__init__(rows, classes)
+        self.lengths = np.concatenate([self.lengths, np.ones(canaries, self.lengths.dtype)])
+        self.targets = Targets(np.r_[self.targets.values, np.zeros(canaries, np.int64)])
+
+
+@dataclass(frozen=True)
+class WatchedOptimizer(LocalOptimizer):
+    """The run's optimiser; shows the gradient it is about to apply."""
+
+    see: Callable[[torch.Tensor], None] = field(kw_only=True)
+
+    def build(self, parameters: Sequence[torch.nn.Parameter]) -> torch.optim.Optimizer:
+        """The same ``torch.optim`` object with a hook before its step."""
+        optimizer = super().build(parameters)
+
+        def look(*_: Any) -> None:
+            grads = [p.grad.flatten(1) for p in parameters if p.grad is not None]
+            self.see(torch.cat(grads, 1))  # [clients, P]
+
+        optimizer.register_step_pre_hook(look)
+        return optimizer
+
+
+@dataclass
+class CanaryEngine(StackedEngine):
+    """The stacked engine with canaries among the rows; everything after a gradient is its own."""
+
+    canaries: Canaries = field(kw_only=True)
+    see_step: SeeStep | None = None
+    start: Tensors = field(init=False, default_factory=dict)  # of the round under way
+    shapes: dict[str, tuple[int, ...]] = field(init=False, default_factory=dict)
+
+    def train(self, job: LocalJob) -> LocalResult:
+        """One round of the one client, every step shown to the observer."""
+        self.shapes = {name: tuple(job.start[name].shape[1:]) for name in job.trainable}
+        self.start = {name: job.start[name][0] for name in job.trainable}
+        where = torch.from_numpy(self.canaries.coordinates(self.shapes))
+        settings = {name: getattr(job.optimizer, name) for name in vars(job.optimizer)}
+
+        def see(gradient: torch.Tensor) -> None:
+            if self.see_step is not None:
+                self.see_step(gradient[0, where].numpy())
+
+        return super().train(replace(job, optimizer=WatchedOptimizer(**settings, see=see)))
+
+    def per_example_gradients(
+        self,
+        slots: np.ndarray,
+        rows: np.ndarray,
+        trained: Stack,
+        held: Stack,
+        common: Mapping[str, Factor],
+    ) -> tuple[torch.Tensor, Stack]:
+        """Crafted gradients for canaries, real ones for the rest."""
+        shapes = {name: tuple(value.shape[1:]) for name, value in trained.items()}
+        crafted = rows >= self.canaries.first_row
+        losses = torch.zeros(len(rows))
+        canary = torch.from_numpy(crafted)
+        made = self.canaries.gradients(rows[crafted], shapes)
+        if crafted.all():
+            return losses, made
+        losses[~canary], real = super().per_example_gradients(
+            slots[~crafted], rows[~crafted], trained, held, common
+        )
+        grads = {name: torch.empty(len(rows), *shape) for name, shape in shapes.items()}
+        for name, value in grads.items():
+            value[canary], value[~canary] = made[name], real[name]
+        return losses, grads

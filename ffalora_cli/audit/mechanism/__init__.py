@@ -1,0 +1,1 @@
+"""Exact and statistical checks of clip, noise, sampling and accounting."""

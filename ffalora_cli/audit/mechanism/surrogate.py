@@ -1,0 +1,250 @@
+"""Builds a run as the audit drives it: its own plan, protocol and client code, a tiny model.
+
+Nothing of the mechanism is re-implemented. Sampler, clip, noise, optimiser, upload and ledger are
+those of ``Simulation`` and the engine, with the run's rates, noise multipliers, clip and steps.
+Only the frozen weights and the rows are surrogates: the mechanism must hold for any of them.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ffalora_cli.config.schema import Config
+from ffalora_cli.keys import Key
+from ffalora_cli.tasks.targets import Targets
+
+if TYPE_CHECKING:
+    import torch
+
+    from ffalora_cli.data.partition.partition import ClientRows
+    from ffalora_cli.engine.job import Engine
+    from ffalora_cli.federation.simulation import Simulation
+    from ffalora_cli.models.network import Network
+    from ffalora_cli.privacy.planning.plan import PrivacyPlan
+
+WIDTH = 64  # hidden size and classes: no trained tensor has fewer elements, so each gets its draws
+VOCABULARY = 64
+DISTINCT_ROWS = 61
+CLIENTS = 8  # most clients audited: the statistics are per client
+SEVERAL = 5  # rows of every tenth unit, where units may have more than one
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is audited; every ``simulation()`` starts afresh.
+
+    Attributes:
+        config: of the run.
+        plan: of the audited clients, with their real numbers of units.
+        clients: rows and units of each.
+        network: the surrogate; frozen, shared by all simulations.
+        examples: surrogate rows, as many as the clients have.
+        secret: key of the audit's own draws, never the run's.
+    """
+
+    config: Config
+    plan: PrivacyPlan
+    clients: ClientRows
+    network: Network
+    examples: SurrogateRows
+    secret: Key
+    max_tokens: int
+
+    def simulation(self, plan: PrivacyPlan | None = None, **federation: Any) -> Simulation:
+        """The run's federation of the audited clients, all taking part in every round.
+
+        Args:
+            plan: instead of the subject's own, e.g. with other rates.
+            federation: fields of ``FederationConfig`` to change, e.g. ``local_steps=1``.
+        """
+        import torch
+
+        from ffalora_cli.federation.simulation import Simulation
+        from ffalora_cli.methods import registry
+        from ffalora_cli.privacy.ledger import PrivacyLedger
+
+        plan, config = plan or self.plan, self.config
+        everybody: dict[str, Any] = {"num_clients": plan.num_clients, "cohort_size": None}
+        everybody |= {"cohort_sampling": "full", "eval_clients": False}
+        # What left a client has left it, whether or not the server uses it.
+        everybody |= {"dropout_rate": 0.0, "straggler_rate": 0.0, "combination": "mean"}
+        everybody |= {"max_upload_norm": math.inf}
+        protocol = replace(config.federation, **(everybody | federation))
+        method = registry.get(config.method.name)
+        plan = replace(plan, steps_per_round=protocol.local_steps * method.exchanges())
+        # What an earlier simulation merged into the shared base weights is taken out again.
+        self.network.add_to_base({s.name: torch.zeros(s.d_out, s.d_in) for s in self.network.sites})
+        return Simulation(
+            method=method,
+            network=self.network,
+            engine=self.engine(),
+            clients=self.clients,
+            config=protocol,
+            head=config.head,
+            seeds={"adapter": config.adapter.seed, "head": config.head.seed},
+            seed=config.seed,
+            secret=self.secret,
+            plan=plan,
+            privacy_ledger=PrivacyLedger(plan.noise_multiplier, plan.accounted_rate),
+            options=dict(config.method.options),
+        )
+
+    def engine(self) -> Engine:
+        """The run's engine over the surrogate."""
+        from ffalora_cli.engine.build import build_engine
+
+        name = self.config.engine.name
+        return build_engine(name, self.network, self.examples, self.max_tokens)
+
+
+def build_subject(config: Config, plan: PrivacyPlan, secret: Key, width: int = WIDTH) -> Subject:
+    """A subject for a run's plan.
+
+    Args:
+        config: of the run; the model's architecture, targets and rank are kept.
+        plan: of the whole run, of a unit inside a client; at most ``CLIENTS`` of its clients are
+            kept, those with the largest epsilon first.
+        secret: key of the audit's draws.
+        width: hidden size and number of classes of the surrogate.
+
+    Raises:
+        ConfigError: the model's architecture cannot be read.
+    """
+    from ffalora_cli.federation.roles import covered_names
+    from ffalora_cli.methods import registry
+
+    network = surrogate_network(config, width)
+    covered = covered_names(network, registry.get(config.method.name), config.head)
+    kept = replace(some_clients(plan, CLIENTS), covered=covered)
+    clients = surrogate_clients(kept)
+    rows = SurrogateRows(len(clients.rows), width)
+    tokens = float(kept.expected_batch.sum()) * float(rows.lengths[:DISTINCT_ROWS].mean())
+    # Several micro-batches a step, so that what must happen once a step is seen to.
+    return Subject(config, kept, clients, network, rows, secret, max(64, int(tokens / 4)))
+
+
+def surrogate_clients(plan: PrivacyPlan) -> ClientRows:
+    """Clients with as many units as those of the plan, every tenth of several rows if it may be."""
+    several = plan.unit in ("text", "column")
+    units = int(plan.examples.sum())
+    sizes = np.where(np.arange(units) % 10 == 0, SEVERAL if several else 1, 1)
+    return clients_of_units(sizes, plan.examples)
+
+
+def clients_of_units(sizes: np.ndarray, counts: np.ndarray) -> ClientRows:
+    """Clients whose rows are numbered unit by unit.
+
+    Args:
+        sizes: rows of every unit ``[units]``, the clients' units end to end.
+        counts: units of each client ``[clients]``.
+    """
+    from ffalora_cli.data.partition.partition import ClientRows
+
+    ends = np.concatenate([[0], np.cumsum(sizes)])  # [units + 1]
+    first = np.concatenate([[0], np.cumsum(counts)])  # [clients + 1]
+    within = np.arange(len(sizes)) - np.repeat(first[:-1], counts)
+    units = np.repeat(within, sizes) if (sizes > 1).any() else None
+    return ClientRows(np.arange(ends[-1]), ends[first], units)
+
+
+def some_clients(plan: PrivacyPlan, most: int) -> PrivacyPlan:
+    """The plan of at most ``most`` clients, those with the largest epsilon, in their order."""
+    if plan.num_clients <= most:
+        return plan
+    ids = np.sort(np.argsort(-plan.epsilon_planned, kind="stable")[:most])
+    columns: dict[str, Any] = {
+        name: value[ids]
+        for name, value in vars(plan).items()
+        if isinstance(value, np.ndarray) and len(value) == plan.num_clients
+    }
+    return replace(plan, **columns)
+
+
+def surrogate_network(config: Config, width: int = WIDTH) -> Network:
+    """A random classifier of the run's architecture, two layers, with the run's adapters.
+
+    What a loss is made of plays no part in clipping and noising its gradients.
+    """
+    import torch
+    from transformers import AutoModelForSequenceClassification
+
+    from ffalora_cli.models.backbone import Backbone, load_settings
+    from ffalora_cli.models.network import build_network
+    from ffalora_cli.tasks.text_classification import TASK
+
+    full = load_settings(config.model)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = AutoModelForSequenceClassification.from_config(shrink(full, width))
+        for parameter in model.parameters():
+            if parameter.dim() == 2:  # larger than usual, so that no gradient is tiny
+                torch.nn.init.normal_(parameter, std=0.15)
+    model.eval().requires_grad_(False)
+    targets = config.model.targets[config.adapter.targets]
+    return build_network(Backbone(model, "surrogate", (), TASK), config.adapter, targets)
+
+
+def shrink(full: Any, width: int) -> Any:
+    """The same architecture with two layers, ``width`` wide, ``width`` classes, 64 words."""
+    small = {
+        "hidden_size": width,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 4,
+        "intermediate_size": 2 * width,
+        "hidden_dim": 2 * width,
+        "embedding_size": width,
+        "pooler_hidden_size": width,
+        "vocab_size": VOCABULARY,
+        "max_position_embeddings": 40,
+    }
+    settings = full.to_dict()
+    for derived in ("layer_types", "id2label", "label2id", "architectures", "problem_type"):
+        settings.pop(derived, None)
+    names = {full.attribute_map.get(name, name): value for name, value in small.items()}
+    settings |= {name: value for name, value in names.items() if name in settings}
+    for name, value in settings.items():
+        if name.endswith("_token_id") and isinstance(value, int) and value >= VOCABULARY:
+            settings[name] = 0
+    return type(full)(**settings, num_labels=width)
+
+
+class SurrogateRows:
+    """Random token rows, some of the least length, some twice; row ``i`` is ``i % 61``.
+
+    Args:
+        rows: how many a reader sees.
+        classes: of the labels.
+    """
+
+    def __init__(self, rows: int, classes: int) -> None:
+        generator = np.random.default_rng(0)
+        own = np.arange(rows) % DISTINCT_ROWS
+        lengths = generator.integers(2, 14, DISTINCT_ROWS).astype(np.int32)
+        lengths[:3] = 1  # nothing but one special token: the shortest row there is
+        self._tokens = [generator.integers(5, VOCABULARY, n) for n in lengths]
+        self.lengths = lengths[own]
+        self.targets = Targets(generator.integers(0, classes, DISTINCT_ROWS)[own])
+
+    def inputs(self, rows: np.ndarray, pad_to: int | None = None) -> dict[str, torch.Tensor]:
+        """Right-padded ``input_ids`` and ``attention_mask``, int64 ``[rows, width]``."""
+        import torch
+
+        width = pad_to or int(self.lengths[rows].max())
+        ids = np.zeros((len(rows), width), np.int64)
+        mask = np.zeros((len(rows), width), np.int64)
+        for i, row in enumerate(rows):
+            ids[i, : self.lengths[row]] = self._tokens[row % DISTINCT_ROWS]
+            mask[i, : self.lengths[row]] = 1
+        return {"input_ids": torch.from_numpy(ids), "attention_mask": torch.from_numpy(mask)}
+
+    def packed(self, rows: np.ndarray) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Token ids end to end, int64 ``[tokens]``; no segments."""
+        import torch
+
+        tokens = [self._tokens[row % DISTINCT_ROWS] for row in rows]
+        return torch.from_numpy(np.concatenate(tokens)), None

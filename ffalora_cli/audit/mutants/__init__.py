@@ -1,0 +1,1 @@
+"""Broken mechanisms that the checks have to catch."""

@@ -1,0 +1,48 @@
+"""How a sweep ends: its exit code, and what is left to do."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+
+from ffalora_cli.cli.exits import DONE, PARTLY_DONE
+from ffalora_cli.cli.exits import FAILED as ALL_FAILED
+from ffalora_cli.stopping import StopFlag, Stopped
+from ffalora_cli.sweep.jobs import FAILED, GOOD, Status, SweepJob
+
+
+def stop_if_asked(
+    stop: StopFlag,
+    jobs: Sequence[SweepJob],
+    statuses: Mapping[int, Status],
+    command: Sequence[str],
+) -> None:
+    """Leave, if a signal asked for it, with the command that goes on.
+
+    Raises:
+        Stopped: with that line.
+    """
+    done = sum(statuses[job.number].state in GOOD for job in jobs if job.number in statuses)
+    try:
+        stop.poll()
+    except Stopped as stopped:
+        line = f"{done} of {len(jobs)} jobs are done; go on with: {shlex.join(command)}"
+        stopped.args = (*stopped.args, line)
+        raise
+
+
+def exit_code(
+    jobs: Sequence[SweepJob], statuses: Mapping[int, Status], command: Sequence[str]
+) -> int:
+    """What a script is told; a line on standard error when not everything is done."""
+    states = [statuses[job.number].state for job in jobs]
+    undone = [state for state in states if state not in GOOD]
+    if not undone:
+        return DONE
+    counts = ", ".join(f"{undone.count(state)} {state}" for state in sorted(set(undone)))
+    print(
+        f"ffalora: {counts} of {len(jobs)} jobs; run what is missing with: {shlex.join(command)}",
+        file=sys.stderr,
+    )
+    return ALL_FAILED if set(states) == {FAILED} else PARTLY_DONE

@@ -1,0 +1,75 @@
+"""``ffalora report``: one page about runs, or a report in W&B."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from ffalora_cli.cli.arguments import Parser
+from ffalora_cli.cli.exits import DONE
+from ffalora_cli.cli.screen.words import left_out
+from ffalora_cli.config.errors import ConfigError
+from ffalora_cli.metric_keys import evaluated
+
+_EXAMPLES = """\
+examples:
+  ffalora report runs -o report.html
+  ffalora report task=bbc_news --by method,privacy.epsilon_target
+  ffalora report --wandb ENTITY/PROJECT
+
+RUNS are folders, globs, beginnings of names or signatures (any of them) and
+key=value conditions (all of them); none: all finished runs."""
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Write the page, or save the report, and say where."""
+    parser = Parser("report", "Write one self-contained page about runs.", _EXAMPLES)
+    parser.add_argument("selectors", nargs="*", metavar="RUNS", help="which runs; see below")
+    parser.add_argument("-o", "--output", default="report.html", help="default: report.html")
+    parser.add_argument("--by", default="", help="keys that make rows and lines")
+    parser.add_argument("--over", default="seed", help="key averaged over (default: seed)")
+    parser.add_argument("--metric", default="", help="default: the task's (--wandb: accuracy)")
+    parser.add_argument("--anyway", action="store_true", help="compare other tasks or rows, too")
+    parser.add_argument("--runs", default="runs", help="folder of all runs (default: runs)")
+    parser.add_argument("--wandb", metavar="ENTITY/PROJECT", help="save a report in W&B instead")
+    options = parser.read(arguments)
+    if options.wandb:
+        print(f"report    {_in_wandb(options.wandb, options.metric or 'accuracy')}")
+        return DONE
+    output = Path(options.output).expanduser()
+    if output.suffix not in (".html", ".htm"):
+        raise ConfigError(f"-o {output.name}: a report is a page; try {output.stem}.html")
+    if not output.parent.is_dir():
+        raise ConfigError(f"-o {output}: folder {output.parent} is not there; make it first")
+    from ffalora_cli.records.files import write_whole
+    from ffalora_cli.report.page.page import page
+    from ffalora_cli.report.runs.selection import select_runs
+    from ffalora_cli.report.table.rows import Question
+
+    runs = select_runs(options.runs, options.selectors, left_out)
+    by, metrics = (
+        tuple(word for word in text.split(",") if word) for text in (options.by, options.metric)
+    )
+    question = Question(by=by, over=options.over, metrics=metrics, anyway=options.anyway)
+    text = page(runs, question)
+    try:
+        write_whole(output, text.encode())
+    except OSError as error:
+        raise ConfigError(f"-o {output}: cannot be written ({error.strerror})") from error
+    print(f"report    {output} ({len(runs)} runs, {len(text) / 1000:.0f} kB, no network needed)")
+    return DONE
+
+
+def _in_wandb(project: str, metric: str) -> str:
+    """Save a report beside the logged runs; its address.
+
+    Raises:
+        ConfigError: a project that is not ENTITY/PROJECT, or a part that is not installed.
+    """
+    entity, slash, name = project.partition("/")
+    if not (slash and entity and name) or "/" in name:
+        raise ConfigError(f"--wandb {project}: write ENTITY/PROJECT, as W&B's address has it")
+    score = metric if "/" in metric else evaluated(metric)
+    from ffalora_cli.report.wandb.saved import build_report, save_report
+
+    return save_report(build_report(entity, name, score))

@@ -1,0 +1,1 @@
+"""All of Hydra: overrides, composition, grids, catalogue, origins, jobs."""

@@ -1,0 +1,218 @@
+"""Hydra as a library: overrides in, plain dictionaries out, errors as one readable line.
+
+Only composition is used. Hydra starts nothing, writes no folder and sets up no logging, and a
+config can neither import code (``_target_``) nor read the environment beyond a few names.
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import cache, lru_cache
+from typing import Any
+
+from hydra import compose, initialize_config_module
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.errors import (
+    GrammarParseError,
+    InterpolationKeyError,
+    MissingMandatoryValue,
+    OmegaConfBaseException,
+)
+from omegaconf.resolvers import oc
+
+from ffalora_cli.compose import catalogue
+from ffalora_cli.compose.catalogue import groups
+from ffalora_cli.compose.overrides import Setting
+from ffalora_cli.compose.renamed import forget_below, forget_origin
+from ffalora_cli.config.build import check_value, nearest_key
+from ffalora_cli.config.errors import ConfigError, brief, one_line
+
+_OF_HYDRA = ("_target_", "_partial_", "_args_", "_recursive_", "_convert_")  # of its instantiate
+ENVIRONMENT = ("FFALORA_DATA", "HOME", "TMPDIR", "USER")  # what ${oc.env:NAME} may read
+
+_ALONE = threading.RLock()  # what Hydra and OmegaConf keep is global, threads or not
+_BY_NAME = "tracking"  # the group whose options differ in their name alone
+
+
+def compose_job(job: Sequence[Setting]) -> dict[str, Any]:
+    """Compose one job.
+
+    Args:
+        job: settings of one job, as ``overrides.expand`` makes them.
+
+    Returns:
+        The configuration: plain and fully resolved.
+
+    Raises:
+        ConfigError: anything wrong with the composition, in one line.
+    """
+    chosen, settings = _chosen(job), [setting for setting in job if not setting.chooses]
+    keys = tuple(setting.key for setting in settings)
+    with _guarded_environment():
+        choices = _compose(chosen)[1]
+        config = _set(_own(chosen, keys, settings), settings)
+        forget_origin(config, choices, keys)
+        return _resolve(config)
+
+
+def _chosen(job: Sequence[Setting]) -> tuple[str, ...]:
+    """The options of groups, as Hydra reads them; null: none of it."""
+    return tuple(one.text for one in job if one.chooses and one.value != "null")
+
+
+def _own(chosen: tuple[str, ...], keys: tuple[str, ...], settings: Sequence[Setting]) -> DictConfig:
+    """A copy of a composition to set values in; jobs that set the same keys take the same one.
+
+    Each sets all of them anew. Sections are merged and would keep what another job set, and a task
+    that one job renamed has lost its origin.
+    """
+    sections = any(isinstance(setting.value, dict | list) for setting in settings)
+    if sections or "task.name" in keys:
+        return copy.deepcopy(_compose(chosen)[0])
+    return _shared(chosen, keys)
+
+
+@lru_cache(2)
+def _shared(chosen: tuple[str, ...], keys: tuple[str, ...]) -> DictConfig:
+    return copy.deepcopy(_compose(chosen)[0])
+
+
+def change(plain: Mapping[str, Any], job: Sequence[Setting]) -> dict[str, Any]:
+    """A resolved configuration with some keys set; of the groups, only a tracker can be chosen.
+
+    Args:
+        plain: resolved, as a run folder has it.
+        job: what to set.
+
+    Raises:
+        ConfigError: anything wrong with a setting, in one line.
+    """
+    settings = []
+    for one in job:
+        key = f"{one.key}.name" if one.key == _BY_NAME else one.key
+        settings.append(replace(one, key=key))
+        if settings[-1].chooses:
+            raise ConfigError(
+                f"{key}: a recorded run has keys, no groups; set {key}.name=... or another key"
+            )
+    with _guarded_environment():
+        try:
+            base = OmegaConf.create(dict(plain))
+        except OmegaConfBaseException as error:  # a reference that was never resolved
+            raise ConfigError(f"{error.full_key}: {_reason(error)}") from error
+        _refuse_targets(OmegaConf.to_container(base, resolve=False), "")
+        config = _set(copy.deepcopy(base), settings)
+        if OmegaConf.select(config, "task.name") != OmegaConf.select(base, "task.name"):
+            forget_below(config, [{"task.name"}, {setting.key for setting in settings}])
+        return _resolve(config)
+
+
+def choices_of(job: Sequence[Setting]) -> dict[str, str | None]:
+    """Group to chosen option, in the order they are merged, as settings and experiments say."""
+    return _compose(_chosen(job))[1]
+
+
+@cache  # a sweep over seeds composes its groups once; 0.1 s each
+def _compose(chosen: tuple[str, ...]) -> tuple[DictConfig, dict[str, str | None]]:
+    """Hydra's part: the defaults list with these group choices; not to be changed in place.
+
+    Returns:
+        What they compose, and group to chosen option in the order of merging.
+    """
+    try:
+        with _ALONE, initialize_config_module(catalogue.PACKAGE, version_base="1.3"):
+            found = compose("config", overrides=list(chosen), return_hydra_config=True)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ConfigError(_reason(error)) from error
+    choices = found.hydra.runtime.choices
+    with open_dict(found):
+        del found["hydra"]
+    _refuse_targets(OmegaConf.to_container(found, resolve=False), "")
+    return found, {str(name): choices[name] for name in choices if name in groups()}
+
+
+def _set(config: DictConfig, settings: Sequence[Setting]) -> DictConfig:
+    """Values set as Hydra sets ``++key=value``; keys were checked against the schema before."""
+    for setting in settings:
+        key, value = setting.key, setting.value
+        check_value(key, value)
+        _refuse_targets(value, key)
+        try:
+            OmegaConf.update(config, key, value, merge=True, force_add=True)
+        except (OmegaConfBaseException, RecursionError) as error:
+            raise ConfigError(f"{key}: {_reason(error)}") from error
+    return config
+
+
+def _resolve(composed: DictConfig) -> dict[str, Any]:
+    """Plain values, every interpolation followed, nothing missing, no code named."""
+    try:
+        plain = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
+    except MissingMandatoryValue as error:
+        key = error.full_key
+        raise ConfigError(f"{key} has no value yet; set it, as in {key}=VALUE") from error
+    except InterpolationKeyError as error:
+        raise ConfigError(_dangling(error)) from error
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"{error.full_key}: {_reason(error)}") from error
+    _refuse_targets(plain, "")
+    return plain  # type: ignore[return-value]
+
+
+@contextmanager
+def _guarded_environment() -> Iterator[None]:
+    """``${oc.env:...}`` limited to the allowed names, however the reference is written."""
+    with _ALONE:
+        OmegaConf.register_new_resolver("oc.env", _allowed_env, replace=True)
+        try:
+            yield
+        finally:
+            OmegaConf.register_new_resolver("oc.env", oc.env, replace=True)
+
+
+def _allowed_env(name: str, *default: str) -> str | None:
+    """``${oc.env:NAME}`` for the few harmless names: configs end up in records and trackers."""
+    if name not in ENVIRONMENT:
+        raise ConfigError(
+            f"${{oc.env:{name}}} is not read, it would end up in the records; "
+            f"allowed are {', '.join(ENVIRONMENT)}"
+        )
+    value = os.environ.get(name, default[0] if default else None)
+    if value is None:
+        raise ConfigError(f"${{oc.env:{name}}}: {name} is not set in the environment; export it")
+    return value
+
+
+def _refuse_targets(node: Any, path: str) -> None:
+    """Refuse ``_target_`` anywhere: names are looked up in the registry, never imported."""
+    if not isinstance(node, Mapping | list):
+        return
+    for name, child in node.items() if isinstance(node, Mapping) else enumerate(node):
+        key = f"{path}.{name}" if path else str(name)
+        if name in _OF_HYDRA:
+            raise ConfigError(f"{brief(key, 60)[1:-1]}: configs never import code; remove {name}")
+        _refuse_targets(child, key)
+
+
+def _dangling(error: InterpolationKeyError) -> str:
+    """An interpolation that points nowhere: which key needs it, and what the value may be."""
+    wanted = str(error.msg or error).split("'")
+    missing = wanted[1] if len(wanted) > 1 else "?"
+    hint = nearest_key(missing)
+    advice = f"; did you mean {hint!r}?" if hint and hint != missing else "; set it directly"
+    return f"{error.full_key} refers to {brief(missing, 60)}, which is not there{advice}"
+
+
+def _reason(error: BaseException) -> str:
+    """The first line of what Hydra or OmegaConf say; an error of ours that they wrapped, alone."""
+    if isinstance(error, GrammarParseError):
+        return "the ${...} reference cannot be read; write it as ${section.key}"
+    first = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+    ours = first.split("ConfigError raised while resolving interpolation: ")[-1]
+    return one_line(ours)[:140]

@@ -1,0 +1,115 @@
+"""Command line to checked jobs: compose, build, rules, signature; nothing heavy yet."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence, Set
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ffalora_cli.config import rules
+from ffalora_cli.config.build import build, earlier_words, of_earlier
+from ffalora_cli.config.errors import ConfigError, one_line
+from ffalora_cli.config.job import Job
+
+if TYPE_CHECKING:
+    from ffalora_cli.compose.overrides import Setting
+
+
+def plan(
+    overrides: Sequence[str],
+    sweep: bool = False,
+    told: Callable[[int, int], None] = lambda done, total: None,
+) -> list[Job]:
+    """Every job of a command line, all checked before the first runs.
+
+    Args:
+        overrides: as typed.
+        sweep: whether ``-m`` was given.
+        told: how many jobs were checked, of how many; after each.
+
+    Raises:
+        ConfigError: the first thing wrong; in a sweep it names the job.
+    """
+    from ffalora_cli.compose.compose import compose_job
+    from ffalora_cli.compose.overrides import expand
+
+    jobs: list[Job] = []
+    expanded = expand(overrides, sweep)
+    for number, settings in enumerate(expanded, start=1):
+        try:
+            jobs.append(_job(settings, compose_job(settings)))
+        except ConfigError as error:
+            if len(expanded) == 1:
+                raise
+            raise ConfigError(f"{error} (job {number} of {len(expanded)})") from error
+        told(number, len(expanded))
+    return jobs
+
+
+def recorded(folder: Path, overrides: Sequence[str]) -> Job:
+    """The job a run folder was made by, with settings changed: what was typed then and now.
+
+    Raises:
+        ConfigError: a folder that is no run, or anything wrong with an override.
+    """
+    from ffalora_cli.compose.compose import change
+    from ffalora_cli.compose.overrides import expand
+    from ffalora_cli.records.reading import read_config
+
+    plain = of_earlier(read_config(folder))
+    (settings,) = expand(overrides, sweep=False)
+    job = _job(settings, change(plain, settings))
+    before = _typed_before(folder, {setting.key for setting in settings})
+    return replace(job, overrides=(*before, *job.overrides))
+
+
+def _typed_before(folder: Path, anew: Set[str]) -> list[str]:
+    """The overrides in a run's manifest that are not given anew."""
+    from ffalora_cli.records.files import read_json
+    from ffalora_cli.records.run_directory import MANIFEST
+
+    typed = read_json(folder / MANIFEST).get("overrides")
+    texts = [t for t in typed if isinstance(t, str)] if isinstance(typed, list) else []
+    return [t for t in texts if t.isprintable() and t.partition("=")[0] not in anew]
+
+
+def from_file(file: Path, overrides: Sequence[str]) -> Job:
+    """The job of a whole configuration in one file, as run folders have it, with settings changed.
+
+    Raises:
+        ConfigError: a file that is none, or anything wrong with it or an override.
+    """
+    import yaml
+
+    from ffalora_cli.compose.compose import change
+    from ffalora_cli.compose.overrides import expand
+    from ffalora_cli.compose.yaml_files import mapping
+
+    try:
+        content = file.read_bytes()
+    except OSError as error:
+        raise ConfigError(f"{file}: cannot be read ({error.strerror}); give a file") from None
+    mapping(str(file), content)
+    try:
+        plain = yaml.safe_load(content)
+    except (yaml.YAMLError, ValueError, TypeError) as error:  # a date that is none, and their kind
+        mark = getattr(error, "problem_mark", None)
+        line = f", line {mark.line + 1}" if mark else ""
+        raise ConfigError(
+            f"{file}{line}: {one_line(str(error))[:100]}; give a config.yaml of a run folder"
+        ) from None
+    try:
+        (settings,) = expand(overrides, sweep=False)
+        return _job(settings, change(plain, settings))
+    except ConfigError as error:
+        raise ConfigError(f"{file}: {error}") from None
+
+
+def _job(settings: Sequence[Setting], plain: dict[str, Any]) -> Job:
+    from ffalora_cli.methods import registry
+
+    config = build(plain)
+    rules.refuse_secrets(plain)
+    registry.check(config)
+    return Job(config, tuple(one.text for one in settings), tuple(earlier_words(plain)))

@@ -1,0 +1,1 @@
+"""Rows from files, packages and the hub."""

@@ -1,0 +1,110 @@
+"""Scoring a model on a split: one pass over length-sorted micro-batches."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from ffalora_cli.config.schema import TaskConfig
+from ffalora_cli.engine.microbatch import cut
+from ffalora_cli.metric_keys import evaluated
+from ffalora_cli.stopping import Poll, never
+from ffalora_cli.tasks import registry
+
+if TYPE_CHECKING:
+    from ffalora_cli.models.network import Network
+    from ffalora_cli.types import Examples, Tensors
+
+
+def predict(
+    network: Network, examples: Examples, values: Tensors, max_tokens: int, poll: Poll = never
+) -> tuple[np.ndarray, np.ndarray]:
+    """Answers ``[targets]`` and losses float64 ``[rows]`` under common tensors ``values``."""
+    device, task, targets = network.device, network.task, examples.targets
+    values = {name: tensor.to(device) for name, tensor in values.items()}
+    lengths = np.asarray(examples.lengths)
+    answers = np.empty_like(targets.values)
+    losses = np.empty(len(lengths), np.float64)
+    with torch.no_grad():
+        for rows in cut(lengths, max_tokens, len(lengths), network.packs):
+            poll()
+            outputs = network.outputs(network.inputs(examples, rows), values)
+            batch = targets.batch(rows).to(device)
+            losses[rows] = task.losses(outputs, batch).cpu()
+            answers[targets.index(rows)[0]] = task.answers(task.read(outputs, batch)).cpu()
+    return answers, losses
+
+
+def evaluate(
+    network: Network,
+    examples: Examples,
+    values: Tensors,
+    task: TaskConfig,
+    max_tokens: int = 2048,
+    prefix: str = evaluated(""),
+    poll: Poll = never,
+) -> dict[str, float]:
+    """Metrics and mean loss of one set of tensors on one split.
+
+    Args:
+        network: frozen model with sites, of the task's kind.
+        examples: the split.
+        values: plain-shaped tensors by name (the global model, or one client's).
+        task: its ``metrics`` are scored.
+        max_tokens: of a micro-batch.
+        prefix: of the returned keys.
+        poll: called before every micro-batch.
+
+    Returns:
+        ``{prefix + name: value}`` with ``loss`` and every metric asked for.
+    """
+    answers, losses = predict(network, examples, values, max_tokens, poll)
+    result = {
+        prefix + name: network.task.score(task, name, examples.targets, answers)
+        for name in task.metrics
+    }
+    result[prefix + "loss"] = float(losses.mean())
+    return result
+
+
+def client_scores(
+    network: Network,
+    examples: Examples,
+    models: Sequence[Tensors],
+    strata_counts: np.ndarray,
+    task: TaskConfig,
+    max_tokens: int = 2048,
+    poll: Poll = never,
+) -> tuple[np.ndarray, np.ndarray]:
+    """The task's ``client_metric`` of each client's model, and the same re-weighted to its labels.
+
+    The second is ``sum_c p_k(c) * score_k(rows of stratum c)`` with ``p_k`` the client's mix: what
+    the client would see on data like its own.
+
+    Args:
+        network: frozen model with sites.
+        examples: the common evaluation split.
+        models: each client's tensors, or one model for all of them.
+        strata_counts: int [clients, strata] of the training rows.
+        task: what is scored.
+        max_tokens: of a micro-batch.
+        poll: called before every micro-batch.
+
+    Returns:
+        Two arrays float64 [clients].
+    """
+    kind, targets = network.task, examples.targets
+    strata, names = registry.strata(task, targets)
+    parts = [np.arange(len(strata)), *(np.flatnonzero(strata == c) for c in range(len(names)))]
+    scores = np.empty((len(models), len(parts)))
+    for model, line in zip(models, scores, strict=True):
+        answers, _ = predict(network, examples, model, max_tokens, poll)
+        for place, rows in enumerate(parts):
+            given = answers[targets.index(rows)[0]]
+            line[place] = kind.score(task, kind.client_metric, targets.take(rows), given)
+    mix = strata_counts / strata_counts.sum(1, keepdims=True)  # [clients, strata]
+    own = (mix * scores[:, 1:]).sum(1)
+    return np.broadcast_to(scores[:, 0], own.shape), own

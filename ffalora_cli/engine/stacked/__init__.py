@@ -1,0 +1,1 @@
+"""All clients of a cohort in one pass."""

@@ -1,0 +1,230 @@
+"""Trains all clients in one batch: every example carries a copy of its client's factors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ffalora_cli.adapters.context import Factor
+from ffalora_cli.adapters.ghost import Book
+from ffalora_cli.engine.dropout import keyed_dropout
+from ffalora_cli.engine.gradients import MicroBatch, gradients, split_booked
+from ffalora_cli.engine.job import LocalJob, LocalResult, StepBatches
+from ffalora_cli.engine.microbatch import cut, padded_tokens
+from ffalora_cli.engine.stacked import clipped_sums, unit_sums
+from ffalora_cli.engine.stacked.clipped_sums import CLIPPED, LOSS, NONFINITE, ROWS, UNITS
+from ffalora_cli.engine.stacked.cost import booked_tensors
+from ffalora_cli.engine.stacked.fixed import FixedShapes
+from ffalora_cli.engine.stacked.graphs import CudaGraph
+from ffalora_cli.engine.stacked.round_tensors import RoundTensors
+from ffalora_cli.engine.stacked.unit_sums import Sums, single_rows
+from ffalora_cli.models.network import Network
+from ffalora_cli.privacy.mechanism import example_level
+from ffalora_cli.types import Examples, Stack
+
+SEAMS = ("_privatise", "StackedEngine.train")
+"""What an audit may replace; whoever calls it looks it up in this module."""
+MEMORY_BYTES = 256 * 2**20  # of gathered copies and their gradients in one micro-batch
+MOST_HALVINGS = 3  # of micro-batches in one round, before running out of memory ends the run
+
+
+@dataclass
+class StackedEngine:
+    """Trains all clients of a cohort in one pass.
+
+    Attributes:
+        network: frozen model with sites.
+        examples: the training set.
+        max_tokens: tokens of a micro-batch, padding included; halved when memory runs out.
+        fixed: whether micro-batches are rounded up to a few shapes; on a GPU they are.
+        books: whether large tensors may be booked; an observer who hands in gradients says no.
+    """
+
+    network: Network
+    examples: Examples
+    max_tokens: int = 512
+    fixed: bool = False
+    books: bool = True
+    _shapes: FixedShapes = field(init=False)
+    _tensors: RoundTensors | None = None
+
+    def __post_init__(self) -> None:
+        self.fixed = self.fixed or self.network.device.type == "cuda"
+        graph = CudaGraph if self.network.device.type == "cuda" else None
+        self._shapes = FixedShapes(self.network, self.examples, graph)
+
+    def train(self, job: LocalJob) -> LocalResult:
+        """One round: ``local_steps`` optimiser steps of every client at once.
+
+        Returns:
+            New values of the trainable tensors ``[clients, ...]`` and per-client counts.
+        """
+        tensors, tally = self._loaded(job), Tally()
+        optimizer = job.optimizer.build([tensors.flat])
+        for step, pairs in enumerate(job.batches):
+            self._sum_with_backoff(job, step, pairs, tensors, tally)
+            _privatise(job, step, pairs, tensors)
+            tensors.flat.grad = tensors.total
+            optimizer.step()
+        counts = tensors.counts.cpu().numpy()  # [clients, 5]
+        return LocalResult(
+            trained={n: v.to("cpu", copy=True) for n, v in tensors.trained.items()},
+            loss_sum=counts[:, LOSS].copy(),
+            examples=counts[:, ROWS].astype(np.int64),
+            units=counts[:, UNITS].astype(np.int64),
+            clipped=counts[:, CLIPPED].astype(np.int64),
+            nonfinite=counts[:, NONFINITE].astype(np.int64),
+            tokens=tally.tokens,
+            padded_tokens=tally.padded,
+            halvings=tally.halvings,
+        )
+
+    def _loaded(self, job: LocalJob) -> RoundTensors:
+        """The round's tensors with the job's values; graphs find them where they were before."""
+        device = self.network.device
+        if self._shapes.graph is not None and self._tensors is not None and self._tensors.fits(job):
+            self._tensors.load(job)
+            return self._tensors
+        self._shapes.forget()
+        self._tensors = RoundTensors.of(job, device)
+        return self._tensors
+
+    def _sum_with_backoff(
+        self, job: LocalJob, step: int, pairs: StepBatches, tensors: RoundTensors, tally: Tally
+    ) -> None:
+        """``_accumulate``; out of memory, the step is done again in micro-batches half the size."""
+        before, counts = replace(tally), tensors.counts.clone()
+        while True:
+            tensors.total.zero_()
+            try:
+                self._accumulate(job, step, pairs, tensors, tally)
+                return
+            except (torch.OutOfMemoryError, RuntimeError) as error:
+                if not _out_of_memory(error) or tally.halvings == MOST_HALVINGS:
+                    raise
+            self._shapes.forget()
+            if tensors.total.is_cuda:
+                torch.cuda.empty_cache()
+            tally.tokens, tally.padded = before.tokens, before.padded
+            tally.halvings += 1
+            tensors.counts.copy_(counts)
+            self.max_tokens = max(1, self.max_tokens // 2)
+
+    def _accumulate(
+        self, job: LocalJob, step: int, pairs: StepBatches, tensors: RoundTensors, tally: Tally
+    ) -> None:
+        """Add every unit's clipped gradient to its client's sum."""
+        totals, counts = tensors.totals, tensors.counts
+        alone = single_rows(pairs)
+        self._add_rows(job, step, alone, tensors, tally, Sums(alone.slots, totals, counts))
+        most = max(1, MEMORY_BYTES // (4 * tensors.total.shape[1]))
+        for part in unit_sums.whole_units(pairs, most):
+            sums = Sums.of_units(part, totals)
+            self._add_rows(job, step, part, tensors, tally, sums)
+            unit_sums.close_units(job.privacy, sums, totals, counts)
+
+    def _add_rows(
+        self,
+        job: LocalJob,
+        step: int,
+        pairs: StepBatches,
+        tensors: RoundTensors,
+        tally: Tally,
+        sums: Sums,
+    ) -> None:
+        """Add every micro-batch's clipped rows to ``sums``."""
+        if not len(pairs.rows):
+            return  # an empty step is noise only: a transformer given zero examples crashes
+        lengths = np.asarray(self.examples.lengths)[pairs.rows]
+        one_row = frozenset(self.network.head_names if self.network.task.reads == "example" else ())
+        by_client = sums.slots is None  # what is booked or fixed is summed by client alone
+        booked = booked_tensors(tensors.layout, one_row, lengths) if self.books else frozenset()
+        booked = booked if by_client else frozenset()
+        formed = sum(int(np.prod(s)) for n, s in tensors.layout.items() if n not in booked)
+        copied = 8 * formed + 4 * sum(int(v[0].numel()) for v in tensors.held.values())
+        max_examples = max(1, MEMORY_BYTES // max(copied, 1))
+        packed = self.network.packs and job.dropout == 0
+        for batch in cut(lengths, self.max_tokens, max_examples, packed):
+            job.poll()
+            slots, rows = pairs.slots[batch], pairs.rows[batch]
+            tally.tokens += int(lengths[batch].sum())
+            if packed and self.fixed and by_client:
+                tally.padded += self._shapes.add(slots, rows, job.privacy, tensors, booked)
+                continue
+            if job.dropout > 0:
+                self.network.with_dropout(keyed_dropout(job, step, slots, rows))
+            self._add(job, slots, rows, tensors, booked, replace(sums, owner=sums.owner[batch]))
+            self.network.with_dropout(None)
+            tally.padded += padded_tokens(lengths[batch], packed)
+
+    def _add(
+        self,
+        job: LocalJob,
+        slots: np.ndarray,
+        rows: np.ndarray,
+        tensors: RoundTensors,
+        booked: frozenset[str],
+        sums: Sums,
+    ) -> None:
+        """Add one micro-batch: formed gradients and booked ones in one backward pass."""
+        book = Book(slots, len(job.clients)) if booked else None
+        formed, factors = split_booked(tensors.trained, booked, book)
+        common = {**tensors.common, **factors}
+        losses, grads = self.per_example_gradients(slots, rows, formed, tensors.held, common)
+        device = self.network.device
+        owner = torch.from_numpy(sums.owner).to(device)
+        into = (book, sums.total, sums.counts)
+        clipped_sums.add_clipped(job.privacy, owner, losses, grads, *into)
+
+    def per_example_gradients(
+        self,
+        slots: np.ndarray,
+        rows: np.ndarray,
+        trained: Stack,
+        held: Stack,
+        common: Mapping[str, Factor],
+    ) -> tuple[Tensor, Stack]:
+        """``gradients`` of some rows, int64 [examples], longest first; slots int64 [examples]."""
+        batch = MicroBatch.of(self.network, self.examples, slots, rows)
+        return gradients(self.network, batch, trained, held, common)
+
+
+@dataclass
+class Tally:
+    """What the host counts of a round."""
+
+    tokens: int = 0
+    padded: int = 0
+    halvings: int = 0
+
+
+def _out_of_memory(error: Exception) -> bool:
+    """A GPU's allocator has a class of its own for this, the CPU's only a message."""
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+
+
+def _privatise(job: LocalJob, step: int, pairs: StepBatches, tensors: RoundTensors) -> None:
+    """Turn sums into the gradient of the step, in place: noise, then the divisor."""
+    clients, total = len(job.clients), tensors.total
+    if job.privacy is None:
+        sizes = np.bincount(pairs.slots, minlength=clients)
+        divisor = torch.from_numpy(np.maximum(sizes, 1)).to(total)
+    else:
+        noise = example_level.noise_stack(
+            tensors.layout,
+            job.clients.tolist(),
+            torch.from_numpy(job.privacy.noise_sd),
+            job.privacy.secret,
+            job.round,
+            step,
+            total.device,
+            job.extents,
+        )
+        for name, view in tensors.totals.items():
+            view.add_(noise[name])
+        divisor = torch.from_numpy(job.privacy.expected_batch).to(total)
+    total /= divisor[:, None]

@@ -1,0 +1,90 @@
+"""Forecasts a run: clients, privacy, bytes, parameters, time, disk.
+
+Nothing is written but caches. Jobs of a sweep share what is the same for them: a step is measured
+once for all jobs whose steps cost the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from ffalora_cli.config.job import Job
+from ffalora_cli.experiment.forecast import cost, planned
+from ffalora_cli.experiment.forecast.measurement import Measurement, measure
+from ffalora_cli.experiment.observer import Observer
+from ffalora_cli.experiment.parts import build
+
+if TYPE_CHECKING:
+    from ffalora_cli.experiment.parts import Parts
+    from ffalora_cli.models.backbone import Weights
+    from ffalora_cli.types import RoundRecord
+
+
+class Nobody:
+    """An observer who is told everything and says nothing: a plan's result has its warnings."""
+
+    def note(self, text: str) -> None:
+        """Not printed."""
+
+    def started(self, facts: Mapping[str, Any]) -> None:
+        """Never comes."""
+
+    def round_done(self, record: RoundRecord) -> None:
+        """Never comes."""
+
+    def finished(self, summary: Mapping[str, Any]) -> None:
+        """Never comes."""
+
+
+@dataclass
+class Forecaster:
+    """Forecasts jobs one after another; what they share is done once.
+
+    Attributes:
+        measured: whether to train a few steps for time and memory.
+        observer: is told of downloads, among other notes.
+    """
+
+    measured: bool = True
+    observer: Observer = field(default_factory=Nobody)
+    _measurements: dict[str, Measurement] = field(default_factory=dict)
+
+    def forecast(self, job: Job) -> dict[str, Any]:
+        """Everything that is known of one run before it starts, as JSON values.
+
+        Args:
+            job: checked; cohorts are drawn from its signature.
+
+        Raises:
+            ConfigError: a budget that cannot be, data that cannot be had; with the nearest remedy.
+        """
+        from ffalora_cli.engine.build import pick_device
+        from ffalora_cli.federation.rehearsal import rehearse
+
+        # Bytes and epsilon need shapes alone; a step takes as long with random weights.
+        weights: Weights = "random" if self.measured else "none"
+        config = job.config
+        parts = build(config, job.signature, self.observer, weights=weights)
+        seen = rehearse(parts.simulation)
+        measured = self._measured(parts) if self.measured else None
+        return {
+            "clients": planned.clients(parts),
+            "sampling": planned.sampling(parts),
+            "privacy": None if parts.plan is None else planned.privacy(parts.plan),
+            "communication": planned.communication(seen, config),
+            "parameters": planned.parameters(parts),
+            "rounds": {"asked": config.federation.rounds, "planned": seen.rounds},
+            "time": None if measured is None else cost.time(parts, seen, measured),
+            "memory": None if measured is None else {"peak_bytes": measured.peak_bytes},
+            "disk": cost.disk(parts, seen),
+            "device": pick_device(config.engine.device),
+            "warnings": list(parts.warnings),
+        }
+
+    def _measured(self, parts: Parts) -> Measurement:
+        key = cost.cost_key(parts.config)
+        if key not in self._measurements:
+            self._measurements[key] = measure(parts)
+        return self._measurements[key]

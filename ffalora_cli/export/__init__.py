@@ -1,0 +1,1 @@
+"""Trained adapters for others: PEFT, merged model, card, hub."""

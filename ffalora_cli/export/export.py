@@ -1,0 +1,272 @@
+"""Exports a run as a folder that others load: written aside, reloaded, then put in place."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ffalora_cli.adapters import registry as forms
+from ffalora_cli.config.build import build
+from ffalora_cli.config.errors import ConfigError, RunFailed
+from ffalora_cli.config.schema import Config
+from ffalora_cli.export import reload
+from ffalora_cli.export.model_card import CardFacts, from_hub, model_card
+from ffalora_cli.export.peft import (
+    merged_model,
+    public_source,
+    write_adapter,
+    write_merged,
+)
+from ffalora_cli.export.trained_model import TrainedModel, read_model
+from ffalora_cli.records.files import sync_folder, to_json, write_new
+from ffalora_cli.records.leaving import leaving
+from ffalora_cli.records.manifest import recorded_commits
+from ffalora_cli.records.reading import RunRecords
+from ffalora_cli.report.runs.moments import headline
+from ffalora_cli.tasks import registry
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedTokenizerBase
+
+    from ffalora_cli.data.encode import Encoded
+    from ffalora_cli.data.load import Rows
+    from ffalora_cli.models.network import Network
+    from ffalora_cli.types import Tensors
+
+ROWS = 64  # compared, evenly spaced over a split
+TOLERANCE = 1e-4  # on an output
+CARD, FACTS = "README.md", "export.json"
+
+
+def export(
+    records: RunRecords,
+    to: Path,
+    which: str = "last",
+    merge: bool = False,
+    client: int | None = None,
+    force: bool = False,
+) -> tuple[CardFacts, bool]:
+    """Write a PEFT adapter, or a merged model, with tokenizer and model card.
+
+    Args:
+        records: of the run.
+        to: folder; new, empty, or with ``force`` an earlier export.
+        which: ``last``, ``best`` or a round's number.
+        merge: a full model in place of an adapter.
+        client: whose model, where tensors stay with the clients.
+        force: replace an earlier export.
+
+    Returns:
+        What was written, and whether it loads without being told where the base model is.
+
+    Raises:
+        ConfigError: nothing was written.
+        RunFailed: the reloaded model is another one; nothing was kept.
+    """
+    from ffalora_cli.data.encode import encode
+    from ffalora_cli.models.backbone import load_backbone, load_tokenizer, pin_model
+    from ffalora_cli.models.network import build_network
+
+    _check_target(to, force)
+    config = recorded_commits(build(records.config), records.manifest)
+    config = replace(config, model=pin_model(config.model))
+    trained = read_model(records, which, headline(records))
+    _check_form(config, trained, merge)
+    if client is not None and config.privacy.unit == "client":
+        raise ConfigError(
+            f"--client {client}: at privacy.unit=client a client's own tensors are neither clipped "
+            "nor noised, so they stay at home; leave out --client for the global model"
+        )
+    rows = _rows(config)
+    tokenizer = load_tokenizer(config.model)
+    backbone = load_backbone(config.model, config.head, config.task)
+    targets = config.model.targets[config.adapter.targets]
+    network = build_network(backbone, config.adapter, targets)
+    if backbone.fingerprint != records.manifest.get("model_fingerprint"):
+        raise ConfigError(
+            f"model.source={config.model.source!r}: its weights are not those of the run "
+            f"({records.manifest.get('model_fingerprint')}); restore them"
+        )
+    values = trained.values(network.initial, client)
+    network.add_to_base(trained.base_delta)
+    encoded = encode(rows, tokenizer, config.task.max_length, backbone.task)
+    ours = _outputs(network, encoded, values)
+    with _aside(to) as folder:
+        if merge:
+            model = merged_model(network, values, trained.base_delta)
+            write_merged(folder, model, backbone.task.settings(config.task))
+        else:
+            write_adapter(folder, network, values, backbone.drawn, config)
+        _save_tokenizer(tokenizer, folder)
+        difference = float((ours - _reloaded(folder, rows, config, merge)).abs().max())
+        if not difference <= TOLERANCE:
+            raise RunFailed(
+                f"the reloaded model's outputs differ by {difference:.2g} from ours "
+                f"(at most {TOLERANCE:g}): nothing was kept; please report it with the versions"
+            )
+        facts = CardFacts(trained.round, which, merge, client, len(rows), TOLERANCE, difference)
+        write_new(folder / CARD, model_card(records, config, facts).encode())
+        write_new(folder / FACTS, _facts(records, config, facts))
+    return facts, merge or from_hub(config)
+
+
+def _check_target(to: Path, force: bool) -> None:
+    if to.is_symlink() or (to.exists() and not to.is_dir()):
+        raise ConfigError(f"--to {to}: is a file or a link; give a new folder")
+    if not to.exists() or not any(to.iterdir()):
+        return
+    if not (to / FACTS).is_file():
+        raise ConfigError(f"--to {to}: holds something that is no export; give a new folder")
+    if not force:
+        raise ConfigError(f"--to {to}: holds an export; add --force to replace it")
+
+
+def _check_form(config: Config, trained: TrainedModel, merge: bool) -> None:
+    if merge:
+        return
+    if trained.base_delta:
+        raise ConfigError(
+            f"method {config.method.name} changed the base weights, which an adapter of rank "
+            f"{config.adapter.rank} cannot hold: add --merge for the exact full model"
+        )
+    if why := forms.get(config.adapter.form).no_peft:
+        raise ConfigError(
+            f"adapter.form={config.adapter.form}: {why}; add --merge for the exact full model"
+        )
+    if config.model.random_weights:
+        raise ConfigError("model.random_weights=true: nobody else has this base; add --merge")
+    if importlib.util.find_spec("peft") is None:
+        raise ConfigError(
+            "export: an adapter is written by peft; pip install 'ffalora[export]', or add --merge"
+        )
+
+
+def _rows(config: Config) -> Rows:
+    """Some real texts of the evaluation split, or of train where that is cut from it."""
+    from ffalora_cli.data.load import load_rows
+
+    task = config.task
+    split = task.eval_split if task.eval_split in task.splits else "train"
+    rows = load_rows(task, config.paths.data, split)
+    chosen = np.unique(np.linspace(0, len(rows) - 1, min(ROWS, len(rows))).astype(np.int64))
+    texts = tuple([column[i] for i in chosen] for column in rows.texts)
+    return replace(
+        rows,
+        texts=texts,
+        targets=rows.targets.take(chosen),
+        clients=None,
+        client_names=None,
+        hashes=rows.hashes[chosen],
+        text_keys=rows.text_keys[chosen],
+        unit_keys=None,
+    )
+
+
+def _outputs(network: Network, examples: Encoded, values: Tensors) -> torch.Tensor:
+    """Outputs of our own forward pass, float32 [rows, width], in the rows' order."""
+    import torch
+
+    order = np.argsort(-examples.lengths, kind="stable")
+    with torch.no_grad():
+        outputs = network.outputs(network.inputs(examples, order), values)
+    return outputs[torch.from_numpy(np.argsort(order))]
+
+
+def _save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+    """Its files, without the path it was loaded from."""
+    tokenizer.save_pretrained(str(folder))
+    file = folder / "tokenizer_config.json"
+    settings = json.loads(file.read_text(encoding="utf-8"))
+    for key in ("name_or_path", "tokenizer_file", "special_tokens_map_file"):
+        settings.pop(key, None)
+    file.write_bytes(to_json(settings, indent=2))
+
+
+def _reloaded(folder: Path, rows: Rows, config: Config, merge: bool) -> torch.Tensor:
+    """Outputs of the folder's model, by plain transformers and peft in a fresh process.
+
+    Raises:
+        RunFailed: it cannot be loaded; says why.
+    """
+    from safetensors.torch import load_file
+
+    from ffalora_cli.models.source import resolve_source
+
+    task = registry.get(config.task.kind)
+    question = {
+        "folder": str(folder.resolve()),
+        "base": None if merge else resolve_source(config.model.source),
+        "revision": config.model.revision,
+        "texts": rows.texts,
+        "max_length": config.task.max_length,
+        "auto_class": task.auto_class,
+        "width": task.outputs(config.task),
+        "settings": task.settings(config.task),
+    }
+    with tempfile.TemporaryDirectory() as private:  # real texts: readable by their owner alone
+        ask, answer = Path(private, "question.json"), Path(private, "answer.safetensors")
+        ask.write_bytes(to_json(question))
+        done = subprocess.run(
+            [sys.executable, "-P", str(reload.__file__), str(ask), str(answer)],
+            env={**os.environ, "HF_HUB_OFFLINE": "1"},  # what the run loaded is on this machine
+            capture_output=True,
+            text=True,
+        )
+        if done.returncode or not answer.is_file():
+            reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1][:150]
+            raise RunFailed(f"plain transformers cannot load the export ({reason}); nothing kept")
+        return load_file(answer)["logits"]
+
+
+@contextmanager
+def _aside(to: Path) -> Iterator[Path]:
+    """A folder beside ``to`` that takes its place at the end, or is gone."""
+    to = to.resolve()
+    try:
+        to.parent.mkdir(parents=True, exist_ok=True)
+        folder = Path(tempfile.mkdtemp(prefix=f".{to.name}.", dir=to.parent))
+    except OSError as error:
+        raise ConfigError(
+            f"--to {to}: cannot be written ({error.strerror}); choose another"
+        ) from None
+    try:
+        yield folder
+        folder.chmod(0o755)
+        if to.exists():
+            old = Path(tempfile.mkdtemp(prefix=f".{to.name}.", dir=to.parent))
+            os.rename(to, old)
+            os.rename(folder, to)
+            shutil.rmtree(old)
+        else:
+            os.rename(folder, to)
+        sync_folder(to.parent)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _facts(records: RunRecords, config: Config, facts: CardFacts) -> bytes:
+    """For programs, and the mark by which an export is known as one."""
+    said = {
+        "schema": 1,
+        "ffalora": records.manifest.get("ffalora"),
+        "signature": records.manifest.get("signature"),
+        "base": {
+            "source": public_source(config.model.source),
+            "revision": config.model.revision,
+        },
+        **asdict(facts),
+    }
+    return to_json(leaving(said, "export", config.privacy.unit), indent=2)

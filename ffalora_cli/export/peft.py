@@ -1,0 +1,119 @@
+"""Writes a trained model in the files that ``peft`` and ``transformers`` read.
+
+The form says what its adapter is to peft, which writes its configuration; tensors and merged models
+are written here. ``reload`` compares the result with ours.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ffalora_cli.adapters.sites import stores_transposed, weight_of
+from ffalora_cli.config.schema import Config
+from ffalora_cli.records.files import to_safetensors, write_new
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from ffalora_cli.models.network import Network
+    from ffalora_cli.types import Tensors
+
+PREFIX = "base_model.model."  # of every name in an adapter file
+ADAPTER_WEIGHTS, MODEL_WEIGHTS = "adapter_model.safetensors", "model.safetensors"
+
+
+def public_source(source: str) -> str:
+    """The base model's name without a path of this machine: a folder becomes its last part."""
+    if source.startswith((".", "/", "~")):
+        return Path(source).expanduser().resolve().name
+    return source
+
+
+def whole_modules(network: Network, drawn: Sequence[str]) -> list[str]:
+    """Modules an adapter has to hold entirely: the head, and what the base checkpoint lacks.
+
+    Args:
+        network: of the run.
+        drawn: parameters that were drawn from the head seed (``Backbone.drawn``).
+
+    Returns:
+        Module paths: children of the model, or layers within its base (BERT's pooler).
+    """
+    prefix = f"{network.plain.base_model_prefix}."
+    names = {name.split(".")[1] for name in network.head_names}
+    for parameter in drawn:
+        within = parameter.startswith(prefix)
+        names.add(parameter.rpartition(".")[0] if within else parameter.partition(".")[0])
+    return sorted(names)
+
+
+def write_adapter(
+    folder: Path, network: Network, values: Tensors, drawn: Sequence[str], config: Config
+) -> None:
+    """``adapter_config.json`` and ``adapter_model.safetensors``.
+
+    Args:
+        folder: there, without these files.
+        network: of the run; nothing merged into its base.
+        values: factors and head by name.
+        drawn: parameters of the base that came from the head seed.
+        config: of the run, whose form peft knows.
+    """
+    form, plain = network.form, network.plain
+    modules = whole_modules(network, drawn)
+    targets = [site.name for site in network.sites]
+    settings = {
+        "task_type": "SEQ_CLS",
+        "base_model_name_or_path": public_source(config.model.source),
+        "revision": config.model.revision,
+        "target_modules": targets,
+        "modules_to_save": modules,
+        "fan_in_fan_out": any(stores_transposed(plain.get_submodule(name)) for name in targets),
+        "inference_mode": True,
+    }
+    written = form.peft_config(config.adapter, settings)
+    written.target_modules = targets  # a set's order would change from process to process
+    written.save_pretrained(str(folder))
+    tensors: Tensors = {}
+    for site in network.sites:
+        for factor, name in form.peft_names.items():
+            tensors[f"{PREFIX}{site.name}.{name}"] = values[f"{site.name}.{factor}"]
+    for name in modules:
+        for leaf, value in plain.get_submodule(name).state_dict().items():
+            full = f"{name}.{leaf}"
+            tensors[PREFIX + full] = values.get(f"head.{full}", value)
+    write_new(folder / ADAPTER_WEIGHTS, to_safetensors(tensors, {"format": "pt"}))
+
+
+def merged_model(network: Network, values: Tensors, base_delta: Tensors) -> nn.Module:
+    """A plain classifier with ``W + delta + scale * dW`` at every site, and the trained head.
+
+    Args:
+        network: of the run; stays as it is.
+        values: factors and head by name.
+        base_delta: change of the frozen weights by site, ``[d_out, d_in]``.
+    """
+    model = copy.deepcopy(network.plain)
+    for site in network.sites:
+        factors = network.form.of_site(values, site)
+        change = network.form.dense({n: f.double() for n, f in factors.items()}, network.scale)
+        if site.name in base_delta:
+            change = change + base_delta[site.name].double()
+        weight = weight_of(model.get_submodule(site.name))  # [d_out, d_in]
+        weight.copy_(weight.double() + change)
+    for name in network.head_names:
+        model.get_parameter(name.removeprefix("head.")).data.copy_(values[name])
+    return model
+
+
+def write_merged(folder: Path, model: Any, settings: Mapping[str, Any]) -> None:
+    """``config.json`` with the task's settings, and ``model.safetensors``."""
+    for name, value in settings.items():
+        setattr(model.config, name, value)
+    model.config.architectures = [type(model).__name__]
+    model.config._name_or_path = ""  # where it was loaded from is a path of this machine
+    model.config.save_pretrained(folder)
+    write_new(folder / MODEL_WEIGHTS, to_safetensors(model.state_dict(), {"format": "pt"}))

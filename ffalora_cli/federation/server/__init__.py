@@ -1,0 +1,1 @@
+"""Checking, combining and releasing uploads."""

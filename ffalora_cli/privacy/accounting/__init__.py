@@ -1,0 +1,1 @@
+"""From noise, rate and steps to epsilon, and back."""

@@ -1,0 +1,1 @@
+"""Clip, noise, row sampler, secret."""

@@ -1,0 +1,1 @@
+"""Noise and rounds for a budget."""

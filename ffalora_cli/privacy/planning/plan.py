@@ -1,0 +1,245 @@
+"""The privacy plan: sampling, clip, noise and accountant of a run, fixed together before training.
+
+Everything the mechanism does and the statement claims is read from one ``PrivacyPlan``. Epsilon
+spent is a function of the plan and of the steps each client was charged for, of nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from ffalora_cli.config.errors import ConfigError
+from ffalora_cli.config.privacy_rules import check_cohort, check_mechanism
+from ffalora_cli.config.schema import FederationConfig, PrivacyConfig
+from ffalora_cli.privacy.accounting.accountant import Accountant
+from ffalora_cli.privacy.accounting.curves import Curves, make_curves
+from ffalora_cli.privacy.accounting.sampling import RELATIONS
+from ffalora_cli.privacy.mechanism.adaptive_clip import gradient_noise, planned_count_noise
+from ffalora_cli.privacy.mechanism.clipping import ClipKind
+from ffalora_cli.privacy.planning.exposure import Exposure, exposure_of
+from ffalora_cli.privacy.planning.noise import check_affordable, noise_of_clients
+from ffalora_cli.privacy.planning.rules import warnings_of
+from ffalora_cli.privacy.planning.shared_rows import SharedRows
+
+Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
+
+SEAMS = ("make_plan",)
+"""What an audit may replace; whoever calls it looks it up in this module."""
+ENDLESS = 10_000  # a planned epsilon above it is refused
+_MERGED = ("text", "column")  # units that may be on several clients
+
+
+@dataclass(frozen=True, eq=False)
+class PrivacyPlan:
+    """What a run may claim; arrays are ``[num_clients]``.
+
+    Inside a client (``inside_clients``) a step is one local step on its own rows, and ``examples``
+    is the number of its units. At unit ``client`` a step is one round and ``examples`` is the
+    number of clients. With central noise every client is charged for every round (drawn or not) and
+    ``expected_batch`` is the expected cohort; with local noise a client is charged for the rounds
+    it takes part in, at rate 1, for replacing all of its rows by any others, which moves a clipped
+    upload by up to 2 ``max_grad_norm``.
+    """
+
+    unit: Literal["row", "text", "column", "client"]
+    accountant: Accountant
+    max_grad_norm: float
+    calibration: str
+    noise: str  # "reproducible" | "secure"
+    epsilon_target: float | None
+    steps_per_round: int
+    covered: tuple[str, ...]  # names of the tensors that are clipped and noised
+    examples: Ints  # units that the rate is a share of
+    sample_rate: Floats
+    accounted_rate: Floats  # >= sample_rate: what epsilon is computed for
+    expected_batch: Floats  # the denominator
+    planned_rounds: Ints  # a client takes part in no more
+    planned_steps: Ints
+    noise_multiplier: Floats  # noise sd over sensitivity: what epsilon is computed for
+    epsilon_planned: Floats
+    curves: Curves  # epsilon by steps
+    warnings: tuple[str, ...] = ()
+    trials: float = 1.0  # expected runs of a random-stopping search; 1 = none
+    trial_distribution: str = "geometric"
+    shared: SharedRows = field(default_factory=SharedRows)
+    clip: ClipKind = "flat"
+    clip_quantile: float | None = None  # None: max_grad_norm stays; else it is where C starts
+    clip_lr: float = 0.2
+    count_noise: Floats | None = None  # sd on a step's count of unclipped examples (adaptive clip)
+    client_noise: Literal["central", "local"] = "central"
+    rows_per_unit: int | None = None  # most rows of a unit that a step uses; None: all
+    epsilon_claimed: float = 0.0  # planned, of the worst unit
+
+    @property
+    def added_noise(self) -> Floats:
+        """Noise sd on what is released (a step's sum, an upload) in units of ``max_grad_norm``.
+
+        The noise multiplier itself, but where the clip adapts (more: the count of unclipped
+        examples takes its share) and for local noise (twice: the sensitivity is 2C).
+        """
+        if self.client_noise == "local":
+            return 2.0 * self.noise_multiplier
+        if self.count_noise is None:
+            return self.noise_multiplier
+        return gradient_noise(self.noise_multiplier, self.count_noise)
+
+    @property
+    def inside_clients(self) -> bool:
+        """Whether units are groups of rows of one client."""
+        return self.unit != "client"
+
+    @property
+    def charges_everybody(self) -> bool:
+        """Whether a round costs every client a step: being drawn or not is in the rate."""
+        return self.unit == "client" and self.client_noise == "central"
+
+    @property
+    def num_clients(self) -> int:
+        """Number of clients."""
+        return len(self.examples)
+
+    @property
+    def relation(self) -> str:
+        """What neighbouring data sets differ in."""
+        return (
+            "replace one" if self.client_noise == "local" else RELATIONS[self.accountant.sampling]
+        )
+
+    @property
+    def bounds_one_row(self) -> bool:
+        """Whether one row of a unit of several moves its clipped sum by ``max_grad_norm`` at most.
+
+        A projection does not expand; scaling to nearly C does, and so do rows drawn within a unit
+        (another one takes a drawn one's place) and the adaptive clip's count (it flips a bit).
+        """
+        projects = self.clip != "automatic" and self.clip_quantile is None
+        return self.unit in ("text", "column") and projects and self.rows_per_unit is None
+
+    def joint_epsilon(self, steps_taken: Ints, coarse: bool = False) -> float:
+        """Epsilon of the worst unit that several clients hold, all of them composed; 0 without.
+
+        Args:
+            steps_taken: of each client ``[num_clients]``.
+            coarse: quickly, on a coarse grid of privacy losses.
+        """
+        steps = self.steps_of_clients(steps_taken)
+        histories = [[steps[client] for client in held] for held in self.shared.holders]
+        return (self.accountant.coarse if coarse else self.accountant).worst(histories)
+
+    def steps_of_clients(self, steps_taken: Ints) -> list[tuple[float, float, int]]:
+        """(noise_multiplier, accounted rate, steps) of each client, as the accountants read it."""
+        columns = (self.noise_multiplier, self.accounted_rate, steps_taken)
+        return list(zip(*(column.tolist() for column in columns), strict=True))
+
+
+def make_plan(
+    privacy: PrivacyConfig,
+    sizes: Sequence[int] | Ints,
+    federation: FederationConfig,
+    covered: Sequence[str],
+    shared: SharedRows | None = None,
+    exchanges: int = 1,
+) -> PrivacyPlan | None:
+    """Plan a run's privacy, or refuse it.
+
+    Any two of epsilon, noise multiplier and rounds give the third: with a target alone the noise is
+    calibrated, with a noise alone epsilon follows, and with both a client takes part in as many
+    rounds as the target affords, at most ``federation.rounds``.
+
+    Args:
+        privacy: ``epsilon_target``, ``noise_multiplier`` or both are set.
+        sizes: units of each client ``[num_clients]`` (at unit ``client``: any number above 0).
+        federation: participation, rounds, local steps and batch.
+        covered: names of all tensors trained under the guarantee, uploaded or not.
+        shared: units that several clients hold, from ``find_shared_rows``; a row is on one client.
+        exchanges: of a round: as often a client releases its local steps, or the server its sum.
+
+    Returns:
+        The plan; None for ``privacy.unit=none``.
+
+    Raises:
+        ConfigError: for a plan that is incomplete, out of range, or not covered by the accountant.
+    """
+    if privacy.unit == "none":
+        return None
+    check_mechanism(privacy)
+    check_cohort(privacy, federation)
+    clip = privacy.max_grad_norm
+    assert privacy.delta is not None and clip is not None  # checked
+    use = exposure_of(privacy, np.asarray(sizes, dtype=np.int64), federation, exchanges)
+    per_round, rounds = use.steps_per_round, use.rounds
+    rate, interval = use.accounted()
+    accountant = Accountant(privacy.accountant, privacy.delta, privacy.sampling, interval)
+    noise = noise_of_clients(privacy, accountant, rate, rounds * per_round)
+    mechanisms, row = np.unique(np.stack([noise, rate], axis=1), axis=0, return_inverse=True)
+    row = row.reshape(-1)
+    ends = _ends(privacy, accountant, mechanisms, use)
+    check_affordable(privacy, accountant, mechanisms, ends[:, 0], rounds, per_round)
+    curves = make_curves(accountant, per_round, np.concatenate([mechanisms, ends], axis=1), row)
+    taken = ends[row, 0].astype(np.int64)
+    plan = PrivacyPlan(
+        unit=privacy.unit,
+        accountant=accountant,
+        max_grad_norm=clip,
+        calibration=privacy.calibration,
+        noise=privacy.noise,
+        epsilon_target=privacy.epsilon_target,
+        steps_per_round=per_round,
+        covered=tuple(covered),
+        examples=use.units,
+        sample_rate=use.rate,
+        accounted_rate=rate,
+        expected_batch=use.batch,
+        planned_rounds=taken,
+        planned_steps=taken * per_round,
+        noise_multiplier=noise,
+        epsilon_planned=ends[row, 1],
+        curves=curves,
+        trials=float(privacy.trials),
+        trial_distribution=privacy.trial_distribution,
+        shared=shared if shared is not None and privacy.unit in _MERGED else SharedRows(),
+        clip=privacy.clip,
+        clip_quantile=privacy.clip_quantile,
+        clip_lr=privacy.clip_lr,
+        count_noise=planned_count_noise(privacy, noise, use.batch),
+        client_noise=privacy.client_noise,
+        rows_per_unit=privacy.rows_per_unit,
+    )
+    claimed = max(float(plan.epsilon_planned.max()), plan.joint_epsilon(plan.planned_steps))
+    plan = replace(plan, epsilon_claimed=claimed)
+    return replace(plan, warnings=warnings_of(plan, federation, rounds))
+
+
+def _ends(
+    privacy: PrivacyConfig, accountant: Accountant, mechanisms: Floats, use: Exposure
+) -> Floats:
+    """(rounds, epsilon after them) of each mechanism (noise, rate) ``[mechanisms, 2]``."""
+    target, both = privacy.epsilon_target, privacy.noise_multiplier is not None
+    quick, steps = replace(accountant, name="rdp"), use.steps_per_round
+    found = np.zeros_like(mechanisms)
+    for i, (noise, rate) in enumerate(mechanisms.tolist()):
+        if accountant.sampling == "poisson" and (target is None or not both):
+            _refuse_endless("rdp", quick.epsilon([(noise, rate, use.rounds * steps)]), noise)
+        count = use.rounds
+        if target is not None and both:
+            count = accountant.rounds_within(target, noise, rate, steps, use.rounds)
+        end = accountant.stored([(noise, rate, count * steps)])
+        _refuse_endless(accountant.name, end, noise)
+        found[i] = count, end
+    return found
+
+
+def _refuse_endless(accountant: str, epsilon: float, noise: float) -> None:
+    """Refuse an epsilon that is infinite, or so large that it takes hours to say how large."""
+    if not epsilon <= ENDLESS:
+        raise ConfigError(
+            f"privacy.noise_multiplier={noise:.4g} spends an epsilon above {ENDLESS:,} "
+            f"({accountant.upper()}) at this delta and number of steps, which promises nothing; "
+            "add noise, or set privacy=none"
+        )

@@ -1,0 +1,154 @@
+"""Draws clients x labels: bars for a few clients, a heat map for many."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ffalora_cli.config.errors import ConfigError
+from ffalora_cli.report.figures.style import COLOURS, DATE_KEY
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+BAR_CLIENTS = 30  # more clients or classes than this are drawn as a heat map
+COLUMN = 5.0  # inches; a narrower picture stands in a column of text
+BANDS = 200  # more clients than this are averaged in bands
+
+HATCHES = ("", "//", "", "\\\\", "..", "", "xx", "")
+
+
+def draw(table: np.ndarray, class_names: Sequence[str], path: Path | str, title: str) -> Path:
+    """Draw the rows of each label at each client and save the picture.
+
+    Args:
+        table: rows, int [clients, classes], as ``data.partition.partition.strata_table`` gives it.
+        class_names: in label order.
+        path: file to write; ``.png``, ``.svg`` or ``.pdf`` decides the format.
+        title: heading of the picture.
+
+    Returns:
+        The path.
+
+    Raises:
+        ConfigError: another suffix, or a folder that cannot be written.
+    """
+    path = Path(path)
+    if path.suffix not in DATE_KEY:
+        suffixes = ", ".join(DATE_KEY)
+        raise ConfigError(f"{path}: a picture ends in {suffixes}; try {path.with_suffix('.png')}")
+    figure = compose(table, class_names)
+    figure.suptitle(title, fontsize=12, x=0.01, ha="left")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(path, dpi=150, metadata={DATE_KEY[path.suffix]: None})
+    except OSError as error:
+        raise ConfigError(
+            f"{path}: cannot be written ({error.strerror}); choose another"
+        ) from error
+    return path
+
+
+def compose(table: np.ndarray, class_names: Sequence[str], width: float = 10.0) -> Figure:
+    """The picture without its heading.
+
+    Args:
+        table: rows, int [clients, classes].
+        class_names: in label order.
+        width: inches; a column of a page (below 5) has room for the numbers of rows alone.
+    """
+    from matplotlib.figure import Figure
+
+    as_bars = table.shape[0] <= BAR_CLIENTS and table.shape[1] <= len(COLOURS)
+    height = 1.7 + 0.32 * max(4, table.shape[0]) if as_bars else 6.0
+    if width < COLUMN:
+        height = 1.0 + 0.2 * max(4, table.shape[0]) if as_bars else 3.2
+    figure = Figure(figsize=(width, height), layout="constrained")
+    (_bars if as_bars else _heat_map)(figure, table, class_names)
+    return figure
+
+
+def _bars(figure: Figure, table: np.ndarray, class_names: Sequence[str]) -> None:
+    """Two panels of stacked bars, rows on the left and shares on the right."""
+    clients = np.arange(len(table))
+    sizes = table.sum(axis=1)
+    shares = table / np.maximum(sizes, 1)[:, None]
+    if figure.get_figwidth() < COLUMN:
+        panels = [(figure.subplots(), table)]
+    else:
+        left_axis, right_axis = figure.subplots(1, 2, sharey=True, width_ratios=(3, 2))
+        panels = [(left_axis, table), (right_axis, shares * 100)]
+        right_axis.set(xlabel="share of the client's rows, %", xlim=(0, 100))
+    counts_axis = panels[0][0]
+    for axis, values in panels:
+        left = np.zeros(len(table))
+        for label, name in enumerate(class_names):
+            axis.barh(
+                clients,
+                values[:, label],
+                left=left,
+                color=COLOURS[label],
+                hatch=HATCHES[label],
+                edgecolor="white",
+                linewidth=0.6,
+                label=name,
+            )
+            left = left + values[:, label]
+        _plain(axis)
+    room = 1.14 if len(panels) > 1 else 1.25  # for the numbers at the ends of the bars
+    for client, size in enumerate(sizes):
+        counts_axis.text(size, client, f" {size:,}", va="center", fontsize=8)
+    counts_axis.set(
+        xlabel="rows", ylabel="client", yticks=clients, xlim=(0, max(sizes.max(), 1) * room)
+    )
+    counts_axis.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+    counts_axis.set_ylim(len(table) - 0.5, -0.5)  # client 0 on top
+    handles, names = counts_axis.get_legend_handles_labels()
+    fits = int(figure.get_figwidth() * 72 // (4.5 * max(map(len, names)) + 36))
+    columns = min(len(names), max(1, fits))
+    figure.legend(handles, names, loc="outside lower left", ncols=columns, frameon=False)
+
+
+def _heat_map(figure: Figure, table: np.ndarray, class_names: Sequence[str]) -> None:
+    """Shares as colour, sizes as a curve beside it; many clients are averaged in bands."""
+    edges = np.linspace(0, len(table), min(len(table), BANDS) + 1).round().astype(int)
+    banded = np.add.reduceat(table, edges[:-1], axis=0)  # [bands, classes]
+    sizes = banded.sum(axis=1)
+    shares = banded / np.maximum(sizes, 1)[:, None] * 100
+    map_axis, size_axis = figure.subplots(1, 2, sharey=True, width_ratios=(4, 1))
+    extent = (-0.5, table.shape[1] - 0.5, len(table) - 0.5, -0.5)
+    image = map_axis.imshow(
+        shares, aspect="auto", interpolation="nearest", cmap="cividis", vmin=0, extent=extent
+    )
+    map_axis.grid(False)
+    banding = f"client (averaged in {BANDS} bands)" if len(table) > BANDS else "client"
+    map_axis.set(xlabel="label, in class order", ylabel=banding)
+    if len(class_names) <= 20:
+        slanted = len(class_names) > 6 or sum(map(len, class_names)) > 9 * figure.get_figwidth()
+        map_axis.set_xticks(
+            range(len(class_names)),
+            class_names,
+            rotation=40 if slanted else 0,
+            ha="right" if slanted else "center",
+        )
+    centres = (edges[:-1] + edges[1:] - 1) / 2
+    per_client = sizes / np.diff(edges)
+    size_axis.barh(centres, per_client, height=np.diff(edges), color=COLOURS[0], linewidth=0)
+    narrow = figure.get_figwidth() < COLUMN
+    size_axis.set(
+        xlabel="rows" if narrow else "rows a client", xlim=(0, max(per_client.max() * 1.05, 1))
+    )
+    _plain(size_axis)
+    figure.colorbar(image, ax=map_axis, location="left", label="share of the client's rows, %")
+
+
+def _plain(axis: Axes) -> None:
+    for side in ("top", "right"):
+        axis.spines[side].set_visible(False)
+    axis.grid(False)
+    if axis.figure.get_figwidth() >= COLUMN:
+        axis.tick_params(labelsize=9)

@@ -1,0 +1,1 @@
+"""Runs chosen, grouped and held against each other."""

@@ -1,0 +1,210 @@
+"""Sentences under the table of a comparison: spread, pairs, privacy, settings, left-out runs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ffalora_cli.config.errors import listed
+from ffalora_cli.records.reading import RunRecords
+from ffalora_cli.report.runs.moments import headline
+from ffalora_cli.report.runs.selection import value_at
+from ffalora_cli.report.runs.settings import (
+    MEANINGLESS,
+    WORTH_SAYING,
+    changed_weights,
+    client_rows,
+    differences,
+    grouped,
+    other_inputs,
+    recorded_inputs,
+    said_of,
+    scored_split,
+    setting,
+    title,
+)
+from ffalora_cli.report.runs.spent_together import sentences
+from ffalora_cli.report.table.rows import Comparison
+
+BEST, TIED = "*", "~"
+_TIED_MEANS = "mean inside the interval of the best, so no difference is shown"
+_NAMED = 3  # runs named in a sentence
+
+
+def notes(comparison: Comparison) -> list[str]:
+    """Everything a reader needs to judge the numbers."""
+    return [
+        *_spread(comparison),
+        *_differences(comparison),
+        *_evaluation_point(comparison),
+        *_privacy(comparison),
+        *_settings(comparison),
+        *_inputs(comparison),
+        *_left_out(comparison),
+    ]
+
+
+def baseline_name(comparison: Comparison) -> str:
+    """What differences are taken to: the settings in which the baselines agree, as one word."""
+    bases = {row.baseline for row in comparison.rows if row.baseline is not None}
+    if len(bases) == 1:
+        return "/".join(next(iter(bases)))
+    if not bases:
+        return ""
+    shared = [words[0] for column in zip(*bases, strict=True) if len(set(words := column)) == 1]
+    return "/".join(shared) or "baseline"
+
+
+def _spread(comparison: Comparison) -> list[str]:
+    over = title(comparison.question.over)
+    cells = [cell for row in comparison.rows for cell in row.cells]
+    counts = {cell.sample.count for cell in cells}
+    found = []
+    if max(counts) > 1:
+        found.append(
+            f"±: half-width of the 95 % interval of the mean over {over} (Student's t); "
+            f"sd: between runs; n: runs"
+        )
+    if 1 in counts:
+        found.append("n = 1: a single run has no spread and no interval")
+    if any(cell.rank for cell in cells):
+        task = " of its task" if any(k.split(".")[0] == "task" for k in comparison.columns) else ""
+        found.append(f"{BEST}: best mean{task}")
+        if any(cell.rank == "tied" for cell in cells):
+            found[-1] += f"; {TIED}: {_TIED_MEANS}"
+    if any(cell.rank == "best" and cell.sample.count == 1 for cell in cells):
+        found.append(f"a {BEST} of a single run shows no difference to any other row")
+    return found
+
+
+def _differences(comparison: Comparison) -> list[str]:
+    firsts = [row.cells[0].against for row in comparison.rows]
+    compared = [against for against in firsts if against is not None]
+    if not compared:
+        return []
+    pairs = [str(key[0]) for against in compared for key in against.pairs]  # type: ignore[index]
+    unpaired = sum(against.unpaired for against in compared)
+    over = title(comparison.question.over)
+    names = sorted({pair.rsplit(" ", 1)[-1] for pair in pairs}, key=lambda n: (len(n), n))
+    held = f"same {over} ({listed(names)}), same rows at every client, same evaluation rows"
+    found = f"vs {baseline_name(comparison)}: mean of paired differences and its 95 % interval; "
+    found += f"a pair has the {held}" if pairs else f"no pair has the same {over} and client rows"
+    if pairs and any(client_rows(run) is None for run in comparison.runs):
+        found += " (the rows of some runs by their settings alone: no fingerprint was recorded)"
+    if unpaired and pairs:
+        found += f"; {unpaired} runs had no partner"
+    return [found]
+
+
+def _evaluation_point(comparison: Comparison) -> list[str]:
+    point = comparison.question.point
+    if point.kind == "bytes":
+        return [f"at the last evaluation before clients had sent more than {point.amount:,} bytes"]
+    if point.kind == "round":
+        return [f"after round {point.amount}"]
+    if point.kind != "best-validation":
+        return []
+    judged = sorted({headline(run) for run in comparison.runs})
+    splits = sorted(
+        {
+            str(scored_split(run)[0] or value_at(run.config, "task.eval_split"))
+            for run in comparison.runs
+        }
+    )
+    return [
+        f"each run at its own best round by {listed(judged)}; that round was chosen on the rows "
+        f"that score it ({listed(splits)}), so scores are optimistic: no run here keeps a second "
+        "split for choosing"
+    ]
+
+
+def _privacy(comparison: Comparison) -> list[str]:
+    private = [run for run in comparison.runs if run.privacy is not None]
+    if not private:
+        return []
+    claims = sorted({claim(run) for run in private})
+    found = [f"epsilon: largest of the row's runs; {'; or '.join(claims)}"]
+    if len(private) > 1:
+        found.append(
+            "each epsilon is of one run alone; choosing the best of them costs more "
+            "(privacy.trials), and nothing protects the rows it is chosen on"
+        )
+    released = (*comparison.runs, *comparison.unfinished, *comparison.without)
+    return [*found, *sentences(released)]
+
+
+def claim(run: RunRecords) -> str:
+    """Unit, relation, delta, sampling and accountant, as the run's own sentence has them."""
+    sentence = str((run.privacy or {}).get("sentence"))
+    parts = sentence.partition("(")[2].rstrip(")").split("; ")
+    kept = [part for part in parts if part.startswith(("a row", "any ", "unit"))]
+    return "; ".join(kept) or sentence
+
+
+def _settings(comparison: Comparison) -> list[str]:
+    runs = comparison.runs
+    hidden = [key for key in comparison.following if _worth_saying(key, runs)]
+    found = [f"goes with them: {said_of(runs, comparison.columns, key)}" for key in hidden[:6]]
+    if comparison.split and comparison.question.by:
+        found.append(
+            f"rows are also split by {listed(comparison.split)}, which is not averaged over"
+        )
+    if comparison.mixed:
+        key = comparison.mixed[0]
+        found.append(
+            f"some rows average runs with different {listed(comparison.mixed)}; add {key} to --by, "
+            f"or filter with {key}=VALUE"
+        )
+    # Without --anyway only tasks that --by lays side by side differ in what is meaningless.
+    said = (*MEANINGLESS, *WORTH_SAYING) if comparison.question.anyway else WORTH_SAYING
+    found += [
+        f"{aspect.name} differ ({listed(values)}): {aspect.why}".replace(" are on", "")
+        for aspect, values in differences(runs, said).items()
+    ]
+    weights = "had different frozen weights in different runs"
+    return [*found, *(f"{source} {weights}" for source in changed_weights(runs))]
+
+
+def _inputs(comparison: Comparison) -> list[str]:
+    """One configuration on different inputs, and repetitions that are not known to be any."""
+    found = []
+    for same in grouped(comparison.runs, lambda run: run.manifest.get("signature")).values():
+        if differing := other_inputs(same):
+            found.append(
+                f"{_names(same)}: one configuration on different inputs ({listed(differing)}), so "
+                "no repetitions, and a mean of them mixes two things"
+            )
+    unsure = [run for run in comparison.repeated if "tokenizer" not in recorded_inputs(run)]
+    if unsure:
+        found.append(
+            f"{_names(unsure)}: not all inputs were recorded then, so that it repeats another run "
+            "is by what was"
+        )
+    return found
+
+
+def _worth_saying(key: str, runs: Sequence[RunRecords]) -> bool:
+    """Whether a determined key says more than the columns: not what a name or its lack implies."""
+    values = {setting(run, key) for run in runs} - {"null", "none"}
+    return not key.startswith(("task.", "model.", "method.")) and len(values) > 1
+
+
+def _left_out(comparison: Comparison) -> list[str]:
+    kinds = (
+        (comparison.unfinished, "not finished, left out of all means"),
+        (comparison.repeated, "repeated (same signature, same noise), counted once"),
+        (comparison.without, "without a value at this evaluation point, left out"),
+    )
+    return [
+        f"{len(runs)} {'run' if len(runs) == 1 else 'runs'} {what}: {_names(runs)}"
+        for runs, what in kinds
+        if runs
+    ]
+
+
+def _names(runs: Sequence[RunRecords]) -> str:
+    names = ", ".join(_named(run) for run in runs[:_NAMED])
+    return names if len(runs) <= _NAMED else f"{names}, and {len(runs) - _NAMED} more"
+
+
+def _named(run: RunRecords) -> str:
+    return f"{run.path.name} (failed: {run.failure.reason})" if run.failure else run.path.name

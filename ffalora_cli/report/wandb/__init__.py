@@ -1,0 +1,1 @@
+"""Runs read from W&B, and saved views."""

@@ -1,0 +1,1 @@
+"""Crashes, corruption and hostile input."""

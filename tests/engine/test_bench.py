@@ -1,0 +1,171 @@
+"""The benchmark's own arithmetic: FLOPs, index lists, lengths; and that it runs at all."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from ffalora_cli.adapters import layout
+from tests import ROOT
+from tests.tiny import TinyExamples, tiny_network
+
+SCRIPTS = ROOT / "scripts"
+
+
+def counted(run):
+    """FLOPs of a call."""
+    with FlopCounterMode(display=False) as counter:
+        outcome = run()
+    return outcome, counter.get_total_flops()
+
+
+def watched_outputs(network, zeros):
+    """Make every site's output a function of ``zeros``, so that backward has to reach it."""
+    for site in network.sites:
+        base = network.model.get_submodule(f"{site.name}.base")
+        base.register_forward_hook(lambda _, __, out: out + zeros)
+
+
+@pytest.mark.parametrize(
+    ("head_row_only", "lengths"),
+    [(True, [7] * 5), (True, [13, 9, 9, 4]), (False, [7] * 5)],
+    ids=["packed", "packed, ragged", "every row"],
+)
+def test_flops_are_those_that_torch_counts(monkeypatch, head_row_only, lengths):
+    """The packed forward and Hugging Face's own, whose last layer computes every row."""
+    from scripts.bench.flops import Shape, step_flops
+
+    monkeypatch.setattr(layout, "TOKEN_BUCKET", 1)  # the formula counts real rows only
+    monkeypatch.setattr(layout, "ROW_BUCKET", 1)
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", bool)  # it does not count oneDNN's
+    network = tiny_network("bert")
+    examples = TinyExamples(len(lengths))
+    examples.lengths = np.array(lengths, np.int32)
+    examples.tokens = [np.arange(4, 4 + n) for n in lengths]
+    zeros = torch.zeros(1, requires_grad=True)
+    watched_outputs(network, zeros)
+    rows = np.arange(len(lengths))
+    if head_row_only:
+
+        def logits():
+            return network.outputs(network.inputs(examples, rows), {})
+    else:
+        network.model.set_attn_implementation("eager")
+        inputs = examples.inputs(rows)
+
+        def logits():
+            return network.model(**inputs).logits
+
+    with sdpa_kernel(SDPBackend.MATH):  # plain products, which the counter sees one by one
+        scores, forward = counted(logits)
+        _, backward = counted(lambda: torch.autograd.grad(scores.sum(), zeros))
+    expected = step_flops(Shape.of(network.model.config), lengths, head_row_only)
+    assert (forward, backward) == expected
+
+
+def test_every_profile_uses_each_text_once_and_k300_those_of_k3x100():
+    from scripts.bench.workload import PROFILES, rows_of
+
+    for profile in PROFILES.values():
+        rows = rows_of(profile)
+        assert rows.shape == (profile.steps, profile.clients, profile.batch)
+        assert sorted(rows.ravel()) == list(range(rows.size))
+    many, few = rows_of(PROFILES["k300"]), rows_of(PROFILES["k3x100"])
+    for step in range(4):
+        assert set(many[step].ravel()) == set(few[step].ravel())
+
+
+def test_synthetic_lengths_are_those_of_sst2():
+    from scripts.bench.workload import PROFILES, load_texts
+
+    examples, note = load_texts(PROFILES["k300"], None)
+    assert 12.5 < examples.lengths.mean() < 14.1
+    assert "synthetic" in note
+    again, _ = load_texts(PROFILES["k3x100"], None)
+    np.testing.assert_array_equal(examples.ids, again.ids)
+
+
+@pytest.mark.parametrize("method", ["ffa", pytest.param("lora", marks=pytest.mark.slow)])
+def test_all_contestants_end_on_the_same_adapters(method, capsys):
+    from scripts.bench import run as bench
+
+    pytest.importorskip("opacus")
+    pytest.importorskip("peft")
+    options = ["--reps", "1", "--padded", "--shared-gradient", "--no-memory", "--json"]
+    threads = torch.get_num_threads()
+    try:
+        assert bench.main(["smoke", "--method", method, *options]) == 0
+    finally:
+        torch.set_num_threads(threads)
+    report = json.loads(capsys.readouterr().out)
+    rows = {row["name"]: row for row in report["rows"]}
+    assert len(rows) == 9
+    assert rows["stacked"]["padding"] < rows["peft_opacus+128"]["padding"]
+    assert rows["reference+128"]["padding"] > 0.8
+    assert all(row["difference"] < 1e-5 for row in rows.values() if row["difference"] is not None)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "word"),
+    [
+        (["k4"], "k30"),
+        (["smoke", "--contestants", "stakced"], "stacked"),
+        (["smoke", "--contestants", "stacked+256"], "128"),
+        (["smoke", "--contestants", "peft_opacus", "--no-privacy"], "privacy"),
+        (["smoke", "--max-tokens", "3"], "longest"),
+        (["smoke", "--device", "cuda:7"], "cuda"),
+    ],
+)
+def test_bad_arguments_are_one_line(arguments, word, capsys):
+    from scripts.bench import run as bench
+
+    threads = torch.get_num_threads()
+    try:
+        assert bench.main(arguments) == 2
+    finally:
+        torch.set_num_threads(threads)
+    told = capsys.readouterr().err
+    assert word in told and told.count("\n") == 1
+
+
+def test_the_engine_part_needs_torch_and_transformers_only():
+    code = (
+        "import sys; sys.path[:0] = [sys.argv[1], sys.argv[1] + '/..']\n"
+        "import bench, bench_measure, ffalora_cli.engine.stacked\n"
+        "others = {'opacus', 'peft', 'datasets', 'wandb', 'pyarrow', 'hydra', 'scipy', 'rich',\n"
+        "          'pandas', 'matplotlib', 'safetensors', 'dp_accounting'} & set(sys.modules)\n"
+        "assert not others, others"
+    )
+    subprocess.run([sys.executable, "-c", code, str(SCRIPTS)], check=True, timeout=120)
+
+
+def test_population_of_a_thousand_clients(capsys):
+    from scripts.bench import population
+
+    small = ["--clients", "1000", "--rows", "5000", "--cohort", "20"]
+    threads = torch.get_num_threads()
+    try:
+        assert population.main(small) in (0, 1)  # the targets are for a quiet machine
+    finally:
+        torch.set_num_threads(threads)
+    told = capsys.readouterr().out
+    assert "partition" in told and told.count("together") == 2
+
+
+def test_profile_names_where_the_time_went(capsys):
+    from scripts.bench import profile_step
+
+    threads = torch.get_num_threads()
+    try:
+        assert profile_step.main(["smoke", "--operators", "3"]) == 0
+    finally:
+        torch.set_num_threads(threads)
+    told = capsys.readouterr().out
+    assert all(group in told for group in profile_step.GROUPS)

@@ -1,0 +1,202 @@
+"""Booked gradients (never formed) against formed ones, and the cost model that chooses."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from ffalora_cli.adapters import ghost
+from ffalora_cli.adapters.layout import Padded, Rectangle, Runs
+from ffalora_cli.engine.build import build_engine
+from ffalora_cli.engine.job import StepBatches
+from ffalora_cli.engine.stacked import clipped_sums, cost
+from ffalora_cli.engine.stacked.cost import booked_tensors
+from tests.engine.test_engines import gap, job
+from tests.tiny import TinyExamples, tiny_network
+
+BOTH = ("lora_a", "lora_b")
+
+
+def train(network, examples, work, monkeypatch, booking, max_tokens=64):
+    """A round with every tensor booked (-inf), or none (inf); and how many were."""
+    names = set()
+    squares = ghost.Book.squares
+
+    def spy(self, name):
+        names.add(name)
+        return squares(self, name)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(cost, "BOOKING", booking)
+        patch.setattr(ghost.Book, "squares", spy)
+        return build_engine("stacked", network, examples, max_tokens).train(work), names
+
+
+@pytest.mark.parametrize("private", [True, False], ids=["private", "plain"])
+@pytest.mark.parametrize("factors", [("lora_b",), ("lora_a",), BOTH], ids="+".join)
+@pytest.mark.parametrize(
+    "family", ["bert", "roberta", "distilbert", "electra", "deberta", "modernbert"]
+)
+def test_booked_equals_formed(family, factors, private, monkeypatch):
+    network = tiny_network(family)
+    examples = TinyExamples(36, pad_id=1 if family == "roberta" else 0)
+    work = job(network, factors=factors, head=True, private=private, steps=1)
+    formed, none = train(network, examples, work, monkeypatch, np.inf)
+    with_book, names = train(network, examples, work, monkeypatch, -np.inf)
+    assert not none
+    assert names == {n for n in work.trainable if not n.endswith("bias")}
+    assert gap(with_book.trained, formed.trained) < 2e-6
+    np.testing.assert_array_equal(with_book.clipped, formed.clipped)
+    if private:
+        assert formed.clipped.sum() > 0
+
+
+def test_booked_equals_the_reference_engine(monkeypatch):
+    network = tiny_network("roberta")
+    examples = TinyExamples(36, pad_id=1)
+    work = job(network, factors=BOTH, head=True)
+    with_book, _ = train(network, examples, work, monkeypatch, -np.inf)
+    reference = build_engine("reference", network, examples, 64).train(work)
+    assert gap(with_book.trained, reference.trained) < 1e-4
+
+
+def test_many_clients_are_summed_as_few_are(monkeypatch):
+    network = tiny_network("bert")
+    examples = TinyExamples(240)
+    work = job(network, clients=tuple(range(20)), factors=BOTH, head=True)
+    scattered, _ = train(network, examples, work, monkeypatch, np.inf)
+    monkeypatch.setattr(clipped_sums, "FEW_CLIENTS", 20)
+    product, _ = train(network, examples, work, monkeypatch, np.inf)
+    with_book, _ = train(network, examples, work, monkeypatch, -np.inf)
+    assert gap(product.trained, scattered.trained) < 1e-6
+    assert gap(with_book.trained, scattered.trained) < 2e-6
+
+
+def test_one_bad_example_leaves_the_others_bit_identical(monkeypatch):
+    """A token whose embedding is NaN: its example counts as zero and touches nothing else."""
+    network = tiny_network("bert")
+    examples = TinyExamples(36)
+    embedding = network.model.bert.embeddings.word_embeddings
+    embedding.weight = torch.nn.Parameter(embedding.weight.clone(), requires_grad=False)
+    work = job(network, factors=BOTH, head=True, steps=1)
+    bad = int(work.batches[0].rows[0])
+    examples.tokens[bad][1] = 3  # no other row has token 3
+    finite, _ = train(network, examples, work, monkeypatch, -np.inf)
+    embedding.weight[3] = float("nan")
+    result, _ = train(network, examples, work, monkeypatch, -np.inf)
+    assert result.nonfinite.sum() == 1 and finite.nonfinite.sum() == 0
+    assert all(bool(torch.isfinite(v).all()) for v in result.trained.values())
+    steps = work.batches[0]
+    without = StepBatches(steps.slots[1:], steps.rows[1:])
+    left_out = dataclasses.replace(work, batches=[without])
+    expected, _ = train(network, examples, left_out, monkeypatch, -np.inf)
+    assert gap(result.trained, expected.trained) < 1e-6
+    others = [slot for slot in range(3) if slot != steps.slots[0]]
+    for name, value in result.trained.items():
+        assert torch.equal(value[others], finite.trained[name][others])
+
+
+def test_square_norms_by_every_route():
+    generator = torch.Generator().manual_seed(0)
+    for tokens, k, m in ((1, 5, 7), (3, 40, 50), (30, 4, 6)):
+        x = torch.randn(4, tokens, k, generator=generator)
+        grad = torch.randn(4, tokens, m, generator=generator)
+        each = torch.einsum("ntm,ntk->nmk", grad.double(), x.double())
+        expected = each.square().sum((1, 2))
+        got = ghost._square_norms(x, grad)
+        torch.testing.assert_close(got.double(), expected, rtol=1e-5, atol=0)
+
+
+def test_what_is_booked():
+    """The classes of issue sizes: RoBERTa-large's head and rank 64 yes, rank 8 and biases no."""
+    lengths = np.full(200, 26)
+    shapes = {
+        "head.classifier.dense.weight": (1024, 1024),
+        "head.classifier.dense.bias": (1024,),
+        "q.lora_b": (1024, 8),
+        "q.lora_a": (8, 1024),
+        "wide.lora_b": (4096, 64),
+        "wide.lora_a": (64, 1024),
+    }
+    heads = frozenset(name for name in shapes if name.startswith("head."))
+    assert booked_tensors(shapes, heads, lengths) == {
+        "head.classifier.dense.weight",
+        "wide.lora_b",
+        "wide.lora_a",
+    }
+
+
+LENGTHS = np.array([9, 9, 4, 2, 2, 2])
+
+
+@pytest.mark.parametrize(
+    "layout",
+    [Runs.of(LENGTHS), Rectangle.of(LENGTHS, 64, 8, 12), Padded(6, 9)],
+    ids=["runs", "rectangle", "padded"],
+)
+def test_blocks_and_rows_are_inverse(layout):
+    """Rows to blocks and back is the identity on tokens; every token sits with its example."""
+    rows = len(layout.owner)
+    x = torch.arange(rows * 3, dtype=torch.float32).view(rows, 3)
+    real = torch.from_numpy(layout.owner >= 0)
+    rest = torch.full_like(x, -5.0)
+    back = layout.join(layout.blocks(x), rest)
+    assert torch.equal(back[real], x[real])
+    assert bool((back[~real] == -5.0).all())
+    assert bool((layout.join(layout.blocks(x))[~real] == 0.0).all())
+    owners = torch.from_numpy(layout.owner + 1.0)[:, None].float()
+    example = 0
+    for block in layout.blocks(owners):
+        for one in block:
+            values = set(one.flatten().tolist())
+            assert values <= {0.0, example + 1.0}
+            example += 1
+    assert example == sum(layout.counts)
+
+
+@pytest.mark.parametrize("booking", [np.inf, -np.inf], ids=["formed", "booked"])
+@pytest.mark.parametrize("family", ["bert", "roberta"])
+def test_fixed_shapes_equal_runs(family, booking, monkeypatch):
+    """What a GPU replays, eagerly: filled-up shapes change nothing and count as nothing."""
+    network = tiny_network(family)
+    examples = TinyExamples(36, pad_id=1 if family == "roberta" else 0)
+    work = job(network, factors=BOTH, head=True, steps=2)
+    runs, _ = train(network, examples, work, monkeypatch, booking)
+    engine = build_engine("stacked", network, examples, 64)
+    engine.fixed = True
+    monkeypatch.setattr(cost, "BOOKING", booking)
+    fixed = engine.train(work)
+    assert gap(fixed.trained, runs.trained) < 2e-6
+    np.testing.assert_array_equal(fixed.examples, runs.examples)
+    np.testing.assert_array_equal(fixed.clipped, runs.clipped)
+    np.testing.assert_allclose(fixed.loss_sum, runs.loss_sum, rtol=1e-5)
+    assert fixed.tokens == runs.tokens and fixed.padded_tokens % 512 == 0
+
+
+def test_out_of_memory_halves_the_micro_batch_and_goes_on(monkeypatch):
+    network = tiny_network("bert")
+    examples = TinyExamples(36)
+    work = job(network, factors=BOTH, head=True, steps=2)
+    engine = build_engine("stacked", network, examples, 64)
+    expected = engine.train(work)
+    gradients, limit = engine.per_example_gradients, 40
+
+    def small_memory(slots, rows, *rest):
+        if examples.lengths[rows].sum() > limit:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return gradients(slots, rows, *rest)
+
+    engine.per_example_gradients = small_memory
+    result = engine.train(work)
+    assert result.halvings == 1 and engine.max_tokens == 32
+    assert gap(result.trained, expected.trained) < 2e-6
+    np.testing.assert_array_equal(result.examples, expected.examples)
+    assert result.tokens == expected.tokens
+    limit = 2
+    engine.max_tokens = 64
+    with pytest.raises(torch.OutOfMemoryError):
+        engine.train(work)
+    assert engine.max_tokens == 8

@@ -1,0 +1,61 @@
+"""What is said of a run's data before it trains: labels that do not vary, empty texts."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from ffalora_cli.cli.main import main
+from ffalora_cli.compose.jobs import plan
+from ffalora_cli.config.errors import ConfigError
+from ffalora_cli.experiment.remarks import of_data, of_spread_units
+from ffalora_cli.tasks.targets import Targets
+
+TASK = plan([])[0].config.task
+
+
+def data(train, evaluation, empty=0):
+    rows = {"train": SimpleNamespace(targets=Targets(np.array(train)))}
+    evals = {"holdout": SimpleNamespace(targets=Targets(np.array(evaluation)))}
+    return SimpleNamespace(
+        train=rows["train"], evals=evals, facts={"train": {"empty_texts": empty}}
+    )
+
+
+def test_labels_that_do_not_vary():
+    assert of_data(TASK, data([0, 1, 1], [1, 0])) == ()
+    with pytest.raises(
+        ConfigError, match=r"every row of train is 'entertainment'.*nothing to learn"
+    ):
+        of_data(TASK, data([1, 1], [0, 1]))
+    (said,) = of_data(TASK, data([0, 1], [2, 2]))
+    assert said.startswith(f"every row of holdout is {TASK.classes[2]!r}")
+
+
+def test_a_run_with_one_class_in_train_writes_nothing(tmp_path, capsys):
+    for split in ("train", "validation"):
+        file = tmp_path / "data" / "mine" / f"{split}.csv"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("sentence,label\n" + "".join(f"a film {i},1\n" for i in range(40)))
+    runs = tmp_path / "runs"
+    words = ["task=sst2", "task.name=mine", f"paths.data={tmp_path / 'data'}", f"paths.runs={runs}"]
+    assert main(["run", "debug=tiny", "partition=iid", *words]) == 2
+    said = " ".join(capsys.readouterr().err.split())
+    assert "every row of train is 'positive' (task.label_column=label)" in said
+    assert not runs.exists()
+
+
+def test_empty_texts_of_pairs_are_counted():
+    assert of_data(TASK, data([0, 1], [0, 1], empty=3)) == (
+        "3 texts of the training pairs are empty",
+    )
+
+
+def test_people_on_several_clients():
+    column = plan(["privacy.unit=column", "task.unit_column=who"])[0].config
+    assert of_spread_units(column, spread=False) == ()
+    (said,) = of_spread_units(column, spread=True)
+    assert "partition.keep_together=who" in said
+    assert of_spread_units(plan([])[0].config, spread=True) == ()

@@ -1,0 +1,258 @@
+"""Curves and their spread against plain loops; letters, colours and legends as they are drawn."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+import statistics
+from dataclasses import replace
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+from ffalora_cli.config.errors import ConfigError
+from ffalora_cli.report.figures import clients, curves, pareto
+from ffalora_cli.report.figures.pareto import Point, mark_best
+from ffalora_cli.report.figures.series import curve, epsilon_terms, group_runs, points
+from ffalora_cli.report.figures.style import PENS, csv_text, pen, save, styled
+from ffalora_cli.report.runs.statistics import summarize
+from tests.made_runs import made_run, statement
+
+FIRST, SECOND = [0.2, 0.4, 0.5, 0.7], [0.3, 0.3, 0.6, 0.8]
+
+
+@pytest.fixture
+def seeds(tmp_path):
+    """Two seeds of one private configuration; the second sends half as much a round."""
+    return [
+        made_run(tmp_path, ["seed=0"], FIRST, seconds=2.0),
+        made_run(tmp_path, ["seed=1"], SECOND, per_round=0.5e6, seconds=3.0),
+    ]
+
+
+def held(pairs: list[tuple[float, float]], place: float) -> float:
+    """The last value at or before a place, by a loop."""
+    found = math.nan
+    for x, y in pairs:
+        if x <= place:
+            found = y
+    return found
+
+
+def test_rounds_are_averaged_where_all_runs_were_scored(tmp_path):
+    runs = [
+        made_run(tmp_path, ["seed=0"], [0.2, 0.4, 0.6, 0.8]),
+        made_run(tmp_path, ["seed=1"], [0.4, 0.5, 0.9], rounds=[0, 2, 5]),
+    ]
+    (group,) = group_runs(runs).groups
+    line = curve(group, "round", "eval/accuracy")
+    assert line.x.tolist() == [0, 2]
+    assert line.mean == pytest.approx([0.3, 0.55])
+    assert line.sd == pytest.approx([statistics.stdev([0.2, 0.4]), statistics.stdev([0.6, 0.5])])
+    assert "ends at round 2" in line.notes[0]
+
+
+@pytest.mark.parametrize("x, steps", [("uplink_bytes", (1e6, 0.5e6)), ("seconds", (2.0, 3.0))])
+def test_along_bytes_and_seconds_the_last_value_is_held(seeds, x, steps):
+    (group,) = group_runs(seeds).groups
+    line = curve(group, x, "eval/accuracy")
+    pairs = [
+        [(step * n, y) for n, y in enumerate(scores)]
+        for step, scores in zip(steps, (FIRST, SECOND), strict=True)
+    ]
+    places = sorted({place for one in pairs for place, _ in one})
+    assert line.x.tolist() == places
+    for place, mean, sd in zip(line.x, line.mean, line.sd, strict=True):
+        values = [held(one, place) for one in pairs]
+        assert mean == pytest.approx(statistics.mean(values))
+        assert sd == pytest.approx(statistics.stdev(values))
+
+
+def test_a_run_that_stopped_ends_the_mean_and_a_finished_one_does_not(tmp_path, seeds):
+    stopped = made_run(tmp_path, ["seed=2"], [0.1, 0.2], finished=False)
+    (group,) = group_runs([*seeds, stopped]).groups
+    line = curve(group, "uplink_bytes", "eval/accuracy")
+    assert line.x[-1] == 1e6
+    assert line.mean[-1] == pytest.approx(statistics.mean([0.4, 0.6, 0.2]))
+    assert "shortest of 3 runs" in " ".join(line.notes)
+
+
+def test_epsilon_begins_with_the_first_release_and_total_bytes_have_both_directions(seeds):
+    assert points(seeds[0], "epsilon", "eval/accuracy")[0].tolist() == [7, 8, 9]
+    assert points(seeds[0], "total_bytes", "eval/accuracy")[0].tolist() == [0, 3e6, 6e6, 9e6]
+
+
+def test_epsilons_of_different_kinds_share_no_axis(tmp_path, seeds):
+    other = made_run(tmp_path, ["seed=3"], FIRST, privacy=statement(delta=1e-6))
+    stopped = made_run(tmp_path, ["seed=5"], FIRST[:2], finished=False)
+    assert epsilon_terms([*seeds, stopped]) == "unit text, add/remove one, delta 1e-05"
+    with pytest.raises(ConfigError, match="cannot share an axis"):
+        epsilon_terms([*seeds, other])
+
+
+def test_what_cannot_be_drawn_is_said(tmp_path, seeds):
+    grouping = group_runs(seeds)
+    with pytest.raises(ConfigError, match=r"did you mean 'eval/accuracy'"):
+        curves.draw(grouping, "round", "eval/acuracy")
+    with pytest.raises(ConfigError, match=r"models of the clients' own.*accuracy_own_labels"):
+        clients.draw(group_runs(seeds), "accuracy")
+    with pytest.raises(ConfigError, match="eval_clients=true"):
+        clients.draw(grouping, "accuracy_own_labels")
+    public = made_run(tmp_path, ["privacy=none"], FIRST)
+    with pytest.raises(ConfigError, match="--x epsilon"):
+        curves.draw(group_runs([public]), "epsilon", "eval/accuracy")
+    with styled():
+        picture = curves.draw(group_runs([*seeds, public]), "epsilon", "eval/accuracy")
+    assert picture.notes[-1] == "not drawn, without epsilon: not private"
+
+
+def test_labels_are_the_fewest_words_that_tell_lines_apart(tmp_path, seeds):
+    runs = [
+        *seeds,
+        made_run(tmp_path, ["method=lora"], FIRST),
+        made_run(tmp_path, ["method=lora", "privacy=none"], FIRST),
+        made_run(tmp_path, ["method=lora", "adapter.rank=2", "adapter.alpha=2"], FIRST),
+    ]
+    labels = [group.label for group in group_runs(runs[:3]).groups]
+    assert labels == ["ffa_lora", "lora"]
+    labels = [group.label for group in group_runs(runs[1:4]).groups]
+    assert labels == ["ffa_lora, epsilon 6 a client", "lora, epsilon 6 a client",
+                      "lora, not private"]  # fmt: skip
+    grouping = group_runs(runs[2:], by=["method"])
+    assert [group.label for group in grouping.groups] == [
+        "epsilon 6 a client, alpha 8",
+        "not private, alpha 8",
+        "epsilon 6 a client, alpha 2",
+    ]
+    assert grouping.notes[0].startswith("split by") and "adapter.alpha" in grouping.notes[0]
+    again = group_runs([*seeds, seeds[0]])
+    assert len(again.runs) == 2
+    assert "counted once" in again.notes[0]
+
+
+@pytest.mark.parametrize("x", ["round", "uplink_bytes", "epsilon"])
+def test_letters_are_readable_and_the_legend_covers_nothing(tmp_path, seeds, x):
+    ranks = [["adapter.rank=2", "adapter.alpha=2"], ["adapter.rank=4", "adapter.alpha=4"]]
+    more = [made_run(tmp_path, [*words, "method=lora"], FIRST) for words in ranks]
+    with styled():
+        figure = curves.draw(group_runs([*seeds, *more]), x, "eval/accuracy").figure
+        canvas = FigureCanvasAgg(figure)
+        canvas.draw()
+    renderer = canvas.get_renderer()
+    (axis,), (legend,) = figure.axes, figure.legends
+    box = legend.get_window_extent(renderer)
+    assert not box.overlaps(axis.get_tightbbox(renderer))
+    whole = figure.bbox
+    assert figure.get_figwidth() <= 3.5
+    lasting = [axis.xaxis.label, axis.yaxis.label, *legend.get_texts()]
+    for text in [*lasting, *axis.get_xticklabels(), *axis.get_yticklabels()]:
+        assert text.get_fontsize() >= 7
+    for text in lasting:
+        ends = text.get_window_extent(renderer)
+        assert ends.x0 >= -1 and ends.x1 <= whole.x1 + 1, text.get_text()
+
+
+def test_every_line_differs_in_dash_or_marker_too():
+    looks = [pen(index) for index in range(3 * len(PENS))]
+    assert len({(str(look.dash), look.marker) for look in looks[: len(PENS)]}) == len(PENS)
+    assert len({(look.colour, look.marker) for look in looks}) == len(looks)
+
+
+def test_the_numbers_beside_the_picture_are_those_in_it(tmp_path, seeds):
+    with styled():
+        picture = curves.draw(group_runs(seeds), "round", "eval/accuracy")
+        files = save(picture, tmp_path / "new" / "a.png")
+        again = [file.read_bytes() for file in files]
+        save(curves.draw(group_runs(seeds), "round", "eval/accuracy"), files[1])
+    assert [file.suffix for file in files] == [".png", ".svg", ".csv"]
+    assert [file.read_bytes() for file in files] == again  # the same runs, the same bytes
+    rows = list(csv.DictReader(io.StringIO(files[2].read_text())))
+    (line,) = picture.figure.axes[0].lines
+    assert [float(row["eval/accuracy"]) for row in rows] == line.get_ydata().tolist()
+    assert [float(row["round"]) for row in rows] == [0, 1, 2, 3]
+    low, high = float(rows[1]["low_95"]), float(rows[1]["high_95"])
+    assert (low, high) == pytest.approx(summarize([0.4, 0.3]).interval)
+    with pytest.raises(ConfigError, match=r"try a\.png"):
+        save(picture, tmp_path / "a.jpg")
+    assert csv_text([]) == ""
+
+
+@given(st.lists(st.tuples(*[st.integers(0, 3)] * 3), min_size=1, max_size=9))
+def test_filled_points_are_those_nothing_dominates(triples):
+    made = [
+        Point(str(i), float(b), math.inf if e == 3 else float(e), summarize([float(a)]))
+        for i, (a, b, e) in enumerate(triples)
+    ]
+    aims = np.array([(a, -b, -e) for a, b, e in triples])
+    for own, point in zip(aims, mark_best(made), strict=True):
+        better = ((aims >= own).all(axis=1) & (aims > own).any(axis=1)).any()
+        assert point.best is (not better)
+    losses = [replace(point, sample=summarize([-point.sample.mean])) for point in made]
+    assert [p.best for p in mark_best(losses, False)] == [p.best for p in mark_best(made)]
+
+
+def test_pareto_has_a_point_for_each_epsilon_and_leaves_out_the_unfinished(tmp_path, seeds):
+    runs = [
+        *seeds,
+        made_run(tmp_path, ["privacy=none"], [0.2, 0.9]),
+        made_run(tmp_path, ["method=lora"], FIRST, per_round=2e6),
+        made_run(tmp_path, ["seed=4"], [0.1], finished=False),
+    ]
+    with styled():
+        picture = pareto.draw(
+            group_runs(runs, unlabelled="privacy"), "uplink_bytes", "eval/accuracy"
+        )
+    rows = [(row["group"], row["epsilon"], row["runs"], row["best"]) for row in picture.rows]
+    assert rows == [("ffa_lora", 9.0, 2, 1), ("ffa_lora", None, 1, 1), ("lora", 9.0, 1, 0)]
+    assert picture.rows[0]["eval/accuracy"] == pytest.approx(0.75)
+    assert picture.notes == ("left out: 1 unfinished of 5 runs",)
+    axis = picture.figure.axes[0]
+    (low, high), (left, right) = axis.get_ylim(), axis.get_xlim()
+    beside = {(row["uplink_bytes"] / 1e6, row["eval/accuracy"]) for row in picture.rows}
+    drawn = [bars.lines[0] for bars in axis.containers]
+    assert all(line.get_transform() == axis.transData for line in drawn)  # nothing is moved aside
+    assert {(line.get_xdata()[0], line.get_ydata()[0]) for line in drawn} == beside
+    for row in picture.rows:
+        assert low < row["eval/accuracy"] - (row["sd"] or 0) and high > row["eval/accuracy"]
+        assert left < row["uplink_bytes"] / 1e6 < right
+    with pytest.raises(ConfigError, match="bytes below"):
+        pareto.draw(group_runs(runs), "round", "eval/accuracy")
+
+
+def test_pareto_labels_an_epsilon_rounded_up(tmp_path):
+    run = made_run(tmp_path, ["seed=8"], FIRST)
+    last = run.rounds[-1]
+    spent = {**last.metrics, "privacy/epsilon_spent": 6.0012}
+    run = replace(run, rounds=(*run.rounds[:-1], replace(last, metrics=spent)))
+    with styled():
+        picture = pareto.draw(group_runs([run]), "uplink_bytes", "eval/accuracy")
+    assert picture.rows[0]["epsilon"] == 6.01
+    words = [text.get_text() for legend in picture.figure.legends for text in legend.texts]
+    assert "epsilon 6.01" in words
+
+
+def test_a_pareto_point_under_another_is_larger(tmp_path):
+    runs = [made_run(tmp_path, [f"method={method}"], FIRST) for method in ("lora", "ffa_lora")]
+    with styled():
+        picture = pareto.draw(group_runs(runs), "uplink_bytes", "eval/accuracy")
+    below, above = (bars.lines[0] for bars in picture.figure.axes[0].containers)
+    assert below.get_markersize() > above.get_markersize()
+
+
+def test_clients_are_dots_at_their_last_score(tmp_path):
+    scores = {0: {"accuracy_own_labels": 0.9}, 1: {"accuracy_own_labels": 0.5}, 2: {}}
+    run = made_run(tmp_path, ["federation.eval_clients=true"], FIRST, clients=scores)
+    assert clients.scores(run, "accuracy_own_labels") == [(0, 0.9), (1, 0.5)]
+    with styled():
+        picture = clients.draw(group_runs([run]), "accuracy_own_labels")
+    assert "mean 70.0 %, lowest 50.0 %" in picture.words
+    assert "no part of the guarantee" in picture.notes[-1]
+    dots, bar = picture.figure.axes[0].lines
+    assert sorted(dots.get_xdata()) == [0.5, 0.9]
+    assert all(a != b for a, b in pairwise(dots.get_ydata()))
+    assert set(bar.get_xdata()) == {0.7}
