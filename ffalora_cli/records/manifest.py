@@ -131,3 +131,16 @@ def _git(folder: Path, *arguments: str) -> str | None:
     except (OSError, subprocess.SubprocessError):
         return None
     return result.stdout.strip()
+
+
+def code_of(manifest: Mapping[str, Any]) -> str:
+    """Version and commit that made a run, and whether files were changed since."""
+    git, code = manifest.get("git"), f"ffalora {manifest.get('ffalora')}"
+    if git:
+        code += f" at {str(git['commit'])[:12]}{' with local changes' if git['dirty'] else ''}"
+    return code
+
+
+def joined(values: Mapping[str, Any] | None) -> str:
+    """``run 0, data 1``: names and values in one line."""
+    return ", ".join(f"{name} {value}" for name, value in (values or {}).items())

@@ -12,7 +12,7 @@ from ffalora_cli.config.errors import ConfigError
 from ffalora_cli.data.dataset import prepare, some_rows
 from ffalora_cli.models.backbone import load_tokenizer
 from ffalora_cli.records.reading import read_run
-from ffalora_cli.report.runs.comparability import MEANINGLESS, differences
+from ffalora_cli.report.runs.settings import MEANINGLESS, differences
 
 FILM = ["task=sst2", "model=minilm", "privacy=none"]
 

@@ -16,8 +16,7 @@ from ffalora_cli.experiment import identity
 from ffalora_cli.privacy.accounting.accountant import Accountant
 from ffalora_cli.privacy.ledger import charged
 from ffalora_cli.records.reading import read_run
-from ffalora_cli.report.runs.lineage import lineage
-from ffalora_cli.report.runs.spent_together import composed
+from ffalora_cli.report.runs.spent_together import composed, lineage
 from ffalora_cli.stopping import StopFlag, Stopped
 from scripts.chaos import breaks
 from scripts.chaos import workload as chaos

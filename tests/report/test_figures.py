@@ -18,9 +18,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from ffalora_cli.config.errors import ConfigError
 from ffalora_cli.report.figures import clients, curves, pareto
 from ffalora_cli.report.figures.pareto import Point, mark_best
-from ffalora_cli.report.figures.series import curve, epsilon_terms, points
+from ffalora_cli.report.figures.series import curve, epsilon_terms, group_runs, points
 from ffalora_cli.report.figures.style import PENS, csv_text, pen, save, styled
-from ffalora_cli.report.runs.grouping import group_runs
 from ffalora_cli.report.runs.statistics import summarize
 from tests.made_runs import made_run, statement
 

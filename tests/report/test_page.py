@@ -16,7 +16,9 @@ from tests.browser import CHROMIUM, browser
 from tests.made_runs import made_run
 
 HOSTILE = "<script>alert('x')</script><img src=http://evil.example/a.png onerror=alert(1)>\"'&$x$"
-TEMPLATE = resources.files("ffalora_cli.report").joinpath("page.html").read_text(encoding="utf-8")
+TEMPLATE = (
+    resources.files("ffalora_cli.report.page").joinpath("page.html").read_text(encoding="utf-8")
+)
 STYLE = TEMPLATE.partition("<style>")[2].partition("</style>")[0]
 SCORES = [0.2, 0.4, 0.5, 0.7]
 VOID = {"meta", "br", "img", "link", "input"}

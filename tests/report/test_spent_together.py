@@ -35,14 +35,19 @@ def released(folder, seed, noise, *overrides, **statement):
     return run
 
 
+def three(folder, *overrides, **statement):
+    """Runs with the three noises, whose splits follow their seeds where nothing else is said."""
+    for seed, noise in enumerate(NOISE):
+        released(folder, seed, noise, *overrides, **statement)
+    return select_runs(folder, ())
+
+
 def history(client, noises=NOISE):
     return [(noise[client], RATE[client], STEPS) for noise in noises]
 
 
 def test_runs_with_the_same_clients_compose_client_by_client(tmp_path):
-    for seed, noise in enumerate(NOISE):
-        released(tmp_path, seed, noise, "partition.seed=7")
-    (found,) = together(select_runs(tmp_path, ()))
+    (found,) = together(three(tmp_path, "partition.seed=7"))
     wanted = max(Accountant("pld", 1e-5).epsilon(history(client)) for client in (0, 1))
     assert (found.runs, found.epsilon) == (3, pytest.approx(wanted, rel=1e-9))
     alone = max(
@@ -56,29 +61,23 @@ def test_runs_with_the_same_clients_compose_client_by_client(tmp_path):
 
 
 def test_runs_with_other_clients_are_bounded_whoever_had_the_row(tmp_path):
-    for seed, noise in enumerate(NOISE):
-        released(tmp_path, seed, noise)  # the split follows the seed
-    (found,) = together(select_runs(tmp_path, ()))
+    (found,) = together(three(tmp_path))
     assert "clients differ" in found.how and "RDP" in found.how
     for clients in product((0, 1), repeat=3):
         steps = [(noise[c], RATE[c], STEPS) for noise, c in zip(NOISE, clients, strict=True)]
         assert Accountant("rdp", 1e-5).epsilon(steps) <= found.epsilon
 
 
-def test_units_on_several_clients_are_bounded_by_one_on_all(tmp_path):
-    for seed, noise in enumerate(NOISE):
-        released(tmp_path, seed, noise, epsilon_max={"planned": 7.7})
-    (found,) = together(select_runs(tmp_path, ()))
-    assert found.epsilon == pytest.approx(
-        Accountant("pld", 1e-5).epsilon(history(0) + history(1)), rel=1e-9
-    )
-    assert "every client" in found.how
-
-
-def test_shared_units_count_where_another_clients_own_claim_is_larger(tmp_path):
-    for seed, noise in enumerate(NOISE):  # the claim is 6.0, that of the worst client
-        released(tmp_path, seed, noise, "partition.seed=7", several_clients=True)
-    (found,) = together(select_runs(tmp_path, ()))
+@pytest.mark.parametrize(
+    ("overrides", "statement"),
+    [
+        ((), {"epsilon_max": {"planned": 7.7}}),
+        # Said, where another client's own claim is larger: 6.0 is that of the worst client.
+        (("partition.seed=7",), {"several_clients": True}),
+    ],
+)
+def test_units_on_several_clients_are_bounded_by_one_on_all(tmp_path, overrides, statement):
+    (found,) = together(three(tmp_path, *overrides, **statement))
     assert found.epsilon == pytest.approx(
         Accountant("pld", 1e-5).epsilon(history(0) + history(1)), rel=1e-9
     )
@@ -86,18 +85,16 @@ def test_shared_units_count_where_another_clients_own_claim_is_larger(tmp_path):
 
 
 def test_a_column_is_no_unit_but_its_values_are(tmp_path):
-    for seed, noise in enumerate(NOISE):
-        released(tmp_path, seed, noise, "partition.seed=7", unit="column")
-    assert together(select_runs(tmp_path, ()))[0].how.startswith("any unit, add/remove one")
+    (found,) = together(three(tmp_path, "partition.seed=7", unit="column"))
+    assert found.how.startswith("any unit, add/remove one")
 
 
 def test_clients_of_other_splits_are_other_units(tmp_path):
     """Removing a client of one run takes rows from several of another: no sum bounds that."""
-    for seed, noise in enumerate(NOISE):
-        released(tmp_path, seed, noise, unit="client")  # the split follows the seed
-    (found,) = together(select_runs(tmp_path, ()))
+    runs = three(tmp_path, unit="client")
+    (found,) = together(runs)
     assert found.epsilon is None and "clients with different rows" in found.how
-    (line,) = sentences(select_runs(tmp_path, ()))
+    (line,) = sentences(runs)
     assert "not stated" in line
 
 

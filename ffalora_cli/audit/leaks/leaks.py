@@ -17,9 +17,8 @@ from ffalora_cli.audit.leaks.neighbours import VARIANTS, Neighbour
 from ffalora_cli.audit.outcome import Check, exact
 from ffalora_cli.config.job import Job
 from ffalora_cli.config.schema import Config
-from ffalora_cli.export.card_parts import CardFacts
 from ffalora_cli.export.export import FACTS, TOLERANCE, export
-from ffalora_cli.export.model_card import model_card
+from ffalora_cli.export.model_card import CardFacts, model_card
 from ffalora_cli.records.files import read_json
 from ffalora_cli.records.leaving import kind, may_leave
 from ffalora_cli.records.reading import RunRecords, read_run

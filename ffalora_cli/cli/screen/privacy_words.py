@@ -13,7 +13,7 @@ from ffalora_cli.privacy.rounding import delta_text, epsilon_text
 
 if TYPE_CHECKING:
     from ffalora_cli.records.reading import RunRecords
-    from ffalora_cli.report.runs.lineage import Lineage
+    from ffalora_cli.report.runs.spent_together import Lineage
 
 _COLUMNS = (  # key of a client's values, heading, width
     ("client", "client", 6),
@@ -30,7 +30,7 @@ _COLUMNS = (  # key of a client's values, heading, width
 def print_statement(run: RunRecords, as_json: bool) -> None:
     """Print a run's statement for a person, or as it was recorded; and who shares its rounds."""
     from ffalora_cli.records.files import plain
-    from ffalora_cli.report.runs.lineage import lineage
+    from ffalora_cli.report.runs.spent_together import lineage
 
     privacy, relatives = run.privacy, lineage(run)
     if as_json:

@@ -50,24 +50,20 @@ def main(arguments: Sequence[str]) -> int:
     if options.push:
         _check_publishable(records)
     try:
-        done = export(
-            records,
-            Path(options.to).expanduser(),
-            options.round,
-            options.merge,
-            options.client,
-            options.force,
+        to = Path(options.to).expanduser()
+        done, standalone = export(
+            records, to, options.round, options.merge, options.client, options.force
         )
-        _print("export", f"{done.folder}, the model after round {done.round}")
+        _print("export", f"{to}, the model after round {done.round}")
         _print(
             "checked",
             f"reloaded in a fresh process: class scores of {done.rows} real rows differ by "
             f"{done.difference:.1e} at most",
         )
-        if not done.standalone:
+        if not standalone:
             _print("note", "its base model is not on the hub: README.md there says how to load it")
         if options.push:
-            _print("pushed", push(done.folder, options.push))
+            _print("pushed", push(to, options.push))
     except RunFailed as error:
         print(f"ffalora: {error}", file=sys.stderr)
         return FAILED

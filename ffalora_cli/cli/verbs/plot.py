@@ -60,7 +60,7 @@ def main(arguments: Sequence[str]) -> int:
 
 def _picture(options: argparse.Namespace, runs: Sequence[RunRecords]) -> Picture:
     from ffalora_cli.report.figures import clients, curves, pareto
-    from ffalora_cli.report.runs.grouping import group_runs
+    from ffalora_cli.report.figures.series import group_runs
 
     if options.kind == "partition":
         return _partition(runs)

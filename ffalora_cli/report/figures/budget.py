@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -32,26 +33,23 @@ def draw(budget: Budget, path: Path) -> None:
 
     if path.suffix not in DATE_KEY:
         raise ConfigError(f"--plot {path.name}: give a file ending in {', '.join(DATE_KEY)}")
-    noise, rate, delta, steps = (
-        budget.noise_multiplier,
-        budget.sample_rate,
-        budget.delta,
-        budget.steps,
-    )
+    noise, rate = budget.noise_multiplier, budget.sample_rate
+    delta, steps = budget.delta, budget.steps
     figure = Figure(figsize=(10.0, 4.2), layout="constrained")
     figure.suptitle(
         f"rate {rate:.4g}, delta {delta:g}, Poisson, add/remove one", fontsize=12, x=0.01, ha="left"
     )
     left, right = figure.subplots(1, 2)
     counts, rdp = round_points(steps, POINTS), Accountant("rdp", delta)
-    by_steps = {
-        "PLD": trajectory(noise, rate, counts, delta, COARSE),
-        "RDP": np.array([rdp.epsilon([(noise, rate, int(n))]) for n in counts]),
-    }
-    targets, needed = _needed(rate, delta, steps)
+    spent = (
+        trajectory(noise, rate, counts, delta, COARSE),
+        [rdp.epsilon([(noise, rate, int(n))]) for n in counts],
+    )
+    targets, *needed = _needed(rate, delta, steps)
     for index, (name, style) in enumerate((("PLD", "-"), ("RDP", "--"))):
-        left.plot(counts, by_steps[name], style, color=COLOURS[index], label=name, linewidth=2)
-        right.plot(targets, needed[name], style, color=COLOURS[index], label=name, linewidth=2)
+        look = {"color": COLOURS[index], "label": name, "linewidth": 2}
+        left.plot(counts, spent[index], style, **look)
+        right.plot(targets, needed[index], style, **look)
     left.plot(steps, budget.epsilon, "o", color=COLOURS[5], label="this plan")
     right.plot(budget.epsilon, noise, "o", color=COLOURS[5], label="this plan")
     left.set(xlabel="local steps", ylabel="epsilon", xlim=(0, None), ylim=(0, None))
@@ -71,19 +69,12 @@ def draw(budget: Budget, path: Path) -> None:
         raise ConfigError(f"--plot {path}: cannot be written ({error.strerror})") from error
 
 
-def _needed(rate: float, delta: float, steps: int) -> tuple[list[float], dict[str, list[float]]]:
-    """Targets that both accountants reach, and the noise each needs for them."""
-    targets: list[float] = []
-    needed: dict[str, list[float]] = {"PLD": [], "RDP": []}
+def _needed(rate: float, delta: float, steps: int) -> np.ndarray:
+    """Targets that both accountants reach, and the noise PLD and RDP need: ``[3, targets]``."""
+    pld, rdp = Accountant("pld", delta).coarse, Accountant("rdp", delta)
+    found = []
     for target in TARGETS:
-        try:
-            pair = {
-                "PLD": Accountant("pld", delta).coarse.noise_for(target, rate, steps),
-                "RDP": Accountant("rdp", delta).noise_for(target, rate, steps),
-            }
-        except ConfigError:  # beyond what any noise gives; the curve ends there
-            continue
-        targets.append(target)
-        for name, value in pair.items():
-            needed[name].append(value)
-    return targets, needed
+        with suppress(ConfigError):  # beyond what any noise gives; the curve ends there
+            pair = (one.noise_for(target, rate, steps) for one in (pld, rdp))
+            found.append((target, *pair))
+    return np.reshape(found, (-1, 3)).T

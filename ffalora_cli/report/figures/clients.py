@@ -11,8 +11,8 @@ from ffalora_cli.config.errors import ConfigError
 from ffalora_cli.config.schema import TEXT_CLASSIFICATION
 from ffalora_cli.metric_keys import own_labels
 from ffalora_cli.records.reading import RunRecords
+from ffalora_cli.report.figures.series import Grouping
 from ffalora_cli.report.figures.style import WIDTH, Picture, pen
-from ffalora_cli.report.runs.grouping import Grouping
 from ffalora_cli.tasks import registry
 from ffalora_cli.tasks.registry import higher_is_better, is_percent
 
@@ -59,7 +59,6 @@ def draw(grouping: Grouping, measure: str = "") -> Picture:
     found = {label: dots for label, dots in found.items() if dots}
     if not found:
         raise ConfigError(f"--kind clients: {remedy}")
-    longest = max(map(len, found))
     figure = Figure(figsize=(WIDTH, 0.85 + 0.36 * len(found)), layout="constrained")
     axis = figure.subplots()
     for row, dots in enumerate(found.values()):
@@ -70,7 +69,7 @@ def draw(grouping: Grouping, measure: str = "") -> Picture:
         axis.plot(values, row + 2 * _SPREAD * offsets, look.marker, color=look.colour, alpha=0.75)
         axis.plot([values.mean()] * 2, [row - 0.38, row + 0.38], color=look.colour, linewidth=2)
     axis.set_yticks(range(len(found)), [label or "all runs" for label in found])
-    if longest > 24:
+    if max(map(len, found)) > 24:
         axis.tick_params(axis="y", labelsize=7)
     axis.set_ylim(len(found) - 0.45, -0.55)
     axis.grid(axis="y", visible=False)
@@ -90,12 +89,12 @@ def draw(grouping: Grouping, measure: str = "") -> Picture:
 
 def scores(run: RunRecords, measure: str) -> list[tuple[int, float]]:
     """(client, score) of each client in the last round that scored it."""
-    last: dict[int, float] = {}
-    for record in run.rounds:
-        for line in record.clients:
-            value: Any = line.get(measure)
-            if value is not None:
-                last[int(line["client"])] = float(value)
+    last = {
+        int(line["client"]): float(line[measure])
+        for record in run.rounds
+        for line in record.clients
+        if line.get(measure) is not None
+    }
     return sorted(last.items())
 
 
@@ -109,10 +108,7 @@ def _summary(label: str, values: Sequence[float], measure: str) -> str:
 
 
 def _notes(grouping: Grouping, found: dict[str, Any], measure: str) -> tuple[str, ...]:
-    notes = [*grouping.notes]
-    absent = [group.label or "a run" for group in grouping.groups if group.label not in found]
-    if absent:
-        notes.append(f"not drawn, without scores of clients: {'; '.join(absent)}")
+    notes = [*grouping.notes, *grouping.absent(found, "scores of clients")]
     units = {run.config["privacy"]["unit"] for run in grouping.runs}
     if "client" in units or (measure.endswith(own_labels("")) and units != {"none"}):
         notes.append(

@@ -7,7 +7,7 @@ import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from ffalora_cli.report.figures.series import X_AXES, Curve, curves, epsilon_terms
+from ffalora_cli.report.figures.series import X_AXES, Curve, Grouping, curves, epsilon_terms
 from ffalora_cli.report.figures.style import (
     Picture,
     byte_unit,
@@ -16,7 +16,6 @@ from ffalora_cli.report.figures.style import (
     pen,
     share_axis,
 )
-from ffalora_cli.report.runs.grouping import Grouping
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -38,23 +37,25 @@ def draw(grouping: Grouping, x: str, y: str) -> Picture:
     """
     lines = curves(grouping, x, y)
     figure, axis = column_figure(_HEIGHT, [line.label for line in lines])
-    scale, unit = (1.0, "")
+    scale, under = 1.0, X_AXES[x]
     if x.endswith("bytes"):
-        scale, unit = byte_unit(max((float(line.x.max(initial=0)) for line in lines), default=0))
+        scale, unit = byte_unit(max(float(line.x.max(initial=0)) for line in lines))
+        under += f", {unit}"
+    elif x == "epsilon":
+        terms = epsilon_terms(grouping.runs) or "terms in the run"
+        under = textwrap.fill(f"epsilon ({terms})".replace("delta ", "delta\u00a0"), 48)
     for line in lines:
         _line(axis, line, scale, held=x != "round")
     share_axis(axis, y)
-    axis.set_xlabel(f"{X_AXES[x]}{f', {unit}' if unit else ''}")
-    if x == "epsilon":
-        terms = epsilon_terms(grouping.runs)
-        axis.set_xlabel(_wrapped(f"epsilon ({terms or 'terms in the run'})"))
+    axis.set_xlabel(under)
     if x == "round":
         axis.xaxis.get_major_locator().set_params(integer=True)
     axis.margins(x=0.02)
     if len(lines) > 1 or lines[0].label:
-        handles, labels = axis.get_legend_handles_labels()
-        legend_below(figure, handles, labels)
-    return Picture(figure, words(lines, x, y), _rows(lines, x, y), _notes(lines, grouping, x))
+        legend_below(figure, *axis.get_legend_handles_labels())
+    notes = [*grouping.notes, *(note for line in lines for note in line.notes)]
+    notes += grouping.absent([line.label for line in lines], x)
+    return Picture(figure, words(lines, x, y), _rows(lines, x, y), tuple(notes))
 
 
 def words(lines: Sequence[Curve], x: str, y: str) -> str:
@@ -107,16 +108,3 @@ def _rows(lines: Sequence[Curve], x: str, y: str) -> list[dict[str, Any]]:
         for line in lines
         for at, sample in zip(line.x, line.samples, strict=True)
     ]
-
-
-def _notes(lines: Sequence[Curve], grouping: Grouping, x: str) -> tuple[str, ...]:
-    drawn = {line.label for line in lines}
-    absent = [group.label for group in grouping.groups if group.label not in drawn]
-    notes = [*grouping.notes, *(note for line in lines for note in line.notes)]
-    if absent:
-        notes.append(f"not drawn, without {x}: {'; '.join(label or 'a run' for label in absent)}")
-    return tuple(notes)
-
-
-def _wrapped(text: str) -> str:
-    return textwrap.fill(text.replace("delta ", "delta\u00a0"), 48)

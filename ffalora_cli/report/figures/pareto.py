@@ -11,7 +11,15 @@ import numpy as np
 
 from ffalora_cli.config.errors import ConfigError
 from ffalora_cli.privacy.rounding import epsilon_text, rounded_up
-from ffalora_cli.report.figures.series import EPSILON, X_AXES, check_metric, epsilon_terms, points
+from ffalora_cli.report.figures.series import (
+    EPSILON,
+    X_AXES,
+    Group,
+    Grouping,
+    check_metric,
+    epsilon_terms,
+    points,
+)
 from ffalora_cli.report.figures.style import (
     Picture,
     byte_unit,
@@ -20,7 +28,6 @@ from ffalora_cli.report.figures.style import (
     pen,
     share_axis,
 )
-from ffalora_cli.report.runs.grouping import Group, Grouping
 from ffalora_cli.report.runs.statistics import Sample, summarize
 from ffalora_cli.tasks.registry import higher_is_better
 
@@ -89,19 +96,13 @@ def draw(grouping: Grouping, x: str, y: str) -> Picture:
 
 def mark_best(found: Sequence[Point], higher: bool = True) -> list[Point]:
     """The points with ``best`` filled in: score up (or down), bytes and epsilon down."""
-    aims = [_aims(point, 1.0 if higher else -1.0) for point in found]
-    marked = []
-    for point, own in zip(found, aims, strict=True):
-        beaten = any(
-            other != own and all(o >= p for o, p in zip(other, own, strict=True)) for other in aims
-        )
-        marked.append(replace(point, best=not beaten))
-    return marked
-
-
-def _aims(point: Point, sign: float) -> tuple[float, float, float]:
-    """What is better the larger it is."""
-    return sign * point.sample.mean, -point.bytes, -point.epsilon
+    sign = 1.0 if higher else -1.0
+    aims = [(sign * point.sample.mean, -point.bytes, -point.epsilon) for point in found]
+    beaten = [
+        any(o != own and all(x >= y for x, y in zip(o, own, strict=True)) for o in aims)
+        for own in aims
+    ]
+    return [replace(point, best=not lost) for point, lost in zip(found, beaten, strict=True)]
 
 
 def _axes(axis: Axes, found: Sequence[Point], x: str, y: str, unit: str) -> None:
@@ -151,19 +152,14 @@ def _points(group: Group, x: str, y: str) -> list[Point]:
         bytes_, scores = points(run, x, y)
         if not run.finished or not len(scores):
             continue
-        spent = [record.metrics[EPSILON] for record in run.rounds if EPSILON in record.metrics]
-        private = run.config["privacy"]["unit"] != "none"
-        epsilon = rounded_up(spent[-1]) if private and spent else math.inf
+        spent = run.series(EPSILON)[1] if run.config["privacy"]["unit"] != "none" else []
+        epsilon = rounded_up(spent[-1]) if spent else math.inf
         ends.setdefault(epsilon, []).append((float(bytes_[-1]), float(scores[-1])))
-    return [
-        Point(
-            group.label,
-            float(np.mean([end[0] for end in pairs])),
-            epsilon,
-            summarize([end[1] for end in pairs]),
-        )
-        for epsilon, pairs in ends.items()
-    ]
+    found = []
+    for epsilon, pairs in ends.items():
+        sent, last = zip(*pairs, strict=True)
+        found.append(Point(group.label, float(np.mean(sent)), epsilon, summarize(last)))
+    return found
 
 
 def _legend(labels: Sequence[str], levels: Sequence[float]) -> tuple[list[Artist], list[str]]:

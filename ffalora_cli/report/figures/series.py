@@ -1,4 +1,4 @@
-"""Reads a metric against rounds, bytes, epsilon or seconds: one run, and the mean over seeds.
+"""Reads a metric against rounds, bytes, epsilon or seconds: one run, and the mean of a group.
 
 Rounds are compared with rounds: a mean stands only where every run of the group was scored. Along
 bytes, epsilon and seconds a run has, between two evaluations, the model that was last scored: its
@@ -9,7 +9,7 @@ the mean of held values ends where the first unfinished run does.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -18,7 +18,7 @@ from ffalora_cli.config.errors import ConfigError, listed, nearest
 from ffalora_cli.metric_keys import DOWNLINK_TOTAL, EPSILON, ROUND_SECONDS, UPLINK_TOTAL
 from ffalora_cli.privacy.rounding import epsilon_text
 from ffalora_cli.records.reading import RunRecords
-from ffalora_cli.report.runs.grouping import Group, Grouping
+from ffalora_cli.report.runs.settings import grouped, once, row_of, split, title
 from ffalora_cli.report.runs.statistics import Sample, summarize
 
 X_AXES = {
@@ -29,6 +29,94 @@ X_AXES = {
     "seconds": "seconds of training",
 }
 """What ``--x`` may be, and the words under the axis."""
+
+
+@dataclass(frozen=True)
+class Group:
+    """Runs that agree in the keys that make groups: a line of a picture."""
+
+    label: str  # the values that tell it from the others; empty for a single group
+    runs: tuple[RunRecords, ...]
+
+
+@dataclass(frozen=True)
+class Grouping:
+    """All groups, and what a reader of their means should know."""
+
+    groups: tuple[Group, ...]
+    notes: tuple[str, ...]
+
+    @property
+    def runs(self) -> tuple[RunRecords, ...]:
+        """Every run that counts."""
+        return tuple(run for group in self.groups for run in group.runs)
+
+    def absent(self, drawn: Collection[str], what: str) -> list[str]:
+        """A note that names the groups whose labels are not among those drawn, if any."""
+        names = [group.label or "a run" for group in self.groups if group.label not in drawn]
+        return [f"not drawn, without {what}: {'; '.join(names)}"] if names else []
+
+
+def group_runs(
+    runs: Sequence[RunRecords], by: Sequence[str] = (), over: str = "seed", unlabelled: str = "-"
+) -> Grouping:
+    """Split runs into groups, finished or not.
+
+    Args:
+        runs: to draw.
+        by: keys that make groups, as ``compare --by`` takes them; none: those that differ.
+        over: key averaged over.
+        unlabelled: key prefix; such keys split groups but do not appear in labels.
+
+    Returns:
+        Groups in the order of their first run. One run that is there twice counts once.
+
+    Raises:
+        ConfigError: for a key that does not exist, or no runs.
+    """
+    if not runs:
+        raise ConfigError("no run to draw; name a run's folder or the folder of your runs")
+    kept, repeated = once(sorted(runs, key=lambda run: (not run.finished, -len(run.rounds))))
+    kept.sort(key=runs.index)
+    by = ["privacy.unit" if key == "privacy" else key for key in by]  # also without a statement
+    found = split(kept, by, over)
+    cells = grouped(kept, lambda run: row_of(run, found.columns))
+    told = _telling(found.columns, list(cells), unlabelled)
+    groups = [
+        Group(", ".join(_words(found.columns[i], cell[i], own[0]) for i in told), (*own,))
+        for cell, own in cells.items()
+    ]
+    notes = []
+    if found.further and by:
+        notes.append(f"split by {', '.join(found.further)}, too: runs differ in it")
+    if found.seeds:
+        notes.append(f"averaged although they differ: {', '.join(found.seeds)}")
+    if repeated:
+        notes.append(f"the same run again, counted once: {repeated[0].path.name}")
+    return Grouping(tuple(groups), tuple(notes))
+
+
+def _telling(keys: Sequence[str], cells: Sequence[tuple[str, ...]], unlabelled: str) -> list[int]:
+    """Positions of the fewest keys, taken in order, that tell all groups apart."""
+    seen: list[tuple[str, ...]] = [()] * len(cells)
+    told = []
+    for i, key in enumerate(keys):
+        finer = [(*before, cell[i]) for before, cell in zip(seen, cells, strict=True)]
+        if len(set(finer)) > len(set(seen)) and not key.startswith(unlabelled):
+            seen = finer
+            told.append(i)
+    return told
+
+
+def _words(key: str, value: str, run: RunRecords) -> str:
+    """Names stand for themselves, other values with their key: ``lora, rank 8``."""
+    if key.startswith("privacy.") and run.config["privacy"]["unit"] == "none":
+        return "not private"
+    if key == "privacy.unit":
+        return f"private per {value}"
+    if key == "privacy.epsilon_target":
+        return f"epsilon {value} a client"
+    return value if "." not in key else f"{title(key).replace('_', ' ')} {value}"
 
 
 @dataclass(frozen=True)
@@ -63,26 +151,22 @@ def curve(group: Group, x: str, y: str) -> Curve | None:
     """
     lines = {run.path.name: points(run, x, y) for run in group.runs}
     there = {name: line for name, line in lines.items() if len(line[0])}
-    notes = []
     if not there:
         return None
-    missing = len(lines) - len(there)
-    if missing:
-        notes.append(f"{group.label or 'runs'}: {missing} of {len(lines)} runs have no {x} or {y}")
+    notes = []
+    if len(there) < len(lines):
+        notes.append(f"{len(lines) - len(there)} of {len(lines)} runs have no {x} or {y}")
     stopped = [run.path.name for run in group.runs if not run.finished]
     grid = _common_rounds(there) if x == "round" else _common_range(there, stopped)
-    ends = [line[0][-1] for line in there.values()]
     if not len(grid):
-        notes.append(f"{group.label or 'runs'}: nothing in common along {x}")
-    elif max(ends) > grid[-1]:
+        notes.append(f"nothing in common along {x}")
+    elif max(line[0][-1] for line in there.values()) > grid[-1]:
         end = epsilon_text(grid[-1]) if x == "epsilon" else f"{grid[-1]:g}"
-        notes.append(
-            f"{group.label or 'runs'}: the mean ends at {x} {end}, where the shortest of "
-            f"{len(there)} runs does"
-        )
+        notes.append(f"the mean ends at {x} {end}, where the shortest of {len(there)} runs does")
     table = np.array([_held(line, grid) for line in there.values()])  # [runs, points]
     samples = tuple(summarize(column) for column in table.T)
-    return Curve(group.label, grid, samples, len(table), tuple(notes))
+    named = tuple(f"{group.label or 'runs'}: {note}" for note in notes)
+    return Curve(group.label, grid, samples, len(table), named)
 
 
 def curves(grouping: Grouping, x: str, y: str) -> list[Curve]:
@@ -95,11 +179,8 @@ def curves(grouping: Grouping, x: str, y: str) -> list[Curve]:
     check_metric(runs, y)
     if x == "epsilon":
         epsilon_terms(runs)
-    found = [
-        replace(line, slot=slot)
-        for slot, group in enumerate(grouping.groups)
-        if (line := curve(group, x, y)) is not None
-    ]
+    lines = [curve(group, x, y) for group in grouping.groups]
+    found = [replace(line, slot=slot) for slot, line in enumerate(lines) if line is not None]
     if not found:
         raise ConfigError(f"--x {x}: none of {len(runs)} runs has it beside {y}; try --x round")
     return found
@@ -110,7 +191,8 @@ def points(run: RunRecords, x: str, y: str) -> tuple[np.ndarray, np.ndarray]:
     xs, ys, seconds = [], [], 0.0
     for record in run.rounds:
         metrics = record.metrics
-        seconds += _finite(metrics.get(ROUND_SECONDS))
+        spent = metrics.get(ROUND_SECONDS, 0.0)
+        seconds += spent if math.isfinite(spent) else 0.0
         at = seconds if x == "seconds" else _position(metrics, record.round, x)
         value = metrics.get(y, math.nan)
         if math.isfinite(at) and math.isfinite(value):
@@ -159,15 +241,10 @@ def _position(metrics: Mapping[str, float], number: int, x: str) -> float:
     """Where a round is along an axis; nothing was sent or spent before the first."""
     if x == "round":
         return float(number)
-    up, both = (UPLINK_TOTAL,), (UPLINK_TOTAL, DOWNLINK_TOTAL)
-    keys = {"uplink_bytes": up, "total_bytes": both, "epsilon": (EPSILON,)}[x]
-    if number == 0 and x != "epsilon":
-        return 0.0
-    return float(sum(metrics.get(key, math.nan) for key in keys))
-
-
-def _finite(value: float | None) -> float:
-    return value if value is not None and math.isfinite(value) else 0.0
+    if x == "epsilon":
+        return metrics.get(EPSILON, math.nan)
+    keys = (UPLINK_TOTAL,) if x == "uplink_bytes" else (UPLINK_TOTAL, DOWNLINK_TOTAL)
+    return float(sum(metrics.get(key, math.nan) for key in keys)) if number else 0.0
 
 
 def _common_rounds(lines: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> np.ndarray:

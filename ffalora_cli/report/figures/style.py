@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 import re
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,16 +25,15 @@ if TYPE_CHECKING:
     from matplotlib.artist import Artist
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 WIDTH = 3.4  # inches: a column of the usual two-column page
 LETTERS = 8.0  # points; the smallest are 7
 _LABEL = 44  # letters of a legend that fit the column beside their line
 INK = "#010203"  # the text colour of a picture that takes its page's own: see ``inline_svg``
+DATE_KEY = {".png": "Creation Time", ".svg": "Date", ".pdf": "CreationDate"}  # left out of files
+
+# Okabe and Ito's palette for areas, with their yellow; hatches tell them apart in grey.
+COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#999999")
 
 
 @dataclass(frozen=True)
@@ -108,9 +108,8 @@ def column_figure(height: float, labels: Sequence[str]) -> tuple[Figure, Axes]:
     from matplotlib.figure import Figure
 
     folded = [_folded(label) for label in labels]
-    lines = max(1, max(label.count("\n") + 1 for label in folded)) * -(
-        -len(labels) // _columns(folded)
-    )
+    tallest = max(label.count("\n") + 1 for label in folded)
+    lines = tallest * math.ceil(len(labels) / _columns(folded))
     figure = Figure(figsize=(WIDTH, height + 0.16 * lines), layout="constrained")
     return figure, figure.subplots()
 
@@ -184,11 +183,12 @@ def save(picture: Picture, path: Path) -> list[Path]:
     return files
 
 
-def csv_text(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Rows as CSV with a header; what is not there is an empty cell."""
+def csv_text(rows: Sequence[Mapping[str, Any]], columns: Sequence[str] = ()) -> str:
+    """Rows as CSV with a header (of the first row's keys, if not told); empty for what is None."""
     text = io.StringIO()
-    if rows:
-        writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    names = columns or list(rows[0] if rows else ())
+    if names:
+        writer = csv.DictWriter(text, names, lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
     return text.getvalue()
@@ -223,10 +223,3 @@ def _rendered(figure: Figure, suffix: str, background: str) -> bytes:
     metadata = {DATE_KEY[suffix]: None}
     figure.savefig(content, format=suffix[1:], dpi=300, facecolor=background, metadata=metadata)
     return content.getvalue()
-
-
-DATE_KEY = {".png": "Creation Time", ".svg": "Date", ".pdf": "CreationDate"}  # left out of files
-
-
-# Okabe and Ito's palette: told apart with any kind of colour vision. The hatches are for grey.
-COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#999999")

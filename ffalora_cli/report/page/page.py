@@ -2,45 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import math
+import shlex
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from importlib import resources
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import ffalora_cli
 from ffalora_cli.config.errors import ConfigError
-from ffalora_cli.metric_keys import UPLINK, evaluated
-from ffalora_cli.records.leaving import metric_may_leave, released
+from ffalora_cli.metric_keys import UPLINK, bytes_of, evaluated
+from ffalora_cli.privacy.rounding import bound_of_delta, largest_client
+from ffalora_cli.records.leaving import metric_may_leave, released, without_folder
+from ffalora_cli.records.manifest import code_of, joined
 from ffalora_cli.records.reading import RunRecords
 from ffalora_cli.report.figures import clients, curves, pareto
+from ffalora_cli.report.figures.series import group_runs
 from ffalora_cli.report.figures.style import INK, inline_svg, styled
-from ffalora_cli.report.page.sections import (
-    Table,
-    byte_table,
-    difference_table,
-    results,
-    run_section,
-)
-from ffalora_cli.report.runs.grouping import group_runs
 from ffalora_cli.report.runs.moments import full_name, headline
+from ffalora_cli.report.runs.settings import differing, setting
 from ffalora_cli.report.table.compare import compare
-from ffalora_cli.report.table.formats import grid
+from ffalora_cli.report.table.formats import Grid, grid
 from ffalora_cli.report.table.rows import Question
 
 if TYPE_CHECKING:
     from ffalora_cli.report.figures.style import Picture
 
-UNFINISHED = Table("results", ["none of these runs is finished"], (), words=1)
-
-
-@dataclass(frozen=True)
-class Figure:
-    """A picture of the page; all that the template fills in is escaped but its ``svg``."""
-
-    svg: str
-    words: str
-    notes: Sequence[str]
+UNFINISHED = Grid(("none of these runs is finished",), (), words=1, notes=())
+WITHHELD = "withheld"
+KINDS = ("uplink", "downlink", "adapter", "head", "merge", "index", "setup", "framing")
 
 
 def page(runs: Sequence[RunRecords], question: Question) -> str:
@@ -61,62 +52,60 @@ def page(runs: Sequence[RunRecords], question: Question) -> str:
     for run in runs:
         public = evaluated(run.config["task"]["metrics"][0])
         for metric in asked or [headline(run)]:
-            if not metric_may_leave(metric, run.config["privacy"]["unit"]):
+            if not metric_may_leave(metric, _unit(run)):
                 raise ConfigError(
                     f"--metric {metric}: of the private run {run.path.name} it may not leave the "
                     f"folder; choose another, as in --metric {public}"
                 )
     runs = [released(run) for run in runs]
-    table, notes, metric = _results(runs, question)
+    results, metric = _results(runs, question)
     figures, absent = _figures(runs, question, metric)
-    bytes_, byte_notes = byte_table(runs)
     now = datetime.now(UTC)
     environment = Environment(autoescape=True, undefined=StrictUndefined)
     template = resources.files(__package__).joinpath("page.html").read_text(encoding="utf-8")
     return environment.from_string(template).render(
         title=_title(runs),
         about=f"{len(runs)} runs, {sum(run.finished for run in runs)} of them finished",
-        results=table,
-        result_notes=notes,
+        results=results,
         figures=figures,
         figure_notes=absent,
-        runs=[run_section(run) for run in runs],
-        differences=difference_table(runs),
-        bytes=bytes_,
-        byte_notes=byte_notes,
+        runs=[_sections(run) for run in runs],
+        differences=_differences(runs),
+        bytes=_bytes(runs),
         foot=f"Made by ffalora {ffalora_cli.__version__} on {now:%Y-%m-%d %H:%M} UTC.",
     )
 
 
-def _results(runs: Sequence[RunRecords], question: Question) -> tuple[Table, Sequence[str], str]:
-    """The table of ``compare``, its notes, and the metric that is drawn."""
+def _results(runs: Sequence[RunRecords], question: Question) -> tuple[Grid, str]:
+    """The table of ``compare`` without bytes that tell who took part; the metric that is drawn."""
     if not any(run.finished for run in runs):
-        return UNFINISHED, (), (question.metrics or (headline(runs[0]),))[0]
+        return UNFINISHED, (question.metrics or (headline(runs[0]),))[0]
     comparison = compare(runs, question)
     table = grid(comparison)
-    return results(table, comparison.runs), table.notes, comparison.metrics[0]
+    if not all(_bytes_may_leave(run) for run in comparison.runs):
+        table = replace(table, rows=tuple((*row[:-1], WITHHELD) for row in table.rows))
+    return table, comparison.metrics[0]
 
 
 def _figures(
     runs: Sequence[RunRecords], question: Question, metric: str
-) -> tuple[list[Figure], list[str]]:
+) -> tuple[list[Mapping[str, Any]], list[str]]:
     """Every picture that these runs have the numbers for, and why the others are not there."""
     grouping = group_runs(runs, question.by, question.over)
     costs = group_runs(runs, question.by, question.over, unlabelled="privacy")
-    units = {str(run.config["privacy"]["unit"]) for run in runs}
     makers: list[Callable[[], Picture]] = [lambda: curves.draw(grouping, "round", metric)]
     notes = [*grouping.notes]
-    if all(metric_may_leave(UPLINK, unit) for unit in units):
+    if all(_bytes_may_leave(run) for run in runs):
         makers.append(lambda: curves.draw(grouping, "uplink_bytes", metric))
         if len(costs.groups) > 1:
             makers.append(lambda: pareto.draw(costs, "total_bytes", metric))
     else:
         notes.append("no picture of bytes: they follow from who took part in a private run")
-    if units != {"none"}:
+    if any(_unit(run) != "none" for run in runs):
         makers.append(lambda: curves.draw(grouping, "epsilon", metric))
     else:
         makers.append(lambda: clients.draw(grouping))
-    figures = []
+    figures: list[Mapping[str, Any]] = []
     with styled(INK):
         for number, make in enumerate(makers):
             try:
@@ -126,7 +115,7 @@ def _figures(
                 continue
             svg = inline_svg(picture, f"figure{number}")
             own = [note for note in picture.notes if note not in notes]
-            figures.append(Figure(svg, picture.words, own))
+            figures.append({"svg": svg, "words": picture.words, "notes": own})
     return figures, notes
 
 
@@ -134,3 +123,104 @@ def _title(runs: Sequence[RunRecords]) -> str:
     methods = sorted({str(run.config["method"]["name"]) for run in runs})
     tasks = sorted({str(run.config["task"]["name"]) for run in runs})
     return f"{', '.join(methods)} on {', '.join(tasks)}"
+
+
+def _sections(run: RunRecords) -> dict[str, Any]:
+    """What the page says about one run, from its records alone."""
+    said = run.privacy or {}
+    claim = "no privacy: nothing is promised about single examples or clients"
+    if run.privacy is not None:
+        claim = str(said["sentence"])
+    elif _unit(run) != "none":
+        claim = "private, but it stopped before its statement was written: nothing is claimed"
+    command = [without_folder(str(word)) for word in run.manifest.get("command") or ()]
+    known = "its command was not recorded; its config.yaml has every key"
+    return {
+        "name": run.path.name,
+        "state": _state(run),
+        "claim": claim,
+        "privacy": _privacy(said) if "protects" in said else [],  # an earlier schema may lack some
+        "outside": list(said.get("outside") or ()),
+        "command": shlex.join(command) if command else f"# {run.path.name}: {known}",
+        "provenance": _provenance(run.manifest),
+    }
+
+
+def _bytes(runs: Sequence[RunRecords]) -> Grid:
+    """Bytes by direction and kind, all clients and rounds together; and what to know of them."""
+    notes = ["both directions are the sum of the kinds to their right; MB are 10^6 bytes"]
+    rows = []
+    for run in runs:
+        totals = {key: value for record in run.rounds for key, value in record.metrics.items()}
+        shown = [_megabytes(totals.get(bytes_of(kind, total=True))) for kind in KINDS]
+        rows.append((run.path.name, *(shown if _bytes_may_leave(run) else [WITHHELD] * len(KINDS))))
+    if not all(_bytes_may_leave(run) for run in runs):
+        notes.append(
+            "withheld: bytes follow from who took part, which a guarantee per client protects"
+        )
+    head = ("run", *(f"{kind.replace('setup', 'set-up')}, MB" for kind in KINDS))
+    return Grid(head, tuple(rows), 1, tuple(notes))
+
+
+def _differences(runs: Sequence[RunRecords]) -> Grid:
+    """Keys that can change results and differ, one column a run."""
+    found, following = differing(runs, "")
+    rows = tuple((key, *(setting(run, key) for run in runs)) for key in (*found, *following))
+    head = ("key", *(f"…{run.path.name[-12:]}" for run in runs))
+    return Grid(head, rows, len(head), ())
+
+
+def _bytes_may_leave(run: RunRecords) -> bool:
+    return metric_may_leave(UPLINK, _unit(run))
+
+
+def _unit(run: RunRecords) -> str:
+    return str(run.config["privacy"]["unit"])
+
+
+def _state(run: RunRecords) -> str:
+    rounds = run.rounds[-1].round if run.rounds else 0
+    wanted = run.config["federation"]["rounds"]
+    if run.finished:
+        return f"finished after {rounds} rounds, made {run.manifest.get('created')}"
+    how = f"failed ({run.failure.reason})" if run.failure else "stopped"
+    return f"{how} after round {rounds} of {wanted}, begun {run.manifest.get('created')}"
+
+
+def _privacy(said: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """The parts of a statement in words."""
+    pairs = [
+        ("protects", said["protects"]),
+        ("sampling", said["sampling_note"]),
+        ("delta", f"{said['delta']:g}{bound_of_delta(said, 'the largest client')}"),
+        ("clip", f"{said['max_grad_norm']:g}, {said['mechanism']['clip_note']}"),
+        ("noise", said["noise"]["note"]),
+        ("beside it", f"largest client alone, the same noise: {', '.join(largest_client(said))}"),
+        ("covered", f"{len(said['covered'])} tensors, uploaded or not"),
+        ("library", said["library"]),
+    ]
+    return [(name, str(text)) for name, text in pairs if text]
+
+
+def _provenance(manifest: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Which code, data, weights and seeds made the numbers."""
+    versions = {"Python": manifest.get("python"), **(manifest.get("versions") or {})}
+    versions = {name: version for name, version in versions.items() if version}
+    base = manifest.get("model") or {}
+    pairs = [
+        ("code", code_of(manifest)),
+        ("versions", joined(versions)),
+        ("machine", f"{manifest.get('device')}, {manifest.get('platform')}"),
+        ("data", joined(manifest.get("data_fingerprints"))),
+        ("base", f"{base['source']} commit {base['commit']}" if base.get("commit") else ""),
+        ("weights", str(manifest.get("model_fingerprint"))),
+        ("seeds", joined(manifest.get("seeds"))),
+        ("signature", str(manifest.get("signature"))),
+    ]
+    return [(name, text) for name, text in pairs if text]
+
+
+def _megabytes(value: float | None) -> str:
+    if value is None or not math.isfinite(value):
+        return "-"
+    return "0" if value == 0 else f"{value / 1e6:.6f}" if value < 1e4 else f"{value / 1e6:,.3f}"

@@ -75,11 +75,11 @@ def _read(folders: Sequence[Path], left_out: Callable[[str], None] | None) -> li
         ConfigError: when none can, or nobody wants to hear of it.
     """
     found = []
-    for number, folder in enumerate(folders, start=1):
+    for folder in folders:
         try:
             found.append(read_run(folder))
         except ConfigError as error:
-            if left_out is None or (number == len(folders) and not found):
+            if left_out is None or (folder == folders[-1] and not found):
                 raise
             left_out(str(error))
     return found

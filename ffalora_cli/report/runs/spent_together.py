@@ -1,4 +1,4 @@
-"""Composes what several private runs on the same rows spend: ten seeds are ten releases.
+"""Composes what private runs spend together: ten seeds on the same rows, a run and its forks.
 
 Made from the ledgers that the runs keep. Where clients have the same rows in all runs, each
 client's steps are composed over the runs; else a row may have been on any client, and at every
@@ -13,6 +13,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
+from pathlib import Path
 
 from ffalora_cli.config.errors import ConfigError
 from ffalora_cli.privacy.accounting.accountant import Accountant
@@ -21,9 +22,9 @@ from ffalora_cli.privacy.claim.statement import SUBJECT
 from ffalora_cli.privacy.ledger import charged
 from ffalora_cli.privacy.rounding import delta_text, epsilon_text
 from ffalora_cli.records.files import read_json_lines
-from ffalora_cli.records.reading import RunRecords
-from ffalora_cli.records.run_directory import LEDGER
-from ffalora_cli.report.runs.comparability import client_rows, train_rows
+from ffalora_cli.records.reading import RunRecords, read_run
+from ffalora_cli.records.run_directory import FORKS, LEDGER
+from ffalora_cli.report.runs.settings import client_rows, grouped, train_rows
 
 Steps = list[tuple[float, float, int]]
 
@@ -55,11 +56,14 @@ def together(runs: Sequence[RunRecords]) -> list[Together]:
     Args:
         runs: finished or not; those without privacy are left aside.
     """
-    groups: dict[object, list[RunRecords]] = {}
-    for run in runs:
-        if run.privacy is not None:
-            key = (train_rows(run), *map(run.privacy.get, ("relation", "sampling")), unit_of(run))
-            groups.setdefault(key, []).append(run)
+    groups = grouped(
+        [run for run in runs if run.privacy is not None],
+        lambda run: (
+            train_rows(run),
+            *map((run.privacy or {}).get, ("relation", "sampling")),
+            unit_of(run),
+        ),
+    )
     return [composed(members) for members in groups.values() if len(members) > 1]
 
 
@@ -111,15 +115,18 @@ def steps_of(run: RunRecords, others: Sequence[RunRecords] = ()) -> Steps:
     Raises:
         ConfigError: the run has no ledger that can be read.
     """
+    found, origin = _charges(run), run.manifest.get("forked_from")
+    if origin and any(is_original(other, origin) for other in others):
+        pairs = zip(found, _charges(run, until=int(origin["round"])), strict=True)
+        found = [(noise, rate, n - before) for (noise, rate, n), (_, _, before) in pairs]
+    return found
+
+
+def _charges(run: RunRecords, until: int | None = None) -> Steps:
+    """Steps of every client by the run's own ledger, up to a round."""
     try:
         rows = read_json_lines(run.path / LEDGER)[0]
-        clients = int((run.privacy or {})["num_clients"])
-        found, origin = charged(rows, clients), run.manifest.get("forked_from")
-        if origin and any(is_original(other, origin) for other in others):
-            carried = charged(rows, clients, until=int(origin["round"]))
-            pairs = zip(found, carried, strict=True)
-            found = [(noise, rate, n - before) for (noise, rate, n), (_, _, before) in pairs]
-        return found
+        return charged(rows, int((run.privacy or {})["num_clients"]), until=until)
     except (OSError, KeyError, TypeError, ValueError) as error:
         raise ConfigError(f"{run.path.name}: no readable privacy ledger ({error})") from error
 
@@ -149,3 +156,77 @@ def _shares_units(run: RunRecords) -> bool:
 
 def _number(value: object) -> float:
     return float(value) if isinstance(value, (int, float)) else math.inf
+
+
+@dataclass(frozen=True)
+class Lineage:
+    """A run among those that share its first rounds.
+
+    Attributes:
+        original: id of the run it was forked from; empty where it was not.
+        round: after which.
+        before: epsilon the original had spent by then, of the worst client; None where unknown.
+        forks: ids of runs forked from it.
+        missing: ids of relatives whose folders are not there (or cannot be read).
+        together: this run with its original and its forks; None where there is nobody else.
+    """
+
+    original: str
+    round: int
+    before: float | None
+    forks: tuple[str, ...]
+    missing: tuple[str, ...]
+    together: Together | None
+
+
+def lineage(run: RunRecords) -> Lineage | None:
+    """Runs that a private run shares rounds with; None for one that was never forked.
+
+    A fork's own claim holds the original's charges up to the fork: they stand in its ledger.
+    """
+    origin, forks = run.manifest.get("forked_from"), _forks(run)
+    if run.privacy is None or not (origin or forks):
+        return None
+    relatives: dict[str, RunRecords | None] = {}
+    if origin:
+        found = _read(run.path.resolve().parent / str(origin["id"]))
+        known = found is not None and is_original(found, origin)
+        relatives[str(origin["id"])] = found if known else None
+    for name, folder in forks.items():
+        relatives[name] = _read(folder)
+    there = [found for found in relatives.values() if found is not None and found.privacy]
+    return Lineage(
+        original=str(origin["id"]) if origin else "",
+        round=int(origin["round"]) if origin else 0,
+        before=_before(run, int(origin["round"])) if origin else None,
+        forks=tuple(forks),
+        missing=tuple(name for name, found in relatives.items() if found is None),
+        together=composed([run, *there]) if there else None,
+    )
+
+
+def _forks(run: RunRecords) -> dict[str, Path]:
+    """Folders of the runs forked from this one, by id."""
+    if not (run.path / FORKS).is_file():
+        return {}
+    try:
+        return {str(x["id"]): Path(str(x["folder"])) for x in read_json_lines(run.path / FORKS)[0]}
+    except (ConfigError, KeyError):
+        return {}
+
+
+def _read(folder: Path) -> RunRecords | None:
+    try:
+        return read_run(folder)
+    except (ConfigError, OSError):
+        return None
+
+
+def _before(run: RunRecords, round: int) -> float | None:
+    """What the charges up to a round come to, of the client for which it is most."""
+    said = run.privacy or {}
+    try:
+        words = (str(said["accountant"]), float(said["delta"]), str(said["sampling"]))
+        return Accountant(*words).worst([one] for one in _charges(run, until=round))
+    except (ConfigError, OSError, KeyError, ValueError):
+        return None

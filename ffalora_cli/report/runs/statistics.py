@@ -69,13 +69,14 @@ def summarize(values: Sequence[float]) -> Sample:
     if not np.isfinite(array).all():
         raise ValueError("a value is not finite")
     count = len(array)
-    if count == 0:
-        return Sample(0, math.nan, None, None)
-    mean = float(array.mean())
-    if count == 1:
-        return Sample(1, mean, None, None)
+    mean = float(array.mean()) if count else math.nan
+    if count < 2:
+        return Sample(count, mean, None, None)
+    from scipy.special import stdtrit
+
     sd = float(array.std(ddof=1))
-    return Sample(count, mean, sd, _student(count - 1) * sd / math.sqrt(count))
+    student = float(stdtrit(count - 1, 0.5 + LEVEL / 2))
+    return Sample(count, mean, sd, student * sd / math.sqrt(count))
 
 
 def paired(ours: Mapping[Hashable, float], theirs: Mapping[Hashable, float]) -> Paired:
@@ -112,10 +113,3 @@ def best(samples: Sequence[Sample], higher: bool) -> tuple[int | None, frozenset
     top, width = samples[first].mean, samples[first].half_width or 0.0
     near = {row for row in rows if row != first and abs(samples[row].mean - top) <= width}
     return first, frozenset(near)
-
-
-def _student(freedom: int) -> float:
-    """The 97.5 % point of Student's t."""
-    from scipy.special import stdtrit
-
-    return float(stdtrit(freedom, 0.5 + LEVEL / 2))

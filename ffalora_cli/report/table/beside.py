@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import json
 from collections.abc import Sequence
 from dataclasses import asdict
 
 from ffalora_cli.config.errors import ConfigError, choose, listed
 from ffalora_cli.metric_keys import evaluated, short_name
 from ffalora_cli.records.reading import RunRecords
+from ffalora_cli.report.figures.style import csv_text
 from ffalora_cli.report.runs import statistics
-from ffalora_cli.report.runs.comparability import MEANINGLESS, differences
-from ffalora_cli.report.runs.grouping import once
 from ffalora_cli.report.runs.moments import value_of
-from ffalora_cli.report.runs.settings import differing, setting, title
-from ffalora_cli.report.table.formats import SCHEMA_VERSION, Grid
+from ffalora_cli.report.runs.settings import (
+    MEANINGLESS,
+    differences,
+    differing,
+    grouped,
+    once,
+    setting,
+    title,
+)
+from ffalora_cli.report.table.formats import Grid, strict_json
 from ffalora_cli.report.table.published import GLUE, MARKS, TABLES, Number, Table
 from ffalora_cli.report.table.rows import Question
 
@@ -50,13 +54,13 @@ def our_numbers(runs: Sequence[RunRecords], table: Table, question: Question) ->
     columns, _ = differing(finished, question.over) if finished else ([], [])
     others = [key for key in columns if key not in ("task", "method", table.axis)]
     others = [key for key in others if not key.startswith("task.")]
-    groups: dict[tuple[str, ...], list[RunRecords]] = {}
-    for run in finished:
-        label = ", ".join(["ours", *(f"{title(k)} {setting(run, k)}" for k in others)])
-        key = (setting(run, "task"), setting(run, table.axis), setting(run, "method"), label)
-        groups.setdefault(key, []).append(run)
+
+    def cell(run: RunRecords) -> tuple[str, str, str, str]:
+        ours = ", ".join(["ours", *(f"{title(key)} {setting(run, key)}" for key in others)])
+        return setting(run, "task"), setting(run, table.axis), setting(run, "method"), ours
+
     numbers = []
-    for (task, value, method, label), members in groups.items():
+    for (task, value, method, source), members in grouped(finished, cell).items():
         for aspect, values in differences(members, MEANINGLESS).items():
             raise ConfigError(
                 f"--published: {aspect.name} differ in one cell ({task}, {method}): "
@@ -66,12 +70,8 @@ def our_numbers(runs: Sequence[RunRecords], table: Table, question: Question) ->
             found = [value_of(run, question.point, metric) for run in members]
             sample = statistics.summarize([100 * v for v in found if v is not None])
             if sample.count:
-                spread = sample.half_width
-                numbers.append(
-                    Number(
-                        task, metric, value, method, label, "", sample.mean, spread, sample.count
-                    )
-                )
+                shown = (sample.mean, sample.half_width, sample.count)
+                numbers.append(Number(task, metric, value, method, source, "", *shown))
     return numbers
 
 
@@ -99,27 +99,23 @@ def with_published(
 
 def as_csv(table: Table, ours: Sequence[Number]) -> str:
     """One line a number; empty for what its source does not say."""
-    stream = io.StringIO()
-    names = list(Number.__dataclass_fields__)
-    writer = csv.DictWriter(stream, names, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(asdict(number) for number in (*ours, *table.numbers))
-    return stream.getvalue().rstrip("\n")
+    numbers = [asdict(number) for number in (*ours, *table.numbers)]
+    return csv_text(numbers, list(Number.__dataclass_fields__)).rstrip("\n")
 
 
 def as_json(
     table: Table, ours: Sequence[Number], runs: Sequence[RunRecords], question: Question
 ) -> str:
     """Ours and published apart, strict JSON."""
-    content = {
-        "schema_version": SCHEMA_VERSION,
-        "table": table.experiment,
-        "axis": table.axis,
-        "ours": [asdict(number) for number in ours],
-        "published": [asdict(number) for number in table.numbers],
-        "notes": _notes(table, ours, runs, question),
-    }
-    return json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
+    return strict_json(
+        {
+            "table": table.experiment,
+            "axis": table.axis,
+            "ours": [asdict(number) for number in ours],
+            "published": [asdict(number) for number in table.numbers],
+            "notes": _notes(table, ours, runs, question),
+        }
+    )
 
 
 def _metrics(task: str) -> list[str]:

@@ -3,24 +3,33 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 
 from ffalora_cli.config.errors import ConfigError, listed
 from ffalora_cli.metric_keys import EPSILON, UPLINK_TOTAL, short_name
 from ffalora_cli.records.reading import RunRecords
 from ffalora_cli.report.runs import statistics
-from ffalora_cli.report.runs.comparability import MEANINGLESS, differences
-from ffalora_cli.report.runs.grouping import once
 from ffalora_cli.report.runs.moments import (
+    EvaluationPoint,
     full_name,
     headline,
     record_at,
     value_of,
 )
-from ffalora_cli.report.runs.selection import values_of
-from ffalora_cli.report.runs.settings import carried, column_of, differing, further_columns, setting
+from ffalora_cli.report.runs.settings import (
+    MEANINGLESS,
+    carried,
+    column_of,
+    differences,
+    grouped,
+    once,
+    pairing,
+    row_of,
+    split,
+)
 from ffalora_cli.report.table.rows import Cell, Comparison, Question, Row
-from ffalora_cli.report.table.standings import against_baseline, block, ranked
+from ffalora_cli.tasks.registry import higher_is_better
 
 
 def compare(runs: Sequence[RunRecords], question: Question) -> Comparison:
@@ -31,8 +40,8 @@ def compare(runs: Sequence[RunRecords], question: Question) -> Comparison:
         question: what is asked.
 
     Raises:
-        ConfigError: nothing to compare, an unknown key or metric, or scores that are not of the
-            same thing.
+        ConfigError: nothing to compare, an unknown key or metric, scores that are not of the same
+            thing, or a baseline that no row is.
     """
     unfinished = tuple(run for run in runs if not run.finished)
     finished, repeated = once([run for run in runs if run.finished])
@@ -41,33 +50,22 @@ def compare(runs: Sequence[RunRecords], question: Question) -> Comparison:
             f"compare: {len(unfinished)} runs, none finished; go on with ffalora resume RUN"
         )
     metrics = _metrics(finished, question.metrics)
-    found, following = differing(finished, question.over)
-    columns = tuple(column_of(key) for key in question.by) or tuple(found) or ("method",)
-    for key in (*columns, question.over):
-        values_of(finished[0], key)
-    more, mixed, told = further_columns(finished, columns, found)
+    found = split(finished, question.by, question.over)
     if not question.anyway:
-        _refuse(finished, columns, question.by)
-    columns += tuple(more)
+        _refuse(finished, question.by)
     counted = [run for run in finished if value_of(run, question.point, metrics[0]) is not None]
     if not counted:
-        evaluated = sorted({number for run in finished for number in run.series(headline(run))[0]})
+        rounds = sorted({number for run in finished for number in run.series(headline(run))[0]})
         raise ConfigError(
-            f"--at {question.point}: no run was evaluated then; rounds are {listed(evaluated)}"
+            f"--at {question.point}: no run was evaluated then; rounds are {listed(rounds)}"
         )
-    groups: dict[tuple[str, ...], list[RunRecords]] = {}
-    for run in counted:
-        groups.setdefault(tuple(setting(run, key) for key in columns), []).append(run)
-    rows = [
-        _row(settings, groups[settings], metrics, question)
-        for settings in sorted(groups, key=_order)
-    ]
-    rows = against_baseline(rows, columns, metrics, question, carried(finished, columns), mixed)
-    rows = ranked(rows, columns, metrics)
-    return Comparison(
-        columns, metrics, tuple(rows), question, (*told, *following), tuple(more), tuple(mixed),
+    groups = grouped(counted, lambda run: row_of(run, found.columns))
+    rows = [_row(key, groups[key], metrics, question.point) for key in sorted(groups, key=_order)]
+    table = Comparison(
+        found.columns, metrics, tuple(rows), question, found.following, found.further, found.seeds,
         unfinished, tuple(repeated), tuple(run for run in finished if run not in counted),
     )  # fmt: skip
+    return _ranked(_against_baseline(table, carried(finished, found.columns)))
 
 
 def _metrics(runs: Sequence[RunRecords], wanted: Sequence[str]) -> tuple[str, ...]:
@@ -82,17 +80,14 @@ def _metrics(runs: Sequence[RunRecords], wanted: Sequence[str]) -> tuple[str, ..
     return (judged[0],)
 
 
-def _refuse(runs: Sequence[RunRecords], columns: Sequence[str], by: Sequence[str]) -> None:
+def _refuse(runs: Sequence[RunRecords], by: Sequence[str]) -> None:
     """Refuse scores that are not of the same thing.
 
     Tasks may stand below each other where ``--by`` names them: rows of one task are then compared
-    with each other alone.
+    with each other alone. A column that nobody asked for excuses nothing.
     """
-    blocks: dict[tuple[str, ...], list[RunRecords]] = {}
-    named = columns if by else ()  # a column that nobody asked for excuses nothing
-    for run in runs:
-        blocks.setdefault(block(named, [setting(run, key) for key in named]), []).append(run)
-    for members in blocks.values():
+    named = [column_of(key) for key in by]
+    for members in grouped(runs, lambda run: _task(named, row_of(run, named))).values():
         for aspect, values in differences(members, MEANINGLESS).items():
             remedy = "select one with task=NAME, or name task in --by"
             if aspect.name != "tasks":
@@ -101,6 +96,12 @@ def _refuse(runs: Sequence[RunRecords], columns: Sequence[str], by: Sequence[str
                 f"compare: {aspect.name} differ, {aspect.why} {listed(values)}; {remedy}, "
                 "or add --anyway"
             )
+
+
+def _task(columns: Sequence[str], settings: Sequence[str]) -> tuple[str, ...]:
+    """What rows share that may be held against each other: all that a row says of its task."""
+    pairs = zip(columns, settings, strict=True)
+    return tuple(value for key, value in pairs if key.split(".")[0] == "task")
 
 
 def _order(settings: tuple[str, ...]) -> list[tuple[int, float, str]]:
@@ -118,32 +119,104 @@ def _row(
     settings: tuple[str, ...],
     runs: Sequence[RunRecords],
     metrics: Sequence[str],
-    question: Question,
+    point: EvaluationPoint,
 ) -> Row:
     cells = []
     for metric in metrics:
-        values = [value_of(run, question.point, metric) for run in runs]
+        values = [value_of(run, point, metric) for run in runs]
         cells.append(Cell(statistics.summarize([v for v in values if v is not None])))
-    sent = [value_of(run, question.point, UPLINK_TOTAL) or 0.0 for run in runs]
-    spent = [value for run in runs if (value := _epsilon(run, question)) is not None]
-    return Row(
-        settings,
-        tuple(runs),
-        tuple(cells),
-        epsilon=max(spent) if spent else None,
-        uplink_bytes=sum(sent) / len(sent),
-        baseline=None,
-    )
+    sent = [value_of(run, point, UPLINK_TOTAL) or 0.0 for run in runs]
+    spent = [value for run in runs if (value := _epsilon(run, point)) is not None]
+    epsilon = max(spent, default=None)
+    return Row(settings, tuple(runs), tuple(cells), epsilon, sum(sent) / len(sent), baseline=None)
 
 
-def _epsilon(run: RunRecords, question: Question) -> float | None:
+def _epsilon(run: RunRecords, point: EvaluationPoint) -> float | None:
     """Spent by the evaluation point; None without privacy, infinite where nothing is proved."""
     if run.privacy is None:
         return None
-    record = record_at(run, question.point)
+    record = record_at(run, point)
     if record is not None and record.round == 0:
         return 0.0
-    spent = value_of(run, question.point, EPSILON)
+    spent = value_of(run, point, EPSILON)
     if spent is None:
         spent = float((run.privacy.get("epsilon_max") or {}).get("spent") or math.inf)
     return spent
+
+
+def _against_baseline(table: Comparison, carried: Collection[str]) -> Comparison:
+    """The table with paired differences of each row to the one the baseline's settings lead to.
+
+    Args:
+        table: without differences.
+        carried: columns that the others determine; a row and its baseline may differ in them.
+    """
+    columns = table.columns
+    changes = dict(table.question.baseline) or _default_baseline(table)
+    unknown = [key for key in changes if key not in columns]
+    if unknown:
+        raise ConfigError(f"--baseline {unknown[0]}=: rows are made by {listed(columns)}; name one")
+    core = [i for i, key in enumerate(columns) if key in changes or key not in carried]
+
+    def target(row: Row, changes: Mapping[str, str]) -> tuple[str, ...]:
+        return tuple(changes.get(columns[i], row.settings[i]) for i in core)
+
+    named = {target(row, {}): row for row in table.rows}
+    bases = [named.get(target(row, changes)) for row in table.rows]
+    if table.question.baseline and not any(bases):
+        raise ConfigError(
+            f"--baseline {','.join(f'{k}={v}' for k, v in changes.items())} is none of the rows: "
+            f"{listed('/'.join(row.settings) for row in table.rows)}"
+        )
+    rows = [
+        row if base is None else _held_against(table, row, base)
+        for row, base in zip(table.rows, bases, strict=True)
+    ]
+    return replace(table, rows=tuple(rows))
+
+
+def _default_baseline(table: Comparison) -> Mapping[str, str]:
+    """Plain LoRA where methods differ and it is there, else the first row of each task."""
+    if "method" in table.columns:
+        column = table.columns.index("method")
+        if any(row.settings[column] == "lora" for row in table.rows):
+            return {"method": "lora"}
+    first = zip(table.columns, table.rows[0].settings, strict=True)
+    return {key: value for key, value in first if key.split(".")[0] != "task"}
+
+
+def _held_against(table: Comparison, row: Row, base: Row) -> Row:
+    """The row minus its baseline, over runs that share seed, clients' rows and other seeds."""
+    if base is row:
+        return replace(row, baseline=row.settings)
+    cells = []
+    for cell, metric in zip(row.cells, table.metrics, strict=True):
+        ours, theirs = (
+            {
+                (*pairing(run, table.question.over), *row_of(run, table.mixed)): value
+                for run in side.runs
+                if (value := value_of(run, table.question.point, metric)) is not None
+            }
+            for side in (row, base)
+        )
+        cells.append(replace(cell, against=statistics.paired(ours, theirs)))
+    return replace(row, cells=tuple(cells), baseline=base.settings)
+
+
+def _ranked(table: Comparison) -> Comparison:
+    """The table with the best of each task and metric marked, and those not left behind."""
+    cells = [list(row.cells) for row in table.rows]
+    tasks = grouped(
+        range(len(cells)), lambda index: _task(table.columns, table.rows[index].settings)
+    )
+    for members in tasks.values():
+        for column, metric in enumerate(table.metrics):
+            samples = [cells[index][column].sample for index in members]
+            if sum(sample.count > 0 for sample in samples) < 2:
+                continue
+            first, near = statistics.best(samples, higher_is_better(metric))
+            for position, index in enumerate(members):
+                rank = "best" if position == first else "tied" if position in near else ""
+                cells[index][column] = replace(cells[index][column], rank=rank)
+    rows = zip(table.rows, cells, strict=True)
+    return replace(table, rows=tuple(replace(row, cells=tuple(own)) for row, own in rows))

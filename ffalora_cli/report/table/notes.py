@@ -6,18 +6,22 @@ from collections.abc import Sequence
 
 from ffalora_cli.config.errors import listed
 from ffalora_cli.records.reading import RunRecords
-from ffalora_cli.report.runs.comparability import (
+from ffalora_cli.report.runs.moments import headline
+from ffalora_cli.report.runs.selection import value_at
+from ffalora_cli.report.runs.settings import (
     MEANINGLESS,
     WORTH_SAYING,
     changed_weights,
     client_rows,
     differences,
+    grouped,
     other_inputs,
     recorded_inputs,
+    said_of,
+    scored_split,
+    setting,
+    title,
 )
-from ffalora_cli.report.runs.moments import headline
-from ffalora_cli.report.runs.selection import value_at
-from ffalora_cli.report.runs.settings import said_of, setting, title
 from ffalora_cli.report.runs.spent_together import sentences
 from ffalora_cli.report.table.rows import Comparison
 
@@ -52,7 +56,8 @@ def baseline_name(comparison: Comparison) -> str:
 
 def _spread(comparison: Comparison) -> list[str]:
     over = title(comparison.question.over)
-    counts = {cell.sample.count for row in comparison.rows for cell in row.cells}
+    cells = [cell for row in comparison.rows for cell in row.cells]
+    counts = {cell.sample.count for cell in cells}
     found = []
     if max(counts) > 1:
         found.append(
@@ -61,31 +66,23 @@ def _spread(comparison: Comparison) -> list[str]:
         )
     if 1 in counts:
         found.append("n = 1: a single run has no spread and no interval")
-    cells = [cell for row in comparison.rows for cell in row.cells]
     if any(cell.rank for cell in cells):
         task = " of its task" if any(k.split(".")[0] == "task" for k in comparison.columns) else ""
-        tied = any(cell.rank == "tied" for cell in cells)
         found.append(f"{BEST}: best mean{task}")
-        if tied:
-            found[-1] += (
-                f"; {TIED}: mean inside the interval of the best, so no difference is shown"
-            )
+        if any(cell.rank == "tied" for cell in cells):
+            found[-1] += f"; {TIED}: {_TIED_MEANS}"
     if any(cell.rank == "best" and cell.sample.count == 1 for cell in cells):
         found.append(f"a {BEST} of a single run shows no difference to any other row")
     return found
 
 
 def _differences(comparison: Comparison) -> list[str]:
-    pairs: list[str] = []
-    unpaired = without = 0
-    for row in comparison.rows:
-        for cell in row.cells[:1]:
-            if cell.against is not None:
-                pairs += [str(key[0]) for key in cell.against.pairs]  # type: ignore[index]
-                unpaired += cell.against.unpaired
-                without += not cell.against.pairs
-    if not pairs and not without:
+    firsts = [row.cells[0].against for row in comparison.rows]
+    compared = [against for against in firsts if against is not None]
+    if not compared:
         return []
+    pairs = [str(key[0]) for against in compared for key in against.pairs]  # type: ignore[index]
+    unpaired = sum(against.unpaired for against in compared)
     over = title(comparison.question.over)
     names = sorted({pair.rsplit(" ", 1)[-1] for pair in pairs}, key=lambda n: (len(n), n))
     held = f"same {over} ({listed(names)}), same rows at every client, same evaluation rows"
@@ -107,17 +104,17 @@ def _evaluation_point(comparison: Comparison) -> list[str]:
     if point.kind != "best-validation":
         return []
     judged = sorted({headline(run) for run in comparison.runs})
-    splits = sorted({_split(run) for run in comparison.runs})
+    splits = sorted(
+        {
+            str(scored_split(run)[0] or value_at(run.config, "task.eval_split"))
+            for run in comparison.runs
+        }
+    )
     return [
         f"each run at its own best round by {listed(judged)}; that round was chosen on the rows "
         f"that score it ({listed(splits)}), so scores are optimistic: no run here keeps a second "
         "split for choosing"
     ]
-
-
-def _split(run: RunRecords) -> str:
-    evals = (run.manifest.get("data") or {}).get("evals") or {}
-    return str(next(iter(evals), value_at(run.config, "task.eval_split")))
 
 
 def _privacy(comparison: Comparison) -> list[str]:
@@ -157,24 +154,20 @@ def _settings(comparison: Comparison) -> list[str]:
             f"some rows average runs with different {listed(comparison.mixed)}; add {key} to --by, "
             f"or filter with {key}=VALUE"
         )
-    for aspect, values in differences(runs, (*MEANINGLESS, *WORTH_SAYING)).items():
-        if aspect in MEANINGLESS and not comparison.question.anyway:
-            continue  # of different tasks, which --by lays side by side
-        found.append(
-            f"{aspect.name} differ ({listed(values)}): {aspect.why}".replace(" are on", "")
-        )
-    for source in changed_weights(runs):
-        found.append(f"{source} had different frozen weights in different runs")
-    return found
+    # Without --anyway only tasks that --by lays side by side differ in what is meaningless.
+    said = (*MEANINGLESS, *WORTH_SAYING) if comparison.question.anyway else WORTH_SAYING
+    found += [
+        f"{aspect.name} differ ({listed(values)}): {aspect.why}".replace(" are on", "")
+        for aspect, values in differences(runs, said).items()
+    ]
+    weights = "had different frozen weights in different runs"
+    return [*found, *(f"{source} {weights}" for source in changed_weights(runs))]
 
 
 def _inputs(comparison: Comparison) -> list[str]:
     """One configuration on different inputs, and repetitions that are not known to be any."""
-    runs: dict[str, list[RunRecords]] = {}
-    for run in comparison.runs:
-        runs.setdefault(str(run.manifest.get("signature")), []).append(run)
     found = []
-    for same in runs.values():
+    for same in grouped(comparison.runs, lambda run: run.manifest.get("signature")).values():
         if differing := other_inputs(same):
             found.append(
                 f"{_names(same)}: one configuration on different inputs ({listed(differing)}), so "
@@ -196,17 +189,16 @@ def _worth_saying(key: str, runs: Sequence[RunRecords]) -> bool:
 
 
 def _left_out(comparison: Comparison) -> list[str]:
-    found = []
-    for runs, what in (
+    kinds = (
         (comparison.unfinished, "not finished, left out of all means"),
         (comparison.repeated, "repeated (same signature, same noise), counted once"),
         (comparison.without, "without a value at this evaluation point, left out"),
-    ):
-        if runs:
-            found.append(
-                f"{len(runs)} {'run' if len(runs) == 1 else 'runs'} {what}: {_names(runs)}"
-            )
-    return found
+    )
+    return [
+        f"{len(runs)} {'run' if len(runs) == 1 else 'runs'} {what}: {_names(runs)}"
+        for runs, what in kinds
+        if runs
+    ]
 
 
 def _names(runs: Sequence[RunRecords]) -> str:

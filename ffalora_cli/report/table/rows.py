@@ -42,6 +42,11 @@ class Cell:
     rank: str = ""  # "best", "tied" (within the best one's interval) or nothing
     against: Paired | None = None  # this row minus its baseline; None for a baseline itself
 
+    @property
+    def gap(self) -> Sample | None:
+        """The differences to the baseline; None without a pair."""
+        return self.against.differences if self.against and self.against.pairs else None
+
 
 @dataclass(frozen=True)
 class Row:

@@ -48,10 +48,10 @@ def fetch(entity_project: str, filters: Mapping[str, Any]) -> list[RunRecords]:
         found = [_records(entity_project, run) for run in ours]
     except ConfigError:
         raise
-    except Exception as error:  # wandb has many, and raises some of other packages
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    except Exception as error:
+        reason = reason_of(error)[:120]
         raise ConfigError(
-            f"W&B {entity_project}: {reason[:120]}; check the name and `wandb login`"
+            f"W&B {entity_project}: {reason}; check the name and `wandb login`"
         ) from error
     if not found:
         raise ConfigError(
@@ -61,12 +61,28 @@ def fetch(entity_project: str, filters: Mapping[str, Any]) -> list[RunRecords]:
     return sorted(found, key=lambda run: run.path.name)
 
 
-def _api() -> wandb.Api:
+def connect(where: str) -> None:
+    """Log in to W&B, in silence: only ``cli`` speaks to the user.
+
+    Raises:
+        ConfigError: without an account.
+    """
     import wandb
 
     wandb.setup(wandb.Settings(silent=True))
     if not wandb.login(prompt=False, verify=False):
-        raise ConfigError("W&B: no API key, or WANDB_MODE is offline; run `wandb login`")
+        raise ConfigError(f"{where}: no API key, or WANDB_MODE is offline; run `wandb login`")
+
+
+def reason_of(error: Exception) -> str:
+    """The first line of an error; wandb has many, and raises some of other packages."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def _api() -> wandb.Api:
+    import wandb
+
+    connect("W&B")
     return wandb.Api(timeout=TIMEOUT_SECONDS)
 
 

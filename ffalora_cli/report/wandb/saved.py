@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from ffalora_cli.config.errors import ConfigError
 from ffalora_cli.metric_keys import EPSILON, UPLINK_TOTAL, evaluated, short_name
+from ffalora_cli.report.wandb.runs import connect, reason_of
 
 if TYPE_CHECKING:
     from wandb_workspaces.reports import v2
@@ -84,18 +85,14 @@ def save_report(report: v2.Report) -> str:
     Raises:
         ConfigError: without account, network or permission.
     """
-    import wandb
-
-    wandb.setup(wandb.Settings(silent=True))  # only cli speaks to the user
     where = f"W&B {report.entity}/{report.project}"
-    if not wandb.login(prompt=False, verify=False):
-        raise ConfigError(f"{where}: no API key, or WANDB_MODE is offline; run `wandb login`")
+    connect(where)
     try:
         report.save()
-    except Exception as error:  # wandb has many, and raises some of other packages
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    except Exception as error:
+        reason = reason_of(error).split(". ")[0][:120]
         raise ConfigError(
-            f"{where}: {reason.split('. ')[0][:120]}; check the name, your rights and `wandb login`"
+            f"{where}: {reason}; check the name, your rights and `wandb login`"
         ) from error
     return str(report.url)
 
