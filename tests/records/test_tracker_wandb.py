@@ -293,7 +293,7 @@ DEAD_SERVER = """
 import sys, time
 from pathlib import Path
 from ffalora_cli.records.trackers import wandb as tracker_module
-from tests.unit.test_tracker_wandb import facts, tracked, open_tracker, tracking
+from tests.records.test_tracker_wandb import facts, tracked, open_tracker, tracking
 tracker_module.INIT_SECONDS = 2.0
 tracker = open_tracker(tracking(mode="online"))
 tracked(tracker, facts(Path(sys.argv[1])))
