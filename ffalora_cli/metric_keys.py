@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Literal
+from typing import Final, Literal
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Metric:
     """
 
     unit: str
-    better: Literal["higher", "lower", ""]
+    better: Literal["higher", "lower", "as its task says", ""]
     meaning: str
 
 
@@ -84,30 +84,30 @@ BYTES = {
 }
 """Directions and kinds of bytes, in words that follow "bytes"."""
 
+_UNIT: Final = "of the metric"
+_TASK: Final = "as its task says"
 _MEAN = "mean over the clients of the cohort (at most 100)"
 METRICS: dict[str, Metric] = {
     LOSS: Metric("nats", "lower", "Mean loss of the global model on the first evaluation split."),
     evaluated("loss", "<split>"): Metric("nats", "lower", "The same on a further split."),
     own_labels(personalized("<metric>")): Metric(
-        "share", "higher", f"Clients' own models, classes weighted as a client's own rows: {_MEAN}."
+        _UNIT, _TASK, f"Clients' own models, classes weighted as a client's own rows: {_MEAN}."
     ),
     f"{personalized('<metric>')}_min": Metric(
-        "share", "higher", "Clients' own models: the worst client of the cohort."
+        _UNIT, _TASK, "Clients' own models: the worst client of the cohort."
     ),
     personalized("<metric>"): Metric(
-        "share", "higher", f"Score of the global model with a client's own tensors: {_MEAN}."
+        _UNIT, _TASK, f"Score of the global model with a client's own tensors: {_MEAN}."
     ),
     own_labels(of_clients("<metric>")): Metric(
-        "share", "higher", f"The global model, classes weighted as a client's own rows: {_MEAN}."
+        _UNIT, _TASK, f"The global model, classes weighted as a client's own rows: {_MEAN}."
     ),
     evaluated("<metric>"): Metric(
-        "of the metric",
-        "higher",
+        _UNIT,
+        _TASK,
         "A metric of `task.metrics` of the global model on the first evaluation split.",
     ),
-    evaluated("<metric>", "<split>"): Metric(
-        "of the metric", "higher", "The same on a further split."
-    ),
+    evaluated("<metric>", "<split>"): Metric(_UNIT, _TASK, "The same on a further split."),
     TRAIN_LOSS: Metric("nats", "lower", "Mean loss over the rows trained on, before each step."),
     EXAMPLES: Metric("rows", "", "Rows trained on, all clients and local steps."),
     UNITS: Metric("units", "", "Units of privacy trained on, where one may be several rows."),
@@ -141,9 +141,3 @@ def described(key: str) -> Metric | None:
         if re.fullmatch("[^/]+".join(map(re.escape, parts)), key):
             return metric
     return None
-
-
-def higher_is_better(key: str) -> bool:
-    """Scores and speeds are better when larger; losses, bytes, epsilon and times when smaller."""
-    metric = described(key)
-    return metric is None or metric.better != "lower"

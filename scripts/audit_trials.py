@@ -11,11 +11,12 @@ from __future__ import annotations
 import argparse
 import time
 from collections import Counter, defaultdict
+from dataclasses import replace
 
 from ffalora_cli import keys
 from ffalora_cli.audit.mechanism.surrogate import build_subject
 from ffalora_cli.audit.outcome import LEVEL, Verdict
-from ffalora_cli.audit.run import TIERS, again, audit, client_sizes, plan_of
+from ffalora_cli.audit.run import TIERS, audit, client_sizes, plan_of
 from ffalora_cli.compose.jobs import plan as plan_jobs
 
 
@@ -37,7 +38,7 @@ def main() -> None:
         if start - began > options.seconds:
             break
         secret = keys.derive(trial, "audit trials")
-        verdicts.append(audit(again(subject, secret), options.tier))
+        verdicts.append(audit(replace(subject, secret=secret), options.tier))
         times.append(time.perf_counter() - start)
         print(f"seed {trial}: {', '.join(verdicts[-1].failures) or 'clean'}", flush=True)
     print(*table(verdicts, times), sep="\n")

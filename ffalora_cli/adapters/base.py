@@ -3,7 +3,8 @@
 A form is one file with one subclass of ``Form`` whose instance is named ``FORM``. It says
 ``W' = W + scale * dW(factors)``: the shapes of the factors, their start, ``dW x`` on rows, ``dW``
 itself. Everything else (stacks of clients, clipping, payloads, files) knows factors by name and
-shape alone. A factor's tensor is named ``<site>.<factor>``.
+shape alone. A factor's tensor is named ``<site>.<factor>``. What a form declares is readable
+without torch, which is imported where tensors are made.
 """
 
 from __future__ import annotations
@@ -12,12 +13,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
-from torch import Tensor, nn
-
 from ffalora_cli.config.schema import AdapterConfig
 from ffalora_cli.types import Site, Tensors, TensorSpec
 
 if TYPE_CHECKING:
+    from torch import Tensor, nn
+
     from ffalora_cli.adapters.context import Factor
     from ffalora_cli.adapters.layout import Layout
 
@@ -118,6 +119,8 @@ class Form(ABC):
 
 def linear(weight: nn.Parameter) -> nn.Linear:
     """A layer without bias around a parameter ``[m, k]``."""
+    from torch import nn
+
     layer = nn.Linear(weight.shape[1], weight.shape[0], bias=False, device="meta")
     layer.weight = weight
     return layer

@@ -6,16 +6,15 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
-import torch
-from torch import Tensor, nn
-
 from ffalora_cli import keys
 from ffalora_cli.adapters.base import Form, Shape, linear
-from ffalora_cli.adapters.context import Factor, times
 from ffalora_cli.config.schema import AdapterConfig
 from ffalora_cli.types import Site, Tensors
 
 if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from ffalora_cli.adapters.context import Factor
     from ffalora_cli.adapters.layout import Layout
 
 
@@ -37,6 +36,8 @@ class LoRA(Form):
         ``orthogonal``: orthonormal rows scaled to the same expected Frobenius norm, so that the
         two can be compared at one learning rate (``E||A||_F^2 = rank / 3``).
         """
+        import torch
+
         key = keys.torch_seed(keys.derive(seed, "lora_a", site.name))
         generator = torch.Generator().manual_seed(key)
         if init == "orthogonal":
@@ -56,6 +57,8 @@ class LoRA(Form):
         y: Tensor | None = None,
     ) -> Tensor:
         """``scale * (x A^T) B^T``."""
+        from ffalora_cli.adapters.context import times
+
         inner = times(x, factors["lora_a"], layout)  # [rows, rank]
         if y is None:
             return times(inner, factors["lora_b"], layout) * scale
@@ -67,6 +70,8 @@ class LoRA(Form):
 
     def module(self, factors: Mapping[str, nn.Parameter]) -> nn.Module:
         """A, then B."""
+        from torch import nn
+
         return nn.Sequential(linear(factors["lora_a"]), linear(factors["lora_b"]))
 
     def peft_config(self, adapter: AdapterConfig, settings: Mapping[str, Any]) -> Any:

@@ -1,4 +1,7 @@
-"""What an audit finds: tests of the mechanism, and lower bounds on epsilon."""
+"""What an audit finds: tests of the mechanism, lower bounds on epsilon, and a verdict on them.
+
+Many random checks are judged together, at one stated level of false alarms.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
+from scipy.stats import norm
+
+LEVEL = 1e-4  # of a whole audit: probability that any random check of a clean mechanism fails
 
 
 @dataclass(frozen=True)
@@ -20,7 +26,7 @@ class Check:
         p_value: of a clean mechanism being at least as far off, corrected for everything that was
             looked at within the check; None for a check that leaves nothing to chance.
         passed: within the limit. Checks with a p-value are judged together afterwards
-            (``verdict.judge``), so that many of them raise no more false alarms than one.
+            (``judge``), so that many of them raise no more false alarms than one.
         text: the finding in a few words, with its unit.
     """
 
@@ -34,7 +40,19 @@ class Check:
 
 def exact(name: str, wrong: int, text: str) -> Check:
     """A check that leaves nothing to chance: it passes with nothing wrong."""
-    return Check(name, float(wrong), 0.0, None, wrong == 0, text)
+    return within(name, float(wrong), 0.0, text)
+
+
+def within(name: str, found: float, limit: float, text: str) -> Check:
+    """A check that leaves nothing to chance: it passes up to its limit, and a NaN fails."""
+    return Check(name, float(found), float(limit), None, bool(found <= limit), text)
+
+
+def normal(name: str, z: npt.ArrayLike, text: str) -> Check:
+    """A check of several standard normal values, to be judged; ``{}`` in its text says how far."""
+    largest = float(np.abs(z).max())
+    limit, p_value = furthest(np.size(z)), far(z)
+    return Check(name, largest, limit, p_value, True, text.format(f"{largest:.1f} sd at most"))
 
 
 @dataclass(frozen=True)
@@ -58,9 +76,6 @@ class Bound:
     text: str
 
 
-LEVEL = 1e-4  # of a whole audit: probability that any random check of a clean mechanism fails
-
-
 def together(p_values: npt.ArrayLike) -> float:
     """p-value of the smallest of several (Bonferroni); 1 for none."""
     found = np.atleast_1d(np.asarray(p_values, dtype=np.float64))
@@ -69,15 +84,11 @@ def together(p_values: npt.ArrayLike) -> float:
 
 def far(z: npt.ArrayLike) -> float:
     """p-value of the largest of several standard normal values, two-sided (Bonferroni)."""
-    from scipy.stats import norm
-
     return together(2.0 * norm.sf(np.abs(np.asarray(z, dtype=np.float64))))
 
 
 def furthest(count: int) -> float:
     """The largest of ``count`` standard normal values is beyond this with probability LEVEL."""
-    from scipy.stats import norm
-
     return float(norm.isf(LEVEL / 2 / max(count, 1)))
 
 

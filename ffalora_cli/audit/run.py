@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import numpy as np
 
+from ffalora_cli.audit.canary.canaries import run_canaries
 from ffalora_cli.audit.canary.step_level import step_level
 from ffalora_cli.audit.mechanism.battery import Effort, run_checks
 from ffalora_cli.audit.mechanism.one_more import one_more
@@ -14,7 +14,10 @@ from ffalora_cli.audit.mechanism.surrogate import Subject
 from ffalora_cli.audit.outcome import Bound, Check, Verdict, judge
 from ffalora_cli.config.errors import ConfigError
 from ffalora_cli.config.schema import Config
-from ffalora_cli.keys import Key
+from ffalora_cli.experiment import client_table, population
+from ffalora_cli.methods import registry
+from ffalora_cli.models.backbone import load_tokenizer
+from ffalora_cli.privacy.planning import plan as planning
 from ffalora_cli.privacy.planning.plan import PrivacyPlan
 
 TIERS = ("mechanism", "canary", "all")
@@ -42,9 +45,6 @@ def check_auditable(config: Config, tier: str = "mechanism") -> None:
 
 def client_sizes(config: Config) -> np.ndarray:
     """Units of privacy of each client of a run, int64 ``[clients]``."""
-    from ffalora_cli.experiment import client_table, population
-    from ffalora_cli.models.backbone import load_tokenizer
-
     if config.privacy.unit not in ("text", "column"):
         return client_table(config).sizes
     _, found = population.load(config, load_tokenizer(config.model))  # units are told by tokens
@@ -57,9 +57,6 @@ def plan_of(config: Config, sizes: np.ndarray) -> PrivacyPlan:
     Raises:
         ConfigError: the plan is refused, or this audit does not cover it.
     """
-    from ffalora_cli.methods import registry
-    from ffalora_cli.privacy.planning import plan as planning
-
     check_auditable(config)
     exchanges = registry.get(config.method.name).exchanges()
     plan = planning.make_plan(config.privacy, sizes, config.federation, (), exchanges=exchanges)
@@ -87,34 +84,16 @@ def audit(
         effort: how much the battery draws.
         recorded: checks of a run's records, judged with the others.
     """
-    checks, bounds = list(recorded), []
+    checks: list[Check] = list(recorded)
+    bounds: list[Bound] = []
     if subject.config.engine.name != "stacked":
         checks.append(one_more(subject))
     elif tier != "canary":
         measured = run_checks(subject, effort)
         checks += measured.checks
-        bounds.append(
-            step_level(subject.plan, measured.empty, measured.drawn, measured.contribution)
-        )
+        found = measured.empty, measured.drawn, measured.contribution
+        bounds.append(step_level(subject.plan, *found))
     if tier != "mechanism":
-        bounds += canary_bounds(subject)
-    plan = subject.plan
-    return Verdict(
-        float(plan.epsilon_planned.max()),
-        plan.accountant.delta,
-        tuple(judge(checks)),
-        tuple(bounds),
-    )
-
-
-def canary_bounds(subject: Subject) -> list[Bound]:
-    """Bounds from gradient canaries."""
-    from ffalora_cli.audit.canary.canaries import run_canaries
-
-    found: list[Bound] = run_canaries(subject)
-    return found
-
-
-def again(subject: Subject, secret: Key) -> Subject:
-    """The same subject with other draws."""
-    return replace(subject, secret=secret)
+        bounds += run_canaries(subject)
+    claim, delta = float(subject.plan.epsilon_planned.max()), subject.plan.accountant.delta
+    return Verdict(claim, delta, tuple(judge(checks)), tuple(bounds))

@@ -8,16 +8,25 @@ distribution, accountants with published values.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 
-if TYPE_CHECKING:
-    from ffalora_cli.engine.job import LocalJob
-    from ffalora_cli.models.network import Network
+from ffalora_cli import keys
+from ffalora_cli.config.schema import AdapterConfig
+from ffalora_cli.data.encode import Encoded
+from ffalora_cli.engine.build import build_engine
+from ffalora_cli.engine.job import ExamplePrivacy, LocalJob, LocalOptimizer, stack_step
+from ffalora_cli.methods import registry
+from ffalora_cli.models.backbone import Backbone
+from ffalora_cli.models.network import Network, build_network
+from ffalora_cli.privacy.accounting.accountant import Accountant
+from ffalora_cli.privacy.mechanism import batches, example_level
+from ffalora_cli.records.checkpoint import STATE, Checkpoint, CheckpointFolder
+from ffalora_cli.tasks.targets import Targets
+from ffalora_cli.tasks.text_classification import TASK
 
 CLIENTS, ROWS, BATCH, STEPS = 2, 12, 5, 2
 TOLERANCE = 1e-3  # relative; both engines agree within 1e-5 on fp32 that is fp32
@@ -42,65 +51,48 @@ def self_test(device: str = "cpu") -> list[Result]:
     Args:
         device: on which the round is trained and noise is drawn.
     """
-    checks: dict[str, Callable[[str], tuple[bool, str]]] = {
-        "gradients": _gradients,
-        "noise": _noise,
-        "checkpoint": _checkpoint,
-        "epsilon": _epsilon,
-    }
     results = []
-    for name, check in checks.items():
+    for check in (_gradients, _noise, _checkpoint, _epsilon):
         try:
             passed, said = check(device)
         except Exception as error:  # whatever is broken on this machine is the finding
             passed, said = False, f"{type(error).__name__}: {' '.join(str(error).split())[:120]}"
-        results.append(Result(name, passed, said))
+        results.append(Result(check.__name__.removeprefix("_"), passed, said))
     return results
 
 
 def _gradients(device: str) -> tuple[bool, str]:
     """A clipped round of two clients: all at once against one by one with Opacus."""
-    from ffalora_cli.data.encode import Encoded
-    from ffalora_cli.engine.build import build_engine
-    from ffalora_cli.tasks.targets import Targets
-
     network = _tiny_network(device)
     rng = np.random.default_rng(0)
     lengths = rng.integers(4, 12, CLIENTS * ROWS)
+    keyed = np.arange(len(lengths), dtype=np.uint64)
     examples = Encoded(
         ids=rng.integers(5, 60, lengths.sum()).astype(np.int32),
         type_ids=None,
         offsets=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
         targets=Targets(rng.integers(0, 3, len(lengths))),
-        hashes=np.arange(len(lengths), dtype=np.uint64),
-        text_keys=np.arange(len(lengths), dtype=np.uint64),
-        sequence_keys=np.arange(len(lengths), dtype=np.uint64),
+        hashes=keyed,
+        text_keys=keyed,
+        sequence_keys=keyed,
         pad_id=0,
         fingerprint="self-test",
     )
     job = _round(network)
-    results = {
-        name: build_engine(name, network, examples, 64).train(job)
-        for name in ("stacked", "reference")
-    }
-    loop = results["reference"].trained
-    gap = max(
-        float((value.cpu() - loop[name].cpu()).norm() / loop[name].cpu().norm())
-        for name, value in results["stacked"].trained.items()
+    stacked, reference = (
+        build_engine(name, network, examples, 64).train(job) for name in ("stacked", "reference")
     )
-    cut = float(results["reference"].clipped.sum() / results["reference"].examples.sum())
+    gap = max(
+        float((stacked.trained[name] - alone).norm() / alone.norm())
+        for name, alone in reference.trained.items()
+    )
+    cut = float(reference.clipped.sum() / reference.examples.sum())
     said = f"a clipped round differs by {gap:.1e} from Opacus, one client at a time ({device})"
     return gap < TOLERANCE and 0.0 < cut < 1.0, said
 
 
 def _tiny_network(device: str) -> Network:
-    import torch
     from transformers import BertConfig, BertForSequenceClassification
-
-    from ffalora_cli.config.schema import AdapterConfig
-    from ffalora_cli.models.backbone import Backbone
-    from ffalora_cli.models.network import build_network
-    from ffalora_cli.tasks.text_classification import TASK
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -122,20 +114,18 @@ def _tiny_network(device: str) -> Network:
 
 def _round(network: Network) -> LocalJob:
     """Some steps of clients that own disjoint rows, clipped; noise would hide small differences."""
-    from ffalora_cli import keys
-    from ffalora_cli.engine.job import ExamplePrivacy, LocalJob, LocalOptimizer, stack_step
-    from ffalora_cli.methods.registry import get
-    from ffalora_cli.privacy.mechanism.batches import poisson_batch
-
     secret = keys.derive(0, "self-test")
     owned = np.arange(CLIENTS * ROWS).reshape(CLIENTS, ROWS)
     steps = [
         stack_step(
-            [poisson_batch(secret, c, 1, step, owned[c], BATCH / ROWS) for c in range(CLIENTS)]
+            [
+                batches.poisson_batch(secret, c, 1, step, owned[c], BATCH / ROWS)
+                for c in range(CLIENTS)
+            ]
         )
         for step in range(STEPS)
     ]
-    factors = get("ffa_lora").exchange(1).trained
+    factors = registry.get("ffa_lora").exchange(1).trained
     trained = [spec.name for spec in network.specs if spec.factor in factors]
     start = {n: network.initial[n].expand(CLIENTS, *network.initial[n].shape) for n in trained}
     batch = np.full(CLIENTS, float(BATCH))
@@ -153,14 +143,13 @@ def _round(network: Network) -> LocalJob:
 
 def _noise(device: str) -> tuple[bool, str]:
     """Mean and spread of keyed draws, and that another key draws something else."""
-    import torch
-
-    from ffalora_cli import keys
-    from ffalora_cli.privacy.mechanism.example_level import noise_stack
-
     sd = torch.tensor([2.0, 2.0])
     key = keys.derive(0, "self-test")
-    drawn = noise_stack({"x": (DRAWS,)}, [0, 1], sd, key, 1, 0, device)["x"].double().cpu()
+    drawn = (
+        example_level.noise_stack({"x": (DRAWS,)}, [0, 1], sd, key, 1, 0, device)["x"]
+        .double()
+        .cpu()
+    )
     mean, spread = float(drawn[0].mean()), float(drawn[0].std())
     # Five standard deviations of the estimates: fails by chance once in a million.
     straight = abs(mean) < 5 * 2 / DRAWS**0.5 and abs(spread - 2) < 5 * 2 / (2 * DRAWS) ** 0.5
@@ -172,10 +161,6 @@ def _noise(device: str) -> tuple[bool, str]:
 
 def _checkpoint(device: str) -> tuple[bool, str]:
     """Written, verified and read back bit for bit; a flipped byte is noticed."""
-    import torch
-
-    from ffalora_cli.records.checkpoint import STATE, Checkpoint, CheckpointFolder
-
     tensors = {"a": torch.randn(3, 5), "b": torch.arange(4), "c": torch.tensor([float("inf")])}
     with tempfile.TemporaryDirectory(prefix="ffalora-doctor-") as folder:
         run = Path(folder)
@@ -192,11 +177,7 @@ def _checkpoint(device: str) -> tuple[bool, str]:
 
 def _epsilon(device: str) -> tuple[bool, str]:
     """Both accountants against values computed elsewhere."""
-    from ffalora_cli.privacy.accounting.accountant import Accountant
-
     found = {name: Accountant(name, 1e-5).epsilon([(1.0, 0.01, 1000)]) for name in ORACLE}
     good = all(abs(found[name] - value) < 1e-3 * value for name, value in ORACLE.items())
-    values = ", ".join(
-        f"{name.upper()} {v:.4f} (is {ORACLE[name]:.4f})" for name, v in found.items()
-    )
+    values = ", ".join(f"{n.upper()} {v:.4f} (is {ORACLE[n]:.4f})" for n, v in found.items())
     return good, f"noise 1, rate 0.01, 1,000 steps, delta 1e-5: {values}"

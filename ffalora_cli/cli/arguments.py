@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NoReturn
 
 from ffalora_cli.config.errors import ConfigError, brief, nearest
@@ -40,6 +41,18 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """A usage error as one line."""
         raise ConfigError(f"{message}; see {self.prog} --help")
+
+
+def file_to_write(option: str, text: str) -> Path:
+    """The file that an option names, in a folder that is there.
+
+    Raises:
+        ConfigError: it is not.
+    """
+    file = Path(text).expanduser()
+    if not file.parent.is_dir():
+        raise ConfigError(f"{option} {file}: folder {file.parent} is not there; make it first")
+    return file
 
 
 OVERRIDES = "key=value or group=name, as in federation.rounds=50 model=roberta_base"

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ffalora_cli.cli.screen.sweep_display import SweepDisplay, open_sweep_display
 from ffalora_cli.cli.screen.units import score
-from ffalora_cli.cli.sweep_end import exit_code, stop_if_asked
-from ffalora_cli.compose.hydra_keys import SweepSettings
+from ffalora_cli.cli.sweep_end import Sweeping, exit_code, stop_if_asked
 from ffalora_cli.compose.jobs import plan
 from ffalora_cli.compose.overrides import Axis, split_space
 from ffalora_cli.config.build import build
@@ -22,9 +21,8 @@ from ffalora_cli.metric_keys import short_name
 from ffalora_cli.records.files import read_json
 from ffalora_cli.records.reading import read_config
 from ffalora_cli.records.run_directory import SUMMARY, run_folder
-from ffalora_cli.stopping import StopFlag
 from ffalora_cli.sweep.jobs import FAILED, GOOD, Status, SweepJob
-from ffalora_cli.sweep.launchers.base import Launch, read_settings
+from ffalora_cli.sweep.launchers.base import read_settings
 from ffalora_cli.sweep.play import play_jobs
 from ffalora_cli.sweep.progress import result
 from ffalora_cli.sweep.record import SWEEP, SweepRecord
@@ -32,16 +30,9 @@ from ffalora_cli.sweep.search import Proposal, Settings, check, values_of
 from ffalora_cli.sweep.search import search as run_search
 
 
-def search(
-    overrides: Sequence[str],
-    about: SweepSettings,
-    launch: Launch,
-    command: Sequence[str],
-    quiet: bool,
-    stop: StopFlag,
-) -> int:
-    """Search the space that the overrides span; the arguments are those of ``sweep``."""
-    settings = read_settings("hydra.sweeper", "optuna", Settings, about.sweeper_settings)
+def search(overrides: Sequence[str], sweep: Sweeping) -> int:
+    """Search the space that the overrides span."""
+    settings = read_settings("hydra.sweeper", "optuna", Settings, sweep.about.sweeper_settings)
     check(settings)
     fixed, space = split_space(overrides)
     base = _check_space(fixed, space)
@@ -54,13 +45,13 @@ def search(
     notes = _check_earlier(record, base)
     facts = {
         "kind": "search",
-        "command": command,
-        "launcher": about.launcher,
+        "command": sweep.command,
+        "launcher": sweep.about.launcher,
         "grid": {key: str(axis) for key, axis in space.items()},
         "settings": settings,
         "objective": f"best {judged}",
     }
-    with open_sweep_display(quiet, record.path, settings.n_trials) as display:
+    with open_sweep_display(sweep.quiet, record.path, settings.n_trials) as display:
         display.note(f"objective: the best {judged} of a run on its evaluation rows")
         for note in notes:
             display.note(note)
@@ -69,18 +60,18 @@ def search(
                 "every trial spends its own epsilon on the same rows; the best of them costs more "
                 "than its own statement says: privacy.trials, docs/privacy.md"
             )
-        trials = _Trials(fixed, record, launch, display, stop, facts)
-        stop.defer()
+        trials = _Trials(fixed, record, sweep, display, facts)
+        sweep.stop.defer()
         study = run_search(space, settings, record.path, trials.play)
         display.finished()
-    stop_if_asked(stop, trials.jobs, trials.statuses, command)
+    stop_if_asked(sweep, trials.jobs, trials.statuses)
     done = [trial for trial in study.trials if trial.value is not None]
     if done:
         best = study.best_trial
         metric = short_name(judged)
         chosen = " ".join(f"{key}={value}" for key, value in best.params.items())
         print(f"best  trial {best.number + 1}: {metric} {score(judged, best.value)}  {chosen}")
-    return exit_code(trials.jobs, trials.statuses, command)
+    return exit_code(trials.jobs, trials.statuses, sweep.command)
 
 
 def _check_earlier(record: SweepRecord, base: Job) -> list[str]:
@@ -100,22 +91,17 @@ def _check_earlier(record: SweepRecord, base: Job) -> list[str]:
     return check_done(earlier, sweep=True)
 
 
+@dataclass
 class _Trials:
     """Plays batches of proposals through the launcher; keeps what became of them."""
 
-    def __init__(
-        self,
-        fixed: Sequence[str],
-        record: SweepRecord,
-        launch: Launch,
-        display: SweepDisplay,
-        stop: StopFlag,
-        facts: Mapping[str, object],
-    ) -> None:
-        self._fixed, self._record, self._launch = fixed, record, launch
-        self._display, self._stop, self._facts = display, stop, facts
-        self.jobs: list[SweepJob] = []
-        self.statuses: dict[int, Status] = {}
+    fixed: Sequence[str]
+    record: SweepRecord
+    sweep: Sweeping
+    display: SweepDisplay
+    facts: Mapping[str, object]
+    jobs: list[SweepJob] = field(default_factory=list)
+    statuses: dict[int, Status] = field(default_factory=dict)
 
     def play(self, batch: Sequence[tuple[int, Proposal]]) -> dict[int, float | None]:
         """The value of each trial that ended; a failed one has none."""
@@ -123,16 +109,17 @@ class _Trials:
         values: dict[int, float | None] = {}
         for number, proposal in batch:
             typed = [f"{key}={value}" for key, value in proposal.items()]
-            (checked,) = plan([*self._fixed, *typed])
-            job = self._record.job(number, checked, proposal)
+            (checked,) = plan([*self.fixed, *typed])
+            job = self.record.job(number, checked, proposal)
             jobs.append(job)
         check_done([job.checked for job in jobs], sweep=True)
-        self._display.add(jobs)
+        self.display.add(jobs)
         self.jobs += jobs
-        self._record.write(self._facts, self.jobs)
+        self.record.write(self.facts, self.jobs)
         first = {job.checked.signature: job for job in reversed(jobs)}  # equal proposals: one run
         playing = [job for job in jobs if first[job.checked.signature] is job]
-        self.statuses |= play_jobs(playing, self._record, self._launch, self._display, self._stop)
+        launch, stop = self.sweep.launch, self.sweep.stop
+        self.statuses |= play_jobs(playing, self.record, launch, self.display, stop)
         for job in jobs:
             self.statuses.setdefault(job.number, self.statuses[first[job.checked.signature].number])
             state = self.statuses[job.number].state

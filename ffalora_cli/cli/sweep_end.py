@@ -5,18 +5,39 @@ from __future__ import annotations
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from ffalora_cli.cli.exits import DONE, PARTLY_DONE
 from ffalora_cli.cli.exits import FAILED as ALL_FAILED
+from ffalora_cli.compose.hydra_keys import SweepSettings
 from ffalora_cli.stopping import StopFlag, Stopped
 from ffalora_cli.sweep.jobs import FAILED, GOOD, Status, SweepJob
+from ffalora_cli.sweep.launchers.base import Launch
+
+
+@dataclass(frozen=True)
+class Sweeping:
+    """What a grid and a search are played with.
+
+    Attributes:
+        about: what was typed about the sweep.
+        launch: starts jobs.
+        command: as typed, for the record and for the line that says how to go on.
+        quiet: print only the last lines.
+        fail_fast: stop after the first failed job.
+        stop: requested by signals.
+    """
+
+    about: SweepSettings
+    launch: Launch
+    command: Sequence[str]
+    quiet: bool
+    fail_fast: bool
+    stop: StopFlag
 
 
 def stop_if_asked(
-    stop: StopFlag,
-    jobs: Sequence[SweepJob],
-    statuses: Mapping[int, Status],
-    command: Sequence[str],
+    sweep: Sweeping, jobs: Sequence[SweepJob], statuses: Mapping[int, Status]
 ) -> None:
     """Leave, if a signal asked for it, with the command that goes on.
 
@@ -25,9 +46,9 @@ def stop_if_asked(
     """
     done = sum(statuses[job.number].state in GOOD for job in jobs if job.number in statuses)
     try:
-        stop.poll()
+        sweep.stop.poll()
     except Stopped as stopped:
-        line = f"{done} of {len(jobs)} jobs are done; go on with: {shlex.join(command)}"
+        line = f"{done} of {len(jobs)} jobs are done; go on with: {shlex.join(sweep.command)}"
         stopped.args = (*stopped.args, line)
         raise
 

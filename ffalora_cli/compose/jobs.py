@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ffalora_cli.config import rules
 from ffalora_cli.config.build import build, earlier_words, of_earlier
-from ffalora_cli.config.errors import ConfigError, one_line
+from ffalora_cli.config.errors import ConfigError, naming_job, one_line
 from ffalora_cli.config.job import Job
 
 if TYPE_CHECKING:
@@ -37,12 +37,8 @@ def plan(
     jobs: list[Job] = []
     expanded = expand(overrides, sweep)
     for number, settings in enumerate(expanded, start=1):
-        try:
+        with naming_job(number, len(expanded)):
             jobs.append(_job(settings, compose_job(settings)))
-        except ConfigError as error:
-            if len(expanded) == 1:
-                raise
-            raise ConfigError(f"{error} (job {number} of {len(expanded)})") from error
         told(number, len(expanded))
     return jobs
 

@@ -104,7 +104,7 @@ def nearest_key(key: str) -> str | None:
         return nearest(key, same_last) or same_last[0]
     siblings = [k for k in leaves if k.startswith(f"{section}.")]
     short = {k.rsplit(".", 1)[-1]: k for k in reversed(siblings or leaves)}
-    close = nearest(last, short)
+    close = nearest(last, short, 0.5 if siblings else 0.6)  # an end of any key is less of a hint
     return short[close] if close else nearest(key, leaves)
 
 

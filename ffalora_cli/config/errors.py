@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 from ffalora_cli.config.secrets import redact
 
@@ -25,10 +26,10 @@ class RunFailed(Exception):
     """
 
 
-def nearest(word: str, choices: Iterable[str]) -> str | None:
-    """The closest of ``choices`` to ``word``, or None when nothing is close."""
+def nearest(word: str, choices: Iterable[str], alike: float = 0.5) -> str | None:
+    """The closest of ``choices`` to ``word``, or None when none is ``alike`` (difflib's ratio)."""
     options = {str(choice).lower(): str(choice) for choice in choices}
-    matches = difflib.get_close_matches(str(word).lower(), options, n=1, cutoff=0.5)
+    matches = difflib.get_close_matches(str(word).lower(), options, n=1, cutoff=alike)
     return options[matches[0]] if matches else None
 
 
@@ -65,6 +66,17 @@ def listed(options: Iterable[str]) -> str:
         return text
     kept = text[:_LISTED].rsplit(", ", 1)[0]
     return f"{kept}, ... ({len(words)} in all)"
+
+
+@contextmanager
+def naming_job(number: int, total: int) -> Iterator[None]:
+    """An error inside the ``with`` says which job of several it is about."""
+    try:
+        yield
+    except ConfigError as error:
+        if total == 1:
+            raise
+        raise ConfigError(f"{error} (job {number} of {total})") from error
 
 
 def require(key: str, value: object, holds: bool, wanted: str) -> None:

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ffalora_cli.config.errors import ConfigError, listed
+from ffalora_cli.config.errors import ConfigError, listed, naming_job
 from ffalora_cli.config.job import Job
 from ffalora_cli.config.schema import Config
 from ffalora_cli.config.splits import HOLDOUT, evaluated_splits
@@ -207,10 +207,6 @@ def check_done(jobs: Sequence[Job], sweep: bool) -> list[str]:
 
     inputs, notes = InputsCheck(), []
     for n in done:
-        try:
+        with naming_job(n + 1, len(jobs)):
             notes.append(inputs.check(folders[n], jobs[n].config, again=not sweep))
-        except ConfigError as error:
-            if len(jobs) == 1:
-                raise
-            raise ConfigError(f"{error} (job {n + 1} of {len(jobs)})") from error
     return list(dict.fromkeys(note for note in notes if note is not None))

@@ -11,13 +11,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-import numpy as np
-
 from ffalora_cli.config.errors import ConfigError, choose, require
 from ffalora_cli.config.schema import TaskConfig
 from ffalora_cli.tasks.targets import BatchTargets, Targets
 
 if TYPE_CHECKING:
+    import numpy as np
     from torch import Tensor, nn
 
 Place = Callable[[int], str]

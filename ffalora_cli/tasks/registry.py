@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-import numpy as np
+from typing import TYPE_CHECKING
 
 from ffalora_cli import metric_keys
 from ffalora_cli.config.errors import ConfigError
 from ffalora_cli.config.plugins import Folder
 from ffalora_cli.config.schema import Config, TaskConfig
 from ffalora_cli.tasks.base import LOSS, Metric, Task, check_strata
-from ffalora_cli.tasks.targets import Targets
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from ffalora_cli.tasks.targets import Targets
 
 KINDS = Folder(
     "task.kind",
@@ -46,6 +50,8 @@ def strata(task: TaskConfig, targets: Targets) -> tuple[np.ndarray, tuple[str, .
     kind = get(task.kind)
     found = kind.strata(targets)
     if found is None:
+        import numpy as np
+
         return np.zeros(len(targets), np.int64), ("all rows",)
     return found, kind.strata_names(task)
 
@@ -77,7 +83,10 @@ def metric(key: str) -> Metric | None:
 def higher_is_better(key: str) -> bool:
     """As a task declares of a score, else as the key's meaning has it."""
     declared = metric(key)
-    return metric_keys.higher_is_better(key) if declared is None else declared.higher_is_better
+    if declared is not None:
+        return declared.higher_is_better
+    meaning = metric_keys.described(key)
+    return meaning is None or meaning.better != "lower"
 
 
 def is_percent(key: str) -> bool:

@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 if TYPE_CHECKING:
+    import numpy as np
     import torch
     from torch import Tensor
 
@@ -35,6 +34,8 @@ class Targets:
 
     def index(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Places in ``values`` of the targets of ``rows``, and whose they are, int64 [targets]."""
+        import numpy as np
+
         rows = np.asarray(rows, dtype=np.int64)
         if self.offsets is None:
             return rows, np.arange(len(rows))
@@ -45,6 +46,8 @@ class Targets:
 
     def take(self, rows: np.ndarray) -> Targets:
         """Targets of some rows, int64 [m]."""
+        import numpy as np
+
         places, owner = self.index(rows)
         found = {name: array[places] for name, array in self.arrays().items() if name != "offsets"}
         if self.offsets is not None:
@@ -53,6 +56,7 @@ class Targets:
 
     def batch(self, rows: np.ndarray) -> BatchTargets:
         """Targets of a micro-batch's rows, int64 [examples], on the CPU."""
+        import numpy as np
         import torch
 
         places, owner = self.index(rows)

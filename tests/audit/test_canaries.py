@@ -102,7 +102,7 @@ def test_both_observers_see_clipped_canaries_as_often_as_they_were_drawn(
         assert np.abs(seen - step_weights(protocol) @ round).max() < (1e-4 if clean else 5)
 
 
-def silent(shapes, clients, sd, secret, round, step, device="cpu"):
+def silent(shapes, clients, sd, secret, round, step, *rest):
     return {name: torch.zeros(len(clients), *shape) for name, shape in shapes.items()}
 
 

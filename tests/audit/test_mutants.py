@@ -3,28 +3,26 @@
 from __future__ import annotations
 
 import operator
-from contextlib import nullcontext
 
 import numpy as np
 import pytest
 
 from ffalora_cli.audit.mechanism.accounting import accounting_checks
 from ffalora_cli.audit.mechanism.battery import QUICK
-from ffalora_cli.audit.mechanism.clip import clip_checks
-from ffalora_cli.audit.mechanism.dealing import twins
+from ffalora_cli.audit.mechanism.clip import clip_checks, unit_checks
 from ffalora_cli.audit.mechanism.draws import draw_empty, draw_keys
 from ffalora_cli.audit.mechanism.noise import repeats
-from ffalora_cli.audit.mechanism.sampler import draw_batches, sampler_checks
-from ffalora_cli.audit.mechanism.unit_clip import unit_checks
+from ffalora_cli.audit.mechanism.sampler import draw_batches, sampler_checks, twins
 from ffalora_cli.audit.mechanism.uploads import play, upload_checks
-from ffalora_cli.audit.mutants import run, seams
-from ffalora_cli.audit.mutants.run import all_mutants, run_mutants
+from ffalora_cli.audit.mutants import run as mutants
+from ffalora_cli.audit.mutants import seams
+from ffalora_cli.audit.mutants.run import run_mutant
 from ffalora_cli.audit.mutants.seams import Mutant
 from tests.audit.subjects import SIZES, battery_of, config, noise_part, subject
 from tests.audit.test_seams import declaring
 
-MUTANTS = {mutant.name: mutant for mutant in all_mutants()}
-BY_CHECK = {mutant.caught_by: mutant.name for mutant in reversed(all_mutants())}
+MUTANTS = {mutant.name: mutant for mutant in mutants.MUTANTS}
+BY_CHECK = {mutant.caught_by: mutant.name for mutant in reversed(mutants.MUTANTS)}
 
 
 def sampler_part(subject):
@@ -58,22 +56,22 @@ def part_with():
 
 
 def test_there_are_enough_and_each_has_a_name():
-    assert len(MUTANTS) == len(all_mutants()) >= 16
+    assert len(MUTANTS) == len(mutants.MUTANTS) >= 16
 
 
 @pytest.mark.parametrize("name", BY_CHECK.values())
 def test_a_mutant_is_caught_by_its_part_of_the_battery(name, part_with, monkeypatch):
     """One mutant a check; all of them, each by the whole battery, are in the slow set."""
     part = part_with[MUTANTS[name].caught_by]
-    monkeypatch.setattr(run, "run_checks", battery_of(part))
-    (result,) = run_mutants(config(), SIZES, b"m" * 32, [MUTANTS[name]])
+    monkeypatch.setattr(mutants, "run_checks", battery_of(part))
+    result = run_mutant(config(), SIZES, b"m" * 32, MUTANTS[name])
     assert result.caught, f"{name}: only {result.failed} failed, not {result.expected}"
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", MUTANTS)
 def test_a_mutant_is_caught(name):
-    (result,) = run_mutants(config(), SIZES, b"m" * 32, [MUTANTS[name]])
+    result = run_mutant(config(), SIZES, b"m" * 32, MUTANTS[name])
     assert result.caught, f"{name}: only {result.failed} failed, not {result.expected}"
 
 
@@ -96,15 +94,14 @@ def test_a_mutant_is_caught(name):
 )
 def test_clean_code_is_not_caught(overrides):
     """The false-alarm level of a whole audit is 1e-4; these seeds are fixed."""
-    (result,) = run_mutants(config(*overrides), SIZES, b"c" * 32, [Mutant("", "", nullcontext)])
+    result = run_mutant(config(*overrides), SIZES, b"c" * 32, Mutant("", "", {}))
     assert result.failed == ()
 
 
 def test_a_run_of_one_client_is_audited(monkeypatch):
-    monkeypatch.setattr(run, "run_checks", battery_of(noise_part))
-    (result,) = run_mutants(
-        config("federation.num_clients=1"), SIZES[:1], b"o" * 32, [MUTANTS["noise × 0.95"]]
-    )
+    monkeypatch.setattr(mutants, "run_checks", battery_of(noise_part))
+    weak = MUTANTS["noise × 0.95"]
+    result = run_mutant(config("federation.num_clients=1"), SIZES[:1], b"o" * 32, weak)
     assert result.caught
 
 
@@ -118,8 +115,8 @@ def test_seams_are_closed_again():
 
     before = standing()
     assert len(before) >= 14
-    for mutant in all_mutants():
-        with pytest.raises(ValueError, match="stop"), mutant.broken():
+    for mutant in MUTANTS.values():
+        with pytest.raises(ValueError, match="stop"), seams.replaced(mutant.changes):
             raise ValueError("stop")
     assert standing() == before
 
@@ -128,20 +125,17 @@ def test_noise_keyed_by_32_bits_is_seen():
     """What torch's CPU generator does with a seed: 200,000 draws hold 4.7 pairs on average."""
     import torch
 
-    def wrap(real):
-        def noise_stack(shapes, clients, sd, secret, round, step, device="cpu"):
-            from ffalora_cli.keys import derive, torch_seed
+    def noise_stack(real, shapes, clients, sd, secret, round, step, *rest):
+        from ffalora_cli.keys import derive, torch_seed
 
-            generator, values = torch.Generator(), torch.empty(len(clients), 16)
-            for row, client in zip(values, clients, strict=True):
-                seed = torch_seed(derive(secret, "noise", int(client), round, step))
-                row.normal_(generator=generator.manual_seed(seed))
-            return {"keys": values}
-
-        return noise_stack
+        generator, values = torch.Generator(), torch.empty(len(clients), 16)
+        for row, client in zip(values, clients, strict=True):
+            seed = torch_seed(derive(secret, "noise", int(client), round, step))
+            row.normal_(generator=generator.manual_seed(seed))
+        return {"keys": values}
 
     audited = subject()
-    with seams.noise(wrap):
+    with seams.replaced({seams.NOISE: noise_stack}):
         narrow = repeats(draw_keys(audited, 200_000), "narrow")
     assert not narrow.passed
     assert narrow.statistic < 20

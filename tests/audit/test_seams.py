@@ -14,6 +14,7 @@ import torch
 
 import ffalora_cli
 from ffalora_cli.audit.mutants import seams
+from ffalora_cli.audit.mutants.seams import Seam
 from ffalora_cli.engine.job import LocalOptimizer
 from ffalora_cli.engine.stacked import engine as stacked
 from tests.engine.test_engines import gap, job
@@ -44,18 +45,18 @@ def test_nobody_keeps_a_seam_under_a_name_of_his_own():
 
 def test_what_is_declared_is_what_is_cut():
     """A seam that was renamed, forgotten or is not looked up any more shows here."""
-    module = ast.parse(Path(seams.__file__).read_text(encoding="utf-8"))
-    names = [node.name for node in module.body if isinstance(node, ast.FunctionDef)]
-    replaced = []
-    for cut in (getattr(seams, name) for name in names if name != "replaced"):
-        with cut(lambda real: replaced.append(real) or real):
-            pass
+    cut = [seam for seam in vars(seams).values() if isinstance(seam, Seam)]
+    replaced = [attrgetter(seam.name)(seam.module) for seam in cut]
     declared = [attrgetter(seam)(module) for module in declaring() for seam in module.SEAMS]
     assert set(replaced) == set(declared) and len(replaced) == len(declared)
+    with seams.replaced(dict.fromkeys(cut, str)):
+        broken = [attrgetter(seam.name)(seam.module) for seam in cut]
+    assert not set(broken) & set(replaced)
 
 
 def test_only_what_is_declared_can_be_replaced():
-    with pytest.raises(LookupError, match="no seam FEW"), seams.replaced(stacked, "FEW", str):
+    undeclared = {Seam(stacked, "FEW"): str}
+    with pytest.raises(LookupError, match="no seam FEW"), seams.replaced(undeclared):
         pass
 
 
@@ -78,19 +79,17 @@ def unmoved(work, trained):
 def test_clip_and_sum(path):
     """Gradients of zero leave everybody where he was; unclipped ones go further."""
 
-    def zero(real):
-        return lambda privacy, slots, losses, grads, *rest: real(
-            privacy, slots, losses, {n: 0 * g for n, g in grads.items()}, *rest
-        )
+    def zero(real, privacy, slots, losses, grads, *rest):
+        real(privacy, slots, losses, {n: 0 * g for n, g in grads.items()}, *rest)
 
-    def unclipped(real):
-        return lambda privacy, *rest: real(None, *rest)
+    def unclipped(real, privacy, *rest):
+        real(None, *rest)
 
     work, clipped = path()
     assert gap(clipped, work.start) > 1e-3
-    with seams.micro_batch(zero):
+    with seams.replaced({seams.MICRO_BATCH: zero}):
         assert unmoved(*path())
-    with seams.micro_batch(unclipped):
+    with seams.replaced({seams.MICRO_BATCH: unclipped}):
         assert gap(path()[1], clipped) > 1e-2
     assert gap(path()[1], clipped) == 0.0
 
@@ -98,11 +97,11 @@ def test_clip_and_sum(path):
 def test_noise(path):
     """A constant instead of the noise shows once a step, divided by the expected batch."""
 
-    def ones(real):
-        return lambda *a: {n: torch.ones_like(v) for n, v in real(*a).items()}
+    def ones(real, *arguments):
+        return {n: torch.ones_like(v) for n, v in real(*arguments).items()}
 
     work, _ = path()
-    with seams.noise(ones), seams.micro_batch(lambda real: lambda *a: None):
+    with seams.replaced({seams.NOISE: ones, seams.MICRO_BATCH: lambda *arguments: None}):
         moved = {n: (v - work.start[n])[0] for n, v in path()[1].items()}
     expected = -2.0 / float(work.privacy.expected_batch[0])
     for value in moved.values():
@@ -110,8 +109,11 @@ def test_noise(path):
 
 
 def test_end_of_a_step_and_training(path):
-    with seams.step_end(lambda real: lambda j, s, p, tensors: tensors.total.zero_()):
+    with seams.replaced({seams.STEP_END: lambda *arguments: arguments[-1].total.zero_()}):
         assert unmoved(*path())
-    nothing = {"trained": {}}
-    with seams.training(lambda real: lambda *a: dataclasses.replace(real(*a), **nothing)):
+
+    def nothing(real, *arguments):
+        return dataclasses.replace(real(*arguments), trained={})
+
+    with seams.replaced({seams.TRAINING: nothing}):
         assert path()[1] == {}

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 import shutil
-from contextlib import nullcontext
 
 import pytest
 
 from ffalora_cli.audit.mutants import of_step
 from ffalora_cli.audit.mutants import run as mutants
-from ffalora_cli.audit.mutants.seams import Mutant
+from ffalora_cli.audit.mutants.seams import Mutant, replaced
 from ffalora_cli.audit.recorded import recorded_checks
 from ffalora_cli.audit.run import client_sizes, plan_of
 from ffalora_cli.cli.main import main
@@ -44,7 +43,7 @@ def test_a_clean_run_passes_and_everything_is_in_the_json(tmp_path, capsys):
 
 def test_a_broken_mechanism_fails_with_exit_code_1(capsys):
     (weak,) = (m for m in of_step.MUTANTS if m.name == "noise × 0.95")
-    with weak.broken():
+    with replaced(weak.changes):
         assert main(["audit", *SMALL, *QUICK]) == 1
     text = capsys.readouterr().out
     assert "FAILED    noise sd per tensor" in text
@@ -53,8 +52,8 @@ def test_a_broken_mechanism_fails_with_exit_code_1(capsys):
 
 def test_mutants_are_reported_and_a_missed_one_fails(monkeypatch, capsys):
     (weak,) = (m for m in of_step.MUTANTS if m.name == "noise × 0.95")
-    harmless = Mutant("nothing broken", "noise sd per tensor", nullcontext)
-    monkeypatch.setattr(mutants, "all_mutants", lambda: (weak, harmless))
+    harmless = Mutant("nothing broken", "noise sd per tensor", {})
+    monkeypatch.setattr(mutants, "MUTANTS", (weak, harmless))
     monkeypatch.setattr(mutants, "run_checks", battery_of(noise_part))
     assert main(["audit", *SMALL, "--mutants"]) == 1
     text = capsys.readouterr().out

@@ -10,8 +10,8 @@ import torch
 
 from ffalora_cli.audit import self_test as checks
 from ffalora_cli.audit.self_test import self_test
-from ffalora_cli.cli import installation
 from ffalora_cli.cli.main import main
+from ffalora_cli.cli.verbs import doctor
 
 
 @pytest.fixture(autouse=True)
@@ -50,10 +50,10 @@ def test_versions_that_clash(monkeypatch, capsys):
 
 
 def test_a_key_is_found_and_never_shown(monkeypatch, tmp_path, capsys):
-    assert installation.tracker().state == "warn"
+    assert doctor.tracker().state == "warn"
     (tmp_path / ".netrc").write_text("machine api.wandb.ai login user password hush-hush\n")
     (tmp_path / ".netrc").chmod(0o600)
-    assert "netrc" in installation.tracker().said
+    assert "netrc" in doctor.tracker().said
     monkeypatch.setenv("WANDB_API_KEY", "very-secret")
     assert main(["doctor", "--no-self-test"]) == 0
     text = capsys.readouterr().out
@@ -63,14 +63,14 @@ def test_a_key_is_found_and_never_shown(monkeypatch, tmp_path, capsys):
 def test_a_cache_that_cannot_be_written(monkeypatch, tmp_path):
     blocked = tmp_path / "file"
     blocked.write_text("")
-    found = installation._folder("noise", blocked / "privacy", "FFALORA_CACHE")
+    found = doctor._folder("noise", blocked / "privacy", "FFALORA_CACHE")
     assert found.state == "warn" and "FFALORA_CACHE" in found.remedy
 
 
 def test_a_full_disk(monkeypatch, tmp_path):
     usage = type("Usage", (), {"free": 10**6})
-    monkeypatch.setattr(installation.shutil, "disk_usage", lambda path: usage)
-    assert installation.disk(tmp_path / "runs").state == "fail"
+    monkeypatch.setattr(doctor.shutil, "disk_usage", lambda path: usage)
+    assert doctor.disk(tmp_path / "runs").state == "fail"
 
 
 def failed(results):

@@ -37,6 +37,6 @@ def test_nothing_heavy_is_imported(code) -> None:
 
 
 def test_composing_needs_no_torch() -> None:
-    loaded = loaded_after("from ffalora_cli.cli.jobs import plan; plan([])")
+    loaded = loaded_after("from ffalora_cli.compose.jobs import plan; plan([])")
     assert "hydra" in loaded
     assert "torch" not in loaded

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from ffalora_cli.cli.main import main
 from ffalora_cli.config.errors import ConfigError
 from ffalora_cli.federation import round as round_module
 from ffalora_cli.federation.rehearsal import rehearse
@@ -85,8 +86,10 @@ def sent_items(sim, monkeypatch):
     return sent
 
 
-def test_a_new_method_is_found():
+def test_a_new_method_is_found(capsys):
     assert {"halves", "redrawn", "own", "three"} <= set(registry.names())
+    assert main(["ls", "methods"]) == 0
+    assert "halves (installed): method.name=halves" in capsys.readouterr().out
     assert registry.get("halves").personal == () and registry.get("own").personal == ("lora_b",)
 
 

@@ -7,8 +7,9 @@ Every block is run. Conventions, all visible to who reads the source of a page:
   model, ``debug=tiny``, few rounds, ``privacy=none`` unless the command speaks of privacy
   (calibration takes longer than such a run); everything else is as it stands there.
 - ``python``: run after the block before it, in the same folder.
-- ``yaml`` and ``json`` are parsed; ``text``, ``mermaid`` and the like are not code.
-- ``<!-- test: file PATH -->`` before a block: its text is that file for the rest of the page.
+- ``yaml``, ``json`` and ``toml`` are parsed; ``text``, ``mermaid`` and the like are not code.
+- ``<!-- test: file PATH -->`` before a block: its text is that file for the rest of the page;
+  what a ``pyproject.toml`` offers by entry points is installed.
 - ``<!-- test: skip REASON -->``: not run, for this reason. A test counts them.
 """
 

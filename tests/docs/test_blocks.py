@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -30,6 +31,7 @@ from tests.docs.blocks import (
     filled,
     words_of,
 )
+from tests.entry_points import offer
 from tests.tiny import save_tiny_bert
 
 SKIPPED = 4  # blocks that are not run; raise it only with a reason beside the block
@@ -96,11 +98,13 @@ def test_there_is_much_to_run_and_little_is_skipped():
 
 @pytest.mark.parametrize("block", BLOCKS, ids=lambda b: f"{b.page}:{b.line}")
 def test_every_block_is_of_a_kind_that_is_run_parsed_or_no_code(block: Block):
-    assert block.language in NOT_CODE | {"bash", "python", "yaml", "json"}
+    assert block.language in NOT_CODE | {"bash", "python", "yaml", "json", "toml"}
     if block.language == "yaml":
         yaml.safe_load(block.text)
     elif block.language == "json":
         json.loads(block.text)
+    elif block.language == "toml":
+        tomllib.loads(block.text)
     elif block.language == "python":
         compile(block.text, block.page, "exec")
 
@@ -181,6 +185,9 @@ def test_a_page_that_adds_files_to_a_checkout(page, tmp_path):
             target = tmp_path / re.sub(r"^configs/", "ffalora_cli/configs/", block.file)
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_text(block.text, encoding="utf-8")
+        if block.file == "pyproject.toml":
+            project = tomllib.loads(block.text)["project"]
+            offer(tmp_path, project["name"], project["entry-points"])
         for command in block.commands:
             words = filled(words_of(command), "RUN", tmp_path / "DATA", tmp_path)
             if words[0] in ("run", "sweep"):

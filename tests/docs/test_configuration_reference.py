@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import re
 
-from make_configuration_reference import FILE, reference
-
 from ffalora_cli.compose import catalogue
 from ffalora_cli.config.build import leaf_keys
+from scripts.make_configuration_reference import FILE, reference
 
 
 def test_the_page_is_up_to_date():
     assert FILE.read_text(encoding="utf-8") == reference(), (
-        "run: python scripts/make_configuration_reference.py"
+        "run: python -m scripts.make_configuration_reference"
     )
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 
 import pytest
-from make_metrics_reference import FILE, reference
 
 from ffalora_cli import experiment, metric_keys
 from ffalora_cli.compose.jobs import plan
 from ffalora_cli.records.reading import read_run
+from scripts.make_metrics_reference import FILE, reference
 from tests import ROOT
 from tests.tiny import save_tiny_bert
 from tests.trackers import Silent
@@ -30,7 +30,7 @@ FURTHER_SPLIT = {metric_keys.evaluated(name, "<split>") for name in ("loss", "<m
 
 def test_the_page_is_up_to_date():
     assert FILE.read_text(encoding="utf-8") == reference(), (
-        "run: python scripts/make_metrics_reference.py"
+        "run: python -m scripts.make_metrics_reference"
     )
 
 

@@ -26,6 +26,7 @@ from ffalora_cli.export.peft import (
 )
 from ffalora_cli.export.trained_model import TrainedModel
 from ffalora_cli.federation.cohort.clients import ClientStates
+from ffalora_cli.tasks import registry as tasks
 from tests.tiny import MODELS, TinyExamples, tiny_model, tiny_network
 
 RANK, ALPHA = 3, 7.5  # a scale that no default has
@@ -82,7 +83,9 @@ def test_the_merged_model_computes_the_same_with_merges_in_the_base(family, tmp_
     before = {name: p.clone() for name, p in network.plain.named_parameters()}
     network.add_to_base(delta)
     ours = network.outputs(network.inputs(examples, order), values)
-    write_merged(tmp_path, merged_model(network, values, delta), ("a", "b", "c"))
+    task = replace(config().task, classes=("a", "b", "c"))
+    settings = tasks.get(task.kind).settings(task)
+    write_merged(tmp_path, merged_model(network, values, delta), settings)
     model = AutoModelForSequenceClassification.from_pretrained(tmp_path).eval()
     assert (ours - plain_logits(model, examples, order)).abs().max() < 2e-5
     assert model.config.id2label == {0: "a", 1: "b", 2: "c"}

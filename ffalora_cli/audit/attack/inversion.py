@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from ffalora_cli import keys
-from ffalora_cli.audit.canary.canary_engine import WatchedOptimizer
+from ffalora_cli.audit.mechanism.observe import WatchedOptimizer
 from ffalora_cli.config.errors import ConfigError
 from ffalora_cli.engine.job import ExamplePrivacy, LocalJob, StepBatches
 from ffalora_cli.engine.stacked.engine import StackedEngine
@@ -99,7 +99,7 @@ def observed(
         start={name: values[name][None] for name in trained},
         common={name: value for name, value in values.items() if name not in trained},
         trainable=tuple(trained),
-        optimizer=WatchedOptimizer("sgd", 1.0, see=lambda gradient: seen.append(gradient.clone())),
+        optimizer=WatchedOptimizer("sgd", 1.0, see=seen.extend),
         privacy=privacy or None,
     )
     StackedEngine(network, rows).train(job)
@@ -162,8 +162,8 @@ def check_attackable(method: Method) -> None:
     Raises:
         ConfigError: names the method.
     """
-    whole = type(method).compress is Method.compress
-    if not whole or method.form != "lora":
+    whole = type(method).compress is Method.compress and method.form == "lora"
+    if not whole or not {"lora_a", "lora_b"} & {*method.exchange(1).uploaded}:
         raise ConfigError(
             f"--methods {method.name}: it uploads neither A nor B as trained, and ffalora attack "
             "reads nothing else; name another method"

@@ -2,31 +2,71 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import numpy as np
+import torch
 
 from ffalora_cli import keys
 from ffalora_cli.audit.attack.inversion import Sentences
 from ffalora_cli.config.schema import AdapterConfig, Config
+from ffalora_cli.experiment import population
+from ffalora_cli.models.backbone import Backbone, load_tokenizer
+from ffalora_cli.models.network import Network, build_network, load_network
 from ffalora_cli.tasks.targets import Targets
-
-if TYPE_CHECKING:
-    from ffalora_cli.models.network import Network
-    from ffalora_cli.types import Examples
+from ffalora_cli.tasks.text_classification import TASK
+from ffalora_cli.types import Examples
 
 VOCABULARY = 2000
 
 
+@dataclass(frozen=True)
+class Victim:
+    """What is attacked; every network and every batch of rows is made anew.
+
+    Attributes:
+        name: in the figures.
+        title: in the table.
+        rows: attacked one by one.
+        public: positions at the start that are no secret (special tokens).
+        network: rank of the adapters -> network.
+        sentences: (rows, length) -> token rows.
+    """
+
+    name: str
+    title: str
+    rows: int
+    public: int
+    network: Callable[[int], Network]
+    sentences: Callable[[int, int], Sentences]
+
+
+def victims(config: Config, examples: Examples) -> tuple[Victim, Victim]:
+    """A random surrogate, and the model of a run on its training rows."""
+    return (
+        Victim(
+            "surrogate",
+            "random RoBERTa, random words",
+            10,
+            0,
+            lambda rank: random_network(rank, 0),
+            lambda rows, length: random_sentences(rows, length, 0),
+        ),
+        Victim(
+            "model",
+            f"{config.model.name}, rows of {config.task.name}",
+            3,
+            1,
+            lambda rank: own_network(config, rank),
+            lambda rows, length: own_sentences(examples, rows, length),
+        ),
+    )
+
+
 def random_network(rank: int, seed: int) -> Network:
     """A random RoBERTa of two layers, 128 wide, 2,000 words, two classes."""
-    import torch
     from transformers import AutoConfig, AutoModelForSequenceClassification
-
-    from ffalora_cli.models.backbone import Backbone
-    from ffalora_cli.models.network import build_network
-    from ffalora_cli.tasks.text_classification import TASK
 
     settings = AutoConfig.for_model(
         "roberta",
@@ -40,9 +80,8 @@ def random_network(rank: int, seed: int) -> Network:
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = (
-            AutoModelForSequenceClassification.from_config(settings).eval().requires_grad_(False)
-        )
+        model = AutoModelForSequenceClassification.from_config(settings)
+    model.eval().requires_grad_(False)
     adapter = AdapterConfig(rank, float(rank), "query_value", "kaiming", seed, 0.0)
     targets = ("attention.self.query", "attention.self.value")
     return build_network(Backbone(model, "surrogate", (), TASK), adapter, targets)
@@ -57,8 +96,6 @@ def random_sentences(rows: int, length: int, seed: int) -> Sentences:
 
 def own_network(config: Config, rank: int) -> Network:
     """The run's pretrained model with adapters of this rank."""
-    from ffalora_cli.models.network import load_network
-
     adapter = replace(config.adapter, rank=rank)
     return load_network(config.model, adapter, config.head, config.task)
 
@@ -73,9 +110,6 @@ def own_sentences(examples: Examples, rows: int, length: int) -> Sentences:
 
 def own_rows(config: Config) -> tuple[Examples, np.ndarray]:
     """The run's tokenised training rows, and units of each client int64 ``[num_clients]``."""
-    from ffalora_cli.experiment import population
-    from ffalora_cli.models.backbone import load_tokenizer
-
     data, found = population.load(config, load_tokenizer(config.model))
     return data.train, found.clients.num_units
 

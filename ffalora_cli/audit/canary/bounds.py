@@ -16,13 +16,14 @@ from scipy import stats
 
 from ffalora_cli.audit.canary.tradeoff import Curve, Family, gaussian_epsilon
 
+CONFIDENCE = 0.95  # 1 - probability that a bound is too large
 LARGEST = 50.0  # no bound beyond this epsilon is looked for
 TOLERANCE = 1e-3  # of epsilon
 STEP = 0.005  # of a family's strength, relative
 
 
 def one_run(
-    canaries: int, guesses: int, correct: int, delta: float, confidence: float = 0.95
+    canaries: int, guesses: int, correct: int, delta: float, confidence: float = CONFIDENCE
 ) -> float:
     """Largest epsilon that one run's guesses reject, for any (epsilon, delta)-DP mechanism.
 
@@ -59,7 +60,7 @@ def one_run_tradeoff(
     correct: int,
     delta: float,
     family: Family,
-    confidence: float = 0.95,
+    confidence: float = CONFIDENCE,
 ) -> float:
     """Largest epsilon at ``delta`` within a family of trade-off curves that the guesses reject.
 
@@ -124,7 +125,7 @@ def contradicts(curve: Curve, canaries: int, guesses: int, correct: int, confide
 
 
 def clopper_pearson(
-    inside: tuple[int, int], outside: tuple[int, int], delta: float, confidence: float = 0.95
+    inside: tuple[int, int], outside: tuple[int, int], delta: float, confidence: float = CONFIDENCE
 ) -> float:
     """Epsilon from the two error rates of a threshold fixed beforehand, exact binomial limits.
 
@@ -148,7 +149,7 @@ def clopper_pearson(
 
 
 def gaussian_fit(
-    inside: np.ndarray, outside: np.ndarray, delta: float, confidence: float = 0.95
+    inside: np.ndarray, outside: np.ndarray, delta: float, confidence: float = CONFIDENCE
 ) -> float:
     """Heuristic: epsilon if both kinds of scores were Gaussian with one spread.
 

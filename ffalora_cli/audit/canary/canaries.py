@@ -12,22 +12,28 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 
 from ffalora_cli import keys
+from ffalora_cli.audit.canary.canary_engine import Canaries, CanaryEngine, CanaryRows
 from ffalora_cli.audit.canary.guessing import Claim, Sight, measure, plan_guesses
+from ffalora_cli.audit.mechanism.surrogate import (
+    SEVERAL,
+    WIDTH,
+    Subject,
+    clients_of_units,
+    some_clients,
+    surrogate_network,
+)
 from ffalora_cli.audit.outcome import Bound
-
-if TYPE_CHECKING:
-    from ffalora_cli.audit.canary.canary_engine import CanaryEngine
-    from ffalora_cli.audit.mechanism.surrogate import Subject
-    from ffalora_cli.config.schema import FederationConfig
-    from ffalora_cli.engine.job import LocalJob, LocalResult
-    from ffalora_cli.federation.simulation import Simulation
-    from ffalora_cli.federation.wire.contract import Receipt
-    from ffalora_cli.types import Stack
+from ffalora_cli.config.schema import FederationConfig
+from ffalora_cli.engine.job import LocalJob, LocalResult
+from ffalora_cli.federation.roles import covered_names, exchanged_specs, personal_names
+from ffalora_cli.federation.simulation import Simulation
+from ffalora_cli.federation.wire.contract import Receipt
+from ffalora_cli.methods import registry
 
 NORM = 1000.0  # of a canary's gradient, in units of the clip
 REAL_ROWS = 0.02  # expected a step beside the canaries: a real gradient costs a forward pass
@@ -46,8 +52,6 @@ def run_canaries(subject: Subject, canaries: int = 5000, steps: int | None = Non
     Returns:
         Bounds of the observer of every step, then those of the observer of the uploads.
     """
-    from ffalora_cli.audit.mechanism.surrogate import some_clients
-
     plan, protocol = some_clients(subject.plan, 1), subject.config.federation
     most = int(plan.planned_steps[0])
     rounds = max(1, min(steps or most, most) // plan.steps_per_round)
@@ -95,16 +99,6 @@ def step_weights(protocol: FederationConfig) -> np.ndarray:
 
 def _federation(subject: Subject, canaries: int, rounds: int) -> tuple[Simulation, CanaryEngine]:
     """The run's federation of one client whose rows are a few real ones and its canaries."""
-    from ffalora_cli.audit.canary.canary_engine import Canaries, CanaryEngine, CanaryRows
-    from ffalora_cli.audit.mechanism.surrogate import (
-        SEVERAL,
-        WIDTH,
-        clients_of_units,
-        surrogate_network,
-    )
-    from ffalora_cli.federation.roles import covered_names, exchanged_specs, personal_names
-    from ffalora_cli.methods import registry
-
     config, plan = subject.config, subject.plan
     method = registry.get(config.method.name)
     for width in (w for w in WIDTHS if w >= WIDTH):
@@ -118,9 +112,8 @@ def _federation(subject: Subject, canaries: int, rounds: int) -> tuple[Simulatio
     included = coins.random(min(canaries, room)) < 0.5
     real = max(1, min(int(plan.examples[0]), round(REAL_ROWS / float(plan.sample_rate[0]))))
     inside = np.flatnonzero(included)
-    sizes = np.where(
-        np.arange(len(inside)) % 2, SEVERAL if subject.clients.units is not None else 1, 1
-    )
+    several = SEVERAL if subject.clients.units is not None else 1
+    sizes = np.where(np.arange(len(inside)) % 2, several, 1)
     units = np.array([real + len(inside)])
     rows = CanaryRows(real, int(sizes.sum()), width)
     plan = replace(plan, examples=units, covered=covered_names(network, method, config.head))
@@ -140,23 +133,13 @@ def _play(
     see_upload: Callable[[np.ndarray], None],
 ) -> None:
     """Play all rounds before the eyes of both observers, who look at the canaries' coordinates."""
-    import torch
-
-    from ffalora_cli.engine.job import LocalJob
-
-    def look(upload: Stack) -> None:
-        """What the server received, minus what it had sent."""
-        change = [
-            (upload[name][0] - start if name in upload else torch.zeros_like(start)).flatten()
-            for name, start in engine.start.items()
-        ]
-        where = engine.canaries.coordinates(engine.shapes)
-        see_upload(torch.cat(change).numpy()[where])
 
     def answer(asked: LocalJob | Receipt) -> LocalResult | None:
         if isinstance(asked, LocalJob):
             return engine.train(asked)
-        look(asked.uploads)
+        sent = engine.start | {n: v[0] for n, v in asked.uploads.items() if n in engine.start}
+        change = [(sent[name] - start).flatten() for name, start in engine.start.items()]
+        see_upload(torch.cat(change).numpy()[engine.canaries.coordinates(engine.shapes)])
         return None
 
     engine.see_step = see_step

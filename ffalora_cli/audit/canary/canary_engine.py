@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import numpy as np
 import torch
 
 from ffalora_cli import keys
 from ffalora_cli.adapters.context import Factor
+from ffalora_cli.audit.mechanism.observe import WatchedOptimizer
 from ffalora_cli.audit.mechanism.surrogate import SurrogateRows
-from ffalora_cli.engine.job import LocalJob, LocalOptimizer, LocalResult
+from ffalora_cli.engine.job import LocalJob, LocalResult
 from ffalora_cli.engine.stacked.engine import StackedEngine
 from ffalora_cli.tasks.targets import Targets
 from ffalora_cli.types import Stack, Tensors
@@ -80,24 +80,6 @@ class CanaryRows(SurrogateRows):
         self.targets = Targets(np.r_[self.targets.values, np.zeros(canaries, np.int64)])
 
 
-@dataclass(frozen=True)
-class WatchedOptimizer(LocalOptimizer):
-    """The run's optimiser; shows the gradient it is about to apply."""
-
-    see: Callable[[torch.Tensor], None] = field(kw_only=True)
-
-    def build(self, parameters: Sequence[torch.nn.Parameter]) -> torch.optim.Optimizer:
-        """The same ``torch.optim`` object with a hook before its step."""
-        optimizer = super().build(parameters)
-
-        def look(*_: Any) -> None:
-            grads = [p.grad.flatten(1) for p in parameters if p.grad is not None]
-            self.see(torch.cat(grads, 1))  # [clients, P]
-
-        optimizer.register_step_pre_hook(look)
-        return optimizer
-
-
 @dataclass
 class CanaryEngine(StackedEngine):
     """The stacked engine with canaries among the rows; everything after a gradient is its own."""
@@ -112,13 +94,13 @@ class CanaryEngine(StackedEngine):
         self.shapes = {name: tuple(job.start[name].shape[1:]) for name in job.trainable}
         self.start = {name: job.start[name][0] for name in job.trainable}
         where = torch.from_numpy(self.canaries.coordinates(self.shapes))
-        settings = {name: getattr(job.optimizer, name) for name in vars(job.optimizer)}
 
-        def see(gradient: torch.Tensor) -> None:
+        def see(grads: list[torch.Tensor]) -> None:
             if self.see_step is not None:
-                self.see_step(gradient[0, where].numpy())
+                self.see_step(grads[0][0, where].numpy())
 
-        return super().train(replace(job, optimizer=WatchedOptimizer(**settings, see=see)))
+        optimizer = WatchedOptimizer(**vars(job.optimizer), see=see)
+        return super().train(replace(job, optimizer=optimizer))
 
     def per_example_gradients(
         self,

@@ -148,49 +148,46 @@ def measure(
         claim: its ``delta`` and its family.
         observer: what the scores were computed from.
     """
-    canaries, confidence = len(scores), 0.95
+    canaries, delta = len(scores), claim.delta
     order = np.argsort(scores, kind="stable")
 
     def right(guesses: int) -> int:
         half = guesses // 2
         return int(included[order[canaries - half :]].sum() + (~included[order[:half]]).sum())
 
+    def bound(name: str, value: float, rigorous: bool, text: str) -> Bound:
+        return Bound(name, value, bounds.CONFIDENCE, rigorous, observer, text)
+
     one, several = (right(guesses) for guesses in (plan.one_run, plan.tradeoff))
     inside, outside = scores[included], scores[~included]
     missed, false = int((inside <= plan.threshold).sum()), int((outside > plan.threshold).sum())
-    found = [
-        (
+    in_family = bounds.one_run_tradeoff(canaries, plan.tradeoff, several, delta, claim.family)
+    errors = bounds.clopper_pearson((len(inside), missed), (len(outside), false), delta)
+    return [
+        bound(
             "one-run",
-            bounds.one_run(canaries, plan.one_run, one, claim.delta, confidence),
+            bounds.one_run(canaries, plan.one_run, one, delta),
             True,
             f"{one} of {plan.one_run} guesses right, {canaries} canaries (arXiv 2305.08846)",
         ),
-        (
+        bound(
             "one-run f-DP",
-            bounds.one_run_tradeoff(
-                canaries, plan.tradeoff, several, claim.delta, claim.family, confidence
-            ),
+            in_family,
             True,
             f"{several} of {plan.tradeoff} guesses right, {canaries} canaries; rejects whole "
             "trade-off curves of the claimed family (arXiv 2410.22235)",
         ),
-        (
+        bound(
             "Clopper-Pearson",
-            bounds.clopper_pearson(
-                (len(inside), missed), (len(outside), false), claim.delta, confidence
-            ),
+            errors,
             False,
             f"missed {missed} of {len(inside)}, false alarms {false} of {len(outside)}; supposes "
             "independent canaries",
         ),
-        (
+        bound(
             "Gaussian fit",
-            bounds.gaussian_fit(inside, outside, claim.delta, confidence),
+            bounds.gaussian_fit(inside, outside, delta),
             False,
             "heuristic: supposes Gaussian scores",
         ),
-    ]
-    return [
-        Bound(name, value, confidence, rigorous, observer, text)
-        for name, value, rigorous, text in found
     ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from scipy.stats import beta, chi2
 
 from ffalora_cli.audit.mechanism.draws import Draws
 from ffalora_cli.audit.mechanism.sampler import Inclusions
@@ -30,8 +31,6 @@ def step_level(
         drawn: batches of each client.
         contribution: largest found, in units of the clip.
     """
-    from scipy.stats import beta, chi2
-
     client = int(plan.epsilon_planned.argmax())
     half = (1.0 - CONFIDENCE) / 2.0
     squares = empty.squares[:, :, client].sum((0, 1))  # [tensors]
@@ -45,12 +44,5 @@ def step_level(
     rate = 1.0 if found == trials else rate
     steps = int(plan.planned_steps[client])
     value = Accountant("pld", plan.accountant.delta).epsilon([(noise, rate, steps)])
-    return Bound(
-        name="step-level",
-        epsilon_lower=value,
-        confidence=CONFIDENCE,
-        rigorous=True,
-        observer="every step",
-        text=f"noise multiplier at most {noise:.4f}, rate at least {rate:.6f}, "
-        f"{steps:,} steps, composed by PLD",
-    )
+    text = f"noise multiplier at most {noise:.4f}, rate at least {rate:.6f}, {steps:,} steps"
+    return Bound("step-level", value, CONFIDENCE, True, "every step", f"{text}, composed by PLD")

@@ -30,6 +30,10 @@ from ffalora_cli.types import RoundRecord
 Write = Callable[[RunRecords], list[str]]
 """A run's records -> lines of a text about it."""
 
+_MAY_DIFFER = {
+    "unit removed": ("noised", "outside", "sizes"),
+    "unit changed": ("noised", "outside"),
+}
 _NAMED = 4  # fields spelled out in a finding
 _NOW = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d UTC")  # when a page was made
 
@@ -91,10 +95,9 @@ def _field_checks(channel: str, held: Sequence[Fields], unit: str) -> list[Check
         for field in sorted(original.keys() | other.keys()):
             why = kind(field, unit)
             same = original.get(field) == other.get(field)
-            allowed = {"noised", "outside"} | ({"sizes"} if variant == VARIANTS[1] else set())
             if not may_leave(field, unit):
                 wrong.append(f"{field} (no line of the list lets it leave)")
-            elif not same and why not in allowed:
+            elif not same and why not in _MAY_DIFFER[variant]:
                 wrong.append(f"{field} (differs and is declared {why})")
             else:
                 seen["equal" if same else str(why)] += 1
@@ -134,12 +137,11 @@ def substituted(run: RunRecords, original: RunRecords, variant: str) -> RunRecor
     What stays at home is the neighbour's own: a text that uses it differs.
     """
     unit = str(run.config["privacy"]["unit"])
-    allowed = {"noised", "outside"} | ({"sizes"} if variant == VARIANTS[1] else set())
 
     def mixed(ours: Any, theirs: Any, name: str) -> Any:
         if isinstance(ours, Mapping) and isinstance(theirs, Mapping) and ours:
             return {key: mixed(v, theirs.get(key), f"{name}.{key}") for key, v in ours.items()}
-        return theirs if kind(name, unit) in allowed else ours
+        return theirs if kind(name, unit) in _MAY_DIFFER[variant] else ours
 
     def metrics(ours: Mapping[str, float], theirs: Mapping[str, float]) -> dict[str, float]:
         return {key: mixed(value, theirs.get(key), f"metrics.{key}") for key, value in ours.items()}
@@ -183,15 +185,12 @@ def _files(folder: Path) -> Fields:
     fields: Fields = {}
     for file in sorted(folder.rglob("*")):
         name = file.relative_to(folder).as_posix()
-        if name == "README.md":
-            fields[f"file.{name}"] = ["is there"]
-        elif name.endswith(".safetensors"):
-            fields[f"file.{name}"] = ["is there"]
+        fields[f"file.{name}"] = ["is there"]
+        if name.endswith(".safetensors"):
             fields |= {f"adapter.{k}": [v.tobytes()] for k, v in load_file(file).items()}
         elif name in ("export.json", "adapter_config.json"):
-            fields[f"file.{name}"] = ["is there"]
             pairs = flat(name.removesuffix(".json"), read_json(file))
             fields |= {field: [value] for field, value in pairs}
-        else:
+        elif name != "README.md":
             fields[f"file.{name}"] = [file.read_bytes()]
     return fields

@@ -7,25 +7,25 @@ they publish is a function of that unit's rows.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
+from ffalora_cli import experiment
 from ffalora_cli.config.errors import ConfigError
 from ffalora_cli.config.job import Job
 from ffalora_cli.config.schema import Config
 from ffalora_cli.config.splits import HOLDOUT
-
-if TYPE_CHECKING:
-    from ffalora_cli.data.dataset import TaskData
-    from ffalora_cli.data.encode import Encoded
-    from ffalora_cli.data.partition.partition import ClientRows
-    from ffalora_cli.experiment.parts import Given
-    from ffalora_cli.keys import Key
-    from ffalora_cli.types import RoundRecord
+from ffalora_cli.data.dataset import TaskData
+from ffalora_cli.data.encode import Encoded
+from ffalora_cli.data.partition.partition import ClientRows
+from ffalora_cli.experiment import population
+from ffalora_cli.experiment.forecast.forecast import Nobody
+from ffalora_cli.experiment.parts import Given, pin
+from ffalora_cli.keys import Key
+from ffalora_cli.models.backbone import load_tokenizer
 
 VARIANTS = ("as it is", "unit removed", "unit changed")
 SCORED = 64  # rows of every evaluation split
@@ -56,27 +56,26 @@ def play_neighbours(job: Job, secret: Key, within: Path) -> list[Neighbour]:
     Raises:
         ConfigError: the configuration cannot be run here.
     """
-    from ffalora_cli import experiment
-
     played = []
     for variant, given in zip(VARIANTS, _given(job.config, secret), strict=True):
         folder = within / variant.replace(" ", "-") / f"audit-{job.signature}"  # the same run id
         folder.parent.mkdir(parents=True)
         one = Job(job.config, folder=folder)  # its manifest names no command
-        experiment.run(one, _Silent(), given=given)
+        experiment.run(one, Nobody(), given=given)
         played.append(Neighbour(variant, folder))
     return played
 
 
 def _given(config: Config, secret: Key) -> list[Given]:
     """What each of ``VARIANTS`` is handed."""
-    from ffalora_cli.experiment import population
-    from ffalora_cli.experiment.parts import Given, pin
-    from ffalora_cli.models.backbone import load_tokenizer
-
-    config = pin(config, _Silent())
+    config = pin(config, Nobody())
     data, people = population.load(config, load_tokenizer(config.model))
-    data = replace(data, evals={name: _some(rows) for name, rows in data.evals.items()})
+    data = replace(
+        data,
+        evals={
+            name: rows.take(np.arange(min(SCORED, len(rows)))) for name, rows in data.evals.items()
+        },
+    )
     owned = min(OWNED, config.federation.local_batch_size)
     data, clients = _few(data, people.clients, owned)
     gone = _unit(config.privacy.unit, data.train, clients)
@@ -130,9 +129,8 @@ def _without(clients: ClientRows, gone: np.ndarray) -> ClientRows:
     owner = np.repeat(np.arange(len(clients)), clients.sizes)[stays]
     units = None
     if clients.units is not None:
-        units = np.concatenate(
-            [np.unique(u, return_inverse=True)[1] for u in _by_owner(clients.units[stays], owner)]
-        )
+        told = [clients.units[stays][owner == client] for client in np.unique(owner)]
+        units = np.concatenate([np.unique(one, return_inverse=True)[1] for one in told])
     moved = clients.rows[stays]
     return replace(
         clients,
@@ -140,10 +138,6 @@ def _without(clients: ClientRows, gone: np.ndarray) -> ClientRows:
         offsets=np.searchsorted(owner, np.arange(len(clients) + 1)),
         units=units,
     )
-
-
-def _by_owner(values: np.ndarray, owner: np.ndarray) -> list[np.ndarray]:
-    return [values[owner == client] for client in np.unique(owner)]
 
 
 def _changed(train: Encoded, rows: np.ndarray) -> Encoded:
@@ -192,23 +186,3 @@ def _with(data: TaskData, train: Encoded) -> TaskData:
         for name, rows in evals.items()
     }
     return replace(data, train=train, evals=evals, facts=facts)
-
-
-def _some(rows: Encoded) -> Encoded:
-    return rows.take(np.arange(min(SCORED, len(rows))))
-
-
-class _Silent:
-    """Watches a run and says nothing."""
-
-    def note(self, text: str) -> None:
-        """Nothing."""
-
-    def started(self, facts: Mapping[str, Any]) -> None:
-        """Nothing."""
-
-    def round_done(self, record: RoundRecord) -> None:
-        """Nothing."""
-
-    def finished(self, summary: Mapping[str, Any]) -> None:
-        """Nothing."""

@@ -5,6 +5,7 @@ Epsilon is computed a second time here, by dp-accounting's own events, from what
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import lru_cache
 
@@ -14,8 +15,9 @@ from ffalora_cli.audit.mechanism.draws import Draws, endless
 from ffalora_cli.audit.mechanism.observe import Watched
 from ffalora_cli.audit.mechanism.surrogate import Subject
 from ffalora_cli.audit.mechanism.uploads import Played
-from ffalora_cli.audit.outcome import Check
+from ffalora_cli.audit.outcome import Check, exact, within
 from ffalora_cli.privacy.claim.spent import spent
+from ffalora_cli.privacy.planning.plan import PrivacyPlan
 
 TOLERANCE = 1e-3  # relative: two discretisations of the same privacy loss
 
@@ -38,14 +40,8 @@ def charged(played: Played) -> Check:
         steps += len(one.gradients)
         if one.charged is not None:
             worst = max(worst, int(np.abs(one.charged - steps).max()))
-    return Check(
-        name="every step is charged",
-        statistic=float(worst),
-        limit=0.0,
-        p_value=None,
-        passed=worst == 0 and steps > 0,
-        text=f"ledger and steps of a client differ by {worst} at most, over {steps} steps",
-    )
+    text = f"ledger and steps of a client differ by {worst} at most, over {steps} steps"
+    return Check("every step is charged", float(worst), 0.0, None, worst == 0 < steps, text)
 
 
 def empty_batches(empty: Draws) -> Check:
@@ -54,13 +50,10 @@ def empty_batches(empty: Draws) -> Check:
     rounds, steps = empty.squares.shape[:2]
     missing = empty.asked - rounds * steps
     uncharged = int(np.abs(empty.charged - empty.asked).max())
-    return Check(
-        name="empty batches are noise-only steps",
-        statistic=float(silent + missing + uncharged),
-        limit=0.0,
-        p_value=None,
-        passed=silent == missing == uncharged == 0,
-        text=f"of {empty.asked:,} empty steps a client {missing:,} are missing, {uncharged:,} not "
+    return exact(
+        "empty batches are noise-only steps",
+        silent + missing + uncharged,
+        f"of {empty.asked:,} empty steps a client {missing:,} are missing, {uncharged:,} not "
         f"charged; {silent:,} of {empty.squares.size:,} draws are zero",
     )
 
@@ -72,19 +65,8 @@ def composition(subject: Subject, played: Played) -> Check:
     steps = sum(len(one.gradients) for one in played.seen)
     reported = spent(endless(plan), ledger.steps_before(len(played.seen) + 1), exact=True)
     client = int(plan.epsilon_planned.argmax())
-    own = second_opinion(
-        float(plan.noise_multiplier[client]),
-        float(plan.sample_rate[client]),
-        steps,
-        plan.accountant.delta,
-    )
-    return _at_least(
-        "epsilon counts all rounds",
-        float(reported[client]),
-        own,
-        f"after {len(played.seen)} rounds {reported[client]:.4f} is reported, "
-        f"{steps} steps cost {own:.4f}",
-    )
+    began = f"after {len(played.seen)} rounds {reported[client]:.4f} is reported, {steps} steps"
+    return not_below("epsilon counts all rounds", reported[client], plan, {client: steps}, began)
 
 
 def claim(subject: Subject) -> Check:
@@ -92,18 +74,8 @@ def claim(subject: Subject) -> Check:
     plan = subject.plan
     client = int(plan.epsilon_planned.argmax())
     planned, steps = float(plan.epsilon_planned[client]), int(plan.planned_steps[client])
-    own = second_opinion(
-        float(plan.noise_multiplier[client]),
-        float(plan.sample_rate[client]),
-        steps,
-        plan.accountant.delta,
-    )
-    return _at_least(
-        "planned epsilon",
-        planned,
-        own,
-        f"{planned:.4f} is claimed, {steps:,} planned steps cost {own:.4f}",
-    )
+    began = f"{planned:.4f} is claimed, {steps:,} planned steps"
+    return not_below("planned epsilon", planned, plan, {client: steps}, began)
 
 
 def budget(subject: Subject) -> Check:
@@ -116,14 +88,26 @@ def budget(subject: Subject) -> Check:
     for round in (1, 2):
         watched.play(round)
     beyond = sum(len(one.job.clients) for one in watched.seen[1:])
-    return Check(
-        name="nobody passes the plan",
-        statistic=float(beyond),
-        limit=0.0,
-        p_value=None,
-        passed=beyond == 0,
-        text=f"{beyond} clients took part after their last planned round",
-    )
+    text = f"{beyond} clients took part after their last planned round"
+    return exact("nobody passes the plan", beyond, text)
+
+
+def not_below(
+    name: str, said: float, plan: PrivacyPlan, steps: Mapping[int, int], text: str
+) -> Check:
+    """An epsilon that was said is not below the largest of clients' steps, computed anew.
+
+    Args:
+        name: of the check.
+        said: epsilon.
+        plan: rate and noise of each client, and delta.
+        steps: taken, by client.
+        text: the finding, to which the second epsilon is added.
+    """
+    noise, rate, delta = plan.noise_multiplier, plan.sample_rate, plan.accountant.delta
+    taken = {(float(noise[client]), float(rate[client]), n) for client, n in steps.items()}
+    own = max(second_opinion(*one, delta) for one in taken)
+    return within(name, own - float(said), TOLERANCE * own, f"{text} cost {own:.4f}")
 
 
 @lru_cache(maxsize=64)
@@ -140,9 +124,3 @@ def second_opinion(noise: float, rate: float, steps: int, delta: float) -> float
     step = PoissonSampledDpEvent(rate, GaussianDpEvent(noise))
     accountant.compose(SelfComposedDpEvent(step, steps))
     return float(accountant.get_epsilon(delta))
-
-
-def _at_least(name: str, reported: float, own: float, text: str) -> Check:
-    short = own - reported
-    limit = TOLERANCE * own
-    return Check(name, short, limit, None, bool(short <= limit), text)

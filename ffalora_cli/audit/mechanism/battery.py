@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 
 from ffalora_cli.audit.mechanism.accounting import accounting_checks
-from ffalora_cli.audit.mechanism.clip import clip_checks
-from ffalora_cli.audit.mechanism.dealing import twins
+from ffalora_cli.audit.mechanism.clip import clip_checks, unit_checks
 from ffalora_cli.audit.mechanism.draws import Draws, draw_empty, draw_full, draw_keys
 from ffalora_cli.audit.mechanism.noise import noise_checks
 from ffalora_cli.audit.mechanism.sampler import Inclusions, draw_batches, sampler_checks
 from ffalora_cli.audit.mechanism.surrogate import Subject
-from ffalora_cli.audit.mechanism.unit_clip import unit_checks
 from ffalora_cli.audit.mechanism.uploads import play, upload_checks
 from ffalora_cli.audit.outcome import Check
 
@@ -32,9 +30,7 @@ class Effort:
     keys: int = 200_000
 
 
-QUICK = Effort(
-    pairs=960, inclusions=20_000, keys=1_000
-)  # what shows a mutant is larger than chance by far
+QUICK = Effort(960, 20_000, 1_000)  # what shows a mutant is larger than chance by far
 
 
 def effort_for(minutes: float) -> Effort:
@@ -44,11 +40,8 @@ def effort_for(minutes: float) -> Effort:
     half a per cent of the noise.
     """
     share = min(1.0, 3.0 * minutes)
-    return Effort(
-        max(QUICK.pairs, int(9_600 * share)),
-        max(QUICK.inclusions, int(600_000 * share)),
-        max(QUICK.keys, int(200_000 * share)),
-    )
+    draws = zip(astuple(QUICK), astuple(Effort()), strict=True)
+    return Effort(*(max(least, int(full * share)) for least, full in draws))
 
 
 @dataclass(frozen=True)
@@ -77,7 +70,6 @@ def run_checks(subject: Subject, effort: Effort | None = None) -> Measured:
     clipping, contribution = clip_checks(subject)
     drawn = draw_batches(subject, effort.inclusions)
     played = play(subject)
-    checks += [*clipping, *unit_checks(subject), twins(subject), *sampler_checks(subject, drawn)]
-    checks += upload_checks(subject, played)
-    checks += accounting_checks(subject, empty, played)
+    checks += [*clipping, *unit_checks(subject), *sampler_checks(subject, drawn)]
+    checks += [*upload_checks(subject, played), *accounting_checks(subject, empty, played)]
     return Measured(checks, empty, drawn, contribution)

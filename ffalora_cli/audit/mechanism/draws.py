@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 
 from ffalora_cli.audit.mechanism.observe import Watched
 from ffalora_cli.audit.mechanism.surrogate import WIDTH, Subject
+from ffalora_cli.privacy.mechanism import example_level
 from ffalora_cli.privacy.planning.plan import PrivacyPlan
-
-if TYPE_CHECKING:
-    pass
 
 STEPS = 40  # local steps of a round of noise
 
@@ -82,7 +80,7 @@ def _collect(subject: Subject, watched: Watched, rounds: int) -> Draws:
         parts = one.by_tensor(one.sums() / torch.from_numpy(unit)[None, :, None])
         names, sizes = tuple(parts), [v.shape[-1] for v in parts.values()]
         squares.append(torch.stack([v.square().sum(-1) for v in parts.values()], dim=-1))
-        first.append(torch.stack([_head(v) for v in parts.values()], dim=-2))
+        first.append(torch.stack([v[..., :WIDTH].float() for v in parts.values()], dim=-2))
     return Draws(
         names,
         np.array(sizes),
@@ -93,18 +91,12 @@ def _collect(subject: Subject, watched: Watched, rounds: int) -> Draws:
     )
 
 
-def _head(values: torch.Tensor) -> torch.Tensor:
-    return values[..., :WIDTH].float()
-
-
 def draw_keys(subject: Subject, draws: int) -> np.ndarray:
     """First values of a small tensor's noise for many clients, by the engine's own function.
 
     Returns:
         fp32 ``[draws, 4]``. Two equal rows mean that two keys led to the same draw.
     """
-    from ffalora_cli.privacy.mechanism import example_level
-
     ones, device = torch.ones(draws), subject.network.device
     shapes, clients = {"keys": (16,)}, range(draws)
     drawn = example_level.noise_stack(shapes, clients, ones, subject.secret, 1, 0, device)

@@ -10,9 +10,10 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from scipy.stats import binom, chi2, kstest, kstwobign, norm
 
 from ffalora_cli.audit.mechanism.draws import Draws
-from ffalora_cli.audit.outcome import LEVEL, Check, far, furthest, together
+from ffalora_cli.audit.outcome import LEVEL, Check, exact, furthest, normal, together
 
 SHAPED = 50_000  # values of a tensor that the test of shape sorts
 TAIL = 3.5  # in standard deviations
@@ -52,28 +53,24 @@ def scale_by(draws: Draws, what: str, name: str = "") -> Check:
     reached = furthest(len(squares)) / np.sqrt(2.0 * counts[worst])
     interval = 3.29 / np.sqrt(2.0 * counts[worst])  # 99.9 %
     where = draws.names[worst] if what == "tensor" else f"client {worst}"
-    return Check(
-        name=name or f"noise sd per {what}",
-        statistic=float(abs(ratio[worst] - 1.0)),
-        limit=float(reached),
-        p_value=together(_chi2_two_sided(squares, counts)),
-        passed=True,
-        text=f"{100 * (ratio[worst] - 1):+.2f} % ± {100 * interval:.2f} % of the claim at most "
-        f"({where}, {len(squares)} {what}s)",
+    text = (
+        f"{100 * (ratio[worst] - 1):+.2f} % ± {100 * interval:.2f} % of the claim at most "
+        f"({where}, {len(squares)} {what}s)"
     )
+    p_value = together(2.0 * np.minimum(chi2.cdf(squares, counts), chi2.sf(squares, counts)))
+    off = float(abs(ratio[worst] - 1.0))
+    return Check(name or f"noise sd per {what}", off, float(reached), p_value, True, text)
 
 
 def centre(draws: Draws) -> Check:
     """The mean of each tensor's noise is zero."""
     values = _by_axis(draws.first, 3)  # [tensors, draws]
     z = values.mean(1) * np.sqrt(values.shape[1])
-    return _normal("noise mean", z, f"over {len(z)} tensors")
+    return normal("noise mean", z, f"{{}}; over {len(z)} tensors")
 
 
 def shape(draws: Draws) -> Check:
     """Kolmogorov-Smirnov against the standard normal, each tensor."""
-    from scipy.stats import kstest
-
     values = _by_axis(draws.first, 3)[:, :SHAPED]
     results = [kstest(row, "norm", method="asymp") for row in values]
     return _distance("noise is Gaussian", results, values.shape[1], "values")
@@ -81,25 +78,18 @@ def shape(draws: Draws) -> Check:
 
 def tails(draws: Draws) -> Check:
     """Share of values beyond 3.5 standard deviations: a binomial count."""
-    from scipy.stats import norm
-
     beyond = 2.0 * float(norm.sf(TAIL))
     count, total = int((np.abs(draws.first) > TAIL).sum()), draws.first.size
     z = (count - total * beyond) / np.sqrt(total * beyond)
-    return Check(
-        name="noise tails",
-        statistic=float(abs(z)),
-        limit=furthest(1),
-        p_value=_binomial(count, total, beyond),
-        passed=True,
-        text=f"{count:,} of {total:,} values beyond {TAIL} sd, {total * beyond:,.0f} expected",
+    p_value = together(
+        2.0 * min(binom.cdf(count, total, beyond), binom.sf(count - 1, total, beyond))
     )
+    text = f"{count:,} of {total:,} values beyond {TAIL} sd, {total * beyond:,.0f} expected"
+    return Check("noise tails", float(abs(z)), furthest(1), p_value, True, text)
 
 
 def norms(draws: Draws) -> Check:
     """Squared norms of whole draws are chi-squared: values within a draw are independent, too."""
-    from scipy.stats import chi2, kstest
-
     columns = draws.squares.reshape(-1, len(draws.names))
     results = [
         kstest(column, chi2(size).cdf, method="asymp")
@@ -117,14 +107,13 @@ def independence(draws: Draws, axis: str) -> Check:
     rows = _by_axis(draws.first, names.index(axis))
     name = f"noise across {axis}"
     if len(rows) < 2:
-        return Check(name, 0.0, 0.0, None, True, f"only one of the {axis} to compare")
+        return exact(name, 0, f"only one of the {axis} to compare")
     gram = rows @ rows.T
     lengths = np.sqrt(np.maximum(np.diag(gram), 1e-30))
     correlation = (gram / np.outer(lengths, lengths))[np.triu_indices(len(rows), 1)]
     z = correlation * np.sqrt(rows.shape[1])
-    return _normal(
-        name, z, f"{len(z):,} pairs, correlation at most {np.abs(correlation).max():.4f}"
-    )
+    largest = f"correlation at most {np.abs(correlation).max():.4f}"
+    return normal(name, z, f"{{}}; {len(z):,} pairs, {largest}")
 
 
 def repeats(heads: npt.NDArray[np.float32], name: str) -> Check:
@@ -135,14 +124,7 @@ def repeats(heads: npt.NDArray[np.float32], name: str) -> Check:
     """
     bits = np.ascontiguousarray(heads).view(np.int32)
     repeated = len(heads) - len(np.unique(bits, axis=0))
-    return Check(
-        name=name,
-        statistic=float(repeated),
-        limit=0.0,
-        p_value=None,
-        passed=repeated == 0,
-        text=f"{repeated:,} of {len(heads):,} draws begin as another one does",
-    )
+    return exact(name, repeated, f"{repeated:,} of {len(heads):,} draws begin as another one does")
 
 
 def _by_axis(values: npt.NDArray[np.float32], axis: int) -> npt.NDArray[np.float64]:
@@ -150,35 +132,10 @@ def _by_axis(values: npt.NDArray[np.float32], axis: int) -> npt.NDArray[np.float
     return np.moveaxis(values, axis, 0).reshape(values.shape[axis], -1).astype(np.float64)
 
 
-def _chi2_two_sided(squares: npt.ArrayLike, counts: npt.ArrayLike) -> npt.NDArray[np.float64]:
-    from scipy.stats import chi2
-
-    return np.minimum(1.0, 2.0 * np.minimum(chi2.cdf(squares, counts), chi2.sf(squares, counts)))
-
-
-def _binomial(count: int, total: int, share: float) -> float:
-    from scipy.stats import binom
-
-    low, high = binom.cdf(count, total, share), binom.sf(count - 1, total, share)
-    return float(min(1.0, 2.0 * min(low, high)))
-
-
-def _normal(name: str, z: npt.NDArray[np.float64], text: str) -> Check:
-    largest = float(np.abs(z).max())
-    limit = furthest(len(z))
-    return Check(name, largest, limit, far(z), True, f"{largest:.1f} sd at most; {text}")
-
-
 def _distance(name: str, results: Sequence[Any], count: int, of: str) -> Check:
     """Several Kolmogorov-Smirnov tests of ``count`` values each as one check."""
-    from scipy.stats import kstwobign
-
     statistic = max(float(result.statistic) for result in results)
-    return Check(
-        name=name,
-        statistic=statistic,
-        limit=float(kstwobign.isf(LEVEL / len(results)) / np.sqrt(count)),
-        p_value=together([result.pvalue for result in results]),
-        passed=True,
-        text=f"largest distance {statistic:.4f}; {len(results)} tensors, {count:,} {of} each",
-    )
+    limit = float(kstwobign.isf(LEVEL / len(results)) / np.sqrt(count))
+    p_value = together([result.pvalue for result in results])
+    text = f"largest distance {statistic:.4f}; {len(results)} tensors, {count:,} {of} each"
+    return Check(name, statistic, limit, p_value, True, text)

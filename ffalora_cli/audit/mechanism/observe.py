@@ -57,21 +57,25 @@ class Seen:
 
 
 @dataclass(frozen=True)
-class _Recording(LocalOptimizer):
-    """The run's optimiser; every gradient it is handed is copied first."""
+class WatchedOptimizer(LocalOptimizer):
+    """The run's optimiser; shows the gradients it is about to apply.
 
-    given: list[Tensor] = field(default_factory=list)
+    Attributes:
+        see: is shown copies of the gradients: of the stacked engine one ``[clients, P]``, else one
+            a tensor.
+    """
+
+    see: Callable[[list[Tensor]], None] = field(kw_only=True)
 
     def build(self, parameters: Sequence[torch.nn.Parameter]) -> torch.optim.Optimizer:
-        """The same ``torch.optim`` object, watched."""
+        """The same ``torch.optim`` object with a hook before its step."""
         optimizer = super().build(parameters)
-        optimizer.register_step_pre_hook(self._keep)
-        return optimizer
 
-    def _keep(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
-        (stack,) = (p for group in optimizer.param_groups for p in group["params"])
-        assert stack.grad is not None
-        self.given.append(stack.grad.detach().cpu().clone())
+        def look(*_: Any) -> None:
+            self.see([p.grad.detach().cpu().clone() for p in parameters if p.grad is not None])
+
+        optimizer.register_step_pre_hook(look)
+        return optimizer
 
 
 @dataclass
@@ -122,7 +126,8 @@ class Watched:
             kept = {name: job.start[name] for name in job.trainable}
             result = LocalResult(kept, nobody.astype(float), nobody, nobody, nobody, nobody, 0, 0)
         else:
-            result = self.engine.train(replace(job, optimizer=_recording(job.optimizer, given)))
+            optimizer = WatchedOptimizer(**vars(job.optimizer), see=given.extend)
+            result = self.engine.train(replace(job, optimizer=optimizer))
         size = sum(job.start[name][0].numel() for name in job.trainable)
         gradients = torch.stack(given) if given else torch.zeros(0, len(job.clients), size)
         self.seen.append(Seen(job, gradients, result, self._frozen(job) == frozen))
@@ -133,11 +138,6 @@ class Watched:
         held = {name: value for name, value in job.start.items() if name not in job.trainable}
         weights = dict(self.engine.network.model.named_parameters())
         return fingerprint_tensors(weights | dict(job.common) | held)
-
-
-def _recording(optimizer: LocalOptimizer, given: list[Tensor]) -> _Recording:
-    settings = {name: getattr(optimizer, name) for name in ("name", "lr", "momentum")}
-    return _Recording(**settings, weight_decay=optimizer.weight_decay, given=given)
 
 
 def _crafted(craft: Craft) -> Callable[..., tuple[Tensor, Stack]]:

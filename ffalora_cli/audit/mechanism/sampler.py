@@ -1,4 +1,4 @@
-"""Checks that every unit is drawn independently at the rate that the plan accounts for.
+"""Checks that every unit is drawn independently at the rate accounted for, by one client alone.
 
 The batches are those that the run's own simulation hands to its engine, over many steps; nobody
 trains on them.
@@ -6,18 +6,23 @@ trains on them.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
+from scipy.stats import binom, chi2, norm, poisson
 
 from ffalora_cli.audit.mechanism.draws import endless
 from ffalora_cli.audit.mechanism.observe import Watched
 from ffalora_cli.audit.mechanism.surrogate import Subject
-from ffalora_cli.audit.outcome import Check, exact, far, furthest, together
+from ffalora_cli.audit.outcome import Check, exact, furthest, normal, together, within
+from ffalora_cli.data.partition import partition as partitions
 from ffalora_cli.engine.job import StepBatches
+from ffalora_cli.tasks import registry
 
 STEPS = 500  # local steps of a round
+TWINS = "no unit is on two clients"
+TWIN_SIZES, TWIN_UNITS = (1, 1, 2, 5), 200  # rows of the units, in turn; units for each client
 UNIT_ROWS = "a unit's rows are drawn together"
 DIVISOR = "the divisor counts units"
 LAGS = (1, 2, 3, 4, 5, STEPS)  # batches apart that are compared
@@ -89,6 +94,7 @@ def sampler_checks(subject: Subject, drawn: list[Inclusions]) -> list[Check]:
     """The battery on batches, all clients in each check."""
     accounted = subject.plan.accounted_rate
     return [
+        twins(subject),
         together_drawn(subject, drawn),
         divisors(drawn),
         rate(drawn, accounted),
@@ -98,6 +104,33 @@ def sampler_checks(subject: Subject, drawn: list[Inclusions]) -> list[Check]:
         neighbours(drawn),
         across_clients(drawn),
     ]
+
+
+def twins(subject: Subject) -> Check:
+    """Units that the partition put on several clients, where it promises to keep them together.
+
+    ``natural`` leaves rows where they are, and units that are not what is kept together may be
+    anywhere: there the claim is their composition.
+    """
+    config, clients = subject.config, subject.plan.num_clients
+    unit, kept = config.privacy.unit, config.partition.keep_together
+    if unit == "row" or kept == "row" or (unit == "text") != (kept == "text"):
+        return exact(TWINS, 0, "not promised: units on several clients are composed in the claim")
+    if config.partition.name == "natural":
+        return exact(TWINS, 0, "the data says who holds what: composed in the claim")
+    generator = np.random.default_rng(0)
+    keys = np.repeat(np.arange(TWIN_UNITS * clients), np.resize(TWIN_SIZES, TWIN_UNITS * clients))
+    keys = generator.permutation(keys).astype(np.uint64)
+    number = max(len(registry.get(config.task.kind).strata_names(config.task)), 1)
+    strata = generator.integers(0, number, len(keys))
+    dealing = replace(config.partition, min_client_size=0)
+    dealt = partitions.partition(dealing, strata, number, clients, None, keys)
+    owner = np.repeat(np.arange(clients), dealt.sizes).astype(np.uint64)
+    held = np.unique(np.stack([keys[dealt.rows], owner], axis=1), axis=0)
+    several = len(held) - len(np.unique(keys))
+    return exact(
+        TWINS, several, f"{several} of {TWIN_UNITS * clients:,} units lie on several clients"
+    )
 
 
 def together_drawn(subject: Subject, drawn: list[Inclusions]) -> Check:
@@ -111,14 +144,11 @@ def together_drawn(subject: Subject, drawn: list[Inclusions]) -> Check:
 def divisors(drawn: list[Inclusions]) -> Check:
     """The divisor is the expected number of drawn units, not of rows."""
     off = max(abs(d.rate * d.rows / d.divisor - 1.0) for d in drawn)
-    text = f"off by {off:.1e} at most; {len(drawn)} clients"
-    return Check(DIVISOR, off, 1e-9, None, off <= 1e-9, text)
+    return within(DIVISOR, off, 1e-9, f"off by {off:.1e} at most; {len(drawn)} clients")
 
 
 def rate(drawn: list[Inclusions], accounted: npt.NDArray[np.float64]) -> Check:
     """Share of row draws that were inclusions: the planned rate, and at most the accounted one."""
-    from scipy.stats import binom
-
     realised = np.array([len(d.row) / d.trials for d in drawn])
     planned = np.array([d.rate for d in drawn])
     low = [binom.cdf(len(d.row), d.trials, d.rate) for d in drawn]
@@ -127,30 +157,24 @@ def rate(drawn: list[Inclusions], accounted: npt.NDArray[np.float64]) -> Check:
     p_values = np.minimum(1.0, np.concatenate([2 * np.minimum(low, high), above]))
     off = realised / np.minimum(planned, accounted) - 1.0
     worst = int(np.abs(off).argmax())
-    return Check(
-        name="sampling rate",
-        statistic=float(abs(off[worst])),
-        limit=float(furthest(len(drawn)) / np.sqrt(len(drawn[worst].row) or 1)),
-        p_value=together(p_values),
-        passed=True,
-        text=f"{100 * off[worst]:+.2f} % of the rate accounted for at most "
-        f"({len(drawn[worst].row):,} of {drawn[worst].trials:,} row draws)",
+    made = len(drawn[worst].row)
+    limit = float(furthest(len(drawn)) / np.sqrt(made or 1))
+    text = (
+        f"{100 * off[worst]:+.2f} % of the rate accounted for at most "
+        f"({made:,} of {drawn[worst].trials:,} row draws)"
     )
+    return Check("sampling rate", float(abs(off[worst])), limit, together(p_values), True, text)
 
 
 def batch_sizes(drawn: list[Inclusions]) -> Check:
     """Batch sizes are binomial: their variance is n q (1 - q)."""
-    z = []
-    for d in drawn:
-        z.append(_dispersion(d.sizes, d.rows, d.rate))
+    z = [_dispersion(d.sizes, d.rows, d.rate) for d in drawn]
     return _check("batch sizes are binomial", z, drawn, "their variance off by")
 
 
 def row_counts(drawn: list[Inclusions]) -> Check:
     """How often each row came is binomial: no row is favoured, none is spread evenly."""
-    z = []
-    for d in drawn:
-        z.append(_dispersion(np.bincount(d.row, minlength=d.rows), d.steps, d.rate))
+    z = [_dispersion(np.bincount(d.row, minlength=d.rows), d.steps, d.rate) for d in drawn]
     return _check("rows are drawn alike", z, drawn, "variance of their counts off by")
 
 
@@ -187,7 +211,7 @@ def across_clients(drawn: list[Inclusions]) -> Check:
             mean = width * a.steps * together_rate
             z.append(_poisson_z(common, mean, 1.0 - together_rate))
     if not z:
-        return Check("clients draw apart", 0.0, 0.0, None, True, "only one client")
+        return exact("clients draw apart", 0, "only one client")
     return _check("clients draw apart", z, drawn, "common positions off by")
 
 
@@ -197,8 +221,6 @@ def _dispersion(counts: npt.NDArray[np.int64], trials: int, rate: float) -> floa
     The sum over the variance has the mean of a chi-squared with one degree of freedom a count and,
     by the binomial's kurtosis, slightly another variance; the degrees of freedom follow it.
     """
-    from scipy.stats import chi2
-
     variance = trials * rate * (1.0 - rate)
     if variance <= 0.0:
         return 0.0 if (counts == trials * rate).all() else np.inf
@@ -222,8 +244,6 @@ def _overlap(common: int, lines: int, pairs: int, chains: int, rate: float) -> f
 
 def _poisson_z(count: int, mean: float, dispersion: float) -> float:
     """Normal score of a count of rare events with variance ``dispersion * mean``."""
-    from scipy.stats import poisson
-
     if mean <= 0.0 or dispersion <= 0.0:
         return 0.0
     if mean > 1000.0:
@@ -234,13 +254,9 @@ def _poisson_z(count: int, mean: float, dispersion: float) -> float:
 
 def _score(below: float, above: float) -> float:
     """Normal score of a value with these log-probabilities of being at most, at least it."""
-    from scipy.stats import norm
-
     score = norm.isf(max(np.exp(min(below, above)), 1e-300))
     return float(-score if below < above else score)
 
 
 def _check(name: str, z: list[float], drawn: list[Inclusions], what: str) -> Check:
-    largest = float(np.abs(z).max())
-    text = f"{what} {largest:.1f} sd at most; {len(drawn)} clients, {drawn[0].steps:,} steps"
-    return Check(name, largest, furthest(len(z)), far(z), True, text)
+    return normal(name, z, f"{what} {{}}; {len(drawn)} clients, {drawn[0].steps:,} steps")

@@ -9,22 +9,25 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import torch
 
 from ffalora_cli.config.schema import Config
+from ffalora_cli.data.partition.partition import ClientRows
+from ffalora_cli.engine.build import build_engine
+from ffalora_cli.engine.job import Engine
+from ffalora_cli.federation.roles import covered_names
+from ffalora_cli.federation.simulation import Simulation
 from ffalora_cli.keys import Key
+from ffalora_cli.methods import registry
+from ffalora_cli.models.backbone import Backbone, load_settings
+from ffalora_cli.models.network import Network, build_network
+from ffalora_cli.privacy.ledger import PrivacyLedger
+from ffalora_cli.privacy.planning.plan import PrivacyPlan
 from ffalora_cli.tasks.targets import Targets
-
-if TYPE_CHECKING:
-    import torch
-
-    from ffalora_cli.data.partition.partition import ClientRows
-    from ffalora_cli.engine.job import Engine
-    from ffalora_cli.federation.simulation import Simulation
-    from ffalora_cli.models.network import Network
-    from ffalora_cli.privacy.planning.plan import PrivacyPlan
+from ffalora_cli.tasks.text_classification import TASK
 
 WIDTH = 64  # hidden size and classes: no trained tensor has fewer elements, so each gets its draws
 VOCABULARY = 64
@@ -61,12 +64,6 @@ class Subject:
             plan: instead of the subject's own, e.g. with other rates.
             federation: fields of ``FederationConfig`` to change, e.g. ``local_steps=1``.
         """
-        import torch
-
-        from ffalora_cli.federation.simulation import Simulation
-        from ffalora_cli.methods import registry
-        from ffalora_cli.privacy.ledger import PrivacyLedger
-
         plan, config = plan or self.plan, self.config
         everybody: dict[str, Any] = {"num_clients": plan.num_clients, "cohort_size": None}
         everybody |= {"cohort_sampling": "full", "eval_clients": False}
@@ -95,8 +92,6 @@ class Subject:
 
     def engine(self) -> Engine:
         """The run's engine over the surrogate."""
-        from ffalora_cli.engine.build import build_engine
-
         name = self.config.engine.name
         return build_engine(name, self.network, self.examples, self.max_tokens)
 
@@ -114,9 +109,6 @@ def build_subject(config: Config, plan: PrivacyPlan, secret: Key, width: int = W
     Raises:
         ConfigError: the model's architecture cannot be read.
     """
-    from ffalora_cli.federation.roles import covered_names
-    from ffalora_cli.methods import registry
-
     network = surrogate_network(config, width)
     covered = covered_names(network, registry.get(config.method.name), config.head)
     kept = replace(some_clients(plan, CLIENTS), covered=covered)
@@ -142,8 +134,6 @@ def clients_of_units(sizes: np.ndarray, counts: np.ndarray) -> ClientRows:
         sizes: rows of every unit ``[units]``, the clients' units end to end.
         counts: units of each client ``[clients]``.
     """
-    from ffalora_cli.data.partition.partition import ClientRows
-
     ends = np.concatenate([[0], np.cumsum(sizes)])  # [units + 1]
     first = np.concatenate([[0], np.cumsum(counts)])  # [clients + 1]
     within = np.arange(len(sizes)) - np.repeat(first[:-1], counts)
@@ -169,12 +159,7 @@ def surrogate_network(config: Config, width: int = WIDTH) -> Network:
 
     What a loss is made of plays no part in clipping and noising its gradients.
     """
-    import torch
     from transformers import AutoModelForSequenceClassification
-
-    from ffalora_cli.models.backbone import Backbone, load_settings
-    from ffalora_cli.models.network import build_network
-    from ffalora_cli.tasks.text_classification import TASK
 
     full = load_settings(config.model)
     with torch.random.fork_rng(devices=[]):
@@ -232,8 +217,6 @@ class SurrogateRows:
 
     def inputs(self, rows: np.ndarray, pad_to: int | None = None) -> dict[str, torch.Tensor]:
         """Right-padded ``input_ids`` and ``attention_mask``, int64 ``[rows, width]``."""
-        import torch
-
         width = pad_to or int(self.lengths[rows].max())
         ids = np.zeros((len(rows), width), np.int64)
         mask = np.zeros((len(rows), width), np.int64)
@@ -244,7 +227,5 @@ class SurrogateRows:
 
     def packed(self, rows: np.ndarray) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Token ids end to end, int64 ``[tokens]``; no segments."""
-        import torch
-
         tokens = [self._tokens[row % DISTINCT_ROWS] for row in rows]
         return torch.from_numpy(np.concatenate(tokens)), None

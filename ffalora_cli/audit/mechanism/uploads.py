@@ -12,7 +12,7 @@ from torch import Tensor
 from ffalora_cli.audit.mechanism.draws import endless
 from ffalora_cli.audit.mechanism.observe import Seen, Watched
 from ffalora_cli.audit.mechanism.surrogate import Subject
-from ffalora_cli.audit.outcome import Check, exact
+from ffalora_cli.audit.outcome import Check, exact, within
 
 if TYPE_CHECKING:
     from ffalora_cli.federation.simulation import Simulation
@@ -84,21 +84,14 @@ def only_noised(played: Played) -> Check:
                 expected = replayed[name] if rounded is None else replayed[name].to(rounded).float()
                 worst = max(worst, _difference(value, expected))
     steps = sum(len(one.gradients) for one in played.seen)
-    return Check(
-        name="uploads follow from noised gradients",
-        statistic=worst,
-        limit=REPLAY,
-        p_value=None,
-        passed=worst <= REPLAY,
-        text=f"{steps} steps replayed from them: largest relative difference {worst:.1e}",
-    )
+    text = f"{steps} steps replayed from them: largest relative difference {worst:.1e}"
+    return within("uploads follow from noised gradients", worst, REPLAY, text)
 
 
 def frozen(played: Played) -> Check:
     """Training leaves every frozen tensor as it was, to the bit."""
     changed = sum(not one.frozen_kept for one in played.seen)
-    rounds = len(played.seen)
-    text = f"changed by training in {changed} of {rounds} rounds"
+    text = f"changed by training in {changed} of {len(played.seen)} rounds"
     return exact("frozen tensors stay", changed, text)
 
 

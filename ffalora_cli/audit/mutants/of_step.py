@@ -1,110 +1,48 @@
-"""Mutants of one step: noise, clip, divisor."""
+"""Mutants of one step: noise, clip, divisor; each takes what its seam does."""
+
+# mypy: disallow-untyped-defs=False, disallow-incomplete-defs=False
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from ffalora_cli.audit.mechanism.clip import BOUND
-from ffalora_cli.audit.mutants import seams
-from ffalora_cli.audit.mutants.seams import Mutant
-from ffalora_cli.engine.job import ExamplePrivacy
+from ffalora_cli.audit.mutants.seams import MICRO_BATCH, NOISE, STEP_END, TRAINING, Change, Mutant
+from ffalora_cli.privacy.mechanism import example_level
 from ffalora_cli.types import Stack
 
-Broken = Callable[[], AbstractContextManager[None]]
-Tamper = Callable[[ExamplePrivacy, Tensor, Stack], Stack]
-"""(privacy, slots, gradients of a micro-batch) -> gradients that are only added up."""
 
-
-def _noise(change: Callable[[Stack], Stack]) -> Broken:
+def _noise(change: Callable[[str, Tensor], Tensor]) -> Change:
     """The noise as drawn, changed afterwards."""
 
-    def wrap(real: Any) -> Any:
-        return lambda *arguments: change(real(*arguments))
+    def changed(real, *arguments):
+        return {name: change(name, value) for name, value in real(*arguments).items()}
 
-    return lambda: seams.noise(wrap)
-
-
-def _same(**fixed: Any) -> Broken:
-    """Some coordinates of the noise's key left out."""
-
-    def wrap(real: Any) -> Any:
-        def noise_stack(shapes, clients, sd, secret, round, step, device):  # type: ignore[no-untyped-def]
-            key = {"round": round, "step": step} | fixed
-            if key.pop("client", None) is not None:
-                clients = [fixed["client"]] * len(clients)
-            if key.pop("tensor", None) is None:
-                return real(shapes, clients, sd, secret, key["round"], key["step"], device)
-            return {
-                name: real({"": shape}, clients, sd, secret, key["round"], key["step"], device)[""]
-                for name, shape in shapes.items()
-            }
-
-        return noise_stack
-
-    return lambda: seams.noise(wrap)
+    return changed
 
 
-def _clip(tamper: Tamper) -> Broken:
-    """Another clip: what it returns is summed as it is."""
-
-    def wrap(real: Any) -> Any:
-        def add_clipped(privacy, slots, losses, grads, *rest):  # type: ignore[no-untyped-def]
-            real(None, slots, losses, tamper(privacy, slots, grads), *rest)
-
-        return add_clipped
-
-    return lambda: seams.micro_batch(wrap)
+def _one_seed_for_tensors(real, shapes, *key):
+    return {name: real({"": shape}, *key)[""] for name, shape in shapes.items()}
 
 
-def _scaled(grads: Stack, factors: Tensor) -> Stack:
-    """Rows times their factors ``[examples]``."""
-    return {n: g * factors.view(-1, *[1] * (g.dim() - 1)) for n, g in grads.items()}
+def _one_seed_for_clients(real, shapes, clients, *key):
+    return real(shapes, [0] * len(clients), *key)
 
 
-def _norms(grads: Stack) -> Tensor:
-    return torch.stack([g.flatten(1).square().sum(1) for g in grads.values()]).sum(0).sqrt()
+def _one_seed_for_rounds(real, shapes, clients, sd, secret, round, *rest):
+    return real(shapes, clients, sd, secret, 0, *rest)
 
 
-def _cut(norms: Tensor, clip: float) -> Tensor:
-    """Clip factors; zero for a norm that is not finite, as in the real code."""
-    return torch.where(torch.isfinite(norms), (clip / (norms + 1e-6)).clamp(max=1.0), 0.0)
+def _one_seed_for_steps(real, shapes, clients, sd, secret, round, step, *rest):
+    return real(shapes, clients, sd, secret, round, 0, *rest)
 
 
-def _batch_mean(privacy: ExamplePrivacy, slots: Tensor, grads: Stack) -> Stack:
-    same = (slots[:, None] == slots[None, :]).float()
-    same /= same.sum(1, keepdim=True)
-    mean = {n: torch.tensordot(same, g, dims=1) for n, g in grads.items()}
-    return _scaled(mean, _cut(_norms(mean), privacy.max_grad_norm))
-
-
-def _per_tensor(privacy: ExamplePrivacy, slots: Tensor, grads: Stack) -> Stack:
-    return {
-        n: _scaled({n: g}, _cut(_norms({n: g}), privacy.max_grad_norm))[n] for n, g in grads.items()
-    }
-
-
-def _bf16_norm(privacy: ExamplePrivacy, slots: Tensor, grads: Stack) -> Stack:
-    return _scaled(grads, _cut(_norms(grads).bfloat16(), privacy.max_grad_norm).float())
-
-
-def _biases_free(privacy: ExamplePrivacy, slots: Tensor, grads: Stack) -> Stack:
-    clipped = {n: g for n, g in grads.items() if g.dim() > 2}
-    return grads | _scaled(clipped, _cut(_norms(clipped), privacy.max_grad_norm))
-
-
-def _nan_spreads(privacy: ExamplePrivacy, slots: Tensor, grads: Stack) -> Stack:
-    clipped = _scaled(grads, _cut(_norms(grads), privacy.max_grad_norm))
-    return {n: g + 0.0 * g.sum(0, keepdim=True) for n, g in clipped.items()}
-
-
-def _uniform(values: Tensor) -> Tensor:
+def _uniform(name: str, values: Tensor) -> Tensor:
     """As much noise, of the wrong shape: each value's own quantile, made uniform."""
     rms = values.square().flatten(1).mean(1).sqrt().clamp(min=1e-30)
     unit = values / rms.view(-1, *[1] * (values.dim() - 1))
@@ -112,120 +50,150 @@ def _uniform(values: Tensor) -> Tensor:
     return (2.0 * share - 1.0) * 3.0**0.5 * (values / unit.where(unit != 0.0, 1.0))
 
 
-def _after(change: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Broken:
+class _EveryMicroBatch:
+    """Draws a step's noise once for each of its micro-batches."""
+
+    count = 0
+
+    def add_clipped(self, real, *arguments):
+        """Counts."""
+        self.count += 1
+        real(*arguments)
+
+    def noise_stack(self, real, shapes, clients, sd, secret, round, step, *rest):
+        """Draws."""
+        keys = [step + 10_000 * i for i in range(max(1, self.count))]
+        self.count = 0
+        drawn = [real(shapes, clients, sd, secret, round, key, *rest) for key in keys]
+        return {name: sum(one[name] for one in drawn) for name in shapes}
+
+
+def _noise_after_optimizer(real, engine, job):
+    sd, private = job.privacy.noise_sd, job.privacy
+    result = real(engine, replace(job, privacy=replace(private, noise_sd=np.zeros_like(sd))))
+    shapes = {name: tuple(job.start[name].shape[1:]) for name in job.trainable}
+    scale = torch.from_numpy(sd * job.optimizer.lr / private.expected_batch)
+    for step in range(len(job.batches)):
+        noise = example_level.noise_stack(
+            shapes, job.clients.tolist(), scale, private.secret, job.round, step
+        )
+        for name, value in result.trained.items():
+            value += noise[name]
+    return result
+
+
+def _clip(tamper: Callable[[float, Tensor, Stack], Stack]) -> Change:
+    """Another clip: what ``tamper(C, slots, gradients of a micro-batch)`` returns is summed."""
+
+    def add_clipped(real, privacy, slots, losses, grads, *rest):
+        real(None, slots, losses, tamper(privacy.max_grad_norm, slots, grads), *rest)
+
+    return add_clipped
+
+
+def _cut(grads: Stack, norms: Tensor, clip: float) -> Stack:
+    """Rows of these norms cut as the real code does; zero where a norm is not finite."""
+    factors = torch.where(torch.isfinite(norms), (clip / (norms + 1e-6)).clamp(max=1.0), 0.0)
+    return {n: g * factors.float().view(-1, *[1] * (g.dim() - 1)) for n, g in grads.items()}
+
+
+def _norms(grads: Stack) -> Tensor:
+    return torch.stack([g.flatten(1).square().sum(1) for g in grads.values()]).sum(0).sqrt()
+
+
+def _batch_mean(clip: float, slots: Tensor, grads: Stack) -> Stack:
+    same = (slots[:, None] == slots[None, :]).float()
+    same /= same.sum(1, keepdim=True)
+    mean = {n: torch.tensordot(same, g, dims=1) for n, g in grads.items()}
+    return _cut(mean, _norms(mean), clip)
+
+
+def _per_tensor(clip: float, slots: Tensor, grads: Stack) -> Stack:
+    return {n: _cut({n: g}, _norms({n: g}), clip)[n] for n, g in grads.items()}
+
+
+def _bf16_norm(clip: float, slots: Tensor, grads: Stack) -> Stack:
+    return _cut(grads, _norms(grads).bfloat16(), clip)
+
+
+def _biases_free(clip: float, slots: Tensor, grads: Stack) -> Stack:
+    clipped = {n: g for n, g in grads.items() if g.dim() > 2}
+    return grads | _cut(clipped, _norms(clipped), clip)
+
+
+def _nan_spreads(clip: float, slots: Tensor, grads: Stack) -> Stack:
+    clipped = _cut(grads, _norms(grads), clip)
+    return {n: g + 0.0 * g.sum(0, keepdim=True) for n, g in clipped.items()}
+
+
+def _after(change: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Change:
     """The step's gradient changed after noise and divisor.
 
     ``change(total [clients, P], expected batch, realised batch)``, the batches ``[clients, 1]``.
     """
 
-    def wrap(real: Any) -> Any:
-        def privatise(job, step, pairs, tensors):  # type: ignore[no-untyped-def]
-            real(job, step, pairs, tensors)
-            total = tensors.total
-            sizes = np.bincount(pairs.slots, minlength=len(job.clients))
-            expected = torch.from_numpy(job.privacy.expected_batch).float()[:, None]
-            total.copy_(change(total, expected, torch.from_numpy(sizes).float()[:, None]))
+    def privatise(real, job, step, pairs, tensors):
+        real(job, step, pairs, tensors)
+        sizes = np.bincount(pairs.slots, minlength=len(job.clients))
+        expected, realised = (
+            torch.from_numpy(batch).float()[:, None]
+            for batch in (job.privacy.expected_batch, sizes)
+        )
+        tensors.total.copy_(change(tensors.total, expected, realised))
 
-        return privatise
-
-    return lambda: seams.step_end(wrap)
-
-
-@contextmanager
-def _noise_each_micro_batch() -> Iterator[None]:
-    count = [0]
-
-    def counting(real: Any) -> Any:
-        def add_clipped(*arguments: Any) -> None:
-            count[0] += 1
-            real(*arguments)
-
-        return add_clipped
-
-    def repeated(real: Any) -> Any:
-        def noise_stack(shapes, clients, sd, secret, round, step, device):  # type: ignore[no-untyped-def]
-            keys = [step + 10_000 * i for i in range(max(1, count[0]))]
-            count[0] = 0
-            drawn = [real(shapes, clients, sd, secret, round, key, device) for key in keys]
-            return {name: sum(one[name] for one in drawn) for name in shapes}
-
-        return noise_stack
-
-    with seams.micro_batch(counting), seams.noise(repeated):
-        yield
+    return privatise
 
 
-@contextmanager
-def _noise_after_optimizer() -> Iterator[None]:
-    def wrap(real: Any) -> Any:
-        def train(self, job):  # type: ignore[no-untyped-def]
-            from ffalora_cli.privacy.mechanism.example_level import noise_stack
-
-            sd, private = job.privacy.noise_sd, job.privacy
-            silent = replace(private, noise_sd=np.zeros_like(sd))
-            result = real(self, replace(job, privacy=silent))
-            shapes = {name: tuple(job.start[name].shape[1:]) for name in job.trainable}
-            scale = torch.from_numpy(sd * job.optimizer.lr / private.expected_batch)
-            ids = job.clients.tolist()
-            for step in range(len(job.batches)):
-                noise = noise_stack(shapes, ids, scale, private.secret, job.round, step)
-                for name, value in result.trained.items():
-                    value += noise[name]
-            return result
-
-        return train
-
-    with seams.training(wrap):
-        yield
-
-
+_repeated = _EveryMicroBatch()
+_SD, _FINITE = "noise sd per tensor", "non-finite examples count as zero"
+_DIVISOR, _EMPTY = "divisor is the expected batch", "empty batches are noise-only steps"
 MUTANTS = (
+    Mutant("noise × 0.95", _SD, {NOISE: _noise(lambda n, v: 0.95 * v)}),
     Mutant(
-        "noise × 0.95",
-        "noise sd per tensor",
-        _noise(lambda stack: {n: 0.95 * v for n, v in stack.items()}),
+        "head without noise", _SD, {NOISE: _noise(lambda n, v: v * (not n.startswith("head.")))}
     ),
-    Mutant(
-        "head without noise",
-        "noise sd per tensor",
-        _noise(lambda s: {n: v * (not n.startswith("head.")) for n, v in s.items()}),
-    ),
-    Mutant("one seed for all tensors", "noise across tensors", _same(tensor="same")),
-    Mutant("one seed for all clients", "noise across clients", _same(client=0)),
-    Mutant("one seed for all rounds", "noise across rounds", _same(round=0)),
-    Mutant("one seed for all steps", "noise across steps", _same(step=0)),
+    Mutant("one seed for all tensors", "noise across tensors", {NOISE: _one_seed_for_tensors}),
+    Mutant("one seed for all clients", "noise across clients", {NOISE: _one_seed_for_clients}),
+    Mutant("one seed for all rounds", "noise across rounds", {NOISE: _one_seed_for_rounds}),
+    Mutant("one seed for all steps", "noise across steps", {NOISE: _one_seed_for_steps}),
     Mutant(
         "one value of noise for a whole row",
         "noise norms",
-        _noise(lambda s: {n: v[..., :1].expand_as(v) for n, v in s.items()}),
+        {NOISE: _noise(lambda n, v: v[..., :1].expand_as(v))},
+    ),
+    Mutant("uniform instead of Gaussian noise", "noise is Gaussian", {NOISE: _noise(_uniform)}),
+    Mutant(
+        "noise in every micro-batch",
+        "noise sd, full batches",
+        {MICRO_BATCH: _repeated.add_clipped, NOISE: _repeated.noise_stack},
     ),
     Mutant(
-        "uniform instead of Gaussian noise",
-        "noise is Gaussian",
-        _noise(lambda s: {n: _uniform(v) for n, v in s.items()}),
+        "noise after the optimiser",
+        "uploads follow from noised gradients",
+        {TRAINING: _noise_after_optimizer},
     ),
-    Mutant("noise in every micro-batch", "noise sd, full batches", _noise_each_micro_batch),
-    Mutant(
-        "noise after the optimiser", "uploads follow from noised gradients", _noise_after_optimizer
-    ),
-    Mutant("clip of the batch's mean gradient", BOUND, _clip(_batch_mean)),
-    Mutant("clip of each tensor by itself", BOUND, _clip(_per_tensor)),
-    Mutant("clip norm in bfloat16", BOUND, _clip(_bf16_norm)),
-    Mutant("no clip for one-dimensional tensors", BOUND, _clip(_biases_free)),
-    Mutant("a NaN times zero", "non-finite examples count as zero", _clip(_nan_spreads)),
+    Mutant("clip of the batch's mean gradient", BOUND, {MICRO_BATCH: _clip(_batch_mean)}),
+    Mutant("clip of each tensor by itself", BOUND, {MICRO_BATCH: _clip(_per_tensor)}),
+    Mutant("clip norm in bfloat16", BOUND, {MICRO_BATCH: _clip(_bf16_norm)}),
+    Mutant("no clip for one-dimensional tensors", BOUND, {MICRO_BATCH: _clip(_biases_free)}),
+    Mutant("a NaN times zero", _FINITE, {MICRO_BATCH: _clip(_nan_spreads)}),
     Mutant(
         "divided by the batch twice",
-        "divisor is the expected batch",
-        _after(lambda total, expected, realised: total / expected),
+        _DIVISOR,
+        {STEP_END: _after(lambda total, expected, realised: total / expected)},
     ),
     Mutant(
         "divided by the realised batch",
-        "divisor is the expected batch",
-        _after(lambda total, expected, realised: total * expected / realised.clamp(min=1.0)),
+        _DIVISOR,
+        {
+            STEP_END: _after(
+                lambda total, expected, realised: total * expected / realised.clamp(min=1.0)
+            )
+        },
     ),
     Mutant(
         "empty batches skipped",
-        "empty batches are noise-only steps",
-        _after(lambda total, expected, realised: total * (realised > 0)),
+        _EMPTY,
+        {STEP_END: _after(lambda total, expected, realised: total * (realised > 0))},
     ),
 )

@@ -6,142 +6,80 @@ it up there: a mutant reaches all paths, the one a GPU takes too.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager, contextmanager
-from types import ModuleType
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
 
-Wrap = Callable[[Any], Any]
-"""The original function -> what stands in its place."""
+from ffalora_cli.data.partition import partition
+from ffalora_cli.engine.stacked import clipped_sums, engine, unit_sums
+from ffalora_cli.federation import round
+from ffalora_cli.federation.server import release
+from ffalora_cli.privacy import ledger
+from ffalora_cli.privacy.mechanism import batches, example_level
+from ffalora_cli.privacy.planning import plan
+
+Change = Callable[..., Any]
+"""(the real function, its arguments) -> what is returned in its place."""
+
+
+@dataclass(frozen=True)
+class Seam:
+    """One of a module's ``SEAMS``: a function, or ``Class.method``."""
+
+    module: ModuleType
+    name: str
+
+
+# (shapes, clients, sd, secret, round, step, *rest) -> {name: [clients, ...]}
+NOISE = Seam(example_level, "noise_stack")
+# (privacy, slots, losses, grads, *rest): clip and add; ``privacy=None`` only adds. ``grads`` are
+# {name: [examples, ...]}; a surrogate's tensors are too small to be booked.
+MICRO_BATCH = Seam(clipped_sums, "add_clipped")
+# (privacy, sums, total, counts): clip units of several rows and add them
+UNIT_END = Seam(unit_sums, "close_units")
+# (pairs, most) -> parts: which rows are summed before units are clipped
+UNIT_PARTS = Seam(unit_sums, "whole_units")
+# (key, client, round, step, drawn, rows, units, most) -> (rows, units)
+UNIT_ROWS = Seam(batches, "rows_of_units")
+# (key, client, round, step, rows, sample_rate) -> rows
+SAMPLER = Seam(batches, "poisson_batch")
+# (owner, num_clients) -> ClientRows: rows to their clients
+DEALT_ROWS = Seam(partition, "_collect")
+# (self, ids, state) -> ExamplePrivacy: what engines are told
+EXAMPLE_PRIVACY = Seam(release, "ExampleRelease.privacy")
+# (job, step, pairs, tensors): noise and divisor, on ``tensors.total [clients, P]``
+STEP_END = Seam(engine, "_privatise")
+TRAINING = Seam(engine, "StackedEngine.train")  # (self, job) -> LocalResult
+PLANNING = Seam(plan, "make_plan")  # (privacy, sizes, federation, covered) -> PrivacyPlan
+LEDGER = Seam(ledger, "PrivacyLedger.charge")  # (self, round, clients, steps)
+UPLOAD = Seam(round, "upload")  # (setting, number, ids, held, result) -> Packed: a chunk sends it
+# (setting, state, number, ids, packed, ...) -> Receipt: what was unpacked
+ARRIVAL = Seam(round, "receive")
 
 
 @contextmanager
-def replaced(module: ModuleType, seam: str, wrap: Wrap) -> Iterator[None]:
-    """Replace one of a module's ``SEAMS`` inside the ``with``.
-
-    Args:
-        module: that declares it.
-        seam: a function of the module, or ``Class.method``.
-        wrap: makes the replacement.
+def replaced(changes: Mapping[Seam, Change]) -> Iterator[None]:
+    """Put changes in the place of functions inside the ``with``.
 
     Raises:
-        LookupError: the module declares no such seam.
+        LookupError: a module declares no such seam.
     """
-    if seam not in module.SEAMS:
-        raise LookupError(f"{module.__name__} has no seam {seam}")
-    path, _, name = seam.rpartition(".")
-    owner = getattr(module, path) if path else module
-    original = getattr(owner, name)
-    setattr(owner, name, wrap(original))
-    try:
+    with ExitStack() as originals:
+        for seam, change in changes.items():
+            if seam.name not in seam.module.SEAMS:
+                raise LookupError(f"{seam.module.__name__} has no seam {seam.name}")
+            path, _, name = seam.name.rpartition(".")
+            owner = getattr(seam.module, path) if path else seam.module
+            original = getattr(owner, name)
+            originals.callback(setattr, owner, name, original)
+            setattr(owner, name, _instead(original, change))
         yield
-    finally:
-        setattr(owner, name, original)
 
 
-def noise(wrap: Wrap) -> AbstractContextManager[None]:
-    """``noise_stack(shapes, clients, sd, secret, round, step, device) -> stack``."""
-    from ffalora_cli.privacy.mechanism import example_level
-
-    return replaced(example_level, "noise_stack", wrap)
-
-
-def micro_batch(wrap: Wrap) -> AbstractContextManager[None]:
-    """``(privacy, slots, losses, grads, *rest)``: clip and add; ``privacy=None`` only adds.
-
-    ``grads`` are ``{name: [examples, ...]}``; a surrogate's tensors are too small to be booked.
-    """
-    from ffalora_cli.engine.stacked import clipped_sums
-
-    return replaced(clipped_sums, "add_clipped", wrap)
-
-
-def unit_end(wrap: Wrap) -> AbstractContextManager[None]:
-    """``close_units(privacy, sums, total, counts)``: clip units of several rows and add them."""
-    from ffalora_cli.engine.stacked import unit_sums
-
-    return replaced(unit_sums, "close_units", wrap)
-
-
-def unit_parts(wrap: Wrap) -> AbstractContextManager[None]:
-    """``whole_units(pairs, most) -> parts``: which rows are summed before units are clipped."""
-    from ffalora_cli.engine.stacked import unit_sums
-
-    return replaced(unit_sums, "whole_units", wrap)
-
-
-def unit_rows(wrap: Wrap) -> AbstractContextManager[None]:
-    """``rows_of_units(key, client, round, step, drawn, rows, units, most) -> (rows, units)``."""
-    from ffalora_cli.privacy.mechanism import batches
-
-    return replaced(batches, "rows_of_units", wrap)
-
-
-def dealt_rows(wrap: Wrap) -> AbstractContextManager[None]:
-    """``_collect(owner, num_clients) -> ClientRows``: rows to their clients."""
-    from ffalora_cli.data.partition import partition
-
-    return replaced(partition, "_collect", wrap)
-
-
-def example_privacy(wrap: Wrap) -> AbstractContextManager[None]:
-    """``ExampleRelease.privacy(self, ids, state) -> ExamplePrivacy``: what engines are told."""
-    from ffalora_cli.federation.server import release
-
-    return replaced(release, "ExampleRelease.privacy", wrap)
-
-
-def step_end(wrap: Wrap) -> AbstractContextManager[None]:
-    """``(job, step, pairs, tensors)``: noise and divisor, on ``tensors.total [clients, P]``."""
-    from ffalora_cli.engine.stacked import engine
-
-    return replaced(engine, "_privatise", wrap)
-
-
-def training(wrap: Wrap) -> AbstractContextManager[None]:
-    """``StackedEngine.train(self, job) -> LocalResult``."""
-    from ffalora_cli.engine.stacked import engine
-
-    return replaced(engine, "StackedEngine.train", wrap)
-
-
-def sampler(wrap: Wrap) -> AbstractContextManager[None]:
-    """``poisson_batch(key, client, round, step, rows, sample_rate) -> rows``."""
-    from ffalora_cli.privacy.mechanism import batches
-
-    return replaced(batches, "poisson_batch", wrap)
-
-
-def planning(wrap: Wrap) -> AbstractContextManager[None]:
-    """``make_plan(privacy, sizes, federation, covered) -> PrivacyPlan``."""
-    from ffalora_cli.privacy.planning import plan
-
-    return replaced(plan, "make_plan", wrap)
-
-
-def ledger(wrap: Wrap) -> AbstractContextManager[None]:
-    """``PrivacyLedger.charge(self, round, clients, steps)``."""
-    from ffalora_cli.privacy import ledger
-
-    return replaced(ledger, "PrivacyLedger.charge", wrap)
-
-
-def upload(wrap: Wrap) -> AbstractContextManager[None]:
-    """``upload(setting, number, ids, held, result) -> Packed``: what a chunk sends."""
-    from ffalora_cli.federation import round
-
-    return replaced(round, "upload", wrap)
-
-
-def arrival(wrap: Wrap) -> AbstractContextManager[None]:
-    """``receive(setting, state, number, ids, packed, ...) -> Receipt``: what was unpacked."""
-    from ffalora_cli.federation import round
-
-    return replaced(round, "receive", wrap)
+def _instead(original: Any, change: Change) -> Callable[..., Any]:
+    return lambda *arguments, **named: change(original, *arguments, **named)
 
 
 @dataclass(frozen=True)
@@ -151,9 +89,9 @@ class Mutant:
     Attributes:
         name: what is broken.
         caught_by: name of a check that must fail.
-        broken: a context inside which the real code is broken.
+        changes: that break the real code, by their seams.
     """
 
     name: str
     caught_by: str
-    broken: Callable[[], AbstractContextManager[None]]
+    changes: Mapping[Seam, Change]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import sys
 import time
-from types import TracebackType
 
 _PATIENCE = 1.0  # seconds before anything is said
 _REDRAWN, _LINES = 0.2, 10.0  # seconds between two states of a line, and between two lines
@@ -38,11 +37,6 @@ class Counting:
         text = f"{before}{self._what}: {done:,} of {total:,}{after}"
         print(text, end="", file=sys.stderr, flush=True)
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         if self._drawn:
             print("\r\x1b[2K", end="", file=sys.stderr, flush=True)

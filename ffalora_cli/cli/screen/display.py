@@ -5,8 +5,8 @@ from __future__ import annotations
 import sys
 import time
 from collections import deque
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, TextIO
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Self, TextIO, TypeVar
 
 from ffalora_cli.cli.screen import table, words
 from ffalora_cli.cli.screen.streams import Screen, redraws, width
@@ -19,16 +19,52 @@ if TYPE_CHECKING:
     from rich.console import Console, Group
     from rich.live import Live
 
+T = TypeVar("T")
 _ROWS = 8  # evaluated rounds that stay on the screen
 _BAR = 16  # columns of the progress bar
 _SILENCE = 10.0  # seconds after which a plain display shows a round that was not evaluated
 
 
-class Display:
-    """What all displays share, and by itself the quiet one: only the last lines are printed.
+class Shown:
+    """What displays of runs and of sweeps share: a terminal is always left as it was found.
 
-    It is the observer of a run (``experiment.Observer``), used as a context manager so that a
-    terminal is always left as it was found.
+    Args:
+        stream: where lines go; standard output by default.
+    """
+
+    def __init__(self, stream: TextIO | None) -> None:
+        self.stream = stream or sys.stdout
+        self._live: Live | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Stop redrawing."""
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+
+    def note(self, text: str) -> None:
+        """Something worth knowing beside the rest."""
+
+    def _redraw(self, view: Callable[[], Group], console: Console, **how: Any) -> None:
+        from rich.live import Live
+
+        self._live = Live(get_renderable=view, console=console, **how)
+        self._live.start()
+
+    def _write(self, line: str) -> None:
+        print(line, file=self.stream, flush=True)
+
+
+class Display(Shown):
+    """What all displays of a run share, and by itself the quiet one: the last lines are printed.
+
+    It is the observer of a run (``experiment.Observer``).
 
     Args:
         job: the run.
@@ -36,23 +72,14 @@ class Display:
     """
 
     def __init__(self, job: Job, stream: TextIO | None = None) -> None:
+        super().__init__(stream)
         self.job = job
-        self.stream = stream or sys.stdout
         self.facts: Mapping[str, Any] = {}
         self.columns = table.fitting(table.columns(job.config), width())
         self.done: int | None = None  # last round on disk
         self._first = 0  # round that this process began with
         self._began: float | None = None  # when the first round was done: training starts
         self._reached: float | None = None  # when the last round was done
-
-    def __enter__(self) -> Display:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Leave the terminal as it was found."""
 
     @property
     def lost(self) -> str | None:
@@ -64,9 +91,6 @@ class Display:
         if self.lost is None:
             return []
         return [f"standard output failed on the way ({self.lost}); the run went on without it"]
-
-    def note(self, text: str) -> None:
-        """Something worth knowing beside the rounds."""
 
     def started(self, facts: Mapping[str, Any]) -> None:
         """The first round is about to begin."""
@@ -107,9 +131,6 @@ class Display:
     def evaluated(self, record: RoundRecord) -> bool:
         """Whether this round was evaluated; the others have no row."""
         return evaluated(self.job.config.task.metrics[0]) in record.metrics
-
-    def _write(self, line: str) -> None:
-        print(line, file=self.stream, flush=True)
 
 
 class PlainDisplay(Display):
@@ -158,7 +179,6 @@ class LiveDisplay(PlainDisplay):
     def __init__(self, job: Job, console: Console) -> None:
         super().__init__(job, console.file)  # type: ignore[arg-type]
         self._console = console
-        self._live: Live | None = None
         self._opened = 0.0
         self._rows: deque[table.Line] = deque(maxlen=_ROWS)
         self._last: Mapping[str, float] = {}
@@ -172,14 +192,11 @@ class LiveDisplay(PlainDisplay):
 
     def started(self, facts: Mapping[str, Any]) -> None:
         """Print the opening and start redrawing."""
-        from rich.live import Live
-
         Display.started(self, facts)
         for line in (*words.opening(facts, self.job.config), ""):
             self._console.print(line, markup=False, highlight=False)
         self._opened = time.monotonic()
-        self._live = Live(get_renderable=self._view, console=self._console, refresh_per_second=2)
-        self._live.start()
+        self._redraw(self._view, self._console, refresh_per_second=2)
 
     def round_done(self, record: RoundRecord) -> None:
         """Add a row if the round was evaluated, and move the bar."""
@@ -187,12 +204,6 @@ class LiveDisplay(PlainDisplay):
         self._last = record.metrics
         if self.evaluated(record):
             self._rows.append(self.line(record))
-
-    def close(self) -> None:
-        """Stop redrawing; the table stays on the screen."""
-        if self._live is not None:
-            self._live.stop()
-            self._live = None
 
     def _view(self) -> Group:
         from rich.console import Group
@@ -219,11 +230,20 @@ class LiveDisplay(PlainDisplay):
 
 
 def open_display(job: Job, quiet: bool) -> Display:
-    """The display that fits: quiet when asked, live on a terminal that can redraw, else plain."""
-    if quiet:
-        return Display(job)
-    if not redraws():
-        return PlainDisplay(job)
+    """The display of a run that fits."""
+    return fitting(quiet, (Display, PlainDisplay, LiveDisplay), job)
+
+
+def fitting(quiet: bool, displays: Sequence[Callable[..., T]], *about: Any) -> T:
+    """Of three displays the quiet one when asked, the live one on a terminal that can redraw.
+
+    Args:
+        quiet: asked for.
+        displays: quiet, plain, live; this one takes a console, too.
+        about: what they show.
+    """
+    if quiet or not redraws():
+        return displays[0 if quiet else 1](*about)
     from rich.console import Console
 
-    return LiveDisplay(job, Console(file=sys.stdout))
+    return displays[2](*about, Console(file=sys.stdout))

@@ -81,10 +81,7 @@ def statement_lines(privacy: Mapping[str, Any] | None) -> list[str]:
     delta, least = privacy["delta"], privacy["one_over_n"]
     relation = "below" if delta < least else "NOT below"
     share = delta_text(float(f"{least:.3g}"))
-    lines += labelled(
-        "delta",
-        f"{delta_text(delta)}, {relation} 1/n = {share} of the largest n",
-    )
+    lines += labelled("delta", f"{delta_text(delta)}, {relation} 1/n = {share} of the largest n")
     lines += labelled("clip", _clip(privacy))
     lines += labelled("noise", privacy["noise"]["note"])
     lines += ["", *_clients(privacy["clients"]), ""]
@@ -103,16 +100,12 @@ def _clients(clients: Sequence[Mapping[str, Any]] | Mapping[str, Mapping[str, An
     """Every client, or the quantiles of many."""
     if isinstance(clients, Mapping):
         names = list(next(iter(clients.values())))
-        head = f"{'over all clients':<18}" + "".join(
-            f"{n.replace('_', ' '):>15}"[-12:] for n in names
-        )
-        return [
-            head,
-            *(
-                f"{key.replace('_', ' '):<18}" + "".join(f"{_cell(key, row[n]):>12}" for n in names)
-                for key, row in clients.items()
-            ),
-        ]
+        heads = (f"{name.replace('_', ' '):>15}"[-12:] for name in names)
+        lines = [f"{'over all clients':<18}{''.join(heads)}"]
+        for key, row in clients.items():
+            cells = (f"{_cell(key, row[name]):>12}" for name in names)
+            lines.append(f"{key.replace('_', ' '):<18}{''.join(cells)}")
+        return lines
     columns = [c for c in _COLUMNS if c[0] in clients[0]]
     rows = [
         "".join(_cell(key, row[key]).rjust(width) for key, _, width in columns) for row in clients
@@ -133,10 +126,8 @@ def _others(privacy: Mapping[str, Any]) -> list[str]:
         f"{epsilon_text(largest['no_amplification'])}{_groups(largest, privacy['unit'])}",
     )
     if tuning["epsilon"] is None:
-        return [
-            *lines,
-            *labelled("tuning", "one run is claimed; a search costs more (privacy.trials)"),
-        ]
+        said = "one run is claimed; a search costs more (privacy.trials)"
+        return lines + labelled("tuning", said)
     number = f"{tuning['trials']:g} runs, a fixed number"
     if tuning["distribution"] != "fixed":
         number = f"a {tuning['distribution']} number of runs, {tuning['trials']:g} on average"
@@ -144,7 +135,7 @@ def _others(privacy: Mapping[str, Any]) -> list[str]:
     if "method" in tuning:
         how = f"unit {tuning['unit']}, delta {delta_text(tuning['delta'])}, {tuning['method']}"
     cost = f"epsilon {epsilon_text(tuning['epsilon'])} ({how})"
-    return [*lines, *labelled("tuning", f"best of {number}: {cost}")]
+    return lines + labelled("tuning", f"best of {number}: {cost}")
 
 
 def _clip(privacy: Mapping[str, Any]) -> str:

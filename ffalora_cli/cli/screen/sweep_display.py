@@ -6,9 +6,10 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, Self, TextIO
 
-from ffalora_cli.cli.screen.streams import redraws, width
+from ffalora_cli.cli.screen.display import Shown, fitting
+from ffalora_cli.cli.screen.streams import width
 from ffalora_cli.cli.screen.units import human_seconds, score
 from ffalora_cli.methods.registry import headline
 from ffalora_cli.metric_keys import short_name
@@ -17,7 +18,6 @@ from ffalora_cli.sweep.progress import Progress, Watcher, result, total_remainin
 
 if TYPE_CHECKING:
     from rich.console import Console, Group
-    from rich.live import Live
     from rich.text import Text
 
 _STYLES = {RUNNING: "bold", FAILED: "red", "busy": "yellow", "stopped": "yellow", WAITING: "dim"}
@@ -28,7 +28,7 @@ _NUMBERS = ("job", "round", "score", "time")  # right-aligned
 _ORDER = (RUNNING, FAILED, "busy", "stopped", WAITING, "done", ALREADY)  # kept on a short screen
 
 
-class SweepDisplay:
+class SweepDisplay(Shown):
     """What all displays share, and by itself the quiet one: only the last table is printed.
 
     Args:
@@ -38,28 +38,16 @@ class SweepDisplay:
     """
 
     def __init__(self, folder: Path, total: int, stream: TextIO | None = None) -> None:
+        super().__init__(stream)
         self.folder, self.total = folder, total
-        self.stream = stream or sys.stdout
         self.jobs: list[SweepJob] = []
         self.statuses: dict[int, Status] = {}
         self.watcher = Watcher()
-
-    def __enter__(self) -> SweepDisplay:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Leave the terminal as it was found."""
 
     def add(self, jobs: Sequence[SweepJob]) -> None:
         """Jobs to show, all at once or as a search proposes them."""
         self.jobs += jobs
         self.statuses |= {job.number: Status() for job in jobs}
-
-    def note(self, text: str) -> None:
-        """Something worth knowing beside the jobs."""
 
     def changed(self, job: SweepJob, status: Status) -> None:
         """A job stands elsewhere now."""
@@ -119,9 +107,6 @@ class SweepDisplay:
         left = "left " if status.state == RUNNING and seconds else ""
         return (status.state, reached, shown, left + seconds)
 
-    def _write(self, line: str) -> None:
-        print(line, file=self.stream, flush=True)
-
 
 class PlainSweepDisplay(SweepDisplay):
     """For pipes and log files: one line a change."""
@@ -148,22 +133,10 @@ class LiveSweepDisplay(SweepDisplay):
         super().__init__(folder, total, console.file)  # type: ignore[arg-type]
         self._console = console
         self._began = time.monotonic()
-        self._live: Live | None = None
 
-    def __enter__(self) -> SweepDisplay:
-        from rich.live import Live
-
-        self._live = Live(
-            get_renderable=self.view, console=self._console, refresh_per_second=1, transient=True
-        )
-        self._live.start()
-        return self
-
-    def close(self) -> None:
-        """Take the live table away; the last one is printed."""
-        if self._live is not None:
-            self._live.stop()
-            self._live = None
+    def __enter__(self) -> Self:
+        self._redraw(self.view, self._console, refresh_per_second=1, transient=True)
+        return self  # at the end the live table is taken away and the last one printed
 
     def note(self, text: str) -> None:
         """Print the note above what is redrawn."""
@@ -242,11 +215,5 @@ def _numbers(numbers: Sequence[int]) -> str:
 
 
 def open_sweep_display(quiet: bool, folder: Path, total: int) -> SweepDisplay:
-    """The display that fits: quiet when asked, live on a terminal that can redraw, else plain."""
-    if quiet:
-        return SweepDisplay(folder, total)
-    if not redraws():
-        return PlainSweepDisplay(folder, total)
-    from rich.console import Console
-
-    return LiveSweepDisplay(folder, total, Console(file=sys.stdout))
+    """The display of a sweep that fits."""
+    return fitting(quiet, (SweepDisplay, PlainSweepDisplay, LiveSweepDisplay), folder, total)

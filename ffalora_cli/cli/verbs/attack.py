@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
-from itertools import islice, product
-from pathlib import Path
+from itertools import groupby, islice, product
 from typing import TYPE_CHECKING, Any
 
-from ffalora_cli.cli.arguments import OVERRIDES, Parser
+from ffalora_cli.cli.arguments import OVERRIDES, Parser, file_to_write
 from ffalora_cli.cli.exits import DONE
 from ffalora_cli.cli.screen.words import labelled
 from ffalora_cli.compose.jobs import plan
@@ -18,11 +17,11 @@ from ffalora_cli.methods import registry
 
 if TYPE_CHECKING:
     from ffalora_cli.audit.attack.inversion import Noise
+    from ffalora_cli.audit.attack.targets import Victim
     from ffalora_cli.config.schema import Config
     from ffalora_cli.methods.base import Method
     from ffalora_cli.types import Examples
 
-ROWS = {"surrogate": 10, "model": 3}  # attacked one by one
 LABEL_BATCH, LABEL_BATCHES = 20, 40
 
 _EXAMPLES = """\
@@ -61,9 +60,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--json", metavar="FILE", help="write the numbers there")
     options = parser.read(arguments)
     lengths, ranks = _numbers("--tokens", options.tokens), _numbers("--rank", options.rank)
-    file = Path(options.json).expanduser() if options.json else None
-    if file is not None and not file.parent.is_dir():
-        raise ConfigError(f"--json {file}: folder {file.parent} is not there; make it first")
+    file = file_to_write("--json", options.json) if options.json else None
     (job,) = plan([text for text in options.overrides if text != "invert"])
     config = job.config
     if options.dp != "off" and not config.privacy.inside_clients:
@@ -71,16 +68,18 @@ def main(arguments: Sequence[str]) -> int:
             f"privacy.unit={config.privacy.unit}: no noise is added to an example's step; "
             "choose privacy=text or --dp off"
         )
+    from ffalora_cli.audit.attack.targets import victims
+
     methods = _methods(options.methods or f"lora,{config.method.name}")
     examples, noise = _rows_and_noise(config, options.dp != "off")
     steps = {"off": (None,), "on": (noise,), "both": (None, noise)}[options.dp]
     cells, labels = [], []
-    for target in ROWS:
-        print(f"\n{_title(target, config)}: share of positions whose exact token ranks first")
+    for victim in victims(config, examples):
+        print(f"\n{victim.title}: share of positions whose exact token ranks first")
         print(f"{'tokens':<26}" + "".join(f"{n:>8}" for n in lengths))
         for rank in ranks:
-            cells += _table(target, config, methods, examples, rank, lengths, steps)
-        labels += _labels(target, config, examples, ranks[0], steps)
+            cells += _table(victim, rank, product(methods, steps, lengths), config.seed)
+        labels += _labels(victim, ranks[0], steps, config.seed)
     for line in _closing(labels, noise):
         print(line)
     if file is not None:
@@ -112,12 +111,6 @@ def _methods(text: str) -> list[Method]:
     return found
 
 
-def _title(target: str, config: Config) -> str:
-    if target == "surrogate":
-        return "random RoBERTa, random words"
-    return f"{config.model.name}, rows of {config.task.name}"
-
-
 def _rows_and_noise(config: Config, private: bool) -> tuple[Examples, Noise | None]:
     """The run's training rows, and the mechanism of its client with the least noise."""
     from ffalora_cli.audit.attack.inversion import Noise
@@ -135,69 +128,44 @@ def _rows_and_noise(config: Config, private: bool) -> tuple[Examples, Noise | No
 
 
 def _table(
-    target: str,
-    config: Config,
-    methods: Sequence[Method],
-    examples: Examples,
-    rank: int,
-    lengths: Sequence[int],
-    steps: Sequence[Noise | None],
+    victim: Victim, rank: int, cases: Iterable[tuple[Method, Noise | None, int]], seed: int
 ) -> list[Cell]:
-    """Measure and print the lines of one rank."""
-    from ffalora_cli.audit.attack import targets
+    """Measure and print the lines of one rank; a case is a method, its noise and a length."""
     from ffalora_cli.audit.attack.inversion import attack, recovered
 
-    own = target == "model"
-    network = targets.own_network(config, rank) if own else targets.random_network(rank, 0)
-    cases, attacked = [], []
-    for method, noise, length in product(methods, steps, lengths):
-        rows = (
-            targets.own_sentences(examples, ROWS[target], length)
-            if own
-            else targets.random_sentences(ROWS[target], length, 0)
-        )
-        cases.append((method.name, noise, length, len(rows.tokens)))
+    network = victim.network(rank)
+    counted, attacked = [], []
+    for method, noise, length in cases:
+        rows = victim.sentences(victim.rows, length)
+        counted.append((method.name, noise is not None, length, len(rows.tokens)))
         attacked += [
-            attack(network, rows, row, method, noise, config.seed)
-            for row in range(len(rows.tokens))
+            attack(network, rows, row, method, noise, seed) for row in range(len(rows.tokens))
         ]
-    shares = iter(recovered(network, attacked, skip=int(own)))
+    shares = iter(recovered(network, attacked, skip=victim.public))
     cells = [
-        Cell(target, name, rank, noise is not None, length, sum(islice(shares, count)) / count)
-        for name, noise, length, count in cases
+        Cell(victim.name, name, rank, private, length, sum(islice(shares, count)) / count)
+        for name, private, length, count in counted
     ]
-    for start in range(0, len(cells), len(lengths)):
-        line = cells[start : start + len(lengths)]
-        label = f"{line[0].method}, rank {rank}{', private' if line[0].private else ''}"
+    for (name, private), line in groupby(cells, key=lambda cell: (cell.method, cell.private)):
+        label = f"{name}, rank {rank}{', private' if private else ''}"
         print(f"{label:<26}" + "".join(f"{c.recovered:>8.2f}" for c in line), flush=True)
     return cells
 
 
 def _labels(
-    target: str,
-    config: Config,
-    examples: Examples,
-    rank: int,
-    steps: Sequence[Noise | None],
+    victim: Victim, rank: int, steps: Sequence[Noise | None], seed: int
 ) -> list[dict[str, Any]]:
     """Label counts read from a trained head."""
-    from ffalora_cli.audit.attack import targets
     from ffalora_cli.audit.attack.inversion import label_counts_exact
+    from ffalora_cli.audit.attack.targets import shuffled
 
-    count, length = LABEL_BATCH * LABEL_BATCHES, 12
-    own = target == "model"
-    network = targets.own_network(config, rank) if own else targets.random_network(rank, 0)
-    rows = (
-        targets.shuffled(targets.own_sentences(examples, count, length), config.seed)
-        if own
-        else targets.random_sentences(count, length, 0)
-    )
+    network, rows = victim.network(rank), victim.sentences(LABEL_BATCH * LABEL_BATCHES, 12)
+    rows = shuffled(rows, seed) if victim.name == "model" else rows
     found = []
     for noise in steps:
-        exact, tried = label_counts_exact(network, rows, LABEL_BATCH, noise, config.seed)
-        found.append(
-            {"victim": target, "private": noise is not None, "exact": exact, "batches": tried}
-        )
+        exact, tried = label_counts_exact(network, rows, LABEL_BATCH, noise, seed)
+        private = noise is not None
+        found.append({"victim": victim.name, "private": private, "exact": exact, "batches": tried})
     return found
 
 

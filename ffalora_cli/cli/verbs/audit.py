@@ -68,13 +68,16 @@ def main(arguments: Sequence[str]) -> int:
     from ffalora_cli.audit.run import check_auditable, client_sizes
 
     check_auditable(config, "mutants" if options.mutants else options.tier)
-    secret = keys.derive(config.seed, "audit", signature)
-    if config.privacy.noise == "secure":
-        secret = keys.SecureKey(secret)
-    sizes = client_sizes(config)
+    secret, sizes = _secret(config, signature), client_sizes(config)
     if options.mutants:
         return _mutants(config, sizes, secret, options.json)
     return _audit(config, sizes, secret, folder, options)
+
+
+def _secret(config: Config, signature: str) -> keys.Key:
+    """Of the audit's own draws."""
+    secret = keys.derive(config.seed, "audit", signature)
+    return keys.SecureKey(secret) if config.privacy.noise == "secure" else secret
 
 
 def _subject(what: Sequence[str], runs: str) -> tuple[Config, Path | None, str]:
@@ -101,18 +104,21 @@ def _audit(
     began = time.perf_counter()
     plan = plan_of(config, sizes)
     subject = build_subject(config, plan, secret)
-    what = f"{config.method.name} on {config.task.name} with {config.model.name}"
     some = f"{subject.plan.num_clients} of its {plan.num_clients} clients"
-    _print(words.labelled("audit", f"{what}, {some}, on a surrogate of the model's architecture"))
+    _print(
+        words.labelled(
+            "audit", f"{_what(config)}, {some}, on a surrogate of the model's architecture"
+        )
+    )
     _print(words.labelled("claim", sentence(plan)))
     if config.engine.name != "stacked":
         _print(words.labelled("note", f"of engine={config.engine.name} the sensitivity alone"))
     checks = recorded_checks(folder, config, plan) if folder else []
     verdict = audit(subject, options.tier, effort_for(options.minutes), checks)
     seconds = time.perf_counter() - began
-    _print(["", *(line for check in verdict.checks for line in _check(check)), ""])
-    _print(_table(verdict, options.tier))
-    _print(_verdict(verdict, seconds))
+    _print([*_checks(verdict.checks), "", *_table(verdict, options.tier)])
+    _print(_verdict("nothing found against the claim", verdict.failures, seconds))
+    _print([line for limit in LIMITS for line in words.labelled("note", limit)])
     if options.json:
         _write(options.json, _plain(config, verdict, seconds))
     return DONE if verdict.passed else FAILED
@@ -136,23 +142,16 @@ def _release(options: Any, folder: Path | None) -> int:
         (job,) = plan_jobs([*options.what, *short])
     if job.config.privacy.unit == "none":
         raise ConfigError("privacy.unit=none promises nothing to audit; use privacy=text")
-    secret = keys.derive(job.config.seed, "audit", job.signature)
-    if job.config.privacy.noise == "secure":
-        secret = keys.SecureKey(secret)
-    what = f"{job.config.method.name} on {job.config.task.name} with {job.config.model.name}"
-    text = f"{what}, unit {job.config.privacy.unit}: two short rounds, three times"
-    _print(words.labelled("audit", text))
+    unit = f"unit {job.config.privacy.unit}: two short rounds, three times"
+    _print(words.labelled("audit", f"{_what(job.config)}, {unit}"))
     with tempfile.TemporaryDirectory() as within, _at_home(within):
         runs, exports = Path(within, "runs"), Path(within, "exports")
-        played = play_neighbours(job, secret, runs)
+        played = play_neighbours(job, _secret(job.config, job.signature), runs)
         checks = leak_checks(played, job, exports)
-    _print(["", *(line for check in checks for line in _check(check))])
+    _print(_checks(checks))
     failed = [check.name for check in checks if not check.passed]
     seconds = time.perf_counter() - began
-    text = "PASSED: nothing leaves that the list does not declare"
-    if failed:
-        text = f"FAILED: {'; '.join(failed)}"
-    _print(["", *words.labelled("verdict", f"{text} ({seconds:.0f} s)")])
+    _print(_verdict("nothing leaves that the list does not declare", failed, seconds))
     if options.json:
         plain = {"schema": 1, "passed": not failed, "failures": failed, "seconds": seconds}
         _write(options.json, plain | {"checks": [asdict(check) for check in checks]})
@@ -173,9 +172,16 @@ def _at_home(folder: str) -> Iterator[None]:
         os.environ.update(kept)
 
 
-def _check(check: Check) -> list[str]:
-    mark = "passed" if check.passed else "FAILED"
-    return words.labelled(mark, f"{check.name}: {check.text}")
+def _what(config: Config) -> str:
+    return f"{config.method.name} on {config.task.name} with {config.model.name}"
+
+
+def _checks(checks: Sequence[Check]) -> list[str]:
+    lines = [""]
+    for check in checks:
+        mark = "passed" if check.passed else "FAILED"
+        lines += words.labelled(mark, f"{check.name}: {check.text}")
+    return lines
 
 
 def _table(verdict: Verdict, tier: str) -> list[str]:
@@ -195,24 +201,18 @@ def _table(verdict: Verdict, tier: str) -> list[str]:
     return lines
 
 
-def _verdict(verdict: Verdict, seconds: float) -> list[str]:
-    if verdict.passed:
-        text = f"PASSED: nothing found against the claim ({seconds:.0f} s)"
-    else:
-        text = f"FAILED: {'; '.join(verdict.failures)} ({seconds:.0f} s)"
-    lines = ["", *words.labelled("verdict", text)]
-    for limit in LIMITS:
-        lines += words.labelled("note", limit)
-    return lines
+def _verdict(good: str, failures: Sequence[str], seconds: float) -> list[str]:
+    text = f"FAILED: {'; '.join(failures)}" if failures else f"PASSED: {good}"
+    return ["", *words.labelled("verdict", f"{text} ({seconds:.0f} s)")]
 
 
 def _mutants(config: Config, sizes: np.ndarray, secret: keys.Key, file: str | None) -> int:
     """Break the real code in every known way and say which check saw it."""
-    from ffalora_cli.audit.mutants.run import all_mutants, run_mutants
+    from ffalora_cli.audit.mutants.run import MUTANTS, run_mutant
 
     results: list[Caught] = []
-    for mutant in all_mutants():
-        (result,) = run_mutants(config, sizes, secret, [mutant])
+    for mutant in MUTANTS:
+        result = run_mutant(config, sizes, secret, mutant)
         results.append(result)
         mark = "caught" if result.caught else "MISSED"
         _print([f"{mark:<8}{result.mutant:<36}{result.expected}"])

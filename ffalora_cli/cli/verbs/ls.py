@@ -2,16 +2,30 @@
 
 from __future__ import annotations
 
+import json
+import math
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from ffalora_cli.cli.arguments import Parser
 from ffalora_cli.cli.exits import DONE
 from ffalora_cli.cli.screen.streams import WIDTH
 from ffalora_cli.cli.screen.streams import width as screen_width
 from ffalora_cli.compose import catalogue
-from ffalora_cli.config.errors import choose
+from ffalora_cli.config.errors import ConfigError, choose
+from ffalora_cli.metric_keys import EPSILON, UPLINK_TOTAL, evaluated
+from ffalora_cli.privacy.rounding import epsilon_text
 
+if TYPE_CHECKING:
+    from ffalora_cli.records.reading import RunRecords
+
+SCHEMA = 1
+_OF_RUNS = """\
+examples:
+  ffalora ls runs
+  ffalora ls runs method=lora,ffa_lora task=sst2
+  ffalora ls runs --state stopped --format json"""
 _SINGULAR = {
     "tasks": "task",
     "models": "model",
@@ -29,9 +43,7 @@ _SINGULAR = {
 def main(arguments: Sequence[str]) -> int:
     """Print one group, the names of all groups, or the runs."""
     if arguments[:1] == ["runs"]:
-        from ffalora_cli.cli import run_list
-
-        return run_list.main(arguments[1:])
+        return _runs(arguments[1:])
     examples = "examples:\n  ffalora ls methods\n  ffalora ls runs method=lora --state done"
     parser = Parser("ls", "List what can be chosen, or runs.", examples)
     parser.add_argument("what", nargs="?", help=", ".join(["runs", *list(_SINGULAR)[:7]]))
@@ -47,8 +59,19 @@ def main(arguments: Sequence[str]) -> int:
         print(_entry(option, catalogue.describe(group, option)))
         if group == "method":
             print(_declaration(option))
+    if group == "method":
+        _list_installed()
     print(f"\nchoose one with: ffalora run {group}=NAME")
     return DONE
+
+
+def _list_installed() -> None:
+    """Methods of installed packages: without a file of their own they are chosen by name alone."""
+    from ffalora_cli.methods import registry
+
+    for name in sorted({*registry.names()} - {*catalogue.options("method")}):
+        title = getattr(registry.get(name), "title", name)
+        print(_entry(name, f"{title} (installed): method.name={name}"))
 
 
 def _entry(name: str, text: str, width: int = 18) -> str:
@@ -75,3 +98,99 @@ def _declaration(name: str) -> str:
         f"privacy units: {', '.join(sorted(method.units))}",
     ]
     return "\n".join(_entry("", line) for line in lines) + "\n"
+
+
+def _runs(arguments: Sequence[str]) -> int:
+    """Print the runs that fulfil every filter."""
+    from ffalora_cli.records.state import STATES
+
+    parser = Parser("ls runs", "List runs, newest first.", _OF_RUNS)
+    parser.add_argument("filters", nargs="*", metavar="FILTER", help="key=value, or part of a name")
+    parser.add_argument("--runs", default="runs", help="folder of all runs (default: runs)")
+    parser.add_argument("--state", choices=STATES, help="only runs in this state")
+    parser.add_argument("--format", choices=("table", "json"), default="table")
+    options = parser.read(arguments)
+    rows = [_row(run) for run in _selected(options.runs, options.filters)]
+    rows = [r for r in rows if options.state in (None, r["state"])]
+    rows.sort(key=lambda r: (r["created"], r["run"]), reverse=True)
+    if options.format == "json":
+        print(json.dumps({"schema": SCHEMA, "runs": rows}, indent=2))
+        return DONE
+    print("\n".join(_lines(rows)))
+    return DONE
+
+
+def _selected(root: str, filters: Sequence[str]) -> list[RunRecords]:
+    """Finished or not; without filters all of them, and an empty folder is no error."""
+    from ffalora_cli.cli.screen.words import left_out
+    from ffalora_cli.records.reading import find_runs
+    from ffalora_cli.report.runs.selection import select_runs
+
+    if not find_runs(root) and not filters:
+        return []
+    conditions_only = all("=" in word for word in filters)
+    return select_runs(root, [*filters, root] if conditions_only else filters, left_out)
+
+
+def _row(run: RunRecords) -> dict[str, Any]:
+    """One run as JSON values; null where nothing was recorded."""
+    from ffalora_cli.records.state import progress_of
+
+    last: dict[str, float] = {}
+    for record in run.rounds:
+        last.update(record.metrics)
+    config, summary = run.config, run.summary or {}
+    headline = str(summary.get("headline") or evaluated(_at(config, "task", "metrics")[0]))
+    return {
+        "run": run.path.name,
+        "folder": str(run.path),
+        "created": str(run.manifest.get("created") or ""),
+        "state": progress_of(run.path).state,
+        "failure": run.failure.reason if run.failure else None,
+        "round": run.rounds[-1].round if run.rounds else 0,
+        "rounds": _at(config, "federation", "rounds"),
+        "headline": headline,
+        "value": _finite(last.get(headline)),
+        "privacy_unit": _at(config, "privacy", "unit"),
+        "epsilon_spent": _finite(last.get(EPSILON)),
+        "uplink_bytes": last.get(UPLINK_TOTAL),
+        "seconds": summary.get("seconds"),
+        "signature": run.manifest.get("signature"),
+    }
+
+
+def _lines(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    from ffalora_cli.cli.screen.units import human_bytes, human_seconds, score
+    from ffalora_cli.cli.screen.words import labelled
+
+    if not rows:
+        return ["no runs"]
+    heads = f"{'state':<16}{'result':>9}{'epsilon':>9}{'up':>9}{'time':>8}  run"
+    lines = [f"{'started':<17}{heads}"]
+    for r in rows:
+        where = "" if r["state"] == "done" else f" {r['round']}/{r['rounds']}"
+        cells = (
+            score(r["headline"], r["value"]),
+            epsilon_text(r["epsilon_spent"]),
+            human_bytes(r["uplink_bytes"]),
+            human_seconds(r["seconds"]),
+        )
+        text = f"{cells[0]:>9}{cells[1]:>9}{cells[2]:>9}{cells[3]:>8}"
+        started = r["created"][:16].replace("T", " ")
+        lines.append(f"{started:<17}{r['state'] + where:<16}{text}  {r['run']}")
+        if r["state"] == "failed":
+            lines += labelled("", f"failed: {r['failure']}")
+    return lines
+
+
+def _finite(value: float | None) -> float | str | None:
+    if value is None or math.isnan(value):
+        return None
+    return value if math.isfinite(value) else "inf"
+
+
+def _at(config: Mapping[str, Any], section: str, key: str) -> Any:
+    try:
+        return config[section][key]
+    except (KeyError, TypeError):
+        raise ConfigError(f"config.yaml of a run lacks {section}.{key}; run it again") from None

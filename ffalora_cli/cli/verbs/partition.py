@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ffalora_cli.cli.arguments import OVERRIDES, Parser
+from ffalora_cli.cli.arguments import OVERRIDES, Parser, file_to_write
 from ffalora_cli.cli.exits import DONE
 from ffalora_cli.cli.screen.units import count
 from ffalora_cli.cli.screen.words import labelled
@@ -36,11 +36,10 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("overrides", nargs="*", metavar="OVERRIDE", help=OVERRIDES)
     parser.add_argument("--figure", default="partition.png", help="png, svg or pdf file to write")
     options = parser.read(arguments)
-    figure = Path(options.figure).expanduser()
-    if figure.suffix not in _SUFFIXES:
-        raise ConfigError(f"--figure {figure.name}: give a file ending in {', '.join(_SUFFIXES)}")
-    if not figure.parent.is_dir():
-        raise ConfigError(f"--figure {figure}: folder {figure.parent} is not there; make it first")
+    if Path(options.figure).suffix not in _SUFFIXES:
+        name = Path(options.figure).name
+        raise ConfigError(f"--figure {name}: give a file ending in {', '.join(_SUFFIXES)}")
+    figure = file_to_write("--figure", options.figure)
     (job,) = plan(options.overrides)
     from ffalora_cli.experiment import client_table
     from ffalora_cli.report.figures.partition import draw

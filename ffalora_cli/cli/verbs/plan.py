@@ -13,7 +13,7 @@ from ffalora_cli.cli.exits import DONE
 from ffalora_cli.cli.screen import plan_words
 from ffalora_cli.cli.screen.counting import Counting
 from ffalora_cli.compose.jobs import plan
-from ffalora_cli.config.errors import ConfigError
+from ffalora_cli.config.errors import naming_job
 from ffalora_cli.config.job import Job
 
 SCHEMA = 1  # of the JSON; raised when a key changes its meaning
@@ -69,12 +69,8 @@ def _forecasts(jobs: list[Job], measured: bool) -> list[dict[str, Any]]:
     forecaster, found = Forecaster(measured, _Downloads()), []
     with Counting("planning jobs") as counting:
         for number, job in enumerate(jobs, start=1):
-            try:
+            with naming_job(number, len(jobs)):
                 forecast = forecaster.forecast(job)
-            except ConfigError as error:
-                if len(jobs) == 1:
-                    raise
-                raise ConfigError(f"{error} (job {number} of {len(jobs)})") from error
             names = {"overrides": list(job.overrides), "signature": job.signature}
             found.append({**names, **forecast})
             counting(number, len(jobs))

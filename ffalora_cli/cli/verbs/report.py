@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from ffalora_cli.cli.arguments import Parser
+from ffalora_cli.cli.arguments import Parser, file_to_write
 from ffalora_cli.cli.exits import DONE
 from ffalora_cli.cli.screen.words import left_out
 from ffalora_cli.config.errors import ConfigError
@@ -36,11 +36,10 @@ def main(arguments: Sequence[str]) -> int:
     if options.wandb:
         print(f"report    {_in_wandb(options.wandb, options.metric or 'accuracy')}")
         return DONE
-    output = Path(options.output).expanduser()
-    if output.suffix not in (".html", ".htm"):
-        raise ConfigError(f"-o {output.name}: a report is a page; try {output.stem}.html")
-    if not output.parent.is_dir():
-        raise ConfigError(f"-o {output}: folder {output.parent} is not there; make it first")
+    named = Path(options.output)
+    if named.suffix not in (".html", ".htm"):
+        raise ConfigError(f"-o {named.name}: a report is a page; try {named.stem}.html")
+    output = file_to_write("-o", options.output)
     from ffalora_cli.records.files import write_whole
     from ffalora_cli.report.page.page import page
     from ffalora_cli.report.runs.selection import select_runs

@@ -8,15 +8,14 @@ from ffalora_cli.cli.arguments import OVERRIDES, Parser
 from ffalora_cli.cli.screen.counting import Counting
 from ffalora_cli.cli.screen.sweep_display import open_sweep_display
 from ffalora_cli.cli.signals import stop_on_signals
-from ffalora_cli.cli.sweep_end import exit_code, stop_if_asked
-from ffalora_cli.compose.hydra_keys import SweepSettings, take
+from ffalora_cli.cli.sweep_end import Sweeping, exit_code, stop_if_asked
+from ffalora_cli.compose.hydra_keys import take
 from ffalora_cli.compose.jobs import plan
 from ffalora_cli.config.errors import ConfigError
 from ffalora_cli.config.job import Job
 from ffalora_cli.experiment.inputs import check_done
-from ffalora_cli.stopping import StopFlag
 from ffalora_cli.sweep.jobs import grid, once_each, settings
-from ffalora_cli.sweep.launchers.base import Launch, open_launcher
+from ffalora_cli.sweep.launchers.base import open_launcher
 from ffalora_cli.sweep.play import play_jobs
 from ffalora_cli.sweep.record import SweepRecord, sweep_digest
 
@@ -62,10 +61,11 @@ def sweep(overrides: Sequence[str], command: Sequence[str], quiet: bool, fail_fa
     rest, about = take(overrides, sweep=True)
     with stop_on_signals() as stop:
         launch = open_launcher(about.launcher, about.launcher_settings)
+        sweeping = Sweeping(about, launch, command, quiet, fail_fast, stop)
         if about.sweeper == "optuna":
             from ffalora_cli.cli.searching import search
 
-            return search(rest, about, launch, command, quiet, stop)
+            return search(rest, sweeping)
         if about.sweeper_settings:
             key = next(iter(about.sweeper_settings))
             raise ConfigError(
@@ -73,28 +73,19 @@ def sweep(overrides: Sequence[str], command: Sequence[str], quiet: bool, fail_fa
             )
         with Counting("checking jobs") as counting:
             planned = plan(rest, sweep=True, told=counting)
-        return _grid(planned, about, launch, command, quiet, fail_fast, stop)
+        return _grid(planned, sweeping)
 
 
-def _grid(
-    planned: Sequence[Job],
-    about: SweepSettings,
-    launch: Launch,
-    command: Sequence[str],
-    quiet: bool,
-    fail_fast: bool,
-    stop: StopFlag,
-) -> int:
+def _grid(planned: Sequence[Job], sweep: Sweeping) -> int:
     checked = once_each(planned)
     notes = check_done(checked, sweep=True)
     axes = grid(checked)
     record = SweepRecord(checked[0].config.paths.runs, sweep_digest(checked))
     varying = [{k: v for k, v in settings(job).items() if k in axes} for job in checked]
     jobs = [record.job(n, checked[n - 1], v) for n, v in enumerate(varying, start=1)]
-    record.write(
-        {"kind": "grid", "command": command, "launcher": about.launcher, "grid": axes}, jobs
-    )
-    with open_sweep_display(quiet, record.path, len(jobs)) as display:
+    facts = {"kind": "grid", "command": sweep.command, "launcher": sweep.about.launcher}
+    record.write({**facts, "grid": axes}, jobs)
+    with open_sweep_display(sweep.quiet, record.path, len(jobs)) as display:
         display.add(jobs)
         for note in notes:
             display.note(note)
@@ -102,8 +93,8 @@ def _grid(
             display.note(
                 f"{len(planned) - len(checked)} jobs are the same run as another; it runs once"
             )
-        stop.defer()
-        statuses = play_jobs(jobs, record, launch, display, stop, fail_fast)
+        sweep.stop.defer()
+        statuses = play_jobs(jobs, record, sweep.launch, display, sweep.stop, sweep.fail_fast)
         display.finished()
-    stop_if_asked(stop, jobs, statuses, command)
-    return exit_code(jobs, statuses, command)
+    stop_if_asked(sweep, jobs, statuses)
+    return exit_code(jobs, statuses, sweep.command)
