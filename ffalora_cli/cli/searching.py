@@ -10,8 +10,7 @@ from ffalora_cli.cli.screen.sweep_display import SweepDisplay, open_sweep_displa
 from ffalora_cli.cli.screen.units import score
 from ffalora_cli.cli.sweep_end import Sweeping, exit_code, stop_if_asked
 from ffalora_cli.compose.jobs import plan
-from ffalora_cli.compose.overrides import split_space
-from ffalora_cli.compose.space import Axis
+from ffalora_cli.compose.overrides import Axis, split_space
 from ffalora_cli.config.build import build
 from ffalora_cli.config.errors import ConfigError
 from ffalora_cli.config.job import Job

@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import os
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cache, lru_cache
@@ -28,8 +28,8 @@ from omegaconf.resolvers import oc
 
 from ffalora_cli.compose import catalogue
 from ffalora_cli.compose.catalogue import groups
+from ffalora_cli.compose.origins import chain
 from ffalora_cli.compose.overrides import Setting
-from ffalora_cli.compose.renamed import forget_below, forget_origin
 from ffalora_cli.config.build import check_value, nearest_key
 from ffalora_cli.config.errors import ConfigError, brief, one_line
 
@@ -37,6 +37,9 @@ _OF_HYDRA = ("_target_", "_partial_", "_args_", "_recursive_", "_convert_")  # o
 ENVIRONMENT = ("FFALORA_DATA", "HOME", "TMPDIR", "USER")  # what ${oc.env:NAME} may read
 
 _ALONE = threading.RLock()  # what Hydra and OmegaConf keep is global, threads or not
+_NAME = "task.name"
+ORIGIN = {"task.package": None, "task.hub_path": None, "task.hub_name": None, "task.license": ""}
+"""Of a task; cleared where it is renamed by keys, because it is other data."""
 _BY_NAME = "tracking"  # the group whose options differ in their name alone
 
 
@@ -57,7 +60,7 @@ def compose_job(job: Sequence[Setting]) -> dict[str, Any]:
     with _guarded_environment():
         choices = _compose(chosen)[1]
         config = _set(_own(chosen, keys, settings), settings)
-        forget_origin(config, choices, keys)
+        _forget_origin(config, choices, keys)
         return _resolve(config)
 
 
@@ -73,7 +76,7 @@ def _own(chosen: tuple[str, ...], keys: tuple[str, ...], settings: Sequence[Sett
     that one job renamed has lost its origin.
     """
     sections = any(isinstance(setting.value, dict | list) for setting in settings)
-    if sections or "task.name" in keys:
+    if sections or _NAME in keys:
         return copy.deepcopy(_compose(chosen)[0])
     return _shared(chosen, keys)
 
@@ -108,8 +111,8 @@ def change(plain: Mapping[str, Any], job: Sequence[Setting]) -> dict[str, Any]:
             raise ConfigError(f"{error.full_key}: {_reason(error)}") from error
         _refuse_targets(OmegaConf.to_container(base, resolve=False), "")
         config = _set(copy.deepcopy(base), settings)
-        if OmegaConf.select(config, "task.name") != OmegaConf.select(base, "task.name"):
-            forget_below(config, [{"task.name"}, {setting.key for setting in settings}])
+        if OmegaConf.select(config, _NAME) != OmegaConf.select(base, _NAME):
+            forget_below(config, [{_NAME}, {setting.key for setting in settings}])
         return _resolve(config)
 
 
@@ -163,6 +166,30 @@ def _resolve(composed: DictConfig) -> dict[str, Any]:
         raise ConfigError(f"{error.full_key}: {_reason(error)}") from error
     _refuse_targets(plain, "")
     return plain  # type: ignore[return-value]
+
+
+def _forget_origin(
+    config: DictConfig, choices: Mapping[str, str | None], typed: Collection[str]
+) -> None:
+    """Unset, in place, the origin of a task whose name a later file or the command line changed.
+
+    Args:
+        config: composed, with the typed keys.
+        choices: group to chosen option.
+        typed: keys of the command line.
+    """
+    if OmegaConf.select(config, _NAME) != choices.get("task"):  # an option has its file's name
+        forget_below(config, [*chain(choices), typed])
+
+
+def forget_below(config: DictConfig, layers: Sequence[Collection[str]]) -> None:
+    """The same, from the keys that are set by what is merged, in the order of merging."""
+    naming = [number for number, layer in enumerate(layers) if _NAME in layer]
+    if len(naming) < 2:
+        return
+    for key, nothing in ORIGIN.items():
+        if not any(key in layer for layer in layers[naming[-1] :]):
+            OmegaConf.update(config, key, nothing)
 
 
 @contextmanager

@@ -18,7 +18,6 @@ from hydra.errors import HydraException
 
 from ffalora_cli.compose import catalogue
 from ffalora_cli.compose.grids import with_axes
-from ffalora_cli.compose.space import Axis, Interval
 from ffalora_cli.compose.yaml_files import check_option
 from ffalora_cli.config.build import is_known, leaf_keys, unknown_key
 from ffalora_cli.config.errors import ConfigError, brief, choose, listed, nearest
@@ -30,19 +29,26 @@ _PUNCTUATION = re.compile(r"[^\w.-]")
 _LITERAL = re.compile(r"null|true|false|[+-]?(nan|inf|[\d_.]+(e[+-]?\d+)?)", re.IGNORECASE)
 
 
+@dataclass(frozen=True)
+class Interval:
+    """Numbers between two ends, both included, that a search may take."""
+
+    low: float
+    high: float
+    log: bool = False
+    whole: bool = False
+
+
+Axis = Interval | tuple[str, ...]  # a tuple: one of these values
+
+
 @dataclass(frozen=True, eq=False)
 class Setting:
-    """One key of one job and its value, or a group and its option: parsed and checked.
+    """One key of one job and its value, or a group and its option: parsed and checked."""
 
-    Attributes:
-        key: dotted, or the name of a group.
-        value: plain; of a group, the text of its option.
-        text: ``key=value``, for records and for another process to read.
-    """
-
-    key: str
-    value: Any
-    text: str
+    key: str  # dotted, or the name of a group
+    value: Any  # plain; of a group, the text of its option
+    text: str  # ``key=value``, for records and for another process to read
 
     @property
     def chooses(self) -> bool:

@@ -19,10 +19,6 @@ def check_arrivals(config: Config, linear: bool) -> None:
         ConfigError: the first rule that does not hold.
     """
     federation = config.federation
-    for name in ("dropout_rate", "straggler_rate"):
-        rate = getattr(federation, name)
-        if not 0 <= rate < 1:
-            raise ConfigError(f"federation.{name}={rate} should be at least 0, below 1")
     _norm(config)
     least, most = federation.min_clients, _cohort(config)
     if least < 0 or (most is not None and least > most):

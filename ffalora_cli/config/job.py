@@ -14,25 +14,15 @@ from ffalora_cli.config.signature import signature
 
 @dataclass(frozen=True)
 class Job:
-    """One run, checked and ready.
+    """One run, checked and ready."""
 
-    Attributes:
-        config: built and checked.
-        overrides: of this job alone: a sweep is expanded.
-        notes: lines about how it was read.
-        command: the command line as typed, for the manifest.
-        again: start over in a folder of its own, whatever there is.
-        folder: of the run to go on with; found by name and signature where None.
-        fork_of: folder of another run from whose last round this one starts.
-    """
-
-    config: Config
-    overrides: tuple[str, ...] = ()
-    notes: tuple[str, ...] = ()
-    command: tuple[str, ...] = ()
-    again: bool = False
-    folder: Path | None = None
-    fork_of: Path | None = None
+    config: Config  # built and checked
+    overrides: tuple[str, ...] = ()  # of this job alone: a sweep is expanded
+    notes: tuple[str, ...] = ()  # lines about how it was read
+    command: tuple[str, ...] = ()  # the command line as typed, for the manifest
+    again: bool = False  # start over in a folder of its own, whatever there is
+    folder: Path | None = None  # of the run to go on with; found by name and signature where None
+    fork_of: Path | None = None  # folder of another run from whose last round this one starts
 
     @cached_property
     def resolved(self) -> dict[str, Any]:

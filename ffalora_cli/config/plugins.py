@@ -18,7 +18,7 @@ class Folder:
     Attributes:
         key: configuration key whose value is a name.
         package: the folder, as a package; files of these names are looked up, nothing is imported.
-        group: of the entry points, each ``name = "package.module:OBJECT"``.
+        group: of the entry points, each ``name = "package.module:OBJECT"``; empty: none.
         holds: name of the object in every file.
         interface: files of the folder that are not in the list.
     """

@@ -9,7 +9,8 @@ from __future__ import annotations
 import os
 import re
 import unicodedata
-from collections.abc import Mapping, Set
+from collections.abc import Callable, Mapping, Set
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,31 @@ from ffalora_cli.config.secrets import held
 from ffalora_cli.config.splits import evaluated_splits
 
 NAME = re.compile(r"[A-Za-z0-9._-]{1,80}")
+_WHOLE = "1 or more"
+_SHARE = "at least 0, below 1"
+_SERVER = "federation.server_optimizer"
+_RANGES: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
+    (
+        "seed adapter.seed head.seed partition.seed",
+        lambda v: 0 <= v < 2**64,
+        "0 or more and below 2^64: it is sent as 8 bytes",
+    ),
+    ("task.max_length", lambda v: v >= 4, "4 or more tokens"),
+    ("adapter.rank partition.min_client_size partition.max_tries", lambda v: v >= 1, _WHOLE),
+    ("federation.rounds federation.local_steps", lambda v: v >= 1, _WHOLE),
+    ("federation.local_batch_size federation.eval_every", lambda v: v >= 1, _WHOLE),
+    ("evaluation.max_examples", lambda v: v >= 1, f"{_WHOLE}, or null for all"),
+    ("federation.cohort_size", lambda v: v >= 1, f"{_WHOLE}, or null for everybody"),
+    ("engine.threads", lambda v: v >= 1, f"{_WHOLE}, or null"),
+    ("head.scale", lambda v: v > 0, "above 0 (a zero head passes no gradient)"),
+    ("adapter.alpha federation.local_lr", lambda v: v > 0, "above 0"),
+    (f"{_SERVER}.lr {_SERVER}.tau", lambda v: v > 0, "above 0"),
+    ("federation.local_weight_decay", lambda v: v >= 0, "0 or more"),
+    ("adapter.dropout federation.local_momentum", lambda v: 0 <= v < 1, _SHARE),
+    (f"{_SERVER}.momentum {_SERVER}.beta2", lambda v: 0 <= v < 1, _SHARE),
+    ("federation.dropout_rate federation.straggler_rate", lambda v: 0 <= v < 1, _SHARE),
+)
+"""Keys, which values each may have, in words; null is judged elsewhere."""
 _DEVICE = re.compile(r"auto|cpu|cuda(:\d+)?")
 
 
@@ -45,7 +71,7 @@ def check(
     Raises:
         ConfigError: the first rule that does not hold.
     """
-    for rule in (_top, _task, _adapter, _partition, _federation, _server, check_privacy, _engine):
+    for rule in (_top, _ranges, _task, _adapter, _partition, _federation, check_privacy, _engine):
         rule(config)
     local = config.privacy.unit == "client" and config.privacy.client_noise == "local"
     if config.privacy.unit not in units and not local:  # noised uploads: whatever the server does
@@ -88,13 +114,6 @@ def _top(config: Config) -> None:
     _inside("task.name", config.task.name)  # the run's name is made of both
     _inside("model.name", config.model.name)
     _inside("name", config.name)
-    for key, seed in (
-        ("seed", config.seed),
-        ("adapter.seed", config.adapter.seed),
-        ("head.seed", config.head.seed),
-        ("partition.seed", config.partition.seed),
-    ):
-        require(key, seed, 0 <= seed < 2**64, "0 or more and below 2^64: it is sent as 8 bytes")
     for key, text in (
         ("paths.data", config.paths.data),
         ("paths.runs", config.paths.runs),
@@ -116,6 +135,13 @@ def _top(config: Config) -> None:
             raise ConfigError(f"{key}={brief(path, 80)} is a file or in one; give a folder")
     if not config.paths.runs:
         raise ConfigError("paths.runs is empty; give a folder, as in paths.runs=runs")
+
+
+def _ranges(config: Config) -> None:
+    for keys, fits, wanted in _RANGES:
+        for key in keys.split():
+            value = attrgetter(key)(config)
+            require(key, value, value is None or fits(value), wanted)
 
 
 def _is_blocked(path: str) -> bool:
@@ -159,23 +185,15 @@ def _task(config: Config) -> None:
     require(
         "task.text_columns", list(task.text_columns), 1 <= len(task.text_columns) <= 2, "1 or 2"
     )
-    require("task.max_length", task.max_length, task.max_length >= 4, "4 or more tokens")
     evaluated_splits(task)
 
 
 def _adapter(config: Config) -> None:
-    adapter, head = config.adapter, config.head
-    require("adapter.rank", adapter.rank, adapter.rank >= 1, "1 or more")
-    require("adapter.alpha", adapter.alpha, adapter.alpha > 0, "above 0")
-    require("adapter.dropout", adapter.dropout, 0 <= adapter.dropout < 1, "at least 0, below 1")
+    adapter = config.adapter
     if adapter.targets not in config.model.targets:
         raise choose("adapter.targets", adapter.targets, config.model.targets)
     if not config.model.targets[adapter.targets]:
         raise ConfigError(f"model.targets.{adapter.targets} is empty; name at least one layer")
-    most = config.evaluation.max_examples
-    if most is not None:
-        require("evaluation.max_examples", most, most >= 1, "1 or more, or null for all")
-    require("head.scale", head.scale, head.scale > 0, "above 0 (a zero head passes no gradient)")
 
 
 def _partition(config: Config) -> None:
@@ -186,9 +204,6 @@ def _partition(config: Config) -> None:
         len(config.task.classes),
         has_owners=config.task.client_column is not None,
     )
-    smallest, tries = partition.min_client_size, partition.max_tries
-    require("partition.min_client_size", smallest, smallest >= 1, "1 or more")
-    require("partition.max_tries", tries, tries >= 1, "1 or more")
     column = config.task.unit_column
     together = ("text", "row", *([column] if column else []))
     if partition.keep_together not in together:
@@ -197,20 +212,8 @@ def _partition(config: Config) -> None:
 
 def _federation(config: Config) -> None:
     federation = config.federation
-    for name in ("rounds", "local_steps", "local_batch_size", "eval_every"):
-        value = getattr(federation, name)
-        require(f"federation.{name}", value, value >= 1, "1 or more")
-    require("federation.local_lr", federation.local_lr, federation.local_lr > 0, "above 0")
-    momentum, decay = federation.local_momentum, federation.local_weight_decay
-    require("federation.local_momentum", momentum, 0 <= momentum < 1, "at least 0, below 1")
-    require("federation.local_weight_decay", decay, decay >= 0, "0 or more")
-    size, clients, scheme = (
-        federation.cohort_size,
-        federation.num_clients,
-        federation.cohort_sampling,
-    )
-    if size is not None:
-        require("federation.cohort_size", size, size >= 1, "1 or more, or null for everybody")
+    size, clients = federation.cohort_size, federation.num_clients
+    scheme = federation.cohort_sampling
     if size is not None and clients is not None and size > clients:
         raise ConfigError(
             f"federation.cohort_size={size} exceeds federation.num_clients={clients}; "
@@ -227,14 +230,6 @@ def _federation(config: Config) -> None:
         )
 
 
-def _server(config: Config) -> None:
-    server, key = config.federation.server_optimizer, "federation.server_optimizer"
-    require(f"{key}.lr", server.lr, server.lr > 0, "above 0")
-    require(f"{key}.momentum", server.momentum, 0 <= server.momentum < 1, "at least 0, below 1")
-    require(f"{key}.beta2", server.beta2, 0 <= server.beta2 < 1, "at least 0, below 1")
-    require(f"{key}.tau", server.tau, server.tau > 0, "above 0")
-
-
 def _engine(config: Config) -> None:
     engine = config.engine
     if not _DEVICE.fullmatch(engine.device):
@@ -242,8 +237,6 @@ def _engine(config: Config) -> None:
             f"engine.device={brief(engine.device)} is not one of auto, cpu, cuda, cuda:0, ...; "
             "auto takes a GPU when there is one"
         )
-    if engine.threads is not None:
-        require("engine.threads", engine.threads, engine.threads >= 1, "1 or more, or null")
     if engine.max_tokens is not None and engine.max_tokens < config.task.max_length:
         raise ConfigError(
             f"engine.max_tokens={engine.max_tokens} cannot hold one row of task.max_length="

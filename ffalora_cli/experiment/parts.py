@@ -195,7 +195,7 @@ def build(
     plan = make_plan(
         config.privacy, clients.num_units, config.federation, (), shared, method.exchanges()
     )
-    warnings = (*about_data, *people.notes, *remarks.of_spread_units(config, bool(shared.holders)))
+    warnings = (*about_data, *people.notes, *remarks.of_spread_units(config, bool(shared)))
     warnings += (*(plan.warnings if plan else ()), *combination_warnings(config, len(clients)))
     for warning in warnings:
         observer.note(f"warning: {warning}")

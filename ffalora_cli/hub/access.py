@@ -6,6 +6,7 @@ commit, so that ``main`` cannot move between a tokenizer and its weights.
 
 from __future__ import annotations
 
+import importlib
 import os
 import re
 import time
@@ -137,10 +138,12 @@ def chain(error: BaseException | None) -> Iterator[BaseException]:
 
 
 @contextmanager
-def quiet() -> Iterator[None]:
-    """Without huggingface_hub's log lines: what matters of them is said in our own."""
-    from huggingface_hub.utils import logging
+def quiet(library: str = "huggingface_hub.utils") -> Iterator[None]:
+    """Without a library's log lines: what matters of them is said in our own.
 
+    Bars are the business of who started the program.
+    """
+    logging = importlib.import_module(f"{library}.logging")
     level = logging.get_verbosity()
     logging.set_verbosity_error()
     try:

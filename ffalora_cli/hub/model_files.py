@@ -23,7 +23,7 @@ from ffalora_cli.hub.access import (
     repository_info,
     silent,
 )
-from ffalora_cli.hub.reasons import Wanted, absent, of_ours, reason
+from ffalora_cli.hub.reasons import Wanted, absent, explained
 
 Part = Literal["config", "tokenizer", "weights"]
 
@@ -52,13 +52,9 @@ def pinned_commit(repository: str, revision: str | None, note: Note = silent) ->
     if commit is None or (commit != asked and not _has(repository, commit, "config")):
         wanted, place = _wanted(repository, revision), "from the hub"
         if is_offline():
-            raise _error(wanted, absent(wanted, _of(wanted, "it")))
-        try:
+            raise wanted.error(absent(wanted, _of(wanted, "it")))
+        with explained(wanted):
             commit = ask_commit("model", repository, asked)
-        except Exception as error:
-            if of_ours(error):
-                raise
-            raise _error(wanted, reason(error, wanted)) from error
     note(f"model {repository}: commit {commit} ({place})")
     return commit
 
@@ -82,13 +78,9 @@ def model_folder(
     if not (_has(repository, commit, "config") and _has(repository, commit, part)):
         wanted = _wanted(repository, revision or commit)
         if is_offline():
-            raise _error(wanted, _missing_offline(folder, part, wanted))
-        try:
+            raise wanted.error(_missing_offline(folder, part, wanted))
+        with explained(wanted):
             _fetch(wanted, commit, part, note)
-        except Exception as error:  # a dozen libraries' exceptions, all meaning "not to be had"
-            if of_ours(error):
-                raise
-            raise _error(wanted, reason(error, wanted)) from error
     return folder
 
 
@@ -126,7 +118,7 @@ def _fetch(wanted: Wanted, commit: str, part: Part, note: Note) -> None:
     sizes = {file.rfilename: int(file.size or 0) for file in info.siblings}
     folder = cache_folder("model", wanted.repository) / "snapshots" / commit
     if CONFIG not in sizes:
-        raise _error(wanted, f"no {CONFIG} there, so no model of transformers; {_INSTEAD}")
+        raise wanted.error(f"no {CONFIG} there, so no model of transformers; {_INSTEAD}")
     _download(wanted.repository, commit, CONFIG)
     if part == "config":
         return
@@ -142,14 +134,13 @@ def _fetch(wanted: Wanted, commit: str, part: Part, note: Note) -> None:
         _download(wanted.repository, commit, name)
     if not _has(wanted.repository, commit, part):
         text = f"{INDEX} names files that the repository lacks; {_INSTEAD}"
-        raise _error(wanted, text)
+        raise wanted.error(text)
 
 
 def _tokenizer(sizes: Collection[str], wanted: Wanted) -> list[str]:
     sets = [names for names in VOCABULARIES if all(name in sizes for name in names)]
     if not sets:
-        raise _error(
-            wanted,
+        raise wanted.error(
             "no tokenizer files there (tokenizer.json, vocab.txt, ...); save model and tokenizer "
             "in one folder (save_pretrained), then model.source=FOLDER",
         )
@@ -163,8 +154,8 @@ def _weights(sizes: Collection[str], wanted: Wanted) -> list[str]:
     if INDEX in sizes:
         return [INDEX]
     if any(name in sizes for name in _PICKLES):
-        raise _error(wanted, _pickles())
-    raise _error(wanted, f"no weights there ({WEIGHTS}); {_INSTEAD}")
+        raise wanted.error(_pickles())
+    raise wanted.error(f"no weights there ({WEIGHTS}); {_INSTEAD}")
 
 
 def _download(repository: str, commit: str, name: str) -> None:
@@ -215,11 +206,8 @@ def check_sentencepiece(folder: Path, source: str) -> None:
 
 
 def _wanted(repository: str, revision: str | None) -> Wanted:
-    return Wanted("model", repository, revision or "main", "model.revision", _INSTEAD)
-
-
-def _error(wanted: Wanted, said: str) -> ConfigError:
-    return ConfigError(f"model.source={wanted.repository!r}: {said}")
+    named = f"model.source={repository!r}"
+    return Wanted("model", repository, revision or "main", "model.revision", _INSTEAD, named=named)
 
 
 def _size(count: int) -> str:

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import errno
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,23 +22,30 @@ _BROKEN = ("RemoteProtocolError", "ReadError", "IncompleteRead", "ChunkedEncodin
 
 @dataclass(frozen=True)
 class Wanted:
-    """What was asked for.
+    """What was asked for."""
 
-    Attributes:
-        kind: of the repository.
-        repository: ``owner/name``.
-        revision: as typed; ``main`` where nothing was.
-        key: configuration key of the revision.
-        instead: what to use in place of a repository that cannot be had.
-        configuration: of a data set.
-    """
+    kind: Kind  # of the repository
+    repository: str  # ``owner/name``
+    revision: str  # as typed; ``main`` where nothing was
+    key: str  # configuration key of the revision
+    instead: str  # what to use in place of a repository that cannot be had
+    configuration: str | None = None  # of a data set
+    named: str = ""  # how it was asked for; every message begins with it
 
-    kind: Kind
-    repository: str
-    revision: str
-    key: str
-    instead: str
-    configuration: str | None = None
+    def error(self, said: str) -> ConfigError:
+        """What is wrong with it and what to do, as one line."""
+        return ConfigError(f"{self.named}: {said}")
+
+
+@contextmanager
+def explained(wanted: Wanted) -> Iterator[None]:
+    """What a dozen libraries raise, all meaning "not to be had", as one line of ours."""
+    try:
+        yield
+    except Exception as error:
+        if of_ours(error):
+            raise
+        raise wanted.error(reason(error, wanted)) from error
 
 
 def reason(error: BaseException, wanted: Wanted) -> str:

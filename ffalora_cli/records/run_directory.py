@@ -25,10 +25,10 @@ from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from ffalora_cli.config.errors import ConfigError
+from ffalora_cli.config.job import Job
 from ffalora_cli.records.files import plain, sync_folder, to_json, to_safetensors, write_whole
 from ffalora_cli.records.journal import Journal
 from ffalora_cli.records.lock import FolderLock, check_unlocked
@@ -36,7 +36,6 @@ from ffalora_cli.types import RoundRecord
 
 if TYPE_CHECKING:
     import torch
-from ffalora_cli.config.job import Job
 
 SCHEMA_VERSION = 1
 MANIFEST, CONFIG, PRIVACY = "manifest.json", "config.yaml", "privacy.json"
@@ -124,17 +123,11 @@ def open_folder(path: Path) -> RunDirectory:
 
 @dataclass
 class RunDirectory:
-    """The folder of one run, open for writing between ``claim`` and ``close``.
+    """The folder of one run, open for writing between ``claim`` and ``close``."""
 
-    Attributes:
-        path: of the folder.
-        finished: whether it has its summary.
-        begun: whether it was there, unfinished, when it was opened.
-    """
-
-    path: Path
-    finished: bool = False
-    begun: bool = False
+    path: Path  # of the folder
+    finished: bool = False  # whether it has its summary
+    begun: bool = False  # whether it was there, unfinished, when it was opened
     _lock: FolderLock | None = None
 
     def __post_init__(self) -> None:
@@ -189,12 +182,7 @@ class RunDirectory:
     def __enter__(self) -> RunDirectory:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
     def close(self) -> None:

@@ -12,11 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ffalora_cli.compose.space import Axis
 from ffalora_cli.config.errors import ConfigError
 
 if TYPE_CHECKING:
     import optuna
+
+    from ffalora_cli.compose.overrides import Axis
 
 JOURNAL = "trials.log"
 

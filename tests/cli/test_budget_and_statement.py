@@ -11,7 +11,6 @@ from ffalora_cli.cli.screen.privacy_words import statement_lines
 from ffalora_cli.privacy.accounting.accountant import Accountant
 from ffalora_cli.privacy.claim.statement import statement
 from ffalora_cli.privacy.planning.plan import make_plan
-from ffalora_cli.privacy.planning.shared_rows import SharedRows
 from tests.privacy.cases import federation, privacy
 
 GIVEN = ["budget", "--examples", "22450", "--batch", "200", "--delta", "1e-5"]
@@ -63,7 +62,7 @@ def test_bad_budgets_are_one_line(words, said, capsys):
 
 
 def test_the_statement_in_words():
-    shared = SharedRows(((0, 2),))
+    shared = ((0, 2),)
     given = privacy(trials=12, epsilon_target=3.0)
     plan = make_plan(given, [24_526, 20_373, 22_450], federation(), ["lora_b"], shared)
     said = statement(plan, plan.planned_steps)

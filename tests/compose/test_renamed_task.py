@@ -9,9 +9,8 @@ from omegaconf import OmegaConf
 
 from ffalora_cli.cli.main import main
 from ffalora_cli.compose import catalogue
-from ffalora_cli.compose.compose import change, compose_job
+from ffalora_cli.compose.compose import change, compose_job, forget_below
 from ffalora_cli.compose.overrides import Setting, expand
-from ffalora_cli.compose.renamed import forget_below
 
 UNSET = {"hub_path": None, "hub_name": None, "package": None, "license": ""}
 

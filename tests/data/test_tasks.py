@@ -219,7 +219,7 @@ def test_no_text_is_on_two_clients_of_a_real_task(name: str, split: str) -> None
     alone = partition(config, rows.targets.values, len(described.classes), 3)
     apart = np.abs(clients.sizes - alone.sizes)  # a text's label may not be its row's: one or two
     assert apart.max() <= 10
-    assert find_shared_rows(rows.text_keys, clients.rows, clients.offsets).holders == ()
+    assert find_shared_rows(rows.text_keys, clients.rows, clients.offsets) == ()
 
 
 @functools.cache

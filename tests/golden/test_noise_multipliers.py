@@ -8,7 +8,7 @@ from __future__ import annotations
 import pytest
 
 from ffalora_cli.privacy.accounting.accountant import Accountant
-from ffalora_cli.privacy.planning.schedule import planned_rounds
+from ffalora_cli.privacy.planning.exposure import planned_rounds
 
 TARGETS = (6.0, 3.0, 1.0)
 DELTA = 1e-5

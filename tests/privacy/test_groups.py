@@ -18,11 +18,10 @@ from scipy.stats import binom, norm
 from ffalora_cli.privacy.accounting.accountant import Accountant
 from ffalora_cli.privacy.accounting.composition import composed
 from ffalora_cli.privacy.accounting.group_loss import one_row, several_units
-from ffalora_cli.privacy.accounting.groups import epsilon_of_one_row, epsilon_of_units
+from ffalora_cli.privacy.accounting.groups import epsilon_of_group
 from ffalora_cli.privacy.accounting.loss_distribution import divergences, fitting
 from ffalora_cli.privacy.claim.spent import claimed, spent
 from ffalora_cli.privacy.planning.plan import make_plan
-from ffalora_cli.privacy.planning.shared_rows import SharedRows
 from tests.privacy.cases import federation, privacy
 
 SST2 = (0.9487, 200 / 22_450)
@@ -33,7 +32,7 @@ def test_k_rows_are_composed_exactly_not_multiplied():
     """13.92 and 23.47 by dp-accounting's binomial mixture (grid 1e-3: 13.9179, 23.4669)."""
     one = Accountant("pld", 1e-5).epsilon([(*SST2, 10_000)])
     for units, value in ((2, 13.9179), (3, 23.4669)):
-        found = epsilon_of_units("poisson", *SST2, 10_000, 1e-5, units)
+        found = epsilon_of_group("poisson", *SST2, 10_000, 1e-5, units)
         assert found == pytest.approx(value, abs=2e-4) and found > 1.1 * units * one
 
 
@@ -61,10 +60,10 @@ def test_a_step_of_several_units_equals_the_librarys(noise, rate, units):
 
 def test_groups_without_amplification_are_one_larger_gaussian():
     wanted = Accountant("pld", 1e-5).epsilon([(1.0, 1.0, 7)])
-    assert epsilon_of_units("poisson", 2.0, 1.0, 7, 1e-5, 2) == wanted
-    assert epsilon_of_units("shuffled", 3.0, 0.1, 70, 1e-5, 3) == wanted
-    assert epsilon_of_units("fixed", 3.0, 0.1, 70, 1e-5, 3) is None
-    assert epsilon_of_one_row("shuffled", 1.0, 0.1, 70, 1e-5) == wanted
+    assert epsilon_of_group("poisson", 2.0, 1.0, 7, 1e-5, 2) == wanted
+    assert epsilon_of_group("shuffled", 3.0, 0.1, 70, 1e-5, 3) == wanted
+    assert epsilon_of_group("fixed", 3.0, 0.1, 70, 1e-5, 3) is None
+    assert epsilon_of_group("shuffled", 1.0, 0.1, 70, 1e-5, None) == wanted
 
 
 def _plane(noise, rate, before, after, points=800):
@@ -111,7 +110,7 @@ def test_composed_steps_need_the_mirrored_curve_for_one_row():
     pair = library.PrivacyLossDistribution(create_pmf(masses, 1e-3, 0.0, True))
     found = pair.self_compose(10_000).get_epsilon_for_delta(1e-5)
     unit = Accountant("pld", 1e-5).epsilon([(noise, rate, 10_000)])
-    bound = epsilon_of_one_row("poisson", noise, rate, 10_000, 1e-5)
+    bound = epsilon_of_group("poisson", noise, rate, 10_000, 1e-5, None)
     assert unit + 0.4 < found < bound < unit + 2.0
 
 
@@ -139,7 +138,7 @@ def test_a_text_on_several_clients_is_claimed_from_its_composition(accountant, s
     changes = {"accountant": accountant, "sampling": sampling, "noise_multiplier": 3.0}
     given = privacy(**changes, epsilon_target=None)
     some = federation(rounds=8, local_batch_size=20)
-    plan = make_plan(given, [900, 400, 700], some, ["a"], SharedRows(((0, 1), (1, 2))))
+    plan = make_plan(given, [900, 400, 700], some, ["a"], ((0, 1), (1, 2)))
     clients = [(3.0, float(q), 80) for q in plan.accounted_rate]
     pairs = [[clients[0], clients[1]], [clients[1], clients[2]]]
     wanted = max(Accountant(accountant, 1e-5, sampling=sampling).epsilon(pair) for pair in pairs)

@@ -13,7 +13,6 @@ from ffalora_cli.privacy.accounting.accountant import Accountant
 from ffalora_cli.privacy.accounting.accountants import COARSE
 from ffalora_cli.privacy.planning.assumptions import tuning
 from ffalora_cli.privacy.planning.plan import make_plan
-from ffalora_cli.privacy.planning.shared_rows import SharedRows
 from tests.privacy.cases import federation, privacy
 
 noises = st.floats(0.7, 5.0)
@@ -84,7 +83,7 @@ def test_a_search_is_never_cheaper_than_one_run(
     some = federation(
         num_clients=len(sizes), local_batch_size=20, local_steps=1, rounds=min(steps, 32)
     )
-    shared = SharedRows((tuple(range(len(sizes))),) if len(sizes) > 1 else ())
+    shared = (tuple(range(len(sizes))),) if len(sizes) > 1 else ()
     plan = make_plan(given, sizes, some, ["a"], shared)
     found = tuning(plan, plan.planned_steps, plan.epsilon_claimed)
     assert found >= plan.epsilon_claimed

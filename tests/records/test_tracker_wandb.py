@@ -17,7 +17,7 @@ import pytest
 from ffalora_cli.config.errors import ConfigError
 from ffalora_cli.config.schema import TrackingConfig
 from ffalora_cli.records.trackers import worker
-from ffalora_cli.records.trackers.base import RunFacts, names, open_tracker
+from ffalora_cli.records.trackers.base import TRACKERS, RunFacts, open_tracker
 from ffalora_cli.records.trackers.wandb_file import entries
 from ffalora_cli.types import RoundRecord
 
@@ -293,7 +293,7 @@ DEAD_SERVER = """
 import sys, time
 from pathlib import Path
 from ffalora_cli.records.trackers import wandb as tracker_module
-from tests.unit.test_tracker_wandb import facts, tracked, open_tracker, tracking
+from tests.records.test_tracker_wandb import facts, tracked, open_tracker, tracking
 tracker_module.INIT_SECONDS = 2.0
 tracker = open_tracker(tracking(mode="online"))
 tracked(tracker, facts(Path(sys.argv[1])))
@@ -329,7 +329,7 @@ def test_a_dead_server_or_no_account_ends_with_a_note(tmp_path, monkeypatch, key
 
 
 def test_trackers_are_the_files_of_the_folder():
-    assert names() == ["none", "tensorboard", "trackio", "wandb"]
+    assert TRACKERS.names() == ["none", "tensorboard", "trackio", "wandb"]
     with pytest.raises(ConfigError, match=r"tracking\.name='wandbb'.*did you mean 'wandb'"):
         open_tracker(tracking(name="wandbb"))
 

@@ -6,8 +6,7 @@ import math
 
 import pytest
 
-from ffalora_cli.compose.overrides import split_space
-from ffalora_cli.compose.space import Interval
+from ffalora_cli.compose.overrides import Interval, split_space
 from ffalora_cli.config.errors import ConfigError
 from ffalora_cli.sweep.search import Settings, search, values_of
 

@@ -71,8 +71,8 @@ def _explained(
     plain: Mapping[str, Any],
     choices: Mapping[str, str | None],
 ) -> dict[str, Any]:
+    from ffalora_cli.compose.compose import ORIGIN
     from ffalora_cli.compose.origins import documentation, who_set
-    from ffalora_cli.compose.renamed import ORIGIN
 
     kind = key_type(key)
     line = who_set(key, choices)

@@ -146,10 +146,9 @@ def strata_table(client_rows: ClientRows, strata: np.ndarray, num_strata: int) -
 def fingerprint(client_rows: ClientRows) -> str:
     """32 hexadecimal digits, equal exactly when every client has the same rows and units."""
     digest = hashlib.blake2b(digest_size=16)
-    digest.update(np.ascontiguousarray(client_rows.offsets, dtype="<i8").tobytes())
-    digest.update(np.ascontiguousarray(client_rows.rows, dtype="<i8").tobytes())
-    if client_rows.units is not None:
-        digest.update(np.ascontiguousarray(client_rows.units, dtype="<i8").tobytes())
+    for column in (client_rows.offsets, client_rows.rows, client_rows.units):
+        if column is not None:
+            digest.update(np.ascontiguousarray(column, dtype="<i8"))
     return digest.hexdigest()
 
 

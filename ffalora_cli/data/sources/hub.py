@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -23,7 +22,7 @@ from ffalora_cli.hub.access import (
     quiet,
     silent,
 )
-from ffalora_cli.hub.reasons import Wanted, absent, of_ours, reason
+from ffalora_cli.hub.reasons import Wanted, absent, explained
 
 
 @dataclass(frozen=True)
@@ -82,15 +81,11 @@ def _asked(task: TaskConfig, newest: Prepared | None) -> tuple[str, str]:
     wanted, known = _wanted(task), local_commit("dataset", repository, revision or "main")
     if is_offline("dataset"):
         which = f"revision {revision}" if revision else "it"
-        raise _error(task, absent(wanted, f"{which} of {repository}" if revision else which))
+        raise wanted.error(absent(wanted, f"{which} of {repository}" if revision else which))
     if known is not None:
         return known, "from the hub"
-    try:
+    with explained(wanted):
         commit = ask_commit("dataset", repository, revision or "main")
-    except Exception as error:  # a dozen libraries' exceptions, all meaning "not to be had"
-        if of_ours(error):
-            raise
-        raise _error(task, reason(error, wanted)) from error
     return commit, "from the local cache" if _prepared(task, commit) else "from the hub"
 
 
@@ -113,14 +108,9 @@ def builder(task: TaskConfig, note: Note = silent) -> Any:
         )
     wanted = _wanted(task)
     if is_offline("dataset"):
-        raise _error(task, absent(wanted, f"commit {commit} of {repository}"))
-    try:
-        with quiet(), _quiet_datasets():
-            return patiently(partial(_download, task, note))
-    except Exception as error:
-        if of_ours(error):
-            raise
-        raise _error(task, reason(error, wanted)) from error
+        raise wanted.error(absent(wanted, f"commit {commit} of {repository}"))
+    with explained(wanted), quiet(), quiet("datasets.utils"):
+        return patiently(partial(_download, task, note))
 
 
 def _download(task: TaskConfig, note: Note) -> Any:
@@ -167,24 +157,8 @@ def _wanted(task: TaskConfig) -> Wanted:
     repository, _, revision = str(task.hub_path).partition("@")
     instead = f"set paths.data=FOLDER with {task.name}/{{{','.join(task.splits.values())}}}.parquet"
     where = "task.hub_path=NAME@REVISION"
-    return Wanted("dataset", repository, revision or "main", where, instead, task.hub_name)
-
-
-def _error(task: TaskConfig, said: str) -> ConfigError:
-    return ConfigError(f"task={task.name}: {str(task.hub_path).partition('@')[0]}: {said}")
-
-
-@contextmanager
-def _quiet_datasets() -> Iterator[None]:
-    """Without log lines; bars are the business of who started the program."""
-    from datasets.utils import logging
-
-    level = logging.get_verbosity()
-    logging.set_verbosity_error()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(level)
+    named = f"task={task.name}: {repository}"
+    return Wanted("dataset", repository, revision or "main", where, instead, task.hub_name, named)
 
 
 def read(builder: Any, stem: str, origin: str, columns: Sequence[str]) -> Table:

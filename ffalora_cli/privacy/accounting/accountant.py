@@ -14,6 +14,7 @@ computed, remembered by this process or read from the disk.
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
@@ -33,7 +34,7 @@ from ffalora_cli.privacy.accounting.accountants import (
     renyi,
 )
 from ffalora_cli.privacy.accounting.calibrate import TOLERANCE, calibrate
-from ffalora_cli.privacy.accounting.disk_cache import answered
+from ffalora_cli.privacy.accounting.disk_cache import Question, answered
 from ffalora_cli.privacy.accounting.sampling import History
 
 Steps = tuple[tuple[float, float, int], ...]  # (noise_multiplier, sample_rate, steps), merged
@@ -159,7 +160,7 @@ class Accountant:
                 total = total + np.max([renyi(one, self.sampling) for one in distinct], axis=0)
         return epsilon_of_renyi(total, self.delta) if np.ndim(total) else 0.0
 
-    def question(self) -> dict[str, str | float | int | list[int]]:
+    def question(self) -> Question:
         """What a stored answer depends on, whatever was asked."""
         return {
             "accountant": self.name,
@@ -232,10 +233,4 @@ def affordable_rounds(
 
 def _last(epsilon: Callable[[int], float], target: float, within: int, beyond: int) -> int:
     """Largest r in [within, beyond) with ``epsilon(r) <= target``; ``within`` is taken for it."""
-    while beyond - within > 1:
-        middle = (within + beyond) // 2
-        if epsilon(middle) <= target:
-            within = middle
-        else:
-            beyond = middle
-    return within
+    return bisect_right(range(beyond), target, within + 1, key=epsilon) - 1

@@ -30,13 +30,6 @@ def trajectory(
 ) -> Floats:
     """Epsilon after each number of Poisson-sampled Gaussian steps, add/remove one.
 
-    Args:
-        noise_multiplier: > 0, in units of the clip.
-        sample_rate: in (0, 1].
-        steps: > 0 ``[points]``.
-        delta: in (0, 1).
-        interval: width of the grid of privacy losses.
-
     Returns:
         Upper bounds ``[points]``, the larger of removing and adding.
     """
@@ -46,16 +39,10 @@ def trajectory(
 
 
 def composed(curves: Sequence[Curve], counts: Ints, delta: float, interval: float) -> Floats:
-    """Epsilon after each number of equal steps, the largest of several pairs.
+    """Epsilon after each number of equal steps, the largest of several pairs of data sets.
 
-    Args:
-        curves: of one step, one a pair of data sets.
-        counts: numbers of steps, > 0 ``[points]``.
-        delta: in (0, 1).
-        interval: of the curves.
-
-    Returns:
-        Upper bounds ``[points]``.
+    ``curves`` are of one step, one a pair, on a grid of ``interval``; ``counts [points]`` are above
+    zero; upper bounds ``[points]`` come back.
     """
     found = np.zeros(len(counts))
     for low, deltas in curves:

@@ -16,7 +16,7 @@ import numpy as np
 from ffalora_cli.privacy.accounting.accountant import Accountant
 from ffalora_cli.privacy.accounting.accountants import COARSE, FINE
 from ffalora_cli.privacy.accounting.composition import trajectory
-from ffalora_cli.privacy.accounting.disk_cache import load_list, store
+from ffalora_cli.privacy.accounting.disk_cache import answered
 from ffalora_cli.types import Floats, Ints
 
 EVERY_ROUND = 32  # up to so many planned rounds, each is a point
@@ -26,17 +26,11 @@ LOOSE = 1.01  # the coarse grid is used where it costs less than this at the pla
 
 @dataclass(frozen=True, eq=False)
 class Curves:
-    """Epsilon after some numbers of steps, one row a distinct mechanism.
+    """Epsilon after some numbers of steps, one row a distinct mechanism."""
 
-    Attributes:
-        steps: increasing, the last one repeated to fill a row ``[mechanisms, points]``.
-        epsilon: at those steps ``[mechanisms, points]``.
-        row: of each client ``[num_clients]``.
-    """
-
-    steps: Ints
-    epsilon: Floats
-    row: Ints
+    steps: Ints  # increasing, the last one repeated to fill a row ``[mechanisms, points]``
+    epsilon: Floats  # at those steps ``[mechanisms, points]``
+    row: Ints  # of each client ``[num_clients]``
 
     def at(self, steps_taken: Ints) -> Floats:
         """Epsilon at the next point up ``[num_clients]``; ``inf`` beyond a curve's end."""
@@ -110,8 +104,8 @@ def _curve(accountant: Accountant, noise: float, rate: float, steps: Ints, end: 
         "sample_rate": rate,
         "end": end,
     }
-    known = load_list(question)
-    if known is None:
+
+    def answer() -> list[float]:
         if accountant.name == "pld" and accountant.sampling == "poisson":
             found = trajectory(noise, rate, steps, accountant.delta, COARSE)
             if not found[-1] <= LOOSE * end:
@@ -120,6 +114,6 @@ def _curve(accountant: Accountant, noise: float, rate: float, steps: Ints, end: 
             found = np.array([accountant.epsilon([(noise, rate, int(n))]) for n in steps])
         found = np.maximum.accumulate(np.minimum(found, end))
         found[-1] = end
-        known = found.tolist()
-        store(question, known)
-    return np.asarray(known, dtype=np.float64)
+        return list(found.tolist())
+
+    return np.asarray(answered(question, answer), dtype=np.float64)

@@ -12,10 +12,12 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, TypeVar
 
-Question = Mapping[str, str | float | int | list[int]]
+Question = dict[str, str | float | int | list[int]]
+_Answer = TypeVar("_Answer", float, list[float])
 REVISION = 2  # of how answers are computed; older files are no answers
 
 
@@ -26,37 +28,25 @@ def folder() -> Path:
     return base / "privacy"
 
 
-def load(question: Question) -> float | None:
-    """The stored number (the same bits that were stored), or None."""
-    answer = _load(question)
-    return answer if isinstance(answer, float) else None
-
-
-def answered(question: Question, answer: Callable[[], float]) -> float:
-    """The stored number, or the one that is computed now and kept."""
-    known = load(question)
-    if known is None:
-        known = answer()
-        store(question, known)
-    return known
-
-
-def load_list(question: Question) -> list[float] | None:
-    """The stored numbers, or None."""
-    answer = _load(question)
-    if isinstance(answer, list) and all(isinstance(value, float) for value in answer):
-        return answer
-    return None
-
-
-def _load(question: Question) -> object:
+def load(question: Question) -> Any:
+    """The stored answer (the same bits that were stored), or None."""
     try:
         found = json.loads(_file(question).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-    if not isinstance(found, dict) or found.get("question") != dict(question):
-        return None
-    return found.get("answer")
+    known = isinstance(found, dict) and found.get("question") == question
+    answer = found.get("answer") if known else None
+    values = answer if isinstance(answer, list) else [answer]
+    return answer if all(isinstance(value, float) for value in values) else None
+
+
+def answered(question: Question, answer: Callable[[], _Answer]) -> _Answer:
+    """The stored number or numbers, or what is computed now and kept."""
+    known: _Answer | None = load(question)
+    if known is None:
+        known = answer()
+        store(question, known)
+    return known
 
 
 def store(question: Question, answer: float | list[float]) -> None:
@@ -67,7 +57,7 @@ def store(question: Question, answer: float | list[float]) -> None:
         handle, name = tempfile.mkstemp(dir=target.parent, suffix=".tmp")
         try:
             with os.fdopen(handle, "w", encoding="utf-8") as stream:
-                json.dump({"question": dict(question), "answer": answer}, stream)
+                json.dump({"question": question, "answer": answer}, stream)
             os.replace(name, target)
         except OSError:
             os.unlink(name)

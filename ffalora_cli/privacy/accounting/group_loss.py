@@ -28,14 +28,7 @@ _NEWTON = 60  # steps at most; some ten are taken
 def several_units(
     noise_multiplier: float, sample_rate: float, units: int, interval: float
 ) -> list[Curve]:
-    """Curves of one step for removing and for adding ``units`` units of one client at once.
-
-    Args:
-        noise_multiplier: > 0, in units of the clip.
-        sample_rate: in (0, 1].
-        units: > 0.
-        interval: width of the grid of privacy losses.
-    """
+    """Curves of one step for removing and for adding ``units`` > 0 units of one client at once."""
     from scipy.special import log_ndtr, ndtr
     from scipy.stats import binom
 
@@ -60,13 +53,7 @@ def several_units(
 
 
 def one_row(noise_multiplier: float, sample_rate: float, interval: float) -> list[Curve]:
-    """Curve of one step for adding or removing one row of a unit of several (both ways alike).
-
-    Args:
-        noise_multiplier: > 0, in units of the clip.
-        sample_rate: of units, in (0, 1].
-        interval: width of the grid of privacy losses.
-    """
+    """Curve of one step for adding or removing one row of a unit of several (both ways alike)."""
     low, removed = divergences(noise_multiplier, sample_rate, interval)[0]
     upper = removed[-low:]  # losses 0, 1, ... intervals
     losses = np.arange(1, len(upper)) * interval
@@ -76,9 +63,13 @@ def one_row(noise_multiplier: float, sample_rate: float, interval: float) -> lis
 
 def _loss(x: Floats, drawn: Ints, weights: Floats, noise: float) -> Floats:
     """log(mixture / N(0)) at ``x [points]``; convex and increasing."""
-    terms = weights[:, None] + (drawn[:, None] * x - drawn[:, None] ** 2 / 2.0) / noise**2
-    found: Floats = np.logaddexp.reduce(terms)
+    found: Floats = np.logaddexp.reduce(_terms(x, drawn, weights, noise))
     return found
+
+
+def _terms(x: Floats, drawn: Ints, weights: Floats, noise: float) -> Floats:
+    """Log of each component over N(0) ``[components, points]``."""
+    return weights[:, None] + (drawn[:, None] * x - drawn[:, None] ** 2 / 2.0) / noise**2
 
 
 def _place(losses: Floats, drawn: Ints, weights: Floats, noise: float) -> Floats:
@@ -94,9 +85,7 @@ def _place(losses: Floats, drawn: Ints, weights: Floats, noise: float) -> Floats
     x[losses <= least] = -math.inf
     inside = np.flatnonzero(losses > least)
     for _ in range(_NEWTON):
-        terms = weights[:, None] + (
-            (drawn[:, None] * x[inside] - drawn[:, None] ** 2 / 2.0) / noise**2
-        )
+        terms = _terms(x[inside], drawn, weights, noise)
         value = np.logaddexp.reduce(terms)
         slope = (np.exp(terms - value) * drawn[:, None]).sum(0) / noise**2
         with np.errstate(divide="ignore", invalid="ignore"):

@@ -5,6 +5,10 @@ two thirds of a calibration. Here the same divergences are one array expression;
 (connect the dots, Doroshenko et al. 2022, arXiv 2207.04380) and the composition stay the library's.
 Tested equal to the library's own construction.
 
+Here and in the files that build on it a ``noise_multiplier`` is > 0 and in units of the clip (the
+sensitivity), a ``sample_rate`` in (0, 1], ``steps`` > 0, ``delta`` in (0, 1), and ``interval`` the
+width of the grid of privacy losses.
+
 The pairs of several units together, and of one row of a unit, stand in ``group_loss``.
 """
 
@@ -32,10 +36,7 @@ def fitting(history: Sequence[tuple[float, float, int]], interval: float) -> flo
     Rounding a step's loss to a grid adds some of the interval's square to its variance, with every
     step: at noise 50, rate 1e-3 and a million steps a grid of 1e-4 gives 0.125 where 0.06 is near.
     A step's loss has variance ``rate^2 (exp(1 / noise^2) - 1)`` (chi-square).
-
-    Args:
-        history: (noise_multiplier > 0, sample_rate, steps), not empty.
-        interval: wanted width of the grid.
+    ``history`` is not empty.
     """
     taken = sum(steps for _, _, steps in history)
     squares = [n * q * q * math.expm1(min(noise**-2.0, 700.0)) for noise, q, n in history]
@@ -54,12 +55,8 @@ _MANY = 10  # steps of two losses or more that the library composes densely: 2^1
 def step(noise_multiplier: float, sample_rate: float, interval: float, steps: int = 1) -> Any:
     """Privacy loss distribution of one step, add/remove one.
 
-    Args:
-        noise_multiplier: > 0, in units of the sensitivity.
-        sample_rate: Poisson rate in (0, 1].
-        interval: width of the grid of privacy losses.
-        steps: that will be composed. The library finds out whether so many make a dense
-            distribution by writing size ** steps down, minutes for a million; of many they do.
+    ``steps`` is how many will be composed. The library finds out whether so many make a dense
+    distribution by writing size ** steps down, minutes for a million; of many they do.
 
     Returns:
         A ``dp_accounting.pld`` ``PrivacyLossDistribution``, an upper bound (pessimistic).
@@ -77,11 +74,6 @@ def step(noise_multiplier: float, sample_rate: float, interval: float, steps: in
 
 def divergences(noise_multiplier: float, sample_rate: float, interval: float) -> list[Curve]:
     """Hockey-stick divergences of one step at the losses that matter, for removing and for adding.
-
-    Args:
-        noise_multiplier: > 0.
-        sample_rate: in (0, 1].
-        interval: width of the grid.
 
     Returns:
         Two curves; at the highest loss the divergence is negligible.

@@ -53,10 +53,6 @@ def without_replacement(history: History, delta: float) -> float:
 
     Wang, Balle, Kasiviswanathan 2019 (arXiv 1808.00087, theorem 27) by dp-accounting. Their noise
     is in units of the sensitivity for *replacing* a row.
-
-    Args:
-        history: (noise sd / sensitivity, sample_rate, steps).
-        delta: in (0, 1).
     """
     from dp_accounting import NeighboringRelation
     from dp_accounting.rdp import RdpAccountant
@@ -78,15 +74,7 @@ def fixed_size_event(noise: float, sample_rate: float) -> Any:
 def replace_one_poisson(
     noise_multiplier: float, sample_rate: float, steps: int, delta: float, interval: float
 ) -> float:
-    """Epsilon of Poisson-sampled steps for replacing one unit instead of adding or removing it.
-
-    Args:
-        noise_multiplier: in units of the clip.
-        sample_rate: in (0, 1).
-        steps: > 0.
-        delta: in (0, 1).
-        interval: grid width of privacy losses.
-    """
+    """Epsilon of Poisson-sampled steps for replacing one unit instead of adding or removing it."""
     from dp_accounting import NeighboringRelation
     from dp_accounting.pld.privacy_loss_distribution import from_gaussian_mechanism
 

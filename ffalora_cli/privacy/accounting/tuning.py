@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from ffalora_cli.privacy.accounting.accountant import Accountant, Steps, merged
-from ffalora_cli.privacy.accounting.disk_cache import answered
+from ffalora_cli.privacy.accounting.disk_cache import Question, answered
 from ffalora_cli.privacy.accounting.sampling import History, fixed_size_event, uses
 
 SHAPES = {"geometric": 1.0, "poisson": math.inf}  # of the negative binomial family
@@ -48,15 +48,15 @@ def tuned_epsilon(
 
     Args:
         sampling: of the runs.
-        history: of one run: (noise_multiplier, sample_rate, steps).
-        delta: in (0, 1), of the whole search.
+        history: of one run.
+        delta: of the whole search.
         trials: mean number of runs, > 1.
         distribution: of that number: ``geometric`` or ``poisson``.
 
     Returns:
         Epsilon at ``delta``, relation as for one run; ``inf`` without noise.
     """
-    question: dict[str, str | float | int | list[int]] = {
+    question: Question = {
         "search": repr(history),
         "sampling": sampling,
         "delta": delta,

@@ -56,7 +56,7 @@ def claimed(
         exact: at these very steps; else, as ``spent``, at the next points up of the curves.
     """
     largest = float(epsilons.max())
-    if not plan.shared.holders:
+    if not plan.shared:
         return largest
     steps = np.asarray(steps_taken, dtype=np.int64)
     if exact or bool((steps == plan.planned_steps).all()):

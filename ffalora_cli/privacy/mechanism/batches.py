@@ -3,6 +3,11 @@
 Poisson batches under example-level privacy (the amplification that is claimed holds for these
 alone), or the two samplers that claim no Poisson epsilon; otherwise shuffled epochs without
 replacement. Both engines read their batches here.
+
+Everywhere ``key`` is the run secret (privacy draws never use the plain seed, which ``epoch_batch``
+takes), ``client`` an id, ``round`` from 1, ``step`` the local step from 0, ``rows`` int64 [n] those
+of the client, ``position`` the steps it took before, over all rounds, so that no state is needed to
+resume. What is chosen comes in the client's order where nothing else is said.
 """
 
 from __future__ import annotations
@@ -18,19 +23,7 @@ SEAMS = ("poisson_batch", "rows_of_units")
 def poisson_batch(
     key: keys.Key, client: int, round: int, step: int, rows: np.ndarray, sample_rate: float
 ) -> np.ndarray:
-    """Every row independently with probability ``sample_rate``; may be empty.
-
-    Args:
-        key: the run secret (privacy draws never use the plain seed).
-        client: client id.
-        round: from 1.
-        step: local step, from 0.
-        rows: int64 [n], the client's rows.
-        sample_rate: in (0, 1].
-
-    Returns:
-        The chosen rows in the client's order.
-    """
+    """Every row independently with probability ``sample_rate`` in (0, 1]; may be empty."""
     generator = keys.numpy_generator(keys.derive(key, "poisson", client, round, step))
     return rows[generator.random(len(rows)) < sample_rate]
 
@@ -38,19 +31,7 @@ def poisson_batch(
 def fixed_batch(
     key: keys.Key, client: int, round: int, step: int, rows: np.ndarray, batch_size: int
 ) -> np.ndarray:
-    """Exactly ``min(batch_size, n)`` rows without replacement, every step anew.
-
-    Args:
-        key: the run secret.
-        client: client id.
-        round: from 1.
-        step: local step, from 0.
-        rows: int64 [n].
-        batch_size: rows a batch.
-
-    Returns:
-        The chosen rows in the client's order.
-    """
+    """Exactly ``min(batch_size, n)`` rows without replacement, every step anew."""
     generator = keys.numpy_generator(keys.derive(key, "fixed", client, round, step))
     chosen = generator.choice(len(rows), size=min(batch_size, len(rows)), replace=False)
     return rows[np.sort(chosen)]
@@ -63,13 +44,6 @@ def shuffled_batch(
 
     Unlike ``epoch_batch`` a batch never goes on in the next epoch: the same row twice in one batch
     would change its sum by two clips. The last batch of an epoch may be smaller.
-
-    Args:
-        key: the run secret.
-        client: client id.
-        position: steps this client took before, over all rounds: its epochs have no gaps.
-        rows: int64 [n].
-        batch_size: rows a batch.
     """
     epoch, batch = divmod(position, -(-len(rows) // batch_size))
     generator = keys.numpy_generator(keys.derive(key, "shuffled", client, epoch))
@@ -80,14 +54,9 @@ def shuffled_batch(
 def epoch_batch(
     key: keys.Key | int, client: int, position: int, rows: np.ndarray, batch_size: int
 ) -> np.ndarray:
-    """Batch number ``position`` of an endless sequence of shuffled epochs.
+    """Batch number ``position`` of an endless sequence of shuffled epochs, in their order.
 
-    Args:
-        key: the run's seed.
-        client: client id.
-        position: local steps before this one, over all rounds; no state is needed to resume.
-        rows: int64 [n].
-        batch_size: rows a batch; a batch that meets the end of an epoch goes on in the next.
+    A batch that meets the end of an epoch goes on in the next.
     """
     n = len(rows)
     size = min(batch_size, n)
@@ -113,20 +82,10 @@ def rows_of_units(
     units: np.ndarray,
     most: int | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The rows of the drawn units, in the client's order.
+    """The rows of the units ``drawn`` (int64 [m]), and the unit of each: int64 [pairs] both.
 
-    Args:
-        key: the run secret.
-        client: client id.
-        round: from 1.
-        step: local step, from 0.
-        drawn: numbers of units, int64 [m].
-        rows: int64 [n], the client's rows.
-        units: int64 [n], unit of each of them.
-        most: rows of a unit that are used; of a larger one so many are drawn, every step anew.
-
-    Returns:
-        (rows, unit of each), int64 [pairs].
+    ``units`` int64 [n] is the unit of each of ``rows``. Of a unit with more than ``most`` rows so
+    many are drawn, every step anew.
     """
     chosen = np.zeros(int(units.max(initial=-1)) + 1, dtype=bool)
     chosen[drawn] = True

@@ -6,8 +6,8 @@ from dataclasses import replace
 from typing import Any
 
 from ffalora_cli.privacy.accounting.accountants import FINE
-from ffalora_cli.privacy.accounting.disk_cache import answered
-from ffalora_cli.privacy.accounting.groups import epsilon_of_one_row, epsilon_of_units
+from ffalora_cli.privacy.accounting.disk_cache import Question, answered
+from ffalora_cli.privacy.accounting.groups import epsilon_of_group
 from ffalora_cli.privacy.accounting.sampling import replace_one_poisson
 from ffalora_cli.privacy.accounting.tuning import epsilon_of_search
 from ffalora_cli.privacy.planning.plan import PrivacyPlan
@@ -53,14 +53,16 @@ def other_groups(plan: PrivacyPlan, client: int, steps: int) -> dict[str, float 
     """
     how = (float(plan.noise_multiplier[client]), float(plan.accounted_rate[client]))
     sampling, delta = plan.accountant.sampling, plan.accountant.delta
-    several: dict[str, float | None] = {"two_units": None, "three_units": None}
-    if plan.client_noise == "central":
-        for name, units in (("two_units", 2), ("three_units", 3)):
-            several[name] = epsilon_of_units(sampling, *how, steps, delta, units)
-    row = None
-    if plan.bounds_one_row:
-        row = epsilon_of_one_row(sampling, *how, steps, delta)
-    return {"one_row": row, **several}
+    central = plan.client_noise == "central"
+    groups = {
+        "one_row": (plan.bounds_one_row, None),
+        "two_units": (central, 2),
+        "three_units": (central, 3),
+    }
+    return {
+        name: epsilon_of_group(sampling, *how, steps, delta, units) if known else None
+        for name, (known, units) in groups.items()
+    }
 
 
 def tuning(plan: PrivacyPlan, steps_taken: Ints, claim: float) -> float | None:
@@ -73,9 +75,8 @@ def tuning(plan: PrivacyPlan, steps_taken: Ints, claim: float) -> float | None:
     """
     if plan.trials <= 1.0:
         return None
-    steps = plan.steps_of_clients(steps_taken)
-    histories = [[one] for one in steps]
-    histories += [[steps[client] for client in held] for held in plan.shared.holders]
+    histories = [[one] for one in plan.steps_of_clients(steps_taken)]
+    histories += plan.steps_of_shared(steps_taken)
     found = epsilon_of_search(plan.accountant, histories, plan.trials, plan.trial_distribution)
     return max(claim, found)
 
@@ -84,7 +85,7 @@ def _replaced(noise: float, rate: float, steps: int, delta: float) -> float:
     """Poisson sampling, replace one; half a second, so kept on disk."""
     if steps == 0:
         return 0.0
-    question: dict[str, str | float | int | list[int]] = {
+    question: Question = {
         "replace one": 1,
         "noise_multiplier": noise,
         "sample_rate": rate,

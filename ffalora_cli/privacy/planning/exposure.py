@@ -10,8 +10,6 @@ import numpy as np
 from ffalora_cli.config.errors import ConfigError
 from ffalora_cli.config.schema import FederationConfig, PrivacyConfig
 from ffalora_cli.privacy.accounting.accountants import FINE
-from ffalora_cli.privacy.planning.rules import participation
-from ffalora_cli.privacy.planning.schedule import planned_rounds
 from ffalora_cli.types import Floats, Ints
 
 MOST_RATES = 50  # distinct sampling rates planned exactly; beyond, rates go up on a 1 % grid
@@ -20,21 +18,13 @@ GRID = 5e-4  # width of the grid of privacy losses then: five times quicker, at 
 
 @dataclass(frozen=True, eq=False)
 class Exposure:
-    """Arrays are ``[num_clients]``.
+    """Arrays are ``[num_clients]``."""
 
-    Attributes:
-        units: that the rate is a share of.
-        batch: expected, the denominator of a released mean.
-        rate: with which a unit is drawn in a step.
-        steps_per_round: that a client is charged for.
-        rounds: that a client may take part in as far as participation goes.
-    """
-
-    units: Ints
-    batch: Floats
-    rate: Floats
-    steps_per_round: int
-    rounds: int
+    units: Ints  # that the rate is a share of
+    batch: Floats  # expected, the denominator of a released mean
+    rate: Floats  # with which a unit is drawn in a step
+    steps_per_round: int  # that a client is charged for
+    rounds: int  # that a client may take part in as far as participation goes
 
     def accounted(self) -> tuple[Floats, float]:
         """Rates to account for, and the width of the grid of privacy losses.
@@ -67,10 +57,27 @@ def exposure_of(
     return _inside_clients(sizes, federation, exchanges)
 
 
+def planned_rounds(rounds: int, share: float) -> int:
+    """Upper plan of the rounds one client takes part in: mean + 4 sd, at most all of them.
+
+    The K local steps of a round share one coin, so participation does not amplify per step; the
+    plan bounds the count and the runner keeps to it.
+    """
+    spread = 4.0 * math.sqrt(rounds * share * (1.0 - share))
+    return min(rounds, math.ceil(share * rounds + spread))
+
+
+def _participation(federation: FederationConfig, num_clients: int) -> float:
+    """Probability that a client takes part in a round."""
+    if federation.cohort_sampling == "full" or federation.cohort_size is None:
+        return 1.0
+    return min(1.0, federation.cohort_size / num_clients)
+
+
 def _inside_clients(sizes: Ints, federation: FederationConfig, exchanges: int) -> Exposure:
     """A step is a local step on a client's own units."""
     batch = np.minimum(federation.local_batch_size, sizes).astype(np.float64)
-    rounds = planned_rounds(federation.rounds, participation(federation, len(sizes)))
+    rounds = planned_rounds(federation.rounds, _participation(federation, len(sizes)))
     return Exposure(sizes, batch, batch / sizes, federation.local_steps * exchanges, rounds)
 
 
@@ -78,7 +85,7 @@ def _of_clients(
     privacy: PrivacyConfig, clients: int, federation: FederationConfig, exchanges: int
 ) -> Exposure:
     """A step is a round: with central noise whether or not the client was drawn."""
-    share = participation(federation, clients)
+    share = _participation(federation, clients)
     units, ones = np.full(clients, clients, dtype=np.int64), np.ones(clients)
     if privacy.client_noise == "local":  # the server sees who uploads: no amplification
         return Exposure(units, ones, ones, exchanges, planned_rounds(federation.rounds, share))

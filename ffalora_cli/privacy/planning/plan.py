@@ -7,7 +7,7 @@ spent is a function of the plan and of the steps each client was charged for, of
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -23,7 +23,7 @@ from ffalora_cli.privacy.mechanism.clipping import ClipKind
 from ffalora_cli.privacy.planning.exposure import Exposure, exposure_of
 from ffalora_cli.privacy.planning.noise import check_affordable, noise_of_clients
 from ffalora_cli.privacy.planning.rules import warnings_of
-from ffalora_cli.privacy.planning.shared_rows import SharedRows
+from ffalora_cli.privacy.planning.shared_rows import Holders
 from ffalora_cli.types import Floats, Ints
 
 SEAMS = ("make_plan",)
@@ -64,7 +64,7 @@ class PrivacyPlan:
     warnings: tuple[str, ...] = ()
     trials: float = 1.0  # expected runs of a random-stopping search; 1 = none
     trial_distribution: str = "geometric"
-    shared: SharedRows = field(default_factory=SharedRows)
+    shared: Holders = ()
     clip: ClipKind = "flat"
     clip_quantile: float | None = None  # None: max_grad_norm stays; else it is where C starts
     clip_lr: float = 0.2
@@ -125,14 +125,18 @@ class PrivacyPlan:
             steps_taken: of each client ``[num_clients]``.
             coarse: quickly, on a coarse grid of privacy losses.
         """
-        steps = self.steps_of_clients(steps_taken)
-        histories = [[steps[client] for client in held] for held in self.shared.holders]
-        return (self.accountant.coarse if coarse else self.accountant).worst(histories)
+        accountant = self.accountant.coarse if coarse else self.accountant
+        return accountant.worst(self.steps_of_shared(steps_taken))
 
     def steps_of_clients(self, steps_taken: Ints) -> list[tuple[float, float, int]]:
         """(noise_multiplier, accounted rate, steps) of each client, as the accountants read it."""
         columns = (self.noise_multiplier, self.accounted_rate, steps_taken)
         return list(zip(*(column.tolist() for column in columns), strict=True))
+
+    def steps_of_shared(self, steps_taken: Ints) -> list[list[tuple[float, float, int]]]:
+        """The steps of the clients that hold a unit together, one list a set of clients."""
+        steps = self.steps_of_clients(steps_taken)
+        return [[steps[client] for client in held] for held in self.shared]
 
 
 def make_plan(
@@ -140,7 +144,7 @@ def make_plan(
     sizes: Sequence[int] | Ints,
     federation: FederationConfig,
     covered: Sequence[str],
-    shared: SharedRows | None = None,
+    shared: Holders = (),
     exchanges: int = 1,
 ) -> PrivacyPlan | None:
     """Plan a run's privacy, or refuse it.
@@ -200,7 +204,7 @@ def make_plan(
         curves=curves,
         trials=float(privacy.trials),
         trial_distribution=privacy.trial_distribution,
-        shared=shared if shared is not None and privacy.unit in _MERGED else SharedRows(),
+        shared=shared if privacy.unit in _MERGED else (),
         clip=privacy.clip,
         clip_quantile=privacy.clip_quantile,
         clip_lr=privacy.clip_lr,

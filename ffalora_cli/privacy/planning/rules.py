@@ -14,13 +14,6 @@ if TYPE_CHECKING:
     from ffalora_cli.privacy.planning.plan import PrivacyPlan
 
 
-def participation(federation: FederationConfig, num_clients: int) -> float:
-    """Probability that a client takes part in a round."""
-    if federation.cohort_sampling == "full" or federation.cohort_size is None:
-        return 1.0
-    return min(1.0, federation.cohort_size / num_clients)
-
-
 def warnings_of(plan: PrivacyPlan, federation: FederationConfig, rounds: int) -> tuple[str, ...]:
     """One line for each weakness of a valid plan.
 
@@ -76,7 +69,7 @@ def _short_of_rounds(plan: PrivacyPlan, rounds: int) -> list[str]:
 
 def _shared(plan: PrivacyPlan) -> list[str]:
     """What units on several clients make of the claim."""
-    if not plan.shared.holders:
+    if not plan.shared:
         return []
     return [
         f"some units ({plan.unit}) are on several clients, which all release them: composed, that "

@@ -7,8 +7,6 @@ private rows without noise: nothing here counts them.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 import numpy.typing as npt
 
@@ -17,20 +15,13 @@ from ffalora_cli.types import Ints
 _PRUNED = 500  # more sets than this are not searched for subsets of one another
 
 
-@dataclass(frozen=True)
-class SharedRows:
-    """Clients that hold a unit together.
-
-    Attributes:
-        holders: distinct sets of two or more clients, ascending, none a part of another (what more
-            clients release costs more); empty where every unit is on one client.
-    """
-
-    holders: tuple[tuple[int, ...], ...] = ()
+Holders = tuple[tuple[int, ...], ...]
+"""Distinct sets of two or more clients that hold a unit together, ascending, none a part of another
+(what more clients release costs more); empty where every unit is on one client."""
 
 
-def find_shared_rows(keys: npt.NDArray[np.uint64], rows: Ints, offsets: Ints) -> SharedRows:
-    """Find the units that are on more than one client.
+def find_shared_rows(keys: npt.NDArray[np.uint64], rows: Ints, offsets: Ints) -> Holders:
+    """The clients that hold units together.
 
     Args:
         keys: of all training rows, equal for rows of one unit ``[n]``.
@@ -38,7 +29,7 @@ def find_shared_rows(keys: npt.NDArray[np.uint64], rows: Ints, offsets: Ints) ->
         offsets: client k has ``rows[offsets[k]:offsets[k + 1]]`` ``[num_clients + 1]``.
     """
     if not len(rows):
-        return SharedRows()
+        return ()
     owner = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
     unit = np.unique(np.asarray(keys)[rows], return_inverse=True)[1].reshape(-1)
     pairs = np.unique(np.stack([unit, owner]), axis=1)  # (unit, client), by unit, then client
@@ -46,7 +37,7 @@ def find_shared_rows(keys: npt.NDArray[np.uint64], rows: Ints, offsets: Ints) ->
     several = np.flatnonzero(np.diff(np.append(first, pairs.shape[1])) > 1)
     ends = np.append(first, pairs.shape[1])
     sets = {tuple(pairs[1, ends[i] : ends[i + 1]].tolist()) for i in several.tolist()}
-    return SharedRows(tuple(_largest(sets)))
+    return tuple(_largest(sets))
 
 
 def _largest(sets: set[tuple[int, ...]]) -> list[tuple[int, ...]]:

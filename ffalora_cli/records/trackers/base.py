@@ -9,14 +9,12 @@ unless ``tracking.private_metrics`` asks for them.
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 from typing import Any, Protocol
 
-from ffalora_cli.config.errors import choose
+from ffalora_cli.config.plugins import Folder
 from ffalora_cli.config.schema import TrackingConfig
 from ffalora_cli.records.files import read_json
 from ffalora_cli.records.leaving import (
@@ -37,7 +35,13 @@ BATCHED = (
 )
 """Said where a run with a tracker begins."""
 
-_SHARED = ("base", "worker")  # files here that are no tracker
+TRACKERS = Folder(
+    "tracking.name",
+    "ffalora_cli.records.trackers",
+    group="",
+    holds="TRACKER",
+    interface=frozenset({"base", "worker", "wandb_file"}),
+)
 _LEFT_OUT = ("schema_version", "id", "command", "git", "platform")
 """Facts of a manifest that may leave, but say more about a machine than a comparison needs."""
 
@@ -152,20 +156,11 @@ class Tracker(Protocol):
         """Lines for the user: what did not work and what to do. Grows while the run goes on."""
 
 
-def names() -> list[str]:
-    """Trackers at hand: the files of this folder."""
-    folder = str(Path(__file__).parent)
-    return sorted(m.name for m in pkgutil.iter_modules([folder]) if m.name not in _SHARED)
-
-
 def open_tracker(config: TrackingConfig) -> Tracker:
     """The tracker named by ``tracking.name``, not started.
 
     Raises:
         ConfigError: for a name without a file.
     """
-    if config.name not in names():
-        raise choose("tracking.name", config.name, names())
-    module = importlib.import_module(f"{__package__}.{config.name}")
-    tracker: Tracker = module.TRACKER(config)
+    tracker: Tracker = TRACKERS.get(config.name)(config)
     return tracker

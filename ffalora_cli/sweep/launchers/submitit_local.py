@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ffalora_cli.sweep.jobs import OnChange, Stop, SweepJob
-from ffalora_cli.sweep.launchers.process import PYTHON
 from ffalora_cli.sweep.launchers.remote import cores, follow
-from ffalora_cli.sweep.launchers.submitit_queue import SubmititQueue
+from ffalora_cli.sweep.launchers.submitit_queue import SubmititQueue, executor
 
 LIBRARY = "submitit"
 
@@ -28,13 +26,8 @@ def launch(jobs: Sequence[SweepJob], settings: Settings, on_change: OnChange, st
     """Play the jobs through submitit's local executor, which would start all of them at once."""
     import submitit
 
-    folder = jobs[0].command.log.parent.parent / "submitit"
-    executor = submitit.LocalExecutor(
-        folder, max_num_timeout=settings.max_num_timeout, python=shlex.join(PYTHON)
-    )
-    executor.update_parameters(
-        timeout_min=settings.timeout_min, gpus_per_node=settings.gpus_per_node
-    )
+    limits = {"timeout_min": settings.timeout_min, "gpus_per_node": settings.gpus_per_node}
+    made = executor(submitit.LocalExecutor, jobs, settings.max_num_timeout, **limits)
     at_once = min(settings.array_parallelism or cores(), len(jobs))
-    queue = SubmititQueue(executor, max(1, cores() // at_once))
+    queue = SubmititQueue(made, max(1, cores() // at_once))
     follow(queue, jobs, on_change, stop, at_once)

@@ -6,14 +6,23 @@ its way of reaching another machine; nothing of a run is in there.
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from ffalora_cli.sweep.jobs import Command, Ended, SweepJob
-from ffalora_cli.sweep.launchers.process import play
+from ffalora_cli.sweep.launchers.process import PYTHON, play
 
 if TYPE_CHECKING:
     import submitit
+
+
+def executor(kind: Any, jobs: Sequence[SweepJob], turns: int, **parameters: Any) -> Any:
+    """One of submitit's executors, in the sweep's folder; a job has so many turns at most."""
+    folder = jobs[0].command.log.parent.parent / "submitit"
+    made = kind(folder, max_num_timeout=turns, python=shlex.join(PYTHON))
+    made.update_parameters(**parameters)
+    return made
 
 
 class Task:

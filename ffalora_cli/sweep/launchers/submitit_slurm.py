@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import shlex
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from ffalora_cli.config.errors import ConfigError
 from ffalora_cli.sweep.jobs import OnChange, Stop, SweepJob
-from ffalora_cli.sweep.launchers.process import PYTHON
 from ffalora_cli.sweep.launchers.remote import follow
-from ffalora_cli.sweep.launchers.submitit_queue import SubmititQueue
+from ffalora_cli.sweep.launchers.submitit_queue import SubmititQueue, executor
 
 LIBRARY = "submitit"
 
@@ -36,19 +34,10 @@ class Settings:
 
 def parameters(settings: Settings) -> dict[str, Any]:
     """Settings under the names submitit's Slurm executor knows, those left open left out."""
-    given = {
-        "job_name": "ffalora",
-        "time": settings.timeout_min,
-        "cpus_per_task": settings.cpus_per_task,
-        "gpus_per_node": settings.gpus_per_node,
-        "mem": None if settings.mem_gb is None else f"{int(settings.mem_gb * 1024)}MB",
-        "partition": settings.partition,
-        "account": settings.account,
-        "qos": settings.qos,
-        "constraint": settings.constraint,
-        "array_parallelism": settings.array_parallelism,
-        "signal_delay_s": settings.signal_delay_s,
-    }
+    given = {"job_name": "ffalora", **asdict(settings)}
+    given["time"], memory = given.pop("timeout_min"), given.pop("mem_gb")
+    given["mem"] = None if memory is None else f"{int(memory * 1024)}MB"
+    del given["max_num_timeout"]  # of the executor itself
     return {key: value for key, value in given.items() if value is not None}
 
 
@@ -65,9 +54,5 @@ def launch(jobs: Sequence[SweepJob], settings: Settings, on_change: OnChange, st
             "hydra/launcher=submitit_slurm: Slurm's sbatch and srun are not on this machine; "
             "hydra/launcher=submitit_local tries the same here"
         )
-    folder = jobs[0].command.log.parent.parent / "submitit"
-    executor = submitit.SlurmExecutor(
-        folder, max_num_timeout=settings.max_num_timeout, python=shlex.join(PYTHON)
-    )
-    executor.update_parameters(**parameters(settings))
-    follow(SubmititQueue(executor, settings.cpus_per_task), jobs, on_change, stop)
+    made = executor(submitit.SlurmExecutor, jobs, settings.max_num_timeout, **parameters(settings))
+    follow(SubmititQueue(made, settings.cpus_per_task), jobs, on_change, stop)
