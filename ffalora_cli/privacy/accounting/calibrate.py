@@ -7,43 +7,42 @@ This one ends within 1e-5 (relative) of the root, on the side where the target i
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
 
 from ffalora_cli.config.errors import ConfigError
-from ffalora_cli.privacy.accounting.accountants import COARSE
-from ffalora_cli.privacy.accounting.composition import trajectory
-
-if TYPE_CHECKING:
-    from ffalora_cli.privacy.accounting.accountant import Accountant
 
 TOLERANCE = 1e-5  # relative, in the noise multiplier
 LEAST, MOST = 0.2, 1e6  # noise multipliers a calibration may return
 
-_Epsilon = Callable[[float], float]  # of a noise multiplier
+Epsilon = Callable[[float], float]  # of a noise multiplier
 
 
-def calibrate(accountant: Accountant, target: float, rate: float, steps: int) -> float:
-    """Smallest noise multiplier within a target epsilon; see ``Accountant.noise_for``."""
+def calibrate(
+    name: str,
+    target: float,
+    exact: Epsilon,
+    quicker: Sequence[tuple[Epsilon, float]],
+    guess: float,
+) -> float:
+    """Smallest noise multiplier within a target epsilon; see ``Accountant.noise_for``.
 
-    def exact(noise: float) -> float:
-        return accountant.epsilon([(noise, rate, steps)])
-
-    def quick(width: float) -> _Epsilon:  # equal to the library's PLD within 1e-7, and quicker
-        return lambda noise: float(trajectory(noise, rate, [steps], accountant.delta, width)[0])
-
-    # First guess from the Gaussian limit; within a factor of two where it matters.
-    guess, slope = max(0.5, 4.0 * rate * math.sqrt(steps) / target), -1.5
-    if accountant.name != "rdp" and accountant.sampling == "poisson" and rate < 1.0:
-        for width, tolerance in ((COARSE, 1e-3), (accountant.interval, TOLERANCE / 2)):
-            guess, slope = _root(quick(width), target, guess, slope, tolerance)
+    Args:
+        name: of the accountant, for people.
+        target: epsilon.
+        exact: epsilon of a noise multiplier.
+        quicker: near to ``exact``, each better than the one before, and how near to search them.
+        guess: of the noise, to begin with.
+    """
+    slope = -1.5
+    for evaluate, tolerance in quicker:
+        guess, slope = _root(evaluate, target, guess, slope, tolerance)
     noise, _ = _root(exact, target, guess, slope)
-    _check_reached(exact, noise, accountant.name, target)
+    _check_reached(exact, noise, name, target)
     return noise
 
 
 def _root(
-    evaluate: _Epsilon, target: float, guess: float, slope: float, tolerance: float = TOLERANCE
+    evaluate: Epsilon, target: float, guess: float, slope: float, tolerance: float = TOLERANCE
 ) -> tuple[float, float]:
     """Secant steps in (log noise, log epsilon), kept inside a shrinking bracket.
 
@@ -85,7 +84,7 @@ def _inside(noise: float, below: float, above: float) -> float:
     return math.sqrt(max(below, LEAST) * min(above, MOST))
 
 
-def _check_reached(evaluate: _Epsilon, noise: float, accountant: str, target: float) -> None:
+def _check_reached(evaluate: Epsilon, noise: float, accountant: str, target: float) -> None:
     reached = evaluate(noise)
     if 0.999 * target <= reached <= target:
         return
