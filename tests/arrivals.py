@@ -18,7 +18,7 @@ from ffalora_cli.federation.roles import covered_names
 from ffalora_cli.federation.simulation import Simulation
 from ffalora_cli.methods import registry
 from ffalora_cli.privacy.ledger import PrivacyLedger
-from ffalora_cli.privacy.planning.plan import make_plan
+from ffalora_cli.privacy.planning.make import make_plan
 from tests.tiny import TinyExamples, tiny_network
 
 CLIENTS = 7

@@ -166,8 +166,8 @@ def build(
     from ffalora_cli.models.fit import check_fit, check_tokens
     from ffalora_cli.models.network import load_network
     from ffalora_cli.privacy.mechanism.secret import run_secret
+    from ffalora_cli.privacy.planning.make import make_plan
     from ffalora_cli.privacy.planning.network_rules import check_network
-    from ffalora_cli.privacy.planning.plan import make_plan
     from ffalora_cli.privacy.planning.shared_rows import find_shared_rows
     from ffalora_cli.tasks import registry as tasks
 

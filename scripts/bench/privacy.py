@@ -57,7 +57,7 @@ def thousand() -> list[tuple[str, float, float]]:
     """A plan of 1,000 clients of 250 to 25,000 rows, and what a round reads from it."""
     from ffalora_cli.config.schema import FederationConfig, PrivacyConfig, ServerOptimizerConfig
     from ffalora_cli.privacy.claim.spent import spent
-    from ffalora_cli.privacy.planning.plan import make_plan
+    from ffalora_cli.privacy.planning.make import make_plan
 
     sizes = np.geomspace(250, 25_000, 1_000).astype(np.int64)
     server = ServerOptimizerConfig("sgd", 1.0, 0.0, 0.99, 1e-3)

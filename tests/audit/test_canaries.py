@@ -16,7 +16,7 @@ from ffalora_cli.compose.jobs import plan as plan_jobs
 from ffalora_cli.engine.stacked.engine import StackedEngine
 from ffalora_cli.privacy.mechanism import example_level
 from ffalora_cli.privacy.mechanism.batches import poisson_batch
-from ffalora_cli.privacy.planning.plan import make_plan
+from ffalora_cli.privacy.planning.make import make_plan
 
 SECRET = b"canaries under test............."
 

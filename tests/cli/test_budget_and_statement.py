@@ -10,7 +10,7 @@ from ffalora_cli.cli.main import main
 from ffalora_cli.cli.screen.privacy_words import statement_lines
 from ffalora_cli.privacy.accounting.accountant import Accountant
 from ffalora_cli.privacy.claim.statement import statement
-from ffalora_cli.privacy.planning.plan import make_plan
+from ffalora_cli.privacy.planning.make import make_plan
 from tests.privacy.cases import federation, privacy
 
 GIVEN = ["budget", "--examples", "22450", "--batch", "200", "--delta", "1e-5"]

@@ -26,7 +26,7 @@ from ffalora_cli.methods import registry
 from ffalora_cli.models.backbone import Backbone
 from ffalora_cli.models.network import build_network
 from ffalora_cli.privacy.ledger import PrivacyLedger
-from ffalora_cli.privacy.planning.plan import make_plan
+from ffalora_cli.privacy.planning.make import make_plan
 from ffalora_cli.tasks.text_classification import TASK
 from tests import arrivals
 from tests.engine.test_graphs import Recorder

@@ -22,7 +22,7 @@ from ffalora_cli.engine.job import (
 from ffalora_cli.engine.stacked.engine import StackedEngine
 from ffalora_cli.federation.server.release import ExampleRelease, adapt_clip
 from ffalora_cli.privacy.mechanism import batches
-from ffalora_cli.privacy.planning.plan import make_plan
+from ffalora_cli.privacy.planning.make import make_plan
 from tests.federation.test_simulation import OFFSETS, PRIVATE, simulate
 from tests.tiny import TinyExamples, tiny_network
 

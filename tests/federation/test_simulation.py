@@ -21,7 +21,7 @@ from ffalora_cli.federation.simulation import Simulation
 from ffalora_cli.methods import registry
 from ffalora_cli.privacy.accounting.sampling import uses
 from ffalora_cli.privacy.ledger import PrivacyLedger
-from ffalora_cli.privacy.planning.plan import make_plan
+from ffalora_cli.privacy.planning.make import make_plan
 from tests import arrivals
 from tests.tiny import TinyExamples, tiny_network
 

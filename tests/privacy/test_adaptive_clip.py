@@ -22,7 +22,7 @@ from ffalora_cli.privacy.mechanism.adaptive_clip import (
     next_clip,
     released_share,
 )
-from ffalora_cli.privacy.planning.plan import make_plan
+from ffalora_cli.privacy.planning.make import make_plan
 from tests.federation.test_simulation import FEDERATION, PRIVATE, simulate
 from tests.privacy.cases import federation, privacy
 

@@ -22,7 +22,7 @@ from ffalora_cli.engine.stacked.round_tensors import RoundTensors
 from ffalora_cli.federation.server.release import ClientRelease, LocalRelease
 from ffalora_cli.keys import SecureKey, derive, secure_normal
 from ffalora_cli.privacy.mechanism.adaptive_clip import released_share
-from ffalora_cli.privacy.planning.plan import make_plan
+from ffalora_cli.privacy.planning.make import make_plan
 from tests.privacy.cases import federation, privacy
 
 SIZE, TRIALS = 50_000, 12

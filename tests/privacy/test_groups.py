@@ -21,7 +21,7 @@ from ffalora_cli.privacy.accounting.group_loss import one_row, several_units
 from ffalora_cli.privacy.accounting.groups import epsilon_of_group
 from ffalora_cli.privacy.accounting.loss_distribution import divergences, fitting
 from ffalora_cli.privacy.claim.spent import claimed, spent
-from ffalora_cli.privacy.planning.plan import make_plan
+from ffalora_cli.privacy.planning.make import make_plan
 from tests.privacy.cases import federation, privacy
 
 SST2 = (0.9487, 200 / 22_450)

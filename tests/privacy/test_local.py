@@ -14,7 +14,7 @@ from ffalora_cli.methods import registry
 from ffalora_cli.privacy.accounting.accountant import Accountant
 from ffalora_cli.privacy.claim.spent import spent
 from ffalora_cli.privacy.claim.statement import sentence, statement
-from ffalora_cli.privacy.planning.plan import make_plan
+from ffalora_cli.privacy.planning.make import make_plan
 from tests.federation.test_simulation import FEDERATION, PRIVATE, changed, simulate
 from tests.privacy.cases import federation, privacy
 

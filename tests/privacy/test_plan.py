@@ -10,7 +10,7 @@ from ffalora_cli.privacy.accounting.accountant import Accountant
 from ffalora_cli.privacy.accounting.curves import round_points
 from ffalora_cli.privacy.claim.spent import spent
 from ffalora_cli.privacy.planning.exposure import planned_rounds
-from ffalora_cli.privacy.planning.plan import make_plan
+from ffalora_cli.privacy.planning.make import make_plan
 from tests.privacy.cases import federation, privacy
 
 SST2 = [24_526, 20_373, 22_450]

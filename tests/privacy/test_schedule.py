@@ -16,7 +16,7 @@ from ffalora_cli.privacy.accounting.composition import trajectory
 from ffalora_cli.privacy.accounting.loss_distribution import step
 from ffalora_cli.privacy.claim.spent import spent
 from ffalora_cli.privacy.planning.budget import solve
-from ffalora_cli.privacy.planning.plan import make_plan
+from ffalora_cli.privacy.planning.make import make_plan
 from ffalora_cli.privacy.planning.shared_rows import find_shared_rows
 from tests.privacy.cases import federation, privacy
 

@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 
 from ffalora_cli.config.schema import PrivacyConfig
 from ffalora_cli.privacy.claim.statement import sentence, statement
-from ffalora_cli.privacy.planning.plan import make_plan
+from ffalora_cli.privacy.planning.make import make_plan
 from tests.privacy.cases import federation, privacy
 
 SST2 = [24_526, 20_373, 22_450]

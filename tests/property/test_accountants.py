@@ -12,7 +12,7 @@ from ffalora_cli.config.errors import ConfigError
 from ffalora_cli.privacy.accounting.accountant import Accountant
 from ffalora_cli.privacy.accounting.accountants import COARSE
 from ffalora_cli.privacy.planning.assumptions import tuning
-from ffalora_cli.privacy.planning.plan import make_plan
+from ffalora_cli.privacy.planning.make import make_plan
 from tests.privacy.cases import federation, privacy
 
 noises = st.floats(0.7, 5.0)

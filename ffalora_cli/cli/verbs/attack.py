@@ -115,7 +115,7 @@ def _rows_and_noise(config: Config, private: bool) -> tuple[Examples, Noise | No
     """The run's training rows, and the mechanism of its client with the least noise."""
     from ffalora_cli.audit.attack.inversion import Noise
     from ffalora_cli.audit.attack.targets import own_rows
-    from ffalora_cli.privacy.planning.plan import make_plan
+    from ffalora_cli.privacy.planning.make import make_plan
 
     examples, sizes = own_rows(config)
     if not private:
