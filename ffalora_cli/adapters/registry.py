@@ -14,6 +14,7 @@ FORMS = Folder(
     "ffalora_cli.adapters",
     "ffalora.forms",
     "FORM",
+    "Form",
     interface=frozenset({"base", "registry", "context", "head", "sites", "layout", "ghost"}),
 )
 

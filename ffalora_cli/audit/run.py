@@ -17,7 +17,7 @@ from ffalora_cli.config.schema import Config
 from ffalora_cli.experiment import client_table, population
 from ffalora_cli.methods import registry
 from ffalora_cli.models.backbone import load_tokenizer
-from ffalora_cli.privacy.planning.make import make_plan
+from ffalora_cli.privacy.planning import make as planning
 from ffalora_cli.privacy.planning.plan import PrivacyPlan
 
 TIERS = ("mechanism", "canary", "all")
@@ -59,7 +59,7 @@ def plan_of(config: Config, sizes: np.ndarray) -> PrivacyPlan:
     """
     check_auditable(config)
     exchanges = registry.get(config.method.name).exchanges()
-    plan = make_plan(config.privacy, sizes, config.federation, (), exchanges=exchanges)
+    plan = planning.make_plan(config.privacy, sizes, config.federation, (), exchanges=exchanges)
     assert plan is not None
     if plan.accountant.sampling != "poisson":
         raise ConfigError(

@@ -164,6 +164,7 @@ def encode(rows: Rows, tokenizer: PreTrainedTokenizerBase, max_length: int, task
         ids.append(np.fromiter(chain.from_iterable(tokens["input_ids"]), np.int32, total))
         if with_types:
             types.append(np.fromiter(chain.from_iterable(tokens["token_type_ids"]), np.int8, total))
+    rows.targets.check(np.concatenate(lengths), rows.origin)
     return Encoded(
         **{part.name: getattr(rows, part.name) for part in fields(KeyedRows)},
         ids=np.concatenate(ids),

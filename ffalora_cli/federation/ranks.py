@@ -2,7 +2,7 @@
 
 A rank belongs to both factors of a product. Where a client's slice of one is zero, so is the
 gradient of the other's: training and clipping see a client's own entries only, and they stay so as
-long as its noise does.
+long as its noise does. A form without this property has one rank for all (``nested``).
 """
 
 from __future__ import annotations
@@ -14,7 +14,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from ffalora_cli.types import Dense, PayloadItem, Stack
+from ffalora_cli import keys
+from ffalora_cli.adapters.base import Form
+from ffalora_cli.types import Dense, PayloadItem, Site, Stack
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -59,3 +61,26 @@ def cut_items(items: Sequence[PayloadItem], shapes: Shapes) -> list[PayloadItem]
         else item
         for item in items
     ]
+
+
+def nested(form: Form, site: Site, rank: int, most: int) -> bool:
+    """Whether zeros beyond a rank do not change ``dW`` and get no gradient, on random factors.
+
+    Otherwise training would move entries that no noise covers.
+    """
+    own = form.factors(site, rank)
+    drawn = {
+        name: keys.normal(keys.derive(0, "nested", name), shape)
+        for name, shape in form.factors(site, most).items()
+    }
+    values = {n: masked(v, np.array([own[n]]))[0].requires_grad_() for n, v in drawn.items()}
+    dense = form.dense(values, 1.0)  # [d_out, d_in]
+    seen = keys.normal(keys.derive(0, "nested"), tuple(dense.shape))
+    grads = torch.autograd.grad((dense * seen).sum(), list(values.values()), allow_unused=True)
+    small = form.dense({n: cut(v, own[n]) for n, v in values.items()}, 1.0)
+    found = zip(values, grads, strict=True)
+    still = all(
+        grad is None or torch.equal(grad, masked(grad, np.array([own[name]]))[0])
+        for name, grad in found
+    )
+    return still and torch.allclose(dense, small, rtol=1e-3, atol=1e-4)

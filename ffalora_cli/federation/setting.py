@@ -11,6 +11,7 @@ from ffalora_cli.config.errors import ConfigError
 from ffalora_cli.config.schema import FederationConfig, HeadConfig
 from ffalora_cli.data.partition.partition import ClientRows
 from ffalora_cli.engine.job import LocalOptimizer
+from ffalora_cli.federation.ranks import nested
 from ffalora_cli.federation.roles import kept_names, personal_names, trained_specs
 from ffalora_cli.federation.server.release import (
     ClientRelease,
@@ -69,6 +70,13 @@ class Setting:
                 f"method.name={self.method.name} gives {self.ranks.size} clients ranks from "
                 f"{self.ranks.min()} to {self.ranks.max()}; {count} clients need ranks from 1 to "
                 f"adapter.rank={most}; set adapter.rank to the largest"
+            )
+        least, form = int(self.ranks.min()), self.network.form
+        if least < most and not nested(form, self.network.sites[0], least, most):
+            raise ConfigError(
+                f"adapter.form={form.name} has no smaller ranks within a larger one, and "
+                f"method.name={self.method.name} gives ranks from {least}; use adapter.form=lora, "
+                "or a method of one rank"
             )
 
     def place(self, number: int) -> tuple[int, int]:

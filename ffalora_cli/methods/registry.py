@@ -11,7 +11,7 @@ from ffalora_cli.methods.base import Method
 from ffalora_cli.metric_keys import evaluated, personalized
 from ffalora_cli.tasks import registry as tasks
 
-METHODS = Folder("method.name", "ffalora_cli.methods", "ffalora.methods", "METHOD")
+METHODS = Folder("method.name", "ffalora_cli.methods", "ffalora.methods", "METHOD", "Method")
 
 
 def names() -> list[str]:

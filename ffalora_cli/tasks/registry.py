@@ -20,6 +20,7 @@ KINDS = Folder(
     "ffalora_cli.tasks",
     "ffalora.tasks",
     "TASK",
+    "Task",
     frozenset({"base", "registry", "labels", "metrics", "targets"}),
 )
 
@@ -42,6 +43,14 @@ def check(config: Config) -> None:
     """
     task = get(config.task.kind)
     task.check(config.task)
+    for name, said in task.metrics.items():
+        known = metric(name)
+        alike = known and (known.unit, known.higher_is_better) == (said.unit, said.higher_is_better)
+        if not alike or known is LOSS:
+            raise ConfigError(
+                f"task.kind={config.task.kind}: its metric {name} means something else already; "
+                "give it another name there"
+            )
     check_strata(task, config.task, config.partition.name)
 
 
@@ -70,7 +79,7 @@ def metric(key: str) -> Metric | None:
         name = name.removesuffix(suffix)
     if name == "loss":
         return LOSS
-    for kind in KINDS.names():
+    for kind in sorted(KINDS.names(), key=lambda kind: kind not in KINDS.own()):  # ours first
         try:
             found = get(kind).metrics.get(name)
         except ConfigError:  # a package that cannot be loaded: its metrics are unknown, no more

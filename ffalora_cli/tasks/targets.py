@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING
 
+from ffalora_cli.config.errors import ConfigError
+
 if TYPE_CHECKING:
     import numpy as np
     import torch
@@ -26,6 +28,42 @@ class Targets:
 
     def __len__(self) -> int:
         return len(self.values) if self.offsets is None else len(self.offsets) - 1
+
+    def check(self, lengths: np.ndarray, origin: str) -> None:
+        """Refuse targets that no loss is made of.
+
+        Args:
+            lengths: tokens of each row, int [rows].
+            origin: of the rows, for people.
+
+        Raises:
+            ConfigError: arrays that do not fit each other or the rows; the first row with a value
+                or weight that cannot be, or a position without a token.
+        """
+        import numpy as np
+
+        ends = np.arange(len(self.values) + 1) if self.offsets is None else self.offsets
+        sizes = {len(array) for name, array in self.arrays().items() if name != "offsets"}
+        fit = sizes == {len(self.values)} and len(ends) == len(lengths) + 1
+        if not fit or ends[0] != 0 or ends[-1] != len(self.values) or (np.diff(ends) < 0).any():
+            raise ConfigError(
+                f"{origin}: {len(lengths)} rows and their targets do not fit each other; mend the "
+                "targets of its task.kind"
+            )
+        owner = np.repeat(np.arange(len(lengths)), np.diff(ends))
+        wrong = {"a value that is not finite": ~np.isfinite(self.values)}
+        if self.weights is not None:
+            fine = np.isfinite(self.weights) & (self.weights >= 0)
+            wrong["a weight that is negative or not finite"] = ~fine
+        if self.positions is not None:
+            beyond = (self.positions < 0) | (self.positions >= lengths[owner])
+            wrong["a target beyond its tokens (task.max_length cuts)"] = beyond
+        for what, where in wrong.items():
+            if where.any():
+                raise ConfigError(
+                    f"{origin}: row {owner[where.argmax()] + 1} has {what}, in {where.sum()} of "
+                    f"{len(owner)} targets; mend or remove them"
+                )
 
     def arrays(self) -> dict[str, np.ndarray]:
         """Every array that is there, by its field."""

@@ -31,7 +31,7 @@ import torch
 from ffalora_cli import keys
 from ffalora_cli.adapters.base import Form, linear
 from ffalora_cli.methods.base import Exchange, Method
-from ffalora_cli.models.adapters import times
+from ffalora_cli.adapters.context import times
 
 ORDER = ("core_a", "core_r", "core_b")
 

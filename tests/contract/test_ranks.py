@@ -8,11 +8,13 @@ import numpy as np
 import pytest
 import torch
 
+from ffalora_cli.adapters.lora import FORM, LoRA
 from ffalora_cli.config.errors import ConfigError
 from ffalora_cli.engine.build import build_engine
 from ffalora_cli.engine.job import LocalJob
+from ffalora_cli.federation.ranks import nested
 from ffalora_cli.federation.rehearsal import rehearse
-from ffalora_cli.types import Stack
+from ffalora_cli.types import Site, Stack
 from tests.arrivals import CLIENT, EXAMPLE, NONE, federate, keeping
 from tests.entry_points import install
 from tests.tiny import TinyExamples, tiny_network
@@ -163,3 +165,17 @@ def test_equal_ranks_are_the_path_without():
 def test_ranks_that_cannot_be_are_refused():
     with pytest.raises(ConfigError, match=r"ranks from 5 to 5.*set adapter.rank"):
         federate("high")
+
+
+def test_a_form_whose_ranks_are_not_nested_is_refused(monkeypatch):
+    """One factor alone: what is beyond a client's rank has a gradient, and no noise."""
+
+    class Alone(LoRA):
+        def dense(self, factors, scale):
+            return scale * factors["lora_b"].sum(1)[:, None].expand(-1, 5)
+
+    site = Site("layer", 5, 7)
+    assert nested(FORM, site, 2, 4) and not nested(Alone(), site, 2, 4)
+    monkeypatch.setattr(LoRA, "dense", Alone.dense)
+    with pytest.raises(ConfigError, match=r"adapter.form=lora has no smaller ranks"):
+        federate("both")

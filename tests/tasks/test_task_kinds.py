@@ -12,6 +12,7 @@ import torch
 from transformers import BertConfig, BertForSequenceClassification, BertForTokenClassification
 
 from ffalora_cli.cli.main import main
+from ffalora_cli.config.errors import ConfigError
 from ffalora_cli.config.schema import AdapterConfig
 from ffalora_cli.engine.build import build_engine
 from ffalora_cli.engine.evaluate import predict
@@ -176,3 +177,26 @@ def test_a_run_is_judged_by_the_kind_s_own_declaration(kinds, tmp_path, capsys):
     assert not registry.higher_is_better("eval/mse") and not registry.is_percent("eval/mse")
     assert main(["compare", str(folder)]) == 0
     assert "mse" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"weights": [1, -1, 1]}, "row 3 has a weight that is negative"),
+        ({"weights": [np.nan, 0, 1]}, "row 1 has a weight that is negative or not finite"),
+        ({"values": [0, 1, np.inf]}, "row 3 has a value that is not finite"),
+        ({"positions": [0, 4, 1]}, "row 3 has a target beyond its tokens"),
+        ({"positions": [-1, 3, 1]}, "row 1 has a target beyond its tokens"),
+        ({"offsets": [0, 1, 3]}, "3 rows and their targets do not fit"),
+        ({"offsets": [0, 2, 1, 3]}, "3 rows and their targets do not fit"),
+        ({"weights": [1, 1]}, "3 rows and their targets do not fit"),
+    ],
+)
+def test_targets_that_no_loss_is_made_of_are_refused(wrong, said):
+    """Three rows of 3, 4 and 4 tokens; the second has no target."""
+    fine = {"values": [0, 1, 2], "offsets": [0, 1, 1, 3], "weights": [1, 0, 1]}
+    fine["positions"] = [2, 3, 0]
+    lengths = np.array([3, 4, 4])
+    Targets(**{name: np.array(array) for name, array in fine.items()}).check(lengths, "here")
+    with pytest.raises(ConfigError, match=f"here: {said}"):
+        Targets(**{n: np.array(a) for n, a in (fine | wrong).items()}).check(lengths, "here")

@@ -18,7 +18,7 @@ from ffalora_cli.federation import round
 from ffalora_cli.federation.server import release
 from ffalora_cli.privacy import ledger
 from ffalora_cli.privacy.mechanism import batches, example_level
-from ffalora_cli.privacy.planning import plan
+from ffalora_cli.privacy.planning import make
 
 Change = Callable[..., Any]
 """(the real function, its arguments) -> what is returned in its place."""
@@ -52,7 +52,7 @@ EXAMPLE_PRIVACY = Seam(release, "ExampleRelease.privacy")
 # (job, step, pairs, tensors): noise and divisor, on ``tensors.total [clients, P]``
 STEP_END = Seam(engine, "_privatise")
 TRAINING = Seam(engine, "StackedEngine.train")  # (self, job) -> LocalResult
-PLANNING = Seam(plan, "make_plan")  # (privacy, sizes, federation, covered) -> PrivacyPlan
+PLANNING = Seam(make, "make_plan")  # (privacy, sizes, federation, covered) -> PrivacyPlan
 LEDGER = Seam(ledger, "PrivacyLedger.charge")  # (self, round, clients, steps)
 UPLOAD = Seam(round, "upload")  # (setting, number, ids, held, result) -> Packed: a chunk sends it
 # (setting, state, number, ids, packed, ...) -> Receipt: what was unpacked
