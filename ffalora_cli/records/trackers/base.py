@@ -40,6 +40,7 @@ TRACKERS = Folder(
     "ffalora_cli.records.trackers",
     group="",
     holds="TRACKER",
+    made_of="Tracker",
     interface=frozenset({"base", "worker", "wandb_file"}),
 )
 _LEFT_OUT = ("schema_version", "id", "command", "git", "platform")
