@@ -53,7 +53,7 @@ def noise(wrap: Wrap) -> AbstractContextManager[None]:
 def micro_batch(wrap: Wrap) -> AbstractContextManager[None]:
     """``(privacy, slots, losses, grads, *rest)``: clip and add; ``privacy=None`` only adds.
 
-    ``grads`` are ``{name: [examples, ...]}``; a surrogate's tensors are too small to be booked.
+    ``grads`` are ``{name: [examples, ...]}``; a surrogate's tensors are too small for ghost norms.
     """
     from ffalora_cli.engine.stacked import clipped_sums
 
