@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from ffalora_cli.adapters.ghost import Booked
+from ffalora_cli.adapters.ghost import Ghost
 from ffalora_cli.adapters.layout import Layout
 
-if TYPE_CHECKING:
-    pass
-
-
-Factor = Tensor | Booked
+Factor = Tensor | Ghost
 """One factor in a forward pass: common ``[m, k]``, one copy an example ``[examples, m, k]``, or a
-stack of the clients' that is booked (``adapters.ghost``)."""
+the clients' stack with ghost norms (``adapters.ghost``)."""
 
 
 class Context:
@@ -53,7 +48,7 @@ def times(
         y: rows ``[rows, m]``; only then is there a scale.
         scale: of the product.
     """
-    if isinstance(w, Booked):
+    if isinstance(w, Ghost):
         product = w.times(x, layout)
         return product if y is None else torch.add(y, product, alpha=scale)
     w = w.to(x.dtype)
@@ -69,6 +64,6 @@ def times(
 
 def _copies(factor: Factor) -> int:
     """Examples that a factor has copies for; 1 if it is common."""
-    if isinstance(factor, Booked):
-        return len(factor.book.slots)
+    if isinstance(factor, Ghost):
+        return len(factor.tape.slots)
     return factor.shape[0] if factor.dim() == 3 else 1

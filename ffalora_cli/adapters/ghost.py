@@ -1,4 +1,4 @@
-"""Trainable layers whose per-example gradients are never formed (book-keeping, Bu et al. 2022).
+"""Ghost norms: clip per-example gradients that are never materialised (Bu et al. 2022).
 
 For a linear map ``y = x W^T`` the gradient of example e is ``G_e = dY_e^T X_e``. All that clipping
 needs is its norm and a weighted sum over examples, and both follow from ``X`` and ``dY``:
@@ -6,7 +6,9 @@ needs is its norm and a weighted sum over examples, and both follow from ``X`` a
     ||G_e||^2 = <X_e X_e^T, dY_e dY_e^T>        (Gram matrices of a few tokens; Goodfellow 2015)
     sum_e f_e G_e = (f dY)^T X                  (one product a client)
 
-One backward pass records them. Worth it where W is large against the tokens of an example
+``Ghost.times`` computes the product by an autograd function with a side effect: its backward pass
+writes X and dY of every call on the micro-batch's ``Tape``, from which norms and sums are read once
+``torch.autograd.grad`` has returned. Worth it where W is large against the tokens of an example
 (``engine.stacked.cost`` decides); a copy of the factors for every example is the other way, with
 the same numbers.
 """
@@ -21,6 +23,7 @@ import torch
 from torch import Tensor
 
 from ffalora_cli.adapters.layout import Layout
+from ffalora_cli.types import Stack
 
 
 @dataclass(frozen=True)
@@ -29,7 +32,7 @@ class ByClient:
 
     index: Tensor  # int64 [clients, most], a row; 0 where none
     mask: Tensor  # bool [clients, most, 1]
-    place: Tensor  # int64 [rows], place of each row in the flattened block; 0 for padding
+    position: Tensor  # int64 [rows], of each row in the flattened block; 0 for padding
     real: Tensor  # bool [rows, 1]
 
     @staticmethod
@@ -52,10 +55,10 @@ class ByClient:
         most = int(sizes.max(initial=1))
         index = np.zeros((clients, most), np.int64)
         index[client[order], column] = rows[order]
-        place = np.zeros(len(owner), np.int64)
-        place[rows[order]] = client[order] * most + column
+        position = np.zeros(len(owner), np.int64)
+        position[rows[order]] = client[order] * most + column
         mask = (np.arange(most) < sizes[:, None])[:, :, None]
-        tensors = (torch.from_numpy(part) for part in (index, mask, place, real[:, None]))
+        tensors = (torch.from_numpy(part) for part in (index, mask, position, real[:, None]))
         return ByClient(*(tensor.to(device) for tensor in tensors))
 
     def gather(self, x: Tensor) -> Tensor:
@@ -64,7 +67,7 @@ class ByClient:
 
     def scatter(self, y: Tensor) -> Tensor:
         """``[clients, most, d]`` to rows ``[rows, d]``; zeros for padding."""
-        return torch.where(self.real, y.reshape(-1, y.shape[-1])[self.place], 0)
+        return torch.where(self.real, y.reshape(-1, y.shape[-1])[self.position], 0)
 
 
 @dataclass(frozen=True)
@@ -78,18 +81,29 @@ class Entry:
 
 
 @dataclass
-class Book:
-    """What one backward pass wrote down of every booked tensor.
+class Tape:
+    """What one backward pass wrote down of every tensor that has ghost norms.
 
     Attributes:
         slots: int64 [examples], client of each example.
         clients: in the stacks.
+        names: of these tensors.
+        entries: calls of each of them, written by the backward pass.
     """
 
     slots: np.ndarray
     clients: int
+    names: frozenset[str] = frozenset()
     entries: dict[str, list[Entry]] = field(default_factory=dict)
-    _groups: dict[int, tuple[Layout, ByClient]] = field(default_factory=dict)
+    _groups: dict[int, tuple[Layout, ByClient]] = field(default_factory=dict)  # by id(layout)
+
+    def split(self, stacks: Stack) -> tuple[Stack, dict[str, Ghost]]:
+        """Stacks whose per-example gradients are materialised, and those that write here."""
+        ghosts = {
+            name: Ghost(name, stacks[name], stacks[name].new_zeros((), requires_grad=True), self)
+            for name in self.names
+        }
+        return {name: stack for name, stack in stacks.items() if name not in ghosts}, ghosts
 
     def by_client(self, layout: Layout, device: torch.device) -> ByClient:
         """Made once for every layout of the micro-batch."""
@@ -103,7 +117,7 @@ class Book:
         """Squared norms of a tensor's per-example gradients, fp32 ``[examples]``.
 
         A layer that is called twice in one pass (DeBERTa's projections of its position table) has
-        the sum of both calls as its gradient: their tokens stand side by side.
+        the sum of both calls as its gradient: their tokens are put end to end.
         """
         calls = self.entries[name]
         xs = [call.layout.blocks(call.x) for call in calls]
@@ -118,7 +132,7 @@ class Book:
         """Per client, the sum of gradients times factors.
 
         Args:
-            name: of a booked tensor.
+            name: of one of ``names``.
             factors: fp32 [examples]; 0 for an example to be left out.
             clean: whether all values are finite; otherwise rows of factor 0 are replaced.
 
@@ -129,13 +143,13 @@ class Book:
 
 
 @dataclass(frozen=True)
-class Booked:
-    """A trainable tensor in the context of a forward pass: a stack and the book to write in."""
+class Ghost:
+    """A trainable tensor in the context of a forward pass: a stack and the tape to write in."""
 
     name: str
     stack: Tensor  # [clients, m, k]
     anchor: Tensor  # a scalar that requires a gradient, so that a backward pass comes by
-    book: Book
+    tape: Tape
 
     def times(self, x: Tensor, layout: Layout) -> Tensor:
         """``x W^T`` with every row's own client's W: rows ``[rows, k]`` -> ``[rows, m]``."""
@@ -146,18 +160,18 @@ class Booked:
 class _ClientLinear(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, stack: Tensor, anchor: Tensor, booked: Booked, layout: Layout
+        ctx: Any, x: Tensor, stack: Tensor, anchor: Tensor, ghost: Ghost, layout: Layout
     ) -> Tensor:
-        groups = booked.book.by_client(layout, x.device)
+        groups = ghost.tape.by_client(layout, x.device)
         ctx.save_for_backward(x, stack)
-        ctx.booked, ctx.layout, ctx.groups = booked, layout, groups
+        ctx.ghost, ctx.layout, ctx.groups = ghost, layout, groups
         return groups.scatter(torch.bmm(groups.gather(x), stack.transpose(1, 2)))
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, None, Tensor, None, None]:
         x, stack = ctx.saved_tensors
         entry = Entry(x.detach(), grads[0], ctx.layout, ctx.groups)
-        ctx.booked.book.entries.setdefault(ctx.booked.name, []).append(entry)
+        ctx.ghost.tape.entries.setdefault(ctx.ghost.name, []).append(entry)
         back = None
         if ctx.needs_input_grad[0]:
             back = ctx.groups.scatter(torch.bmm(ctx.groups.gather(grads[0]), stack))

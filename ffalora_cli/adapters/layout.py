@@ -1,4 +1,4 @@
-"""Which rows of a matrix belong to which example of a micro-batch, and dense blocks of them.
+"""Converts between the rows of a micro-batch, end to end, and dense blocks of its examples.
 
 A layer works on rows ``[rows, d]``; attention, per-example factors and Gram norms work on blocks
 ``[examples, tokens, d]``. Three ways from one to the other, all exact:
@@ -14,18 +14,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
-if TYPE_CHECKING:
-    import numpy as np
-    import torch
-
-
 ROW_BUCKET = 16  # head rows of the last layer are rounded up to a multiple of this
+TOKEN_BUCKET = 64  # rows of packed matrices are (``Runs`` says why)
 
 
 class Layout(Protocol):
@@ -143,9 +139,9 @@ class Rectangle:
     An example beyond the real ones owns one row of the padding, so that its attention is finite.
     """
 
-    index: Tensor  # int64 [examples, tokens], row of each place; some padding row where none
+    index: Tensor  # int64 [examples, tokens], row of each token; some padding row where none
     mask: Tensor  # bool [examples, tokens]
-    place: Tensor  # int64 [rows], place of each row in the flattened block; 0 for padding
+    position: Tensor  # int64 [rows], of each row in the flattened block; 0 for padding
     real: Tensor  # bool [rows, 1], whether the row is a token
     owner: np.ndarray  # int64 [rows], -1 for padding
 
@@ -160,7 +156,7 @@ class Rectangle:
             tokens: of the block, at least the longest example.
 
         Returns:
-            Its tensors on the CPU; ``to`` moves them.
+            Its tensors on the CPU.
         """
         used, n = int(lengths.sum()), len(lengths)
         starts = np.r_[0, np.cumsum(lengths)[:-1]].astype(np.int64)
@@ -172,9 +168,9 @@ class Rectangle:
         mask[n:, 0] = True
         owner = np.full(rows, -1, np.int64)
         owner[:used] = np.repeat(np.arange(n), lengths)
-        place = np.zeros(rows, np.int64)
-        place[:used] = owner[:used] * tokens + np.arange(used) - starts[owner[:used]]
-        tensors = map(torch.from_numpy, (index, mask, place, (owner >= 0)[:, None]))
+        position = np.zeros(rows, np.int64)
+        position[:used] = owner[:used] * tokens + np.arange(used) - starts[owner[:used]]
+        tensors = map(torch.from_numpy, (index, mask, position, (owner >= 0)[:, None]))
         return Rectangle(*tensors, owner=owner)
 
     @property
@@ -195,12 +191,9 @@ class Rectangle:
     def join(self, blocks: list[Tensor], rest: Tensor | None = None) -> Tensor:
         """Gathered back ``[rows, d]``."""
         flat = blocks[0].reshape(-1, blocks[0].shape[-1])
-        return torch.where(self.real, flat.index_select(0, self.place), 0 if rest is None else rest)
+        rows = flat.index_select(0, self.position)
+        return torch.where(self.real, rows, 0 if rest is None else rest)
 
     def masks(self) -> list[Tensor | None]:
-        """Which places hold a token."""
+        """Where the block holds a token."""
         return [self.mask]
-
-
-TOKEN_BUCKET = 64
-"""Rows of packed matrices are rounded up to a multiple of this (``Runs`` says why)."""

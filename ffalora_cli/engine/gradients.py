@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ffalora_cli.adapters.context import Factor
-from ffalora_cli.adapters.ghost import Book, Booked
+from ffalora_cli.adapters.ghost import Ghost
 from ffalora_cli.models.network import Inputs, Network
 from ffalora_cli.tasks.targets import BatchTargets
 from ffalora_cli.types import Examples, Stack
@@ -45,7 +45,7 @@ def gradients(
         batch: the examples.
         trained: ``[clients, ...]``, differentiated.
         held: ``[clients, ...]``, different between clients but not trained now.
-        common: plain shapes, and booked stacks: the backward pass fills their book.
+        common: plain shapes, and ghosts: the backward pass fills their tape.
 
     Returns:
         Losses ``[examples]`` and gradients ``[examples, ...]`` by name.
@@ -54,17 +54,6 @@ def gradients(
     copies = {n: v.index_select(0, batch.slots) for n, v in held.items()}
     outputs = network.outputs(batch.inputs, {**common, **copies, **leaves})
     losses = network.task.losses(outputs, batch.targets)
-    anchors = {id(v.anchor): v.anchor for v in common.values() if isinstance(v, Booked)}
-    grads = torch.autograd.grad(losses.sum(), [*leaves.values(), *anchors.values()])
+    anchors = [value.anchor for value in common.values() if isinstance(value, Ghost)]
+    grads = torch.autograd.grad(losses.sum(), [*leaves.values(), *anchors])
     return losses.detach(), dict(zip(leaves, grads, strict=False))
-
-
-def split_booked(
-    stacks: Stack, names: frozenset[str], book: Book | None
-) -> tuple[Stack, dict[str, Factor]]:
-    """Stacks whose gradients are formed, and those whose are booked, as the forward takes them."""
-    formed = {name: stack for name, stack in stacks.items() if name not in names}
-    if book is None:
-        return formed, {}
-    anchor = next(iter(stacks.values())).new_zeros((), requires_grad=True)
-    return formed, {name: Booked(name, stacks[name], anchor, book) for name in names}

@@ -108,8 +108,8 @@ class Network:
 
         Args:
             inputs: of this network.
-            values: factors by name: common, one copy an example, or booked (``adapters.Factor``).
-                Head tensors may be left out: then the head is as loaded.
+            values: factors by name (``adapters.context.Factor``): common, one copy an example, or
+                with ghost norms. Head tensors may be left out: then the head is as loaded.
         """
         self.context.values = dict(values)
         if isinstance(inputs, packed.Packed):

@@ -68,7 +68,7 @@ def path(request):
     work = job(network, head=True, steps=2, optimizer=LocalOptimizer("sgd", 1.0))
     quiet = dataclasses.replace(work.privacy, noise_sd=np.zeros(3))
     work = dataclasses.replace(work, privacy=quiet)
-    engine = stacked.StackedEngine(network, examples, 64, fixed=fixed, books=False)
+    engine = stacked.StackedEngine(network, examples, 64, fixed=fixed, ghost_norms=False)
     return lambda: (work, engine.train(work).trained)
 
 

@@ -58,7 +58,7 @@ class Twice(Recorder):
 def rounds(graph, count=3, clients=(0, 1, 2), private=True):
     """Results of rounds in which shapes come again; on the CPU, whatever the graph is."""
     network, examples = tiny_network("bert"), TinyExamples(12 * len(clients))
-    engine = StackedEngine(network, examples, 64, fixed=True, books=False)
+    engine = StackedEngine(network, examples, 64, fixed=True, ghost_norms=False)
     engine._shapes.graph = graph
     work = job(network, clients=clients, factors=("lora_a", "lora_b"), steps=4, private=private)
     return [engine.train(dataclasses.replace(work, round=r)) for r in range(1, count + 1)]

@@ -84,7 +84,7 @@ def cut(parts, rule, names):
 
 def by_a_loop(network, examples, job, rule):
     """Row by row: gradient, clip, sum of the unit, clip, sum of the client."""
-    engine = StackedEngine(network, examples, 512, books=False)
+    engine = StackedEngine(network, examples, 512, ghost_norms=False)
     names, pairs = list(job.trainable), job.batches[0]
     sums = []
     for slot in range(len(job.clients)):

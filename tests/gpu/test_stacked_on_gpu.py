@@ -72,7 +72,7 @@ def test_graphs_are_captured_and_give_what_eager_work_gives():
         work, privacy=dataclasses.replace(work.privacy, noise_sd=np.zeros(3))
     )
     captured, eager = (build_engine("stacked", network, examples, 64) for _ in range(2))
-    captured.books = eager.books = False
+    captured.ghost_norms = eager.ghost_norms = False
     eager._shapes.graph = None
     for round in (1, 2, 3):
         now = dataclasses.replace(work, round=round)

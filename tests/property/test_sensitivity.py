@@ -77,7 +77,7 @@ def test_the_search_finds_an_example_in_anothers_gradient(monkeypatch):
         return losses, {n: g + 0.1 * g.sum(0, keepdim=True) for n, g in grads.items()}
 
     trained = [s.name for s in network.specs if s.factor == "lora_b"]
-    built.books = False
+    built.ghost_norms = False
     monkeypatch.setattr(one_more, "SIZES", (5, 8))
     assert furthest_move(built, network, trained, ROWS, 0.02) <= 1.0 + 1e-6
     monkeypatch.setattr(built, "per_example_gradients", leaking)

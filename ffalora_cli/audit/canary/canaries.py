@@ -122,7 +122,7 @@ def _federation(subject: Subject, canaries: int, rounds: int) -> tuple[Simulatio
     simulation = wide.simulation(rounds=rounds)
     key, norm = keys.derive(subject.secret, "canaries"), NORM * plan.max_grad_norm
     made = Canaries(included, np.repeat(inside, sizes), real, norm, key, personal)
-    engine = CanaryEngine(network, rows, wide.max_tokens, books=False, canaries=made)
+    engine = CanaryEngine(network, rows, wide.max_tokens, ghost_norms=False, canaries=made)
     return simulation, engine
 
 

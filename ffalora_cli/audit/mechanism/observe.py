@@ -100,7 +100,7 @@ class Watched:
         engine: Any = self.simulation.engine
         if self.craft is not None:
             engine.per_example_gradients = _crafted(self.craft)
-            engine.books = False
+            engine.ghost_norms = False
         self.engine = engine
 
     def play(self, round: int) -> None:

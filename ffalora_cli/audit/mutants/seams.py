@@ -35,7 +35,8 @@ class Seam:
 # (shapes, clients, sd, secret, round, step, *rest) -> {name: [clients, ...]}
 NOISE = Seam(example_level, "noise_stack")
 # (privacy, slots, losses, grads, *rest): clip and add; ``privacy=None`` only adds. ``grads`` are
-# {name: [examples, ...]}; a surrogate's tensors are too small to be booked.
+# {name: [examples, ...]}; a surrogate's tensors are too small for ghost
+# norms.
 MICRO_BATCH = Seam(clipped_sums, "add_clipped")
 # (privacy, sums, total, counts): clip units of several rows and add them
 UNIT_END = Seam(unit_sums, "close_units")

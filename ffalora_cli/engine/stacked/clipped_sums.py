@@ -1,4 +1,4 @@
-"""From per-example gradients to each client's clipped sum, and what is counted on the way."""
+"""Clips per-example gradients, adds them to their clients' sums, and counts what was clipped."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ffalora_cli.adapters.ghost import Book
+from ffalora_cli.adapters.ghost import Tape
 from ffalora_cli.engine.job import ExamplePrivacy
 from ffalora_cli.privacy.mechanism.clipping import clip_rule, factors, was_cut
 from ffalora_cli.types import Stack
@@ -36,7 +36,7 @@ def add_clipped(
     slots: Tensor,
     losses: Tensor,
     grads: Stack,
-    book: Book | None,
+    tape: Tape,
     total: Stack,
     counts: Tensor,
     real: Tensor | None = None,
@@ -52,16 +52,15 @@ def add_clipped(
         slots: int64 [examples], client of each example.
         losses: ``[examples]``.
         grads: per-example gradients ``[examples, ...]`` by name.
-        book: the tensors whose gradients were not formed.
+        tape: the tensors whose gradients were not materialised, if any.
         total: ``[clients, ...]`` by name.
         counts: float64 ``[clients, 5]``: loss, rows, then units clipped, non-finite, seen.
         real: bool [examples], False for what only fills a shape up and counts as nothing.
         whole: where the examples are units of several rows.
     """
-    booked = () if book is None else tuple(book.entries)
-    names = [*grads, *booked]
+    names = [*grads, *tape.entries]
     norms = [grad.flatten(1).square().sum(1) for grad in grads.values()]
-    norms += [book.squares(name) for name in booked if book is not None]
+    norms += [tape.squares(name) for name in tape.entries]
     squares = torch.stack(norms, 1)  # [examples, tensors]
     seen = torch.ones_like(losses, dtype=torch.bool) if real is None else real
     finite = torch.isfinite(squares.sum(1)) & torch.isfinite(losses) & seen
@@ -77,8 +76,8 @@ def add_clipped(
             rows = grads[name].flatten(1)
             rows = rows if clean else torch.where(finite[:, None], rows, 0.0)
             _add_rows(total[name], slots, weights, rows)
-        elif book is not None:
-            total[name] += book.sums(name, weights, clean)
+        else:
+            total[name] += tape.sums(name, weights, clean)
     cut, rows_seen = was_cut(scale), seen
     if whole is not None:
         cut, rows_seen = cut | whole.cut, whole.rows

@@ -1,4 +1,4 @@
-"""Which tensors get their per-example gradients formed, and which are booked: a cost model.
+"""Cost model: materialise a tensor's per-example gradients, or use ghost norms.
 
 Counted in multiply-adds of one micro-batch; moving a number to or from memory counts as
 ``MOVE`` of them (about what a core multiplies while it loads one). The choice depends on shapes and
@@ -12,17 +12,17 @@ from collections.abc import Mapping
 import numpy as np
 
 MOVE = 4.0
-PASSES = 6  # a formed gradient's copy of W is written and read, then it: written, squared, summed
-BOOKING = 3e6  # a dozen small operators more for every booked tensor
+PASSES = 6  # over memory: a copy of W is written and read, its gradient written, squared, summed
+OVERHEAD = 3e6  # a dozen small operators more for every tensor with ghost norms
 
 
-def booked_tensors(
+def ghost_tensors(
     shapes: Mapping[str, tuple[int, ...]], one_row: frozenset[str], lengths: np.ndarray
 ) -> frozenset[str]:
-    """Names of the tensors to book.
+    """Names of the tensors for which ghost norms cost less.
 
     Args:
-        shapes: of the trained tensors ``[m, k]``; other ranks (biases) are always formed.
+        shapes: of the trained tensors ``[m, k]``; other ranks (biases) are always materialised.
         one_row: tensors that see one row an example (the head), not all of its tokens.
         lengths: int [examples], tokens of the examples of a step.
     """
@@ -32,19 +32,19 @@ def booked_tensors(
         if len(shape) != 2:
             continue
         rows = np.ones_like(tokens) if name in one_row else tokens
-        if _booking(shape[0], shape[1], rows) < _forming(shape[0], shape[1], rows):
+        if _ghost_cost(shape[0], shape[1], rows) < _materialised_cost(shape[0], shape[1], rows):
             chosen.add(name)
     return frozenset(chosen)
 
 
-def _forming(m: int, k: int, rows: np.ndarray) -> float:
+def _materialised_cost(m: int, k: int, rows: np.ndarray) -> float:
     """Gathered copies, gradients of their shape, norms, and the weighted sum."""
     return float((rows * m * k + MOVE * PASSES * m * k).sum())
 
 
-def _booking(m: int, k: int, rows: np.ndarray) -> float:
+def _ghost_cost(m: int, k: int, rows: np.ndarray) -> float:
     """Gram matrices (or one gradient in passing), rows by client there and back, one product."""
     norms = np.where(
         rows == 1, m + k, np.minimum(rows**2 * (m + k), rows * m * k + 2 * MOVE * m * k)
     )
-    return float((norms + rows * m * k + 4 * MOVE * rows * (m + k)).sum()) + BOOKING
+    return float((norms + rows * m * k + 4 * MOVE * rows * (m + k)).sum()) + OVERHEAD

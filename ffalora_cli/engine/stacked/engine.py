@@ -10,14 +10,14 @@ import torch
 from torch import Tensor
 
 from ffalora_cli.adapters.context import Factor
-from ffalora_cli.adapters.ghost import Book
+from ffalora_cli.adapters.ghost import Tape
 from ffalora_cli.engine.dropout import keyed_dropout
-from ffalora_cli.engine.gradients import MicroBatch, gradients, split_booked
+from ffalora_cli.engine.gradients import MicroBatch, gradients
 from ffalora_cli.engine.job import LocalJob, LocalResult, StepBatches
 from ffalora_cli.engine.microbatch import cut, padded_tokens
 from ffalora_cli.engine.stacked import clipped_sums, unit_sums
 from ffalora_cli.engine.stacked.clipped_sums import CLIPPED, LOSS, NONFINITE, ROWS, UNITS
-from ffalora_cli.engine.stacked.cost import booked_tensors
+from ffalora_cli.engine.stacked.cost import ghost_tensors
 from ffalora_cli.engine.stacked.fixed import FixedShapes
 from ffalora_cli.engine.stacked.graphs import CudaGraph
 from ffalora_cli.engine.stacked.round_tensors import RoundTensors
@@ -41,14 +41,14 @@ class StackedEngine:
         examples: the training set.
         max_tokens: tokens of a micro-batch, padding included; halved when memory runs out.
         fixed: whether micro-batches are rounded up to a few shapes; on a GPU they are.
-        books: whether large tensors may be booked; an observer who hands in gradients says no.
+        ghost_norms: whether large tensors may use them; an observer who hands in gradients says no.
     """
 
     network: Network
     examples: Examples
     max_tokens: int = 512
     fixed: bool = False
-    books: bool = True
+    ghost_norms: bool = True
     _shapes: FixedShapes = field(init=False)
     _tensors: RoundTensors | None = None
 
@@ -141,11 +141,12 @@ class StackedEngine:
             return  # an empty step is noise only: a transformer given zero examples crashes
         lengths = np.asarray(self.examples.lengths)[pairs.rows]
         one_row = frozenset(self.network.head_names if self.network.task.reads == "example" else ())
-        by_client = sums.slots is None  # what is booked or fixed is summed by client alone
-        booked = booked_tensors(tensors.layout, one_row, lengths) if self.books else frozenset()
-        booked = booked if by_client else frozenset()
-        formed = sum(int(np.prod(s)) for n, s in tensors.layout.items() if n not in booked)
-        copied = 8 * formed + 4 * sum(int(v[0].numel()) for v in tensors.held.values())
+        by_client = sums.slots is None  # ghosts and fixed shapes are summed by client alone
+        ghosts: frozenset[str] = frozenset()
+        if self.ghost_norms and by_client:
+            ghosts = ghost_tensors(tensors.layout, one_row, lengths)
+        materialised = sum(int(np.prod(s)) for n, s in tensors.layout.items() if n not in ghosts)
+        copied = 8 * materialised + 4 * sum(int(v[0].numel()) for v in tensors.held.values())
         max_examples = max(1, MEMORY_BYTES // max(copied, 1))
         packed = self.network.packs and job.dropout == 0
         for batch in cut(lengths, self.max_tokens, max_examples, packed):
@@ -153,31 +154,29 @@ class StackedEngine:
             slots, rows = pairs.slots[batch], pairs.rows[batch]
             tally.tokens += int(lengths[batch].sum())
             if packed and self.fixed and by_client:
-                tally.padded += self._shapes.add(slots, rows, job.privacy, tensors, booked)
+                tally.padded += self._shapes.add(slots, rows, job.privacy, tensors, ghosts)
                 continue
             if job.dropout > 0:
                 self.network.with_dropout(keyed_dropout(job, step, slots, rows))
-            self._add(job, slots, rows, tensors, booked, replace(sums, owner=sums.owner[batch]))
+            tape = Tape(slots, len(job.clients), ghosts)
+            self._add(job, rows, tensors, tape, replace(sums, owner=sums.owner[batch]))
             self.network.with_dropout(None)
             tally.padded += padded_tokens(lengths[batch], packed)
 
     def _add(
         self,
         job: LocalJob,
-        slots: np.ndarray,
         rows: np.ndarray,
         tensors: RoundTensors,
-        booked: frozenset[str],
+        tape: Tape,
         sums: Sums,
     ) -> None:
-        """Add one micro-batch: formed gradients and booked ones in one backward pass."""
-        book = Book(slots, len(job.clients)) if booked else None
-        formed, factors = split_booked(tensors.trained, booked, book)
-        common = {**tensors.common, **factors}
-        losses, grads = self.per_example_gradients(slots, rows, formed, tensors.held, common)
-        device = self.network.device
-        owner = torch.from_numpy(sums.owner).to(device)
-        into = (book, sums.total, sums.counts)
+        """Add one micro-batch; gradients of both kinds come from one backward pass."""
+        trained, ghosts = tape.split(tensors.trained)
+        common: Mapping[str, Factor] = {**tensors.common, **ghosts}
+        losses, grads = self.per_example_gradients(tape.slots, rows, trained, tensors.held, common)
+        owner = torch.from_numpy(sums.owner).to(self.network.device)
+        into = (tape, sums.total, sums.counts)
         clipped_sums.add_clipped(job.privacy, owner, losses, grads, *into)
 
     def per_example_gradients(

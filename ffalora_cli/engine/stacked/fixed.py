@@ -2,22 +2,23 @@
 
 Rows, examples and tokens are rounded up, everything a micro-batch needs goes to the device in one
 copy, and forward, backward, clip and sum of a shape are captured the second time it is met. What
-fills a shape up is an example that counts as nothing. Eager (on a CPU, or where gradients are
-booked) it is the same function.
+fills a shape up is an example that counts as nothing. Eager (on a CPU, or with ghost norms) it
+is the same function.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from torch import nn
 
-from ffalora_cli.adapters.ghost import Book
+from ffalora_cli.adapters.context import Factor
+from ffalora_cli.adapters.ghost import Tape
 from ffalora_cli.adapters.layout import Rectangle
-from ffalora_cli.engine.gradients import MicroBatch, gradients, split_booked
+from ffalora_cli.engine.gradients import MicroBatch, gradients
 from ffalora_cli.engine.job import ExamplePrivacy
 from ffalora_cli.engine.stacked import clipped_sums
 from ffalora_cli.engine.stacked.graphs import Captured, Graph
@@ -52,7 +53,7 @@ class FixedShapes:
         rows: np.ndarray,
         privacy: ExamplePrivacy | None,
         tensors: RoundTensors,
-        booked: frozenset[str],
+        ghosts: frozenset[str],
     ) -> int:
         """Add one micro-batch's clipped gradients and its counts to ``tensors``.
 
@@ -61,20 +62,20 @@ class FixedShapes:
             rows: int64 [examples], longest first.
             privacy: gives the clip.
             tensors: of the round.
-            booked: names of the tensors whose gradients are not formed.
+            ghosts: names of the tensors with ghost norms.
 
         Returns:
             Rows computed, filling included.
         """
         inputs, owner = self._inputs(slots, rows)
         shape = (len(inputs["ids"]), *inputs["index"].shape)
-        book = Book(_filled(slots, shape[1]), len(tensors.flat)) if booked else None
+        tape = Tape(_filled(slots, shape[1]), len(tensors.flat), ghosts)
 
         def work(batch: Tensors) -> None:
-            self._pass(batch, owner, privacy, tensors, booked, book)
+            self._pass(batch, owner, privacy, tensors, tape)
 
         device = self.network.device
-        if self.graph is None or booked:
+        if self.graph is None or ghosts:
             work({name: value.to(device) for name, value in inputs.items()})
             return shape[0]
         clip = privacy and (privacy.clip, privacy.max_grad_norm)
@@ -110,7 +111,7 @@ class FixedShapes:
             "first": rectangle.index[:, 0].clone(),
             "index": rectangle.index,
             "mask": rectangle.mask,
-            "place": rectangle.place,
+            "position": rectangle.position,
             "real": rectangle.real,
             "values": targets.values,
             "owner": targets.owner,
@@ -127,20 +128,19 @@ class FixedShapes:
         owner: np.ndarray,
         privacy: ExamplePrivacy | None,
         tensors: RoundTensors,
-        booked: frozenset[str],
-        book: Book | None,
+        tape: Tape,
     ) -> None:
         """Forward, backward, clip and sum; no value is looked at, no shape depends on one."""
-        layout = Rectangle(batch["index"], batch["mask"], batch["place"], batch["real"], owner)
+        layout = Rectangle(batch["index"], batch["mask"], batch["position"], batch["real"], owner)
         ids, types, positions, first = (batch[name] for name in LAID_OUT)
         values, examples, tokens, weights = (batch[name] for name in TARGETS)
         targets = BatchTargets(values, examples, tokens, weights, len(batch["slots"]))
         inputs = Packed(ids, types, positions, first, layout, layout.heads)
         micro = MicroBatch(inputs, targets, batch["slots"])
-        formed, factors = split_booked(tensors.trained, booked, book)
-        common = {**tensors.common, **factors}
-        losses, grads = gradients(self.network, micro, formed, tensors.held, common)
-        sums = (book, tensors.totals, tensors.counts, batch["exists"])
+        trained, ghosts = tape.split(tensors.trained)
+        common: Mapping[str, Factor] = {**tensors.common, **ghosts}
+        losses, grads = gradients(self.network, micro, trained, tensors.held, common)
+        sums = (tape, tensors.totals, tensors.counts, batch["exists"])
         clipped_sums.add_clipped(privacy, micro.slots, losses, grads, *sums)
 
 

@@ -1,8 +1,9 @@
-"""Units of several rows: each row's gradient is clipped to C, then the sum over the rows is.
+"""Clips units of several rows: each row's gradient to C, then the sum over the unit's rows.
 
-Norms of rows do not add up to the norm of their sum, so the rows' clipped gradients are formed and
-kept until the last row of their unit is in; only then the unit is one gradient among others. A
-unit of one row needs none of this: clipping once more what is within C changes nothing.
+Norms of rows do not add up to the norm of their sum, so the rows' clipped gradients are
+materialised and kept until the last row of their unit is in; only then the unit is one gradient
+among others. A unit of one row needs none of this: clipping once more what is within C changes
+nothing.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ffalora_cli.adapters.ghost import Tape
 from ffalora_cli.engine.job import ExamplePrivacy, StepBatches
 from ffalora_cli.engine.stacked import clipped_sums
 from ffalora_cli.engine.stacked.clipped_sums import (
@@ -90,7 +92,7 @@ def close_units(privacy: ExamplePrivacy | None, sums: Sums, total: Stack, counts
     losses = torch.where(broken, torch.nan, loss)
     whole = Whole(sums.counts[:, ROWS], sums.counts[:, CLIPPED] > 0)
     slots = torch.from_numpy(sums.slots).to(counts.device)
-    into = (None, total, counts, None, whole)
+    into = (Tape(sums.slots, len(counts)), total, counts, None, whole)
     clipped_sums.add_clipped(privacy, slots, losses, sums.total, *into)
 
 

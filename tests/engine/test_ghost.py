@@ -1,4 +1,4 @@
-"""Booked gradients (never formed) against formed ones, and the cost model that chooses."""
+"""Ghost norms against materialised gradients, and the cost model that chooses."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ from ffalora_cli.adapters.layout import Padded, Rectangle, Runs
 from ffalora_cli.engine.build import build_engine
 from ffalora_cli.engine.job import StepBatches
 from ffalora_cli.engine.stacked import clipped_sums, cost
-from ffalora_cli.engine.stacked.cost import booked_tensors
+from ffalora_cli.engine.stacked.cost import ghost_tensors
 from tests.engine.test_engines import gap, job
 from tests.tiny import TinyExamples, tiny_network
 
 BOTH = ("lora_a", "lora_b")
 
 
-def train(network, examples, work, monkeypatch, booking, max_tokens=64):
-    """A round with every tensor booked (-inf), or none (inf); and how many were."""
+def train(network, examples, work, monkeypatch, overhead, max_tokens=64):
+    """A round with ghost norms of every tensor (-inf), or of none (inf); and of which."""
     names = set()
-    squares = ghost.Book.squares
+    squares = ghost.Tape.squares
 
     def spy(self, name):
         names.add(name)
         return squares(self, name)
 
     with monkeypatch.context() as patch:
-        patch.setattr(cost, "BOOKING", booking)
-        patch.setattr(ghost.Book, "squares", spy)
+        patch.setattr(cost, "OVERHEAD", overhead)
+        patch.setattr(ghost.Tape, "squares", spy)
         return build_engine("stacked", network, examples, max_tokens).train(work), names
 
 
@@ -40,27 +40,27 @@ def train(network, examples, work, monkeypatch, booking, max_tokens=64):
 @pytest.mark.parametrize(
     "family", ["bert", "roberta", "distilbert", "electra", "deberta", "modernbert"]
 )
-def test_booked_equals_formed(family, factors, private, monkeypatch):
+def test_ghosts_equal_materialised(family, factors, private, monkeypatch):
     network = tiny_network(family)
     examples = TinyExamples(36, pad_id=1 if family == "roberta" else 0)
     work = job(network, factors=factors, head=True, private=private, steps=1)
-    formed, none = train(network, examples, work, monkeypatch, np.inf)
-    with_book, names = train(network, examples, work, monkeypatch, -np.inf)
+    materialised, none = train(network, examples, work, monkeypatch, np.inf)
+    with_ghosts, names = train(network, examples, work, monkeypatch, -np.inf)
     assert not none
     assert names == {n for n in work.trainable if not n.endswith("bias")}
-    assert gap(with_book.trained, formed.trained) < 2e-6
-    np.testing.assert_array_equal(with_book.clipped, formed.clipped)
+    assert gap(with_ghosts.trained, materialised.trained) < 2e-6
+    np.testing.assert_array_equal(with_ghosts.clipped, materialised.clipped)
     if private:
-        assert formed.clipped.sum() > 0
+        assert materialised.clipped.sum() > 0
 
 
-def test_booked_equals_the_reference_engine(monkeypatch):
+def test_ghosts_equal_the_reference_engine(monkeypatch):
     network = tiny_network("roberta")
     examples = TinyExamples(36, pad_id=1)
     work = job(network, factors=BOTH, head=True)
-    with_book, _ = train(network, examples, work, monkeypatch, -np.inf)
+    with_ghosts, _ = train(network, examples, work, monkeypatch, -np.inf)
     reference = build_engine("reference", network, examples, 64).train(work)
-    assert gap(with_book.trained, reference.trained) < 1e-4
+    assert gap(with_ghosts.trained, reference.trained) < 1e-4
 
 
 def test_many_clients_are_summed_as_few_are(monkeypatch):
@@ -70,9 +70,9 @@ def test_many_clients_are_summed_as_few_are(monkeypatch):
     scattered, _ = train(network, examples, work, monkeypatch, np.inf)
     monkeypatch.setattr(clipped_sums, "FEW_CLIENTS", 20)
     product, _ = train(network, examples, work, monkeypatch, np.inf)
-    with_book, _ = train(network, examples, work, monkeypatch, -np.inf)
+    with_ghosts, _ = train(network, examples, work, monkeypatch, -np.inf)
     assert gap(product.trained, scattered.trained) < 1e-6
-    assert gap(with_book.trained, scattered.trained) < 2e-6
+    assert gap(with_ghosts.trained, scattered.trained) < 2e-6
 
 
 def test_one_bad_example_leaves_the_others_bit_identical(monkeypatch):
@@ -110,7 +110,7 @@ def test_square_norms_by_every_route():
         torch.testing.assert_close(got.double(), expected, rtol=1e-5, atol=0)
 
 
-def test_what_is_booked():
+def test_which_tensors_have_ghost_norms():
     """The classes of issue sizes: RoBERTa-large's head and rank 64 yes, rank 8 and biases no."""
     lengths = np.full(200, 26)
     shapes = {
@@ -122,7 +122,7 @@ def test_what_is_booked():
         "wide.lora_a": (64, 1024),
     }
     heads = frozenset(name for name in shapes if name.startswith("head."))
-    assert booked_tensors(shapes, heads, lengths) == {
+    assert ghost_tensors(shapes, heads, lengths) == {
         "head.classifier.dense.weight",
         "wide.lora_b",
         "wide.lora_a",
@@ -138,7 +138,7 @@ LENGTHS = np.array([9, 9, 4, 2, 2, 2])
     ids=["runs", "rectangle", "padded"],
 )
 def test_blocks_and_rows_are_inverse(layout):
-    """Rows to blocks and back is the identity on tokens; every token sits with its example."""
+    """Rows to blocks and back is the identity on tokens; every token is in its example's block."""
     rows = len(layout.owner)
     x = torch.arange(rows * 3, dtype=torch.float32).view(rows, 3)
     real = torch.from_numpy(layout.owner >= 0)
@@ -157,17 +157,17 @@ def test_blocks_and_rows_are_inverse(layout):
     assert example == sum(layout.counts)
 
 
-@pytest.mark.parametrize("booking", [np.inf, -np.inf], ids=["formed", "booked"])
+@pytest.mark.parametrize("overhead", [np.inf, -np.inf], ids=["materialised", "ghosts"])
 @pytest.mark.parametrize("family", ["bert", "roberta"])
-def test_fixed_shapes_equal_runs(family, booking, monkeypatch):
+def test_fixed_shapes_equal_runs(family, overhead, monkeypatch):
     """What a GPU replays, eagerly: filled-up shapes change nothing and count as nothing."""
     network = tiny_network(family)
     examples = TinyExamples(36, pad_id=1 if family == "roberta" else 0)
     work = job(network, factors=BOTH, head=True, steps=2)
-    runs, _ = train(network, examples, work, monkeypatch, booking)
+    runs, _ = train(network, examples, work, monkeypatch, overhead)
     engine = build_engine("stacked", network, examples, 64)
     engine.fixed = True
-    monkeypatch.setattr(cost, "BOOKING", booking)
+    monkeypatch.setattr(cost, "OVERHEAD", overhead)
     fixed = engine.train(work)
     assert gap(fixed.trained, runs.trained) < 2e-6
     np.testing.assert_array_equal(fixed.examples, runs.examples)
