@@ -79,6 +79,11 @@ def check(
             f"privacy.unit={config.privacy.unit}, method={config.method.name}: "
             f"{refusal or 'its guarantee does not cover it'}; use {_private(units)}"
         )
+    if config.privacy.unit == "client" and not (linear or local):
+        raise ConfigError(
+            f"privacy.unit=client: method={config.method.name} reads single uploads, and central "
+            "noise is on their sum alone; set privacy.client_noise=local"
+        )
     check_arrivals(config, linear)
     server = config.federation.server_optimizer
     plain = server.name == "sgd" and server.lr == 1.0 and server.momentum == 0.0

@@ -263,7 +263,10 @@ def batches_of(
 ) -> list[StepBatches]:
     """The rows of every local step of an exchange."""
     round, place = setting.place(number)
-    draws = (setting.seed, setting.key(number), setting.plan, ledger)
+    # Shuffled epochs go on over all exchanges of a run, so their key does, too.
+    shuffled = setting.plan is not None and setting.plan.accountant.sampling == "shuffled"
+    secret = setting.secret if shuffled else setting.key(number)
+    draws = (setting.seed, secret, setting.plan, ledger)
     exchanges = setting.method.exchanges()
     return draw_round(setting.config, setting.clients, round, ids, *draws, place, exchanges)
 
@@ -277,16 +280,19 @@ def _kept_and_noised(
     result: LocalResult,
     extents: Mapping[str, np.ndarray] | None,
 ) -> LocalResult:
-    """What the clients keep of their training is put away; the rest is ready to leave."""
+    """What the clients keep of their training is put away; the rest is ready to leave.
+
+    Of what leaves with noise a client keeps the noised values: the next upload begins with them.
+    """
     personal, release = setting.personal, setting.release(number)
-    if personal:
-        kept = {name: result.trained.get(name, held[name]) for name in personal}
-        books.client_states.scatter(ids, kept)
     if isinstance(release, LocalRelease):
         sent = [spec.name for spec in setting.manifest(number).specs]
         leaving = {n: v for n, v in result.trained.items() if n in sent}
         noised = release.uploads(setting.place(number)[0], ids, held, leaving, extents)
         result = replace(result, trained=result.trained | noised)
+    if personal:
+        kept = {name: result.trained.get(name, held[name]) for name in personal}
+        books.client_states.scatter(ids, kept)
     return result
 
 

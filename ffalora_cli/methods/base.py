@@ -110,11 +110,17 @@ class Method:
             raise TypeError(
                 f"{cls.__name__}.cycle: every round has equally many exchanges, one at least"
             )
+        roles: dict[Factor, tuple[bool, bool]] = {}
         for one in (one for round in cls.cycle for one in round):
             if not one.uploaded or not {*one.kept, *one.own} <= set(one.trained):
                 raise TypeError(
                     f"{cls.__name__}.cycle: {one} uploads nothing, or keeps what it does not train"
                 )
+            for f in one.trained:
+                if roles.setdefault(f, role := (f in one.kept, f in one.own)) != role or all(role):
+                    raise TypeError(
+                        f"{cls.__name__}.cycle: {f} is kept, own or common, in all exchanges alike"
+                    )
 
     @classmethod
     def exchanges(cls) -> int:

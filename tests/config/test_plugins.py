@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 
+from ffalora_cli.cli.screen import table
 from ffalora_cli.compose.jobs import plan
 from ffalora_cli.config.errors import ConfigError
 from ffalora_cli.methods import registry as methods
@@ -51,3 +54,11 @@ def test_a_package_s_metric_does_not_change_ours(tmp_path, monkeypatch):
         ConfigError, match=r"task.kind=another: its metric accuracy means something"
     ):
         plan(["task.kind=another"])
+
+
+def test_a_run_of_a_package_that_is_gone_is_shown():
+    """Its clients' average has no column: nobody can say which it is."""
+    (job,) = plan(["federation.eval_clients=true"])
+    assert table._of_clients(job.config) is not None
+    gone = dataclasses.replace(job.config.method, name="gone")
+    assert table._of_clients(dataclasses.replace(job.config, method=gone)) is None

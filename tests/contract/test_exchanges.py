@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from ffalora_cli.cli.main import main
-from ffalora_cli.config.errors import ConfigError
+from ffalora_cli.compose.jobs import plan
+from ffalora_cli.config.errors import ConfigError, RunFailed
 from ffalora_cli.federation import round as round_module
 from ffalora_cli.federation.rehearsal import rehearse
 from ffalora_cli.federation.snapshot import restore, snapshot
@@ -126,6 +127,51 @@ def test_the_second_exchange_trains_a_with_the_new_b_on_other_rows_and_noise():
         not np.array_equal(a.rows, b.rows)
         for a, b in zip(first.batches, second.batches, strict=True)
     )
+
+
+def test_shuffled_epochs_go_on_over_both_exchanges():
+    """A row is used at most once an epoch, whichever exchange its steps are in."""
+    shuffled = dataclasses.replace(EXAMPLE, sampling="shuffled")
+    sim = federate("halves", shuffled, local_steps=1)
+    sim.privacy_ledger.charge(1, np.arange(1), sim.plan.steps_per_round)
+    first, second = (
+        round_module.batches_of(sim, sim.privacy_ledger, number, np.arange(1))[0].rows
+        for number in (1, 2)
+    )  # six rows of the client's twelve in each
+    assert sorted([*first, *second]) == list(range(12))
+
+
+def test_an_own_upload_begins_with_what_was_noised_before():
+    """A client whose upload came too late trains on from it as it left, not as it was."""
+    local = dataclasses.replace(CLIENT, client_noise="local", max_grad_norm=1e-6)
+    sim, seen = federate("own", local, weights="uniform", straggler_rate=0.999), []
+    sim.play(1, keeping(sim, seen))
+    kept = sim.client_states.gather(np.arange(CLIENTS), sim.personal, sim.network.initial)
+    (_, result), receipt = seen
+    assert not receipt.accepted.any()
+    for name, value in kept.items():  # clip and noise are about 1e-6, what was learnt is not
+        assert float((result.trained[name] - sim.network.initial[name]).norm()) > 1e-3
+        assert float((value - sim.network.initial[name]).norm()) < 1e-3
+
+
+def test_what_is_handed_to_a_client_is_finite(monkeypatch):
+    sim = federate("own", NONE, rounds=1)
+    made = sim.method.aggregate
+
+    def broken(*given):
+        update = made(*given)
+        return dataclasses.replace(update, own={n: v * torch.nan for n, v in update.own.items()})
+
+    monkeypatch.setattr(type(sim.method), "aggregate", lambda self, *given: broken(*given))
+    with pytest.raises(RunFailed, match="not finite"):
+        sim.play(1)
+
+
+def test_central_noise_covers_sums_not_single_uploads():
+    words = ["method.name=own", "privacy=client", "federation.weights=uniform"]
+    with pytest.raises(ConfigError, match=r"reads single uploads.*client_noise=local"):
+        plan(words)
+    assert plan([*words, "privacy.client_noise=local"])
 
 
 @pytest.mark.parametrize("private", [EXAMPLE, NONE], ids=["private", "plain"])
@@ -253,3 +299,7 @@ def test_rounds_of_one_cycle_are_alike():
         type("Odd", (Method,), {"cycle": (one, two)})
     with pytest.raises(TypeError, match="uploads nothing"):
         type("Silent", (Method,), {"cycle": ((Exchange(("lora_b",), kept=("lora_b",)),),)})
+    both = Exchange(("lora_a", "lora_b"), kept=("lora_b",))
+    own = Exchange(("lora_b",), own=("lora_b",))
+    with pytest.raises(TypeError, match="lora_b is kept, own or common, in all exchanges alike"):
+        type("Mixed", (Method,), {"cycle": ((both, own),)})

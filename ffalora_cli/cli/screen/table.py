@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from ffalora_cli.cli.screen.units import human_bytes, human_seconds, number, score
+from ffalora_cli.config.errors import ConfigError
 from ffalora_cli.config.schema import Config
 from ffalora_cli.metric_keys import (
     DOWNLINK_TOTAL,
@@ -115,8 +116,12 @@ def _of_clients(config: Config) -> tuple[str, str] | None:
     from ffalora_cli.methods import registry
     from ffalora_cli.tasks import registry as tasks
 
-    metric = tasks.get(config.task.kind).client_metric
-    if config.head.mode == "personal" or registry.get(config.method.name).personal:
+    try:
+        metric = tasks.get(config.task.kind).client_metric
+        own = config.head.mode == "personal" or bool(registry.get(config.method.name).personal)
+    except ConfigError:  # of a package that is not on this machine: its runs are shown all the same
+        return None
+    if own:
         return "personal", personalized(metric)
     if config.federation.eval_clients:
         return "own-label", own_labels(of_clients(metric))

@@ -10,7 +10,7 @@ import torch
 
 from ffalora_cli.config.errors import ConfigError, RunFailed, choose
 from ffalora_cli.config.schema import ServerOptimizerConfig
-from ffalora_cli.types import Merge, ServerState, ServerUpdate, Stack, Tensors
+from ffalora_cli.types import Merge, ServerState, ServerUpdate, Stack, Tensors, kind_of
 
 
 def client_weights(sizes: np.ndarray, scheme: str) -> np.ndarray:
@@ -141,7 +141,11 @@ def apply_update(
         optimizer: moments from ``server_step``.
     """
     merges = tuple(replace(merge, exchange=number) for merge in update.merges)
-    drawn = [name for name in state.versions if name.rpartition(".")[2] in update.seeds]
+    drawn = [
+        name
+        for name in state.versions
+        if kind_of(name) == "adapter" and name.rpartition(".")[2] in update.seeds
+    ]
     kept = {name: value for name, value in state.tensors.items() if name not in drawn}
     return replace(
         state,
@@ -155,13 +159,14 @@ def apply_update(
 
 
 def check_finite(state: ServerState, update: ServerUpdate, round: int) -> None:
-    """Refuse a state in which what ``update`` changed in this round is not finite.
+    """Refuse a state in which what ``update`` changed, or hands to a client, is not finite.
 
     Raises:
         RunFailed: with the first such tensor.
     """
     changed = {name: state.tensors[name] for name in update.tensors}
     changed |= {merge.site: state.base_delta[merge.site] for merge in update.merges}
+    changed |= update.own
     for name, value in changed.items():
         if not bool(torch.isfinite(value).all()):
             raise RunFailed(
