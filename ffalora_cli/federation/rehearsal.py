@@ -23,7 +23,7 @@ from ffalora_cli.federation.cohort.clients import ClientStates
 from ffalora_cli.federation.cohort.cohort import Cohort, is_last
 from ffalora_cli.federation.leaps import SAMPLE, Played, leap
 from ffalora_cli.federation.roles import initial_state
-from ffalora_cli.federation.round import Books, Playing, at_rank, drive, play, send
+from ffalora_cli.federation.round import Ledgers, Playing, at_rank, drive, play, send
 from ffalora_cli.federation.server.release import ClientRelease
 from ffalora_cli.federation.server.server import apply_update, server_step
 from ffalora_cli.federation.setting import Setting
@@ -93,15 +93,15 @@ class Rehearsal:
         self.history.append(Played(chosen, charged, len(self.state.merges)))
 
     def _exchange(
-        self, setting: Setting, state: ServerState, books: Books, cohort: Cohort, number: int
+        self, setting: Setting, state: ServerState, ledgers: Ledgers, cohort: Cohort, number: int
     ) -> Playing:
         """Count what is sent and uploaded (all of a rank have one size), and combine shapes."""
         yield from ()
-        send(setting, state, books, cohort.ids, number, _lines)
+        send(setting, state, ledgers, cohort.ids, number, _lines)
         round, place = setting.place(number)
         for rows, rank in setting.by_rank(cohort.ids):
             sizes = lines(setting.manifest(number, rank).entries)
-            books.communication.add(round, "uplink", cohort.ids[rows], sizes, place)
+            ledgers.communication.add(round, "uplink", cohort.ids[rows], sizes, place)
         arrived = cohort.ids[~cohort.late]
         if len(arrived) or isinstance(setting.release(number), ClientRelease):
             state = self._combine(state, number, arrived)

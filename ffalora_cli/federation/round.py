@@ -70,8 +70,8 @@ Exchanged = tuple[ServerState, list[LocalResult], list[Any]]
 Playing = Generator[LocalJob | Receipt, Any, Exchanged]
 
 
-class Books(Protocol):
-    """What rounds write into, beside the state they return."""
+class Ledgers(Protocol):
+    """What rounds write into, besides the state they return."""
 
     client_states: ClientStates
     communication: CommunicationLedger
@@ -81,41 +81,41 @@ class Books(Protocol):
 def play(
     setting: Setting,
     state: ServerState,
-    books: Books,
+    ledgers: Ledgers,
     round: int,
-    exchange: Callable[[Setting, ServerState, Books, Cohort, int], Playing] | None = None,
+    exchange: Callable[[Setting, ServerState, Ledgers, Cohort, int], Playing] | None = None,
 ) -> Generator[LocalJob | Receipt, Any, Done]:
     """One round; all of it or nothing of it is in the state that it returns.
 
     Args:
         setting: of the federation.
         state: after the round before.
-        books: are written into.
+        ledgers: are written into.
         round: from 1.
         exchange: how an exchange goes where it is not played (a rehearsal's knows shapes alone).
     """
     began, numbers = time.perf_counter(), setting.method.numbers(round)
-    invited = invite(setting, books.privacy_ledger, round)
+    invited = invite(setting, ledgers.privacy_ledger, round)
     if setting.plan is not None:
         for number in numbers:
             names = [spec.name for spec in setting.trainable(number)]
             check_round(setting.plan, setting.network.model, names)
-    _charge(setting, books.privacy_ledger, round, invited.ids)
+    _charge(setting, ledgers.privacy_ledger, round, invited.ids)
     results, rejected = [], []
     for number in numbers:
-        step = (exchange or _exchange)(setting, state, books, invited, number)
+        step = (exchange or _exchange)(setting, state, ledgers, invited, number)
         state, trained, refused = yield from step
         results += trained
         rejected += refused
-    books.client_states.took_part(invited.ids, round)
+    ledgers.client_states.took_part(invited.ids, round)
     rescales = setting.plan is not None and setting.plan.clip == "automatic"
     metrics = train_metrics(results, time.perf_counter() - began, clips=not rescales)
     late = int(invited.late.sum()) * len(numbers)
     metrics |= arrival_metrics(invited.dropped, late, rejected)
     release = release_of(setting.plan, setting.secret)
-    adapted = adapt_clip(release, books.communication, round, invited.ids, results, state)
+    adapted = adapt_clip(release, ledgers.communication, round, invited.ids, results, state)
     state, clip = replace(adapted[0], round=round), adapted[1]
-    metrics |= clip | books.communication.round_totals(round)
+    metrics |= clip | ledgers.communication.round_totals(round)
     lines = client_lines(invited.ids, results)
     return state, RoundRecord(round, metrics, lines, tuple(rejected))
 
@@ -145,10 +145,10 @@ def _charge(setting: Setting, ledger: PrivacyLedger | None, round: int, ids: np.
 
 
 def _exchange(
-    setting: Setting, state: ServerState, books: Books, invited: Cohort, number: int
+    setting: Setting, state: ServerState, ledgers: Ledgers, invited: Cohort, number: int
 ) -> Playing:
     """Send, train chunk by chunk, receive, combine."""
-    send(setting, state, books, invited.ids, number, _packed_lines)
+    send(setting, state, ledgers, invited.ids, number, _packed_lines)
     config, (round, place) = setting.config, setting.place(number)
     release, manifest = setting.release(number), setting.manifest(number)
     received = downlink.as_received(
@@ -166,17 +166,17 @@ def _exchange(
     results, size = [], _chunk_size(setting, number)
     for part in (slice(at, at + size) for at in range(0, len(invited.ids), size)):
         ids = invited.ids[part]
-        held = received | _own(setting, books, ids)
+        held = received | _own(setting, ledgers, ids)
         extents = setting.extents(ids)
         if extents is not None:
             held |= {n: masked(held[n], own) for n, own in extents.items()}
-        result = yield _job(setting, state, books, number, ids, held, extents)
+        result = yield _job(setting, state, ledgers, number, ids, held, extents)
         results.append(result)
-        leaving = _kept_and_noised(setting, books, number, ids, held, result, extents)
+        leaving = _kept_and_noised(setting, ledgers, number, ids, held, result, extents)
         for rows, rank in setting.by_rank(ids):
             sent, start = _of_rank(setting, rows, rank, leaving, held)
             packed = upload(setting, number, ids[rows], start, sent)
-            books.communication.add(round, "uplink", ids[rows], packed.lines, place)
+            ledgers.communication.add(round, "uplink", ids[rows], packed.lines, place)
             late = invited.late[part][rows]
             receipt = receive(setting, state, number, ids[rows], packed, start, late)
             yield receipt
@@ -187,21 +187,21 @@ def _exchange(
     gathered.check(round, config.min_clients)
     mean = gathered.combined(round)
     if mean:  # empty if nothing arrived, unless client-level privacy releases noise for it
-        state = _combine(setting, state, books, number, mean, gathered)
+        state = _combine(setting, state, ledgers, number, mean, gathered)
     return state, results, gathered.rejected
 
 
 def send(
     setting: Setting,
     state: ServerState,
-    books: Books,
+    ledgers: Ledgers,
     ids: np.ndarray,
     number: int,
     lines: Lines,
 ) -> None:
     """Count what every client lacks; within a round nobody forgets what it was sent."""
     round, place = setting.place(number)
-    last = books.client_states.last_round[ids] * setting.method.exchanges()
+    last = ledgers.client_states.last_round[ids] * setting.method.exchanges()
     groups = downlink.plan(
         state,
         ids,
@@ -213,7 +213,7 @@ def send(
     for group, items in groups:
         for rows, rank in setting.by_rank(group):
             sizes = lines(at_rank(setting, items, rank), setting.config.wire_dtype)
-            books.communication.add(round, "downlink", group[rows], sizes, place)
+            ledgers.communication.add(round, "downlink", group[rows], sizes, place)
 
 
 def at_rank(setting: Setting, items: list[PayloadItem], rank: int) -> list[PayloadItem]:
@@ -229,7 +229,7 @@ def _packed_lines(items: list[PayloadItem], wire_dtype: WireDtype) -> Mapping[Ki
 def _job(
     setting: Setting,
     state: ServerState,
-    books: Books,
+    ledgers: Ledgers,
     number: int,
     ids: np.ndarray,
     held: Tensors,
@@ -245,7 +245,7 @@ def _job(
     return LocalJob(
         round=setting.place(number)[0],
         clients=ids,
-        batches=batches_of(setting, books.privacy_ledger, number, ids),
+        batches=batches_of(setting, ledgers.privacy_ledger, number, ids),
         start=start,
         common={n: v for n, v in held.items() if n not in start},
         trainable=tuple(trainable),
@@ -273,7 +273,7 @@ def batches_of(
 
 def _kept_and_noised(
     setting: Setting,
-    books: Books,
+    ledgers: Ledgers,
     number: int,
     ids: np.ndarray,
     held: Tensors,
@@ -292,7 +292,7 @@ def _kept_and_noised(
         result = replace(result, trained=result.trained | noised)
     if personal:
         kept = {name: result.trained.get(name, held[name]) for name in personal}
-        books.client_states.scatter(ids, kept)
+        ledgers.client_states.scatter(ids, kept)
     return result
 
 
@@ -340,7 +340,7 @@ def receive(
 def _combine(
     setting: Setting,
     state: ServerState,
-    books: Books,
+    ledgers: Ledgers,
     number: int,
     mean: Tensors,
     gathered: Gathering,
@@ -358,25 +358,27 @@ def _combine(
     if update.merges:
         network.add_to_base(after.base_delta)
     if update.own:
-        _hand_down(setting, books, number, gathered.clients, update.own)
+        _hand_down(setting, ledgers, number, gathered.clients, update.own)
     return replace(after, upload_norms=norms.remember(state.upload_norms, gathered.norms))
 
 
-def _hand_down(setting: Setting, books: Books, number: int, ids: np.ndarray, own: Stack) -> None:
+def _hand_down(
+    setting: Setting, ledgers: Ledgers, number: int, ids: np.ndarray, own: Stack
+) -> None:
     """Send every client its own results ``[clients, ...]``, and keep them as it reads them."""
     (round, place), shapes = setting.place(number), {n: tuple(v.shape[1:]) for n, v in own.items()}
     for rows, rank in setting.by_rank(ids):
         items: list[PayloadItem] = [Dense(n, kind_of(n), v[rows]) for n, v in own.items()]
         packed = pack(at_rank(setting, items, rank), setting.config.wire_dtype)
-        books.communication.add(round, "downlink", ids[rows], packed.lines, place)
+        ledgers.communication.add(round, "downlink", ids[rows], packed.lines, place)
         arrived = {i.name: i.values.float() for i in unpack(packed) if isinstance(i, Dense)}
-        kept = _own(setting, books, ids[rows]) | padded(arrived, shapes)
-        books.client_states.scatter(ids[rows], kept)
+        kept = _own(setting, ledgers, ids[rows]) | padded(arrived, shapes)
+        ledgers.client_states.scatter(ids[rows], kept)
 
 
-def _own(setting: Setting, books: Books, ids: np.ndarray) -> Stack:
+def _own(setting: Setting, ledgers: Ledgers, ids: np.ndarray) -> Stack:
     """Personal tensors of some clients ``[clients, ...]``."""
-    return books.client_states.gather(ids, setting.personal, setting.network.initial)
+    return ledgers.client_states.gather(ids, setting.personal, setting.network.initial)
 
 
 def _chunk_size(setting: Setting, number: int) -> int:
