@@ -1,4 +1,4 @@
-"""A federation played without training: who takes part, what is sent, who pays; not one gradient.
+"""Plays a federation without training: who takes part, what is sent, who pays; not one gradient.
 
 What travels depends on names and shapes alone, so the rounds are played with the real cohorts,
 dropouts, downlink plans, methods and payload headers; what an exchange leaves behind is counted, on
@@ -6,7 +6,11 @@ tensors without values (torch's ``meta`` device). The communication ledger comes
 it, byte for byte, unless the run ends early (uploads refused) or cohorts are drawn from a secret
 that does not exist yet (``privacy.noise=secure``): then they are others of the same distribution.
 
-Of a million rounds not every one is played (``leaps.py``).
+Of a million rounds not every one is played: rounds like those just played are counted. With every
+client in every round, what is sent repeats with the method's cycle once the first ones are over, and
+a leap is exact. It ends where something changes: at the last round, where a client's budget does,
+and where the number of a round, which travels with a merge, gets another digit. With drawn cohorts
+the last thousand rounds stand for the rest.
 """
 
 from __future__ import annotations
@@ -14,6 +18,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 
 import numpy as np
 import torch
@@ -21,7 +26,6 @@ import torch
 from ffalora_cli.engine.job import LocalResult
 from ffalora_cli.federation.cohort.clients import ClientStates
 from ffalora_cli.federation.cohort.cohort import Cohort, is_last
-from ffalora_cli.federation.leaps import SAMPLE, Played, leap
 from ffalora_cli.federation.roles import initial_state
 from ffalora_cli.federation.round import Ledgers, Playing, at_rank, drive, play, send
 from ffalora_cli.federation.server.release import ClientRelease
@@ -146,3 +150,95 @@ def _nothing(ids: np.ndarray) -> LocalResult:
     """The result of clients that saw no example."""
     none = np.zeros(len(ids), dtype=np.int64)
     return LocalResult({}, none.astype(np.float64), none, none, none, none, 0, 0)
+
+
+_ALIKE = 3  # cycles that have to be alike
+
+
+_PLAYED, SAMPLE = 2000, 1000  # rounds with drawn cohorts: played at least, and repeated
+
+
+@dataclass(frozen=True)
+class Played:
+    """What of one round a leap has to know."""
+
+    chosen: np.ndarray  # int64 [cohort]
+    charged: np.ndarray | None  # steps, int64 [num_clients]; None without privacy
+    merges: int  # kept afterwards
+
+
+def leap(rehearsal: Rehearsal) -> bool:
+    """Count rounds that are like the last ones, as many as there are.
+
+    Args:
+        rehearsal: after a round; afterwards after a later one, or where it was.
+
+    Returns:
+        False if the rounds leapt over were drawn, so that these stand for others.
+    """
+    config, at = rehearsal.setting.config, rehearsal.state.round
+    drawn = config.cohort_sampling != "full" or config.dropout_rate or config.straggler_rate
+    left = config.rounds - at
+    if drawn:
+        if at != _PLAYED or left < SAMPLE:
+            return True
+        _repeat(rehearsal, SAMPLE, left // SAMPLE)
+        return False
+    cycle = len(rehearsal.setting.method.cycle)
+    each = rehearsal.setting.method.exchanges()
+    same_digits = (10 ** len(str(at * each)) - 1 - at * each) // each
+    times = min(left, _affordable(rehearsal), same_digits) // cycle
+    if times > _ALIKE and _repeats(rehearsal, cycle):
+        _repeat(rehearsal, cycle, times)
+    return True
+
+
+def _repeats(rehearsal: Rehearsal, cycle: int) -> bool:
+    """Whether the last cycles sent the same to the same clients, and left as many merges."""
+    at, history = rehearsal.state.round, rehearsal.history
+    alike = cycle * _ALIKE
+    kept = {played.merges for played in islice(reversed(history), alike)}
+    if len(history) < alike or len(kept) > 1:
+        return False
+    sent = [
+        [{**row, "round": 0} for row in rehearsal.communication.rows(number)]
+        for number in range(at - alike + 1, at + 1)
+    ]
+    return all(one == other for one, other in zip(sent[cycle:], sent[:-cycle], strict=True))
+
+
+def _affordable(rehearsal: Rehearsal) -> int:
+    """Rounds before the first client's budget ends."""
+    plan, ledger = rehearsal.setting.plan, rehearsal.privacy_ledger
+    if plan is None or ledger is None:
+        return rehearsal.setting.config.rounds
+    left = (plan.planned_steps - ledger.steps_taken) // plan.steps_per_round
+    return int(left[left > 0].min(initial=rehearsal.setting.config.rounds))
+
+
+def _repeat(rehearsal: Rehearsal, window: int, times: int) -> None:
+    """The last ``window`` rounds ``times`` more; versions and dates move along."""
+    state, ahead = rehearsal.state, window * times
+    plan, ledger = rehearsal.setting.plan, rehearsal.privacy_ledger
+    rounds = range(state.round - window + 1, state.round + 1)
+    rehearsal.communication.repeat(rounds, times)
+    last = rehearsal.client_states.last_round
+    last[last > 0] += ahead
+    for played in islice(reversed(rehearsal.history), window):
+        rehearsal.participations[played.chosen] += times
+        if played.charged is not None and ledger is not None:
+            ledger.steps_taken += times * played.charged
+    if (
+        plan is not None and ledger is not None
+    ):  # drawn, somebody may come out above what nobody can spend
+        ledger.steps_taken = np.minimum(ledger.steps_taken, plan.planned_steps)
+    rehearsal.history.clear()
+    each = rehearsal.setting.method.exchanges()
+    recent = range((rounds.start - 1) * each + 1, state.round * each + 1)
+    moved = {n: v + ahead * each for n, v in state.versions.items() if v in recent}
+    rehearsal.state = replace(
+        state,
+        round=state.round + ahead,
+        versions={**state.versions, **moved},
+        merges=tuple(replace(m, exchange=m.exchange + ahead * each) for m in state.merges),
+    )

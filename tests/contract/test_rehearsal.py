@@ -7,7 +7,7 @@ import pytest
 
 from ffalora_cli.compose.jobs import plan
 from ffalora_cli.experiment.parts import build
-from ffalora_cli.federation import leaps
+from ffalora_cli.federation import rehearsal
 from ffalora_cli.federation.rehearsal import rehearse
 from ffalora_cli.methods import registry
 from ffalora_cli.privacy.ledger import PrivacyLedger
@@ -137,8 +137,8 @@ def test_leaps_count_what_playing_every_round_counts(name, tiny):
 
 
 def test_drawn_cohorts_stand_for_others_like_them(tiny, monkeypatch):
-    monkeypatch.setattr(leaps, "_PLAYED", 200)
-    monkeypatch.setattr(leaps, "SAMPLE", 100)
+    monkeypatch.setattr(rehearsal, "_PLAYED", 200)
+    monkeypatch.setattr(rehearsal, "SAMPLE", 100)
     settings = ["model=auto", f"model.source={tiny}", "task.max_length=16", "adapter.rank=2"]
     settings += ["federation.num_clients=6", "federation.cohort_size=3", "privacy=none"]
     settings += ["federation.cohort_sampling=fixed", "federation.rounds=450"]
