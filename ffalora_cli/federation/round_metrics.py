@@ -66,8 +66,8 @@ def arrival_metrics(
 
 def of_clients(parts: Sequence[np.ndarray], chosen: np.ndarray) -> np.ndarray:
     """A round's counts ``[cohort]`` from those of its chunks; exchanges are added up."""
-    total: np.ndarray = np.concatenate(parts).reshape(-1, len(chosen)).sum(0)
-    return total
+    counts: np.ndarray = np.concatenate(parts)
+    return counts.reshape(-1, len(chosen)).sum(0) if len(chosen) else counts
 
 
 def client_lines(
