@@ -9,6 +9,7 @@ from ffalora_cli.compose.jobs import plan
 from ffalora_cli.experiment.parts import build
 from ffalora_cli.federation import rehearsal
 from ffalora_cli.federation.rehearsal import rehearse
+from ffalora_cli.federation.round_metrics import of_clients
 from ffalora_cli.methods import registry
 from ffalora_cli.privacy.ledger import PrivacyLedger
 from tests.tiny import save_tiny_bert
@@ -153,3 +154,8 @@ def test_drawn_cohorts_stand_for_others_like_them(tiny, monkeypatch):
             long.communication.total(way), rel=0.03
         )
         assert len(short.communication.by_round(way, 450)) == 450
+
+
+def test_counts_of_a_cohort_without_clients():
+    nobody = np.zeros(0, np.int64)
+    assert len(of_clients([nobody], nobody)) == 0
