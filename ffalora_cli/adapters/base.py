@@ -1,4 +1,4 @@
-"""What an adapter form says: which small tensors change a frozen layer, and how.
+"""Declares what an adapter form says: which small tensors change a frozen layer, and how.
 
 A form is one file with one subclass of ``Form`` whose instance is named ``FORM``. It says
 ``W' = W + scale * dW(factors)``: the shapes of the factors, their start, ``dW x`` on rows, ``dW``

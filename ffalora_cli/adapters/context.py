@@ -1,4 +1,4 @@
-"""Factors of the forward pass under way, common or one copy an example, and products with them."""
+"""Hands sites the factors of the forward pass under way, and multiplies by them."""
 
 from __future__ import annotations
 

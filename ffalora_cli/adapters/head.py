@@ -1,4 +1,4 @@
-"""The layers outside the base model, which read weight and bias from the context."""
+"""Replaces the layers of the head by ones that read weight and bias from the context."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""ffalora_cli/engine."""
+"""Trains a cohort locally and scores models; the only room that knows a device."""

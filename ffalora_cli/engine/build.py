@@ -1,4 +1,4 @@
-"""Local training of a whole cohort: ``stacked`` (default) or ``reference`` (Opacus, one by one)."""
+"""Builds the engine of a run: ``stacked`` (default) or ``reference`` (Opacus, one by one)."""
 
 from __future__ import annotations
 

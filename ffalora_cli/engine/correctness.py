@@ -1,4 +1,4 @@
-"""Whether the reference engine's per-example gradients of a model are right, before it trains.
+"""Checks before training that the reference engine's per-example gradients of a model are right.
 
 Opacus reads an example's gradient off the first axis of what goes into and comes out of a layer. A
 layer that is called once for all examples (DeBERTa projects its table of relative positions with

@@ -1,4 +1,4 @@
-"""Adapter dropout with masks keyed by (client, round, step, row, site): replayable to the bit."""
+"""Applies adapter dropout with masks keyed by (client, round, step, row, site)."""
 
 from __future__ import annotations
 

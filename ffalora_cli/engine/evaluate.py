@@ -1,4 +1,4 @@
-"""Scoring a model on a split: one pass over length-sorted micro-batches."""
+"""Scores a model on a split: one pass over length-sorted micro-batches."""
 
 from __future__ import annotations
 

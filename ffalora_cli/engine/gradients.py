@@ -1,4 +1,4 @@
-"""Losses and per-example gradients of one micro-batch: one function, however its inputs arrived."""
+"""Computes losses and per-example gradients of one micro-batch, however its inputs arrived."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an engine is given and what it returns: one cohort's local training."""
+"""Defines an engine's input and output: one cohort's local training, and its result."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""All rounds of a sitting, each on disk before anyone is told; then adapter and summary."""
+"""Plays the rounds that are left, each on disk before anyone is told; then adapter and summary."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def drive(
 def _watch(session: Session) -> Watch:
     """Who looks for bad uploads and divergence; chance is a constant answer's on training rows.
 
-    It has seen the earlier sittings: what it said then is not said again.
+    It has seen the rounds before a resume: what it said then is not said again.
     """
     from ffalora_cli.federation.diagnosis import Watch
 

@@ -1,4 +1,4 @@
-"""One run from start to end, or from where it stopped."""
+"""Runs one job from start to end, or from where it stopped."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One sitting of a run: where it begins, and how each round gets on disk."""
+"""Starts or resumes a run in its folder, and gets each round on disk."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Session:
         parts: built; at round 0 until ``resume``.
         directory: claimed.
         identity: of the run, as the manifest has it.
-        records: of all rounds so far, earlier sittings included.
+        records: of all rounds so far, those before a resume included.
         notes: lines for the user about what was found.
     """
 
@@ -38,7 +38,7 @@ class Session:
     identity: Mapping[str, Any]
     records: list[RoundRecord] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
-    _seconds: float = 0.0  # of earlier sittings
+    _seconds: float = 0.0  # before the last resume
     _began: float = field(default_factory=time.perf_counter)  # never goes backwards
 
     def __post_init__(self) -> None:
@@ -47,7 +47,7 @@ class Session:
 
     @property
     def seconds(self) -> float:
-        """Of work so far, in all sittings."""
+        """Of work so far, of all processes that worked on it."""
         return self._seconds + time.perf_counter() - self._began
 
     def resume(self) -> None:

@@ -1,1 +1,1 @@
-"""The federation: payloads, ledger, cohorts, server, and the round that ties them together."""
+"""Plays a federation: payloads, ledger, cohorts, server, and the round that ties them together."""

@@ -1,4 +1,4 @@
-"""What goes wrong while a run goes on: bad uploads, dropped examples, divergence.
+"""Notices what goes wrong during a run: bad uploads, dropped examples, divergence.
 
 A run is stopped only when nothing can come of it. A frozen head on normalised features bounds the
 loss, so divergence is told by scores at chance together with a loss well above the start, for

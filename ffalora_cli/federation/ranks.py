@@ -1,4 +1,4 @@
-"""Clients of different ranks: stacks have the largest, and what is beyond a client's own is zero.
+"""Cuts and pads tensors of clients of different ranks: beyond a client's own rank all is zero.
 
 A rank belongs to both factors of a product. Where a client's slice of one is zero, so is the
 gradient of the other's: training and clipping see a client's own entries only, and they stay so as

@@ -6,11 +6,11 @@ tensors without values (torch's ``meta`` device). The communication ledger comes
 it, byte for byte, unless the run ends early (uploads refused) or cohorts are drawn from a secret
 that does not exist yet (``privacy.noise=secure``): then they are others of the same distribution.
 
-Of a million rounds not every one is played: rounds like those just played are counted. With every
-client in every round, what is sent repeats with the method's cycle once the first ones are over, and
-a leap is exact. It ends where something changes: at the last round, where a client's budget does,
-and where the number of a round, which travels with a merge, gets another digit. With drawn cohorts
-the last thousand rounds stand for the rest.
+Of a million rounds not every one is played: rounds like the last ones are counted. With every
+client in every round, what is sent repeats with the method's cycle once the first ones are over,
+and a leap is exact. It ends where something changes: at the last round, where a client's budget
+does, and where the number of an exchange, which travels with a merge, gets another digit. With
+drawn cohorts the last thousand rounds stand for the rest.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Which tensors are trained, which stay, which the privacy plan must cover, what they are now."""
+"""Tells which tensors are trained, which stay, which the plan must cover, and their values."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One round: invite, then for each exchange send, train, receive, combine; then record.
+"""Plays one round: invite, then for each exchange send, train, receive, combine; then record.
 
 ``play`` is a generator. It yields a ``LocalJob`` and is sent the ``LocalResult``, and yields what
 the server made of the uploads (``Receipt``): whoever drives it decides who trains, and sees all.

@@ -1,4 +1,4 @@
-"""What a round says about its training, from the engine's counts."""
+"""Computes the metrics of a round's training from the engine's counts."""
 
 from __future__ import annotations
 

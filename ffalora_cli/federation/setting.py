@@ -1,4 +1,4 @@
-"""What stays the same from round to round of a federation, and what follows from it."""
+"""Holds the fixed parts of a federation, and what follows from them for each exchange."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A federation that is played: its parts, where it is, and the engine that trains its clients."""
+"""Simulates a federation: its parts, its state between rounds, the engine of its clients."""
 
 from __future__ import annotations
 

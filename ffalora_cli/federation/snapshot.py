@@ -1,4 +1,4 @@
-"""A simulation's state between rounds as named tensors and JSON values, and back.
+"""Converts a simulation's state between rounds to named tensors and JSON values, and back.
 
 That is all a round leaves behind: randomness is keyed, the privacy ledger is a file of its own, and
 the communication ledger is restored from the rows it wrote. Names with a prefix:

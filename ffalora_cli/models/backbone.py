@@ -1,4 +1,4 @@
-"""Loading a frozen pretrained backbone with a freshly drawn, seeded head."""
+"""Loads a frozen pretrained backbone with a freshly drawn, seeded head."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which weights these are: a hash that changes when a name, a type, a shape or a bit does."""
+"""Hashes weights: the fingerprint changes when a name, a type, a shape or a bit does."""
 
 from __future__ import annotations
 

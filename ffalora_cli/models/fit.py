@@ -1,4 +1,4 @@
-"""Whether tokenizer, model, task and adapter fit each other: said before anything is loaded.
+"""Checks that tokenizer, model, task and adapter fit each other, before anything is loaded.
 
 All of it is known from the configuration of the model (its modules without weights), from the
 tokenizer and, at the end, from the tokens. What cannot work is refused; what is odd is noted.

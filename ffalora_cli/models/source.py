@@ -1,4 +1,4 @@
-"""Where a model's files are, and which they are; no file is parsed and nothing heavy imported."""
+"""Finds a model's files; no file is parsed and nothing heavy imported."""
 
 from __future__ import annotations
 

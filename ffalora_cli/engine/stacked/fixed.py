@@ -1,4 +1,4 @@
-"""Micro-batches of a few fixed shapes, replayed as CUDA graphs: a small model is launch-bound.
+"""Runs micro-batches in a few fixed shapes, as CUDA graphs: a small model is launch-bound.
 
 Rows, examples and tokens are rounded up, everything a micro-batch needs goes to the device in one
 copy, and forward, backward, clip and sum of a shape are captured the second time it is met. What

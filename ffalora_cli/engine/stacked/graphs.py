@@ -1,4 +1,4 @@
-"""Work captured once and replayed on other values, and the proof that a replay is that work.
+"""Captures work once, replays it on other values, and proves that a replay is that work.
 
 A capture runs nothing. If it does all the same (kernels of another device than the current one are
 executed, not captured), what it computed would be counted a second time, and its replays, of an

@@ -1,4 +1,4 @@
-"""A round's tensors on the device: what the optimiser changes, what it reads, what is summed."""
+"""Holds a round's tensors on the device: what the optimiser changes and reads, what is summed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What stays with the clients between rounds: personal tensors, and when each last took part."""
+"""Keeps what stays with the clients: personal tensors, and when each last took part."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which clients take part in a round, and whether there is a next one."""
+"""Draws the clients that take part in a round, and tells whether there is a next one."""
 
 from __future__ import annotations
 

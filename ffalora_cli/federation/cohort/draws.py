@@ -1,4 +1,4 @@
-"""The batches of a cohort's round, by the sampler that the privacy plan accounts for."""
+"""Draws the batches of a cohort's round, by the sampler that the privacy plan accounts for."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Clients that do not answer, or too late: functions of (seed, round, client).
+"""Draws clients that do not answer, or too late: functions of (seed, round, client).
 
 A client that drops out computes nothing, is sent nothing and pays nothing. A straggler computes and
 sends, too late: its upload is discarded and its privacy is spent all the same. Both are drawn on

@@ -1,4 +1,4 @@
-"""A round's accepted uploads: folded into the mean as they come, or kept until all are there."""
+"""Gathers a round's accepted uploads: into the mean as they come, or kept until all are there."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What leaves a client or the server under privacy: which mechanism, where, with which noise."""
+"""Applies the mechanism of a private release, at a client or at the server, with its noise."""
 
 from __future__ import annotations
 

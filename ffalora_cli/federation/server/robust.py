@@ -1,4 +1,4 @@
-"""Combination rules that bound what a few bad clients can do to the global model.
+"""Combines uploads by rules that bound what a few bad clients can do to the global model.
 
 Every rule is a function of the updates ``[clients, P]`` in float64. Only linear methods are
 combined this way (for the others the mean of the uploads is not the result), and never under

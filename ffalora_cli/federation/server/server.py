@@ -1,4 +1,4 @@
-"""What the server does with a round's uploads: weights, mean, server optimiser, next state."""
+"""Turns a round's uploads into the next state: weights, mean, server optimiser, merges."""
 
 from __future__ import annotations
 

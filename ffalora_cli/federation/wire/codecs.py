@@ -1,4 +1,4 @@
-"""How each type of payload item travels: what its header says, its bytes, and back.
+"""Encodes and decodes each type of payload item: what its header says, its bytes, and back.
 
 ``CODECS`` is the one place that knows the items. An item's body is a few parts, each a field of the
 item in bytes; a part's length follows from the header alone, so readers check it before they read.

@@ -1,4 +1,4 @@
-"""What every upload must satisfy before the server uses it.
+"""Checks what every upload must satisfy before the server uses it.
 
 Checked on the unpacked payload of a whole group at once: a client that breaks a rule is left out,
 named and charged like the others; nothing it sent reaches a sum. How much an upload counts is not

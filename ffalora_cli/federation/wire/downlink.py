@@ -1,4 +1,4 @@
-"""What a client has to be sent before it can train: everything it does not already hold.
+"""Plans what each client is sent before it trains: everything it does not already hold.
 
 A client that took part in exchange n was sent the state after exchange n - 1, so it lacks whatever
 changed in exchange n or later. A client that never took part (last exchange 0) lacks everything,

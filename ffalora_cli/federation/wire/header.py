@@ -1,4 +1,4 @@
-"""The header of a payload: what its body holds, checked field by field when read.
+"""Writes and reads the header of a payload: what its body holds, checked field by field.
 
 Magic, format version and length of the JSON text (10 bytes, little-endian), then a compact JSON
 list with one ``[type, name, kind, dtype, shape]`` per item.

@@ -1,4 +1,4 @@
-"""The communication ledger: every byte that was packed, by round, direction, client and kind.
+"""Counts communication: every byte that was packed, by round, direction, client and kind.
 
 ``comm/uplink_bytes`` and ``comm/downlink_bytes`` are everything sent in that direction: adapters,
 heads, merges, indices, seeds and framing. The other keys break the same bytes down by what they

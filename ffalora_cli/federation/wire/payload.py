@@ -1,4 +1,4 @@
-"""Payloads: named items to bytes and back. What the ledger counts is the length of these bytes.
+"""Packs named items into bytes and back. What the ledger counts is the length of these bytes.
 
 One client's payload is the header (see ``header``), the bytes common to all clients of the group
 (seeds, merges), then the client's own row of the tag and the dense items; all little-endian. No

@@ -1,4 +1,4 @@
-"""Linear layers whose weight never learns: no gradient for it, and the fastest kernel there is.
+"""Runs linear layers whose weight never learns: no gradient for it, the fastest kernel there is.
 
 On a CPU torch's own fp32 product goes to MKL, which on processors of other makers runs an older
 instruction set (LOG.md, 2026-11-24: 105 against 240 GFLOP/s on one core). oneDNN, which comes

@@ -1,4 +1,4 @@
-"""Forward without padding for BERT-like encoders: tokens end to end, examples sorted by length.
+"""Runs BERT-like encoders without padding: tokens end to end, examples sorted by length.
 
 Linear layers see ``[tokens, d]``; attention and per-example factors work on groups of examples of
 equal length, so nothing is padded, no mask exists, and no example can touch another. The last
