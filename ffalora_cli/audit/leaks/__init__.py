@@ -1,1 +1,1 @@
-"""What leaves a run, held against its neighbours."""
+"""Compares what leaves a run with what leaves of its neighbours."""

@@ -1,1 +1,1 @@
-"""What may be said."""
+"""Puts a privacy claim into words and numbers: statement, epsilon spent."""
