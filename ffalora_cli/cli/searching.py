@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from ffalora_cli.cli.done import check_done
 from ffalora_cli.cli.screen.sweep_display import SweepDisplay, open_sweep_display
 from ffalora_cli.cli.screen.units import score
 from ffalora_cli.cli.sweep_end import Sweeping, exit_code, stop_if_asked
@@ -15,7 +16,6 @@ from ffalora_cli.config.build import build
 from ffalora_cli.config.errors import ConfigError
 from ffalora_cli.config.job import Job
 from ffalora_cli.config.signature import digest
-from ffalora_cli.experiment.inputs import check_done
 from ffalora_cli.methods.registry import headline
 from ffalora_cli.metric_keys import short_name
 from ffalora_cli.records.files import read_json

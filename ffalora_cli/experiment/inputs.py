@@ -8,18 +8,17 @@ else here is.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ffalora_cli.config.errors import ConfigError, listed, naming_job
-from ffalora_cli.config.job import Job
+from ffalora_cli.config.errors import ConfigError, listed
 from ffalora_cli.config.schema import Config
 from ffalora_cli.config.splits import HOLDOUT, evaluated_splits
 from ffalora_cli.content import content_hash
 from ffalora_cli.records.files import read_json
-from ffalora_cli.records.run_directory import MANIFEST, SUMMARY, run_folder
+from ffalora_cli.records.run_directory import MANIFEST, SUMMARY
 
 if TYPE_CHECKING:
     pass
@@ -183,30 +182,3 @@ def _remedy(folder: Path, then: Inputs, now: Inputs, again: bool) -> str:
     if then.commit and now.commit and then.commit != now.commit:
         return f"set model.revision={then.commit} for the model it had, or another name="
     return f"to run on these {'add --again, or ' if again else ''}choose another name="
-
-
-def check_done(jobs: Sequence[Job], sweep: bool) -> list[str]:
-    """Refuse jobs whose finished run was made from inputs that have changed since.
-
-    Args:
-        jobs: those whose run is not finished are left alone.
-        sweep: whether they are jobs of one, which has no ``--again``.
-
-    Returns:
-        One line about what could not be compared, each once.
-
-    Raises:
-        ConfigError: the first that changed; of several jobs it names the job.
-    """
-    from ffalora_cli.records.run_directory import SUMMARY
-
-    folders = [run_folder(job) for job in jobs]
-    done = [n for n, folder in enumerate(folders) if (folder / SUMMARY).exists()]
-    if not done:  # nothing to compare, and nothing to load for it
-        return []
-
-    inputs, notes = InputsCheck(), []
-    for n in done:
-        with naming_job(n + 1, len(jobs)):
-            notes.append(inputs.check(folders[n], jobs[n].config, again=not sweep))
-    return list(dict.fromkeys(note for note in notes if note is not None))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ffalora_cli.cli.arguments import OVERRIDES, Parser
+from ffalora_cli.cli.done import check_done
 from ffalora_cli.cli.screen.counting import Counting
 from ffalora_cli.cli.screen.sweep_display import open_sweep_display
 from ffalora_cli.cli.signals import stop_on_signals
@@ -13,7 +14,6 @@ from ffalora_cli.compose.hydra_keys import take
 from ffalora_cli.compose.jobs import plan
 from ffalora_cli.config.errors import ConfigError
 from ffalora_cli.config.job import Job
-from ffalora_cli.experiment.inputs import check_done
 from ffalora_cli.sweep.jobs import grid, once_each, settings
 from ffalora_cli.sweep.launchers.base import open_launcher
 from ffalora_cli.sweep.play import play_jobs

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from ffalora_cli.cli.arguments import OVERRIDES, Parser
+from ffalora_cli.cli.done import check_done
 from ffalora_cli.cli.exits import DONE
 from ffalora_cli.cli.screen.words import labelled
 from ffalora_cli.compose.jobs import from_file, plan
 from ffalora_cli.config.errors import ConfigError
 from ffalora_cli.config.job import Job
-from ffalora_cli.experiment.inputs import check_done
 from ffalora_cli.models.source import check_tokenizer_files
 from ffalora_cli.records.run_directory import run_folder
 
