@@ -6,21 +6,20 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
-import numpy as np
-
 from ffalora_cli.config.errors import ConfigError, brief, require
 from ffalora_cli.config.schema import TaskConfig
-from ffalora_cli.tasks import metrics
 from ffalora_cli.tasks.base import Metric, Place, Task
-from ffalora_cli.tasks.labels import class_indices
 from ffalora_cli.tasks.targets import Targets
 
 if TYPE_CHECKING:
+    import numpy as np
     from torch import Tensor
 
 
 def _commonest(targets: Targets) -> float:
     """Share of the most frequent class, what a constant answer is right in."""
+    import numpy as np
+
     return float(np.bincount(targets.values).max() / len(targets))
 
 
@@ -44,6 +43,8 @@ class TextClassification(Task):
         self, config: TaskConfig, table: Mapping[str, Sequence[Any]], place: Place, split: str
     ) -> Targets:
         """A class index a row."""
+        from ffalora_cli.tasks.labels import class_indices
+
         return Targets(class_indices(config, table[config.label_column], place, split))
 
     def strata_names(self, config: TaskConfig) -> tuple[str, ...]:
@@ -52,6 +53,8 @@ class TextClassification(Task):
 
     def strata(self, targets: Targets) -> np.ndarray | None:
         """The class of each row, int64 [rows]."""
+        import numpy as np
+
         return np.asarray(targets.values)
 
     def elementwise(self, outputs: Tensor, values: Tensor) -> Tensor:
@@ -66,6 +69,8 @@ class TextClassification(Task):
 
     def score(self, config: TaskConfig, name: str, targets: Targets, answers: np.ndarray) -> float:
         """A score of the confusion matrix."""
+        from ffalora_cli.tasks import metrics
+
         table = metrics.confusion(targets.values, answers, len(config.classes))
         return metrics.SCORES[name](table)
 
