@@ -1,0 +1,35 @@
+"""Refuses finished runs whose inputs have changed since, before anything is run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ffalora_cli.config.errors import naming_job
+from ffalora_cli.config.job import Job
+from ffalora_cli.records.run_directory import SUMMARY, run_folder
+
+
+def check_done(jobs: Sequence[Job], sweep: bool) -> list[str]:
+    """Refuse jobs whose finished run was made from inputs that have changed since.
+
+    Args:
+        jobs: those whose run is not finished are left alone.
+        sweep: whether they are jobs of one, which has no ``--again``.
+
+    Returns:
+        One line about what could not be compared, each once.
+
+    Raises:
+        ConfigError: the first that changed; of several jobs it names the job.
+    """
+    folders = [run_folder(job) for job in jobs]
+    done = [n for n, folder in enumerate(folders) if (folder / SUMMARY).exists()]
+    if not done:  # nothing to compare, and nothing to load for it
+        return []
+    from ffalora_cli.experiment.inputs import InputsCheck
+
+    inputs, notes = InputsCheck(), []
+    for n in done:
+        with naming_job(n + 1, len(jobs)):
+            notes.append(inputs.check(folders[n], jobs[n].config, again=not sweep))
+    return list(dict.fromkeys(note for note in notes if note is not None))
