@@ -50,11 +50,6 @@ def short_name(key: str) -> str:
     return key.removeprefix("eval/")
 
 
-def is_score(key: str) -> bool:
-    """Whether a key is of an evaluation."""
-    return key.startswith("eval/")
-
-
 def bytes_of(what: str, total: bool = False) -> str:
     """The key of bytes of one round, or of all rounds up to it; ``what`` is in ``BYTES``."""
     return f"comm/{what}_bytes{'_total' if total else ''}"

@@ -88,14 +88,6 @@ class Form(ABC):
         """The configuration that peft has for it; ``settings`` are those of every form."""
         raise NotImplementedError(self.no_peft)
 
-    def rank_axes(self, site: Site) -> dict[str, tuple[int, ...]]:
-        """Axes of each factor that are as long as the rank."""
-        one, two = self.factors(site, 1), self.factors(site, 2)
-        return {
-            name: tuple(i for i, extent in enumerate(shape) if extent != two[name][i])
-            for name, shape in one.items()
-        }
-
     def specs(self, sites: Sequence[Site], rank: int) -> list[TensorSpec]:
         """Every factor of every site, site by site."""
         return [
