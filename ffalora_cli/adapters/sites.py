@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 FAMILIES = (
     "bert", "roberta", "xlm-roberta", "electra", "distilbert", "deberta-v2", "modernbert",
+    "albert",
 )  # fmt: skip
 """Families of models, as ``config.json`` spells them, that ``configs/model`` has targets for."""
 
@@ -55,13 +56,14 @@ class AdaptedLinear(nn.Module):
         if factors is None:
             return y
         copies = max(map(_copies, factors.values()))
-        common_rows = x.shape[0] == 1 and copies > 1
+        layout = self.context.layout
+        common_rows = layout is None and x.shape[0] == 1 and copies > 1
         if common_rows:
             x = x.expand(copies, *x.shape[1:])
         if self.context.dropout is not None:
             x = self.context.dropout(self.site, x)
         rows = x.reshape(-1, x.shape[-1])
-        layout = Padded(x.shape[0], len(rows) // x.shape[0])
+        layout = layout or Padded(x.shape[0], len(rows) // x.shape[0])
         delta = self.form.delta(rows, factors, layout, self.scale)  # [rows, d_out]
         y = y + delta.reshape(*x.shape[:-1], -1)
         return y.as_subclass(_RowPerExample) if common_rows else y

@@ -140,11 +140,12 @@ class StackedEngine:
         if not len(pairs.rows):
             return  # an empty step is noise only: a transformer given zero examples crashes
         lengths = np.asarray(self.examples.lengths)[pairs.rows]
-        one_row = frozenset(self.network.head_names if self.network.task.reads == "example" else ())
+        one_row = self.network.task.reads == "example"
+        of_heads = frozenset(self.network.head_names if one_row else ())
         by_client = sums.slots is None  # ghosts and fixed shapes are summed by client alone
         ghosts: frozenset[str] = frozenset()
         if self.ghost_norms and by_client:
-            ghosts = ghost_tensors(tensors.layout, one_row, lengths)
+            ghosts = ghost_tensors(tensors.layout, of_heads, lengths)
         materialised = sum(int(np.prod(s)) for n, s in tensors.layout.items() if n not in ghosts)
         copied = 8 * materialised + 4 * sum(int(v[0].numel()) for v in tensors.held.values())
         max_examples = max(1, MEMORY_BYTES // max(copied, 1))
@@ -153,7 +154,7 @@ class StackedEngine:
             job.poll()
             slots, rows = pairs.slots[batch], pairs.rows[batch]
             tally.tokens += int(lengths[batch].sum())
-            if packed and self.fixed and by_client:
+            if packed and self.fixed and by_client and one_row:
                 tally.padded += self._shapes.add(slots, rows, job.privacy, tensors, ghosts)
                 continue
             if job.dropout > 0:
