@@ -29,7 +29,7 @@ from ffalora_cli.config.errors import ConfigError, brief, choose, listed, neares
 from ffalora_cli.sweep.jobs import Note, OnChange, Stop, SweepJob
 
 # Of this folder; the rest are launchers.
-_SHARED = {"base", "gpus", "process", "remote", "submitit_queue"}
+_SHARED = {"base", "gpus", "process", "ray_driver", "remote", "submitit_queue"}
 Launch = Callable[[Sequence[SweepJob], OnChange, Stop, Note], None]
 _JOBLIB = "joblib"  # Hydra's name for processes side by side, which takes every core unless told
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import signal
 import subprocess
@@ -15,6 +16,8 @@ from ffalora_cli.stopping import SIGNALS
 from ffalora_cli.sweep.jobs import Command, Ended, Stop
 
 PYTHON = (sys.executable, "-P")  # -P: a random.py or torch.py in the folder is not imported
+_LIBC = ctypes.CDLL(None)  # found here: between fork and exec nothing should be looked for
+_PR_SET_PDEATHSIG = 1  # of linux/prctl.h
 _POLL = 0.1  # seconds
 _PATIENCE = 30.0  # seconds a process has to save and leave; it promises five
 _TAIL = 20_000  # bytes of a log in which the complaint is looked for
@@ -25,6 +28,7 @@ def play(
     stop: Stop | None = None,
     threads: int | None = None,
     gpus: str | None = None,
+    tied: bool = False,
 ) -> Ended:
     """Run one job to its end in a process of its own.
 
@@ -36,6 +40,7 @@ def play(
         stop: polled; the command's stop file where None.
         threads: for ``OMP_NUM_THREADS``, unless that is set already.
         gpus: for ``CUDA_VISIBLE_DEVICES``; those of this process where None.
+        tied: it dies with this process, so that another machine may go on with the run.
 
     Returns:
         Exit code (128 + n when it died of signal n), seconds and the last line it complained with.
@@ -56,6 +61,7 @@ def play(
             stdout=log,
             stderr=subprocess.STDOUT,
             start_new_session=True,
+            preexec_fn=die_with_parent if tied else None,
         )
     try:
         code = _wait(process, stop)
@@ -64,6 +70,15 @@ def play(
         raise
     code = code if code >= 0 else 128 - code
     return Ended(code, time.monotonic() - began, complaint(command.log, code) if code else None)
+
+
+def die_with_parent() -> None:
+    """Called in a process that is about to begin: the kernel kills it when its parent dies.
+
+    Killed, not asked: whoever goes on with its run does so at once, from the last finished round.
+    """
+    if sys.platform == "linux":
+        _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 @contextlib.contextmanager
