@@ -161,7 +161,8 @@ class StackedEngine:
             tape = Tape(slots, len(job.clients), ghosts)
             self._add(job, rows, tensors, tape, replace(sums, owner=sums.owner[batch]))
             self.network.with_dropout(None)
-            tally.padded += padded_tokens(lengths[batch], packed)
+            class_rows = self.network.class_rows if packed else None
+            tally.padded += padded_tokens(lengths[batch], class_rows)
 
     def _add(
         self,
