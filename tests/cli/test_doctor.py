@@ -96,11 +96,9 @@ def test_wrong_gradients_are_noticed(monkeypatch):
 def test_wrong_noise_is_noticed(monkeypatch):
     from ffalora_cli.privacy.mechanism import example_level
 
-    real = example_level.noise_stack
+    real = example_level.step_noise
     for wrong in (lambda v: 1.02 * v, lambda v: v[:1].expand_as(v), lambda v: v + 0.05):
-        monkeypatch.setattr(
-            example_level, "noise_stack", lambda *a, w=wrong: {n: w(v) for n, v in real(*a).items()}
-        )
+        monkeypatch.setattr(example_level, "step_noise", lambda *a, w=wrong: w(real(*a)))
         assert checks._noise("cpu")[0] is False
 
 

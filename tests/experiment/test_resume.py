@@ -172,7 +172,7 @@ def test_every_semantic_field_is_refused_by_name_and_the_others_may_change(built
     for key in leaves(then):
         if not key.startswith("config."):
             with pytest.raises(ConfigError, match=key.rpartition(".")[2]):
-                identity.check_identity(manifest, changed(then, key), tmp_path, private=True)
+                identity.check_identity(manifest, changed(then, key), tmp_path)
 
 
 def test_what_was_left_open_is_kept(built):

@@ -214,17 +214,15 @@ def _privatise(job: LocalJob, step: int, pairs: StepBatches, tensors: RoundTenso
         sizes = np.bincount(pairs.slots, minlength=clients)
         divisor = torch.from_numpy(np.maximum(sizes, 1)).to(total)
     else:
-        noise = example_level.noise_stack(
+        total += example_level.step_noise(
             tensors.layout,
             job.clients.tolist(),
-            torch.from_numpy(job.privacy.noise_sd),
+            job.privacy.noise_sd,
             job.privacy.secret,
             job.round,
             step,
             total.device,
             job.extents,
         )
-        for name, view in tensors.totals.items():
-            view.add_(noise[name])
         divisor = torch.from_numpy(job.privacy.expected_batch).to(total)
     total /= divisor[:, None]
