@@ -155,8 +155,9 @@ def build(
     from ffalora_cli.data.cache import entry_key
     from ffalora_cli.data.partition.partition import fingerprint, strata_table
     from ffalora_cli.data.units import unit_keys
-    from ffalora_cli.engine.build import auto_max_tokens, build_engine, pick_device
+    from ffalora_cli.engine.build import build_engine, pick_device
     from ffalora_cli.engine.correctness import check_per_example_gradients
+    from ffalora_cli.engine.memory import auto_max_tokens
     from ffalora_cli.experiment.inputs import Loaded
     from ffalora_cli.federation.roles import covered_names
     from ffalora_cli.federation.server.robust import combination_warnings

@@ -14,8 +14,9 @@ import torch
 
 from ffalora_cli.config.errors import ConfigError, choose
 from ffalora_cli.data.encode import Encoded
-from ffalora_cli.engine.build import auto_max_tokens, pick_device
+from ffalora_cli.engine.build import pick_device
 from ffalora_cli.engine.job import LocalJob
+from ffalora_cli.engine.memory import auto_max_tokens
 from ffalora_cli.models.network import Network
 from ffalora_cli.types import Stack
 from scripts.bench import contestants
