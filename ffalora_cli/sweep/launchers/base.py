@@ -4,11 +4,12 @@ One file per launcher in this folder, named as ``hydra/launcher=NAME``, with
 
 - ``Settings``, a frozen dataclass: what ``hydra.launcher.KEY=VALUE`` can set, with defaults;
 - ``LIBRARY``, the distribution it needs, or None;
-- ``launch(jobs, settings, on_change, stop)``, which is given *all* jobs at once, so that it may
-  group them, and returns when none of them runs any more. For each job that it starts it calls
+- ``launch(jobs, settings, on_change, stop, note)``, which is given *all* jobs at once, so that it
+  may group them, and returns when none of them runs any more. For each job that it starts it calls
   ``on_change(job, None)`` and later ``on_change(job, ended)``, from any thread. It polls ``stop``
   at least every second; once that gives a signal, no other job is started and those that run are
   sent it (``process.play`` does so by itself) and waited for. A job that fails is no exception.
+  What the user should know beside that is a ``note``, shown once a sweep.
 
 Ours because Hydra's launchers call a function with pickled configs: they know no job that is done
 already or may be resumed, no signal passed on, no ending beside its result, and no group of jobs.
@@ -25,10 +26,11 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 from ffalora_cli.config.errors import ConfigError, brief, choose, listed, nearest
-from ffalora_cli.sweep.jobs import OnChange, Stop, SweepJob
+from ffalora_cli.sweep.jobs import Note, OnChange, Stop, SweepJob
 
-_SHARED = {"base", "process", "remote", "submitit_queue"}  # the rest of the folder are launchers
-Launch = Callable[[Sequence[SweepJob], OnChange, Stop], None]
+# Of this folder; the rest are launchers.
+_SHARED = {"base", "gpus", "process", "remote", "submitit_queue"}
+Launch = Callable[[Sequence[SweepJob], OnChange, Stop, Note], None]
 _JOBLIB = "joblib"  # Hydra's name for processes side by side, which takes every core unless told
 
 
@@ -60,7 +62,17 @@ def open_launcher(name: str, typed: Mapping[str, str]) -> Launch:
             f"hydra/launcher={name} needs {module.LIBRARY}, which is not installed; "
             "pip install 'ffalora[sweeps]'"
         )
-    return lambda jobs, on_change, stop: module.launch(jobs, settings, on_change, stop)
+    said: set[str] = set()  # a search launches its trials batch by batch
+
+    def launch(jobs: Sequence[SweepJob], on_change: OnChange, stop: Stop, note: Note) -> None:
+        def once(text: str) -> None:
+            if text not in said:
+                said.add(text)
+                note(text)
+
+        module.launch(jobs, settings, on_change, stop, once)
+
+    return launch
 
 
 def read_settings(section: str, name: str, kind: Any, typed: Mapping[str, str]) -> Any:

@@ -20,7 +20,12 @@ _PATIENCE = 30.0  # seconds a process has to save and leave; it promises five
 _TAIL = 20_000  # bytes of a log in which the complaint is looked for
 
 
-def play(command: Command, stop: Stop | None = None, threads: int | None = None) -> Ended:
+def play(
+    command: Command,
+    stop: Stop | None = None,
+    threads: int | None = None,
+    gpus: str | None = None,
+) -> Ended:
     """Run one job to its end in a process of its own.
 
     The process has a process group of its own: a Ctrl-C on the terminal reaches it through us
@@ -30,6 +35,7 @@ def play(command: Command, stop: Stop | None = None, threads: int | None = None)
         command: of the job.
         stop: polled; the command's stop file where None.
         threads: for ``OMP_NUM_THREADS``, unless that is set already.
+        gpus: for ``CUDA_VISIBLE_DEVICES``; those of this process where None.
 
     Returns:
         Exit code (128 + n when it died of signal n), seconds and the last line it complained with.
@@ -38,6 +44,8 @@ def play(command: Command, stop: Stop | None = None, threads: int | None = None)
     environment = dict(os.environ)
     if threads is not None:
         environment.setdefault("OMP_NUM_THREADS", str(threads))
+    if gpus is not None:
+        environment["CUDA_VISIBLE_DEVICES"] = gpus
     began = time.monotonic()
     with command.log.open("wb") as log, _signals_let_through():
         process = subprocess.Popen(

@@ -11,7 +11,7 @@ from typing import Any
 
 from ffalora_cli.config.errors import ConfigError
 from ffalora_cli.stopping import SIGNALS
-from ffalora_cli.sweep.jobs import Ended, OnChange, Stop, SweepJob
+from ffalora_cli.sweep.jobs import Ended, Note, OnChange, Stop, SweepJob
 from ffalora_cli.sweep.launchers.process import play
 from ffalora_cli.sweep.launchers.remote import follow
 
@@ -57,7 +57,9 @@ class RayQueue:
         self._ray.cancel(handle)
 
 
-def launch(jobs: Sequence[SweepJob], settings: Settings, on_change: OnChange, stop: Stop) -> None:
+def launch(
+    jobs: Sequence[SweepJob], settings: Settings, on_change: OnChange, stop: Stop, note: Note
+) -> None:
     """Play the jobs as Ray tasks; a cluster that was started here ends with the sweep.
 
     Raises:

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from ffalora_cli.config.errors import ConfigError
-from ffalora_cli.sweep.jobs import OnChange, Stop, SweepJob
+from ffalora_cli.sweep.jobs import Note, OnChange, Stop, SweepJob
 from ffalora_cli.sweep.launchers.remote import follow
 from ffalora_cli.sweep.launchers.submitit_queue import SubmititQueue, executor
 
@@ -41,7 +41,9 @@ def parameters(settings: Settings) -> dict[str, Any]:
     return {key: value for key, value in given.items() if value is not None}
 
 
-def launch(jobs: Sequence[SweepJob], settings: Settings, on_change: OnChange, stop: Stop) -> None:
+def launch(
+    jobs: Sequence[SweepJob], settings: Settings, on_change: OnChange, stop: Stop, note: Note
+) -> None:
     """Submit the jobs as one array and follow it.
 
     Raises:
