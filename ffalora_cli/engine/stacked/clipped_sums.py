@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ffalora_cli.adapters.ghost import Tape
 from ffalora_cli.engine.job import ExamplePrivacy
+from ffalora_cli.engine.precision import exact_products
 from ffalora_cli.privacy.mechanism.clipping import clip_rule, factors, was_cut
 from ffalora_cli.types import Stack
 
@@ -31,6 +32,7 @@ def new_counts(length: int, device: torch.device) -> Tensor:
     return torch.zeros(length, 5, device=device, dtype=torch.float64)
 
 
+@exact_products()
 def add_clipped(
     privacy: ExamplePrivacy | None,
     slots: Tensor,
