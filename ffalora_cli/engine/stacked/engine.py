@@ -14,6 +14,7 @@ from ffalora_cli.adapters.ghost import Tape
 from ffalora_cli.engine.dropout import keyed_dropout
 from ffalora_cli.engine.gradients import MicroBatch, gradients
 from ffalora_cli.engine.job import LocalJob, LocalResult, StepBatches
+from ffalora_cli.engine.memory import copy_bytes, out_of_memory
 from ffalora_cli.engine.microbatch import cut, padded_tokens
 from ffalora_cli.engine.stacked import clipped_sums, unit_sums
 from ffalora_cli.engine.stacked.clipped_sums import CLIPPED, LOSS, NONFINITE, ROWS, UNITS
@@ -28,7 +29,6 @@ from ffalora_cli.types import Examples, Stack
 
 SEAMS = ("_privatise", "StackedEngine.train")
 """What an audit may replace; whoever calls it looks it up in this module."""
-MEMORY_BYTES = 256 * 2**20  # of gathered copies and their gradients in one micro-batch
 MOST_HALVINGS = 3  # of micro-batches in one round, before running out of memory ends the run
 
 
@@ -39,7 +39,8 @@ class StackedEngine:
     Attributes:
         network: frozen model with sites.
         examples: the training set.
-        max_tokens: tokens of a micro-batch, padding included; halved when memory runs out.
+        max_tokens: tokens of a micro-batch, padding included; halved when memory runs out. What
+            room there is for per-example copies follows from it.
         fixed: whether micro-batches are rounded up to a few shapes; on a GPU they are.
         ghost_norms: whether large tensors may use them; an observer who hands in gradients says no.
     """
@@ -63,6 +64,7 @@ class StackedEngine:
         Returns:
             New values of the trainable tensors ``[clients, ...]`` and per-client counts.
         """
+        self.max_tokens = min(self.max_tokens, job.max_tokens or self.max_tokens)
         tensors, tally = self._loaded(job), Tally()
         optimizer = job.optimizer.build([tensors.flat])
         for step, pairs in enumerate(job.batches):
@@ -81,6 +83,7 @@ class StackedEngine:
             tokens=tally.tokens,
             padded_tokens=tally.padded,
             halvings=tally.halvings,
+            max_tokens=self.max_tokens if tally.halvings else None,
         )
 
     def _loaded(self, job: LocalJob) -> RoundTensors:
@@ -103,8 +106,8 @@ class StackedEngine:
             try:
                 self._accumulate(job, step, pairs, tensors, tally)
                 return
-            except (torch.OutOfMemoryError, RuntimeError) as error:
-                if not _out_of_memory(error) or tally.halvings == MOST_HALVINGS:
+            except (RuntimeError, MemoryError) as error:
+                if not out_of_memory(error) or tally.halvings == MOST_HALVINGS:
                     raise
             self._shapes.forget()
             if tensors.total.is_cuda:
@@ -112,7 +115,13 @@ class StackedEngine:
             tally.tokens, tally.padded = before.tokens, before.padded
             tally.halvings += 1
             tensors.counts.copy_(counts)
-            self.max_tokens = max(1, self.max_tokens // 2)
+            self._halve(pairs)
+
+    def _halve(self, pairs: StepBatches) -> None:
+        """Half of what the largest micro-batch of the step may have had."""
+        lengths = np.asarray(self.examples.lengths)[pairs.rows]
+        most = min(self.max_tokens, padded_tokens(lengths, self.network.packs))
+        self.max_tokens = max(1, most // 2)
 
     def _accumulate(
         self, job: LocalJob, step: int, pairs: StepBatches, tensors: RoundTensors, tally: Tally
@@ -121,7 +130,7 @@ class StackedEngine:
         totals, counts = tensors.totals, tensors.counts
         alone = single_rows(pairs)
         self._add_rows(job, step, alone, tensors, tally, Sums(alone.slots, totals, counts))
-        most = max(1, MEMORY_BYTES // (4 * tensors.total.shape[1]))
+        most = max(1, copy_bytes(self.network, self.max_tokens) // (4 * tensors.total.shape[1]))
         for part in unit_sums.whole_units(pairs, most):
             sums = Sums.of_units(part, totals)
             self._add_rows(job, step, part, tensors, tally, sums)
@@ -147,7 +156,7 @@ class StackedEngine:
             ghosts = ghost_tensors(tensors.layout, one_row, lengths)
         materialised = sum(int(np.prod(s)) for n, s in tensors.layout.items() if n not in ghosts)
         copied = 8 * materialised + 4 * sum(int(v[0].numel()) for v in tensors.held.values())
-        max_examples = max(1, MEMORY_BYTES // max(copied, 1))
+        max_examples = max(1, copy_bytes(self.network, self.max_tokens) // max(copied, 1))
         packed = self.network.packs and job.dropout == 0
         for batch in cut(lengths, self.max_tokens, max_examples, packed):
             job.poll()
@@ -161,7 +170,8 @@ class StackedEngine:
             tape = Tape(slots, len(job.clients), ghosts)
             self._add(job, rows, tensors, tape, replace(sums, owner=sums.owner[batch]))
             self.network.with_dropout(None)
-            tally.padded += padded_tokens(lengths[batch], packed)
+            class_rows = self.network.class_rows if packed else None
+            tally.padded += padded_tokens(lengths[batch], class_rows)
 
     def _add(
         self,
@@ -201,11 +211,6 @@ class Tally:
     halvings: int = 0
 
 
-def _out_of_memory(error: Exception) -> bool:
-    """A GPU's allocator has a class of its own for this, the CPU's only a message."""
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
-
-
 def _privatise(job: LocalJob, step: int, pairs: StepBatches, tensors: RoundTensors) -> None:
     """Turn sums into the gradient of the step, in place: noise, then the divisor."""
     clients, total = len(job.clients), tensors.total
@@ -213,17 +218,15 @@ def _privatise(job: LocalJob, step: int, pairs: StepBatches, tensors: RoundTenso
         sizes = np.bincount(pairs.slots, minlength=clients)
         divisor = torch.from_numpy(np.maximum(sizes, 1)).to(total)
     else:
-        noise = example_level.noise_stack(
+        total += example_level.step_noise(
             tensors.layout,
             job.clients.tolist(),
-            torch.from_numpy(job.privacy.noise_sd),
+            job.privacy.noise_sd,
             job.privacy.secret,
             job.round,
             step,
             total.device,
             job.extents,
         )
-        for name, view in tensors.totals.items():
-            view.add_(noise[name])
         divisor = torch.from_numpy(job.privacy.expected_batch).to(total)
     total /= divisor[:, None]

@@ -1,23 +1,22 @@
 """Runs micro-batches in a few fixed shapes, as CUDA graphs: a small model is launch-bound.
 
-Rows, examples and tokens are rounded up, everything a micro-batch needs goes to the device in one
-copy, and forward, backward, clip and sum of a shape are captured the second time it is met. What
-fills a shape up is an example that counts as nothing. Eager (on a CPU, or with ghost norms) it
+Sizes and lengths of the classes of a layout are rounded up, and forward, backward, clip and sum of
+a layout are captured the second time it is met. What fills it up are examples that count as
+nothing. Eager (on a CPU, or with ghost norms) it
 is the same function.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
-from torch import nn
 
 from ffalora_cli.adapters.context import Factor
 from ffalora_cli.adapters.ghost import Tape
-from ffalora_cli.adapters.layout import Rectangle
+from ffalora_cli.adapters.layout import Layout
 from ffalora_cli.engine.gradients import MicroBatch, gradients
 from ffalora_cli.engine.job import ExamplePrivacy
 from ffalora_cli.engine.stacked import clipped_sums
@@ -28,7 +27,8 @@ from ffalora_cli.models.network import Network
 from ffalora_cli.tasks.targets import BatchTargets
 from ffalora_cli.types import Examples, Tensors
 
-ROWS, EXAMPLES, TOKENS = 512, 64, 16  # shapes are multiples of these
+EXAMPLES, TOKENS = 32, 8  # the sizes and lengths of classes are multiples of these
+CLASS_ROWS = 512  # price of a class: what a GPU computes while it starts the kernels of one more
 LAID_OUT = ("ids", "types", "positions", "first")  # fields of ``Packed``
 TARGETS = ("values", "owner", "tokens", "weights")  # fields of ``BatchTargets``
 MOST_GRAPHS = 32  # each keeps the activations of its shape; beyond, shapes run eagerly
@@ -67,75 +67,64 @@ class FixedShapes:
         Returns:
             Rows computed, filling included.
         """
-        inputs, owner = self._inputs(slots, rows)
-        shape = (len(inputs["ids"]), *inputs["index"].shape)
-        tape = Tape(_filled(slots, shape[1]), len(tensors.flat), ghosts)
+        inputs, layout = self._inputs(slots, rows)
+        tape = Tape(inputs["slots"].numpy(), len(tensors.flat), ghosts)
 
         def work(batch: Tensors) -> None:
-            self._pass(batch, owner, privacy, tensors, tape)
+            self._pass(batch, layout, privacy, tensors, tape)
 
         device = self.network.device
         if self.graph is None or ghosts:
             work({name: value.to(device) for name, value in inputs.items()})
-            return shape[0]
+            return len(layout.owner)
         clip = privacy and (privacy.clip, privacy.max_grad_norm)
-        key = (shape, clip, self.network.replaced)
+        key = (layout, clip, self.network.replaced)
         captured = self._graphs.get(key)
         if captured is not None:
             captured.replay(inputs)
-            return shape[0]
+            return len(layout.owner)
         if key in self._graphs and len(self._graphs) <= MOST_GRAPHS:
             sums, graph = (tensors.total, tensors.counts), self.graph(device)
             self._graphs[key] = Captured.of(work, inputs, sums, device, graph)
         else:
             work({name: value.to(device) for name, value in inputs.items()})
             self._graphs.setdefault(key, None)
-        return shape[0]
+        return len(layout.owner)
 
-    def _inputs(self, slots: np.ndarray, rows: np.ndarray) -> tuple[Tensors, np.ndarray]:
-        """Everything that differs between micro-batches of one shape, on the CPU; rows' owners."""
+    def _inputs(self, slots: np.ndarray, rows: np.ndarray) -> tuple[Tensors, Layout]:
+        """Everything that differs between micro-batches of one layout, on the CPU; the layout."""
         lengths = np.asarray(self.examples.lengths)[rows]
-        used, examples = int(lengths.sum()), _up(len(rows), EXAMPLES)
-        height = _up(used + 1, ROWS)  # one row at least for what fills the shape up
-        rectangle = Rectangle.of(lengths, height, examples, _up(int(lengths.max()), TOKENS))
-        ids, types = self.examples.packed(rows)
-        starts = np.r_[0, np.cumsum(lengths)[:-1]]
-        positions = np.zeros(height, np.int64)
-        positions[:used] = np.arange(used) - np.repeat(starts, lengths)
-        pad = (0, height - used)
-        targets = self.examples.targets.batch(_filled(rows, examples))
-        inputs = {
-            "ids": nn.functional.pad(ids, pad),
-            "types": nn.functional.pad(torch.zeros_like(ids) if types is None else types, pad),
-            "positions": torch.from_numpy(positions),
-            "first": rectangle.index[:, 0].clone(),
-            "index": rectangle.index,
-            "mask": rectangle.mask,
-            "position": rectangle.position,
-            "real": rectangle.real,
+        layout = Layout.of(lengths, CLASS_ROWS, EXAMPLES, TOKENS)
+        real = layout.real
+        packed = Packed.of(*self.examples.packed(rows), layout)
+        targets = self.examples.targets.batch(_placed(rows, real, layout.examples))
+        inputs = {name: getattr(packed, name) for name in LAID_OUT}
+        assert layout.keys is not None
+        inputs |= {
+            "keys": layout.keys,
             "values": targets.values,
             "owner": targets.owner,
             "tokens": targets.positions,
             "weights": targets.weights,
-            "slots": torch.from_numpy(_filled(slots, examples)),
-            "exists": torch.arange(examples) < len(rows),
+            "slots": torch.from_numpy(_placed(slots, real, layout.examples)),
+            "exists": torch.from_numpy(_placed(np.ones(len(rows)), real, layout.examples) > 0),
         }
-        return inputs, rectangle.owner
+        return inputs, layout
 
     def _pass(
         self,
         batch: Tensors,
-        owner: np.ndarray,
+        layout: Layout,
         privacy: ExamplePrivacy | None,
         tensors: RoundTensors,
         tape: Tape,
     ) -> None:
         """Forward, backward, clip and sum; no value is looked at, no shape depends on one."""
-        layout = Rectangle(batch["index"], batch["mask"], batch["position"], batch["real"], owner)
+        layout = replace(layout, keys=batch["keys"])
         ids, types, positions, first = (batch[name] for name in LAID_OUT)
         values, examples, tokens, weights = (batch[name] for name in TARGETS)
         targets = BatchTargets(values, examples, tokens, weights, len(batch["slots"]))
-        inputs = Packed(ids, types, positions, first, layout, layout.heads)
+        inputs = Packed(ids, types, positions, first, layout, layout.heads())
         micro = MicroBatch(inputs, targets, batch["slots"])
         trained, ghosts = tape.split(tensors.trained)
         common: Mapping[str, Factor] = {**tensors.common, **ghosts}
@@ -144,13 +133,8 @@ class FixedShapes:
         clipped_sums.add_clipped(privacy, micro.slots, losses, grads, *sums)
 
 
-def _up(count: int, unit: int) -> int:
-    """The next multiple of ``unit``."""
-    return -(-count // unit) * unit
-
-
-def _filled(values: np.ndarray, length: int) -> np.ndarray:
-    """``values`` and zeros after them, int64 [length]."""
-    filled = np.zeros(length, np.int64)
-    filled[: len(values)] = values
-    return filled
+def _placed(values: np.ndarray, places: np.ndarray, length: int) -> np.ndarray:
+    """``values`` at their places, zero elsewhere; int64 [length]."""
+    placed = np.zeros(length, np.int64)
+    placed[places] = values
+    return placed
