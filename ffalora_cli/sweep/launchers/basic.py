@@ -12,6 +12,7 @@ from ffalora_cli.sweep.launchers.process import play
 from ffalora_cli.sweep.launchers.remote import cores
 
 LIBRARY = None
+PROGRAMS = ()
 
 
 @dataclass(frozen=True)

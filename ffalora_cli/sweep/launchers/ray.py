@@ -7,6 +7,7 @@ import signal
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from ffalora_cli.config.errors import ConfigError
@@ -16,6 +17,7 @@ from ffalora_cli.sweep.launchers.process import play
 from ffalora_cli.sweep.launchers.remote import follow
 
 LIBRARY = "ray"
+PROGRAMS = ()
 
 
 @dataclass(frozen=True)
@@ -37,10 +39,13 @@ class RayQueue:
         self._play = ray.remote(play).options(
             num_cpus=settings.num_cpus, num_gpus=settings.num_gpus, max_retries=0
         )
+        self._logs: dict[Any, Path] = {}
 
     def submit(self, jobs: Sequence[SweepJob]) -> list[Any]:
         """One Ray task a job."""
-        return [self._play.remote(job.command, None, self._threads) for job in jobs]
+        handles = [self._play.remote(job.command, None, self._threads) for job in jobs]
+        self._logs |= {h: job.command.log for h, job in zip(handles, jobs, strict=True)}
+        return handles
 
     def ended(self, handle: Any) -> Ended | None:
         """How a job ended; a task that Ray lost has failed."""
@@ -52,9 +57,12 @@ class RayQueue:
             return Ended(1, 0.0, " ".join(f"{type(error).__name__}: {error}".split())[:300])
         return result
 
-    def withdraw(self, handle: Any) -> None:
-        """Cancel a task that has not begun."""
-        self._ray.cancel(handle)
+    def withdraw(self, handles: Sequence[Any]) -> list[Any]:
+        """Cancel the tasks that have not begun."""
+        waiting = [handle for handle in handles if not self._logs[handle].exists()]
+        for handle in waiting:
+            self._ray.cancel(handle)
+        return waiting
 
 
 def launch(jobs: Sequence[SweepJob], settings: Settings, on_change: OnChange, stop: Stop) -> None:

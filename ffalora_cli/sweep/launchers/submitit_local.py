@@ -10,6 +10,7 @@ from ffalora_cli.sweep.launchers.remote import cores, follow
 from ffalora_cli.sweep.launchers.submitit_queue import SubmititQueue, executor
 
 LIBRARY = "submitit"
+PROGRAMS = ()
 
 
 @dataclass(frozen=True)
