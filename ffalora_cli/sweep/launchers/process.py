@@ -43,7 +43,8 @@ def play(
         tied: it dies with this process, so that another machine may go on with the run.
 
     Returns:
-        Exit code (128 + n when it died of signal n), seconds and the last line it complained with.
+        Exit code (128 + n when it died of signal n, or was asked to stop before it began), seconds
+        and the last line it complained with.
     """
     stop = stop or (lambda: read_stop(command.stop_file))
     environment = dict(os.environ)
@@ -52,7 +53,10 @@ def play(
     if gpus is not None:
         environment["CUDA_VISIBLE_DEVICES"] = gpus
     began = time.monotonic()
-    with command.log.open("wb") as log, _signals_let_through():
+    if (asked := stop()) is not None:
+        return Ended(128 + asked, 0.0)
+    with command.log.open("ab") as log, _signals_let_through():
+        start = log.tell()  # a job of a queue may have several turns
         process = subprocess.Popen(
             [*PYTHON, "-m", "ffalora_cli", *command.arguments],
             cwd=command.folder,
@@ -69,7 +73,8 @@ def play(
         _end(process, signal.SIGTERM)
         raise
     code = code if code >= 0 else 128 - code
-    return Ended(code, time.monotonic() - began, complaint(command.log, code) if code else None)
+    error = complaint(command.log, code, start) if code else None
+    return Ended(code, time.monotonic() - began, error)
 
 
 def die_with_parent() -> None:
@@ -116,10 +121,10 @@ def _tell(process: subprocess.Popen[bytes], number: int) -> None:
         os.killpg(process.pid, number)
 
 
-def complaint(log: Path, code: int) -> str:
-    """The last line of ours in a log, without our name; else its last line, else the code."""
+def complaint(log: Path, code: int, start: int) -> str:
+    """The last line of ours in a log, from a byte on; else its last line, else the code."""
     with log.open("rb") as stream:
-        stream.seek(max(0, log.stat().st_size - _TAIL))
+        stream.seek(max(start, log.stat().st_size - _TAIL))
         lines = stream.read().decode(errors="replace").split("\n")
     written = [line.strip() for line in lines if line.strip()]
     ours = [line for line in written if line.startswith("ffalora: ")]

@@ -22,6 +22,7 @@ from ffalora_cli.sweep.launchers.process import PYTHON, die_with_parent
 from ffalora_cli.sweep.launchers.remote import follow
 
 LIBRARY = "ray"
+PROGRAMS = ()
 _LOCAL = "local"  # Ray's word for a cluster of one's own
 _PATIENCE = {True: 120.0, False: 20.0}  # seconds until a cluster is up: our own, another's
 _LEAVE = 15.0  # seconds until it is left
@@ -50,6 +51,7 @@ class Driver:
         self.address = settings.address or os.environ.get("RAY_ADDRESS") or _LOCAL
         self.nodes: list[dict[str, float]] | None = None  # resources of each, once it is up
         self.resources: dict[str, float] = {}  # of each job
+        self._logs: dict[int, Path] = {}  # a job has begun when its log is there
         self._ended: dict[int, Ended] = {}
         self._gone: Ended | None = None  # how every job ended once the driver has
         self._heard: queue.SimpleQueue[Mapping[str, Any]] = queue.SimpleQueue()
@@ -100,6 +102,7 @@ class Driver:
         """One Ray task a job."""
         for job in jobs:
             command = job.command
+            self._logs[job.number] = command.log
             self._write(
                 submit=job.number,
                 arguments=command.arguments,
@@ -117,9 +120,12 @@ class Driver:
         self._listen(0.0)
         return self._ended.get(handle, self._gone)
 
-    def withdraw(self, handle: int) -> None:
-        """Cancel a task that has not begun."""
-        self._write(withdraw=handle)
+    def withdraw(self, handles: Sequence[int]) -> list[int]:
+        """Cancel the tasks that have not begun; or not again, since Ray lost them."""
+        waiting = [handle for handle in handles if not self._logs[handle].exists()]
+        for handle in waiting:
+            self._write(withdraw=handle)
+        return waiting
 
     def _write(self, **line: Any) -> None:
         with contextlib.suppress(OSError):  # it is gone, which is heard of
