@@ -53,7 +53,7 @@ KillWait=5
 ReturnToService=2
 GresTypes=gpu
 SlurmdParameters=config_overrides
-NodeName=$host NodeAddr=127.0.0.1 CPUs=$(nproc) RealMemory=1000000 Gres=gpu:2
+NodeName=$host NodeAddr=127.0.0.1 CPUs=$(nproc --all) RealMemory=1000000 Gres=gpu:2
 PartitionName=low Nodes=$host Default=YES PriorityTier=1 PreemptMode=REQUEUE
 PartitionName=cancel Nodes=$host PriorityTier=1 PreemptMode=CANCEL GraceTime=20
 PartitionName=high Nodes=$host PriorityTier=9 PreemptMode=OFF

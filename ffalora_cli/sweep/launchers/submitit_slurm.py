@@ -53,11 +53,12 @@ class Settings:
     additional_parameters: dict[str, Any] = field(default_factory=dict)  # of sbatch, by their names
 
     def __post_init__(self) -> None:
-        if self.timeout_min * 60 <= self.signal_delay_s:
+        least = self.signal_delay_s // 60 + 2  # Slurm may signal a minute early
+        if self.timeout_min < least:
             raise ConfigError(
                 f"hydra.launcher.timeout_min={self.timeout_min} leaves no time to train: a job is "
-                f"stopped signal_delay_s={self.signal_delay_s} seconds before; raise timeout_min "
-                f"to {self.signal_delay_s // 60 + 1} at least"
+                f"stopped signal_delay_s={self.signal_delay_s} seconds before, or a minute earlier; "
+                f"give {least} at least"
             )
 
 
