@@ -57,7 +57,7 @@ class Settings:
         if self.timeout_min < least:
             raise ConfigError(
                 f"hydra.launcher.timeout_min={self.timeout_min} leaves no time to train: a job is "
-                f"stopped signal_delay_s={self.signal_delay_s} seconds before, or a minute earlier; "
+                f"stopped signal_delay_s={self.signal_delay_s} seconds before, or a minute more; "
                 f"give {least} at least"
             )
 
