@@ -8,6 +8,7 @@ import torch
 import transformers
 
 from ffalora_cli.adapters.context import Context
+from ffalora_cli.adapters.layout import Layout
 from ffalora_cli.models.families import attention, check, packed
 from tests.tiny import FAMILIES, tiny_network
 
@@ -97,7 +98,9 @@ def both(model, one_row=False):
     wanted = model(input_ids=padded, attention_mask=mask.long())[0]
     context = Context()
     attention.install(model, context)
-    inputs = packed.Packed.of(ids, None, LENGTHS, model.device)
+    layout = Layout.of(LENGTHS, class_rows=2)
+    assert [mask is None for mask in layout.masks()] == [True, False, True, True]
+    inputs = packed.Packed.of(ids, None, layout)
     found = packed.outputs(model, context, inputs, one_row)
     assert context.attended and context.layout is None
     assert found.shape == wanted.shape

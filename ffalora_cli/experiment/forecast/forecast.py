@@ -82,6 +82,7 @@ class Forecaster:
             "device": pick_device(config.engine.device),
             "padding": parts.padding,
             "warnings": list(parts.warnings),
+            "notes": list(parts.notes),
         }
 
     def _measured(self, parts: Parts) -> Measurement:

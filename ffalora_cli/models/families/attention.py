@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ffalora_cli.adapters.context import Context
+from ffalora_cli.models.families import short_attention
 
 NAME = "ffalora_rows"
 """Of the attention in transformers' registry and in a model's configuration."""
@@ -41,8 +42,6 @@ def attend(
 ) -> tuple[Tensor, None]:
     """Softmax attention, block by block.
 
-    On a CPU always in fp32: torch's bf16 attention backward is several times slower there.
-
     Args:
         module: whose attention it is; its ``context`` has the layout.
         query: ``[1, heads, rows, head_dim]``; keys and values may have fewer heads.
@@ -59,22 +58,22 @@ def attend(
         ``[1, rows, heads, head_dim]``, and no weights.
     """
     context: Context = module.context
-    layout, dtype = context.layout, query.dtype
+    layout = context.layout
     assert layout is not None, "a padded pass: Network.outputs names the model's own attention"
     context.attended = True
     causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
     parts = (part.transpose(1, 2)[0] for part in (query, key, value))  # [rows, heads, head_dim]
-    blocks = [layout.blocks(x if x.is_cuda else x.float()) for x in parts]
+    blocks = (layout.blocks(part) for part in parts)
     outs = []
-    for q, k, v, keys in zip(*blocks, layout.masks(), strict=True):
-        mask = _mask(q, keys, causal, sliding_window)
-        heads = (x.transpose(1, 2) for x in (q, k, v))  # [n, heads, tokens, head_dim]
-        outs.append(_attention(*heads, mask, scaling, softcap).transpose(1, 2).flatten(2))
-    return layout.join(outs).to(dtype)[None].unflatten(-1, (query.shape[1], -1)), None
+    for *rows, keys in zip(*blocks, layout.masks(), strict=True):
+        mask = _mask(rows[0], keys, causal, sliding_window)
+        heads = (x.transpose(1, 2) for x in rows)  # [n, heads, tokens, head_dim]
+        outs.append(_attention(*heads, mask, scaling, softcap).transpose(1, 2))
+    return layout.join(outs)[None], None
 
 
 def _mask(q: Tensor, keys: Tensor | None, causal: bool, window: int | None) -> Tensor | None:
-    """What each query of a block sees, to be broadcast to ``[n, heads, tokens, tokens]``.
+    """What each query of a block sees, with four axes, broadcast to ``[n, heads, tokens, tokens]``.
 
     A row that is no token sees itself at least, so that its softmax is finite. Behind the last
     token of an example there are only such rows: causality keeps them apart without ``keys``.
@@ -88,7 +87,7 @@ def _mask(q: Tensor, keys: Tensor | None, causal: bool, window: int | None) -> T
     if window is not None:
         seen = seen & (back.abs() < window)
     if causal or keys is None:
-        return seen
+        return seen[None, None]
     return (seen & keys[:, None, None, :]) | (back == 0)
 
 
@@ -100,14 +99,21 @@ def _attention(
     scaling: float | None,
     softcap: float | None,
 ) -> Tensor:
-    """``[n, heads, tokens, head_dim]`` of dense blocks."""
+    """``[n, heads, tokens, head_dim]`` of dense blocks, the fastest way here.
+
+    On a CPU never fused in bf16: torch's backward pass of that is several times slower.
+    """
     groups = q.shape[1] // k.shape[1]
     if groups > 1:
         k, v = (x.repeat_interleave(groups, 1) for x in (k, v))
-    if softcap is None:
-        return nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scaling)
-    scores = q @ k.transpose(2, 3) * (q.shape[-1] ** -0.5 if scaling is None else scaling)
-    scores = softcap * torch.tanh(scores / softcap)
-    if mask is not None:
-        scores = scores.masked_fill(~mask, float("-inf"))
-    return scores.softmax(-1) @ v
+    scale = q.shape[-1] ** -0.5 if scaling is None else scaling
+    if softcap is not None:
+        scores = softcap * torch.tanh(q @ k.transpose(2, 3) * (scale / softcap))
+        if mask is not None:
+            scores = scores.masked_fill(~mask, float("-inf"))
+        return scores.softmax(-1) @ v
+    if short_attention.suits(q, k):
+        return short_attention.attend(q, k, v, mask, scale)
+    wide = (q, k, v) if q.is_cuda else (q.float(), k.float(), v.float())
+    out = nn.functional.scaled_dot_product_attention(*wide, attn_mask=mask, scale=scale)
+    return out.to(q.dtype)

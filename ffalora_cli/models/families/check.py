@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ffalora_cli.adapters.context import Context
+from ffalora_cli.adapters.layout import Layout
 from ffalora_cli.config.errors import one_line
 from ffalora_cli.models.families import attention, packed
 from ffalora_cli.types import Tensors
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from ffalora_cli.models.network import Network
 
 LENGTHS, MOST = (7, 4, 3), 256  # the first row goes beyond a sliding window of up to MOST tokens
+CLASS_ROWS = 3  # so dear that the short rows share a class, and one of them needs a mask
 SPREAD = 0.02  # of the factors
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 0.1}  # relative, by dtype of the frozen weights
 
@@ -96,7 +98,8 @@ def _attempt(model: Any, one_row: bool, rows: _Rows, values: Tensors) -> tuple[T
     from ffalora_cli.models.backbone import quiet_transformers
 
     context = model.context
-    inputs = packed.Packed.of(rows.ids, None, rows.lengths, model.device)
+    layout = Layout.of(rows.lengths, CLASS_ROWS)
+    inputs = packed.Packed.of(rows.ids, None, layout).to(model.device)
     context.values, context.attended = values, False
     try:
         with torch.no_grad(), quiet_transformers():

@@ -9,7 +9,7 @@ passes what follows the last attention (exact: no other row reaches the outputs)
 from __future__ import annotations
 
 import inspect
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from ffalora_cli.adapters.context import Context
-from ffalora_cli.adapters.layout import Layout, Runs
+from ffalora_cli.adapters.layout import Layout
 from ffalora_cli.models.families import attention
 
 TAILS = (".attention.output", ".sa_layer_norm")
@@ -37,23 +37,35 @@ class Packed:
     heads: Layout  # of the head rows
 
     @staticmethod
-    def of(ids: Tensor, types: Tensor | None, lengths: np.ndarray, device: torch.device) -> Packed:
-        """Examples end to end, on a device.
+    def of(ids: Tensor, types: Tensor | None, layout: Layout) -> Packed:
+        """Examples laid out, on the CPU.
 
         Args:
-            ids: int64 [tokens], the examples sorted by length.
+            ids: int64 [tokens], the examples end to end.
             types: int64 [tokens] segment ids, or None.
-            lengths: int [examples], in the same order.
-            device: of the model.
+            layout: of these examples.
         """
-        runs = Runs.of(lengths)
-        first = np.zeros(len(lengths) + runs.heads.padding, np.int64)  # row 0 stands for padding
-        starts = np.r_[0, np.cumsum(lengths)[:-1]]
-        first[: len(lengths)] = starts
-        where = torch.from_numpy(np.arange(int(lengths.sum())) - np.repeat(starts, lengths))
-        types = torch.zeros_like(ids) if types is None else types
-        rows = (nn.functional.pad(t.to(device), (0, runs.padding)) for t in (ids, types, where))
-        return Packed(*rows, torch.from_numpy(first).to(device), runs, runs.heads)
+        heads, starts = layout.heads(), layout.starts
+        tokens = torch.from_numpy(np.flatnonzero(layout.owner >= 0))
+        owners = layout.owner[layout.owner >= 0]
+        first = np.zeros(len(heads.owner), np.int64)  # row 0 stands for what is nobody's
+        first[: len(starts)] = starts
+        empty = torch.zeros(len(layout.owner), dtype=torch.int64)
+        return Packed(
+            empty.index_copy(0, tokens, ids),
+            empty if types is None else empty.index_copy(0, tokens, types),
+            empty.index_copy(0, tokens, tokens - torch.from_numpy(starts[owners])),
+            torch.from_numpy(first),
+            layout,
+            heads,
+        )
+
+    def to(self, device: torch.device) -> Packed:
+        """The same on a device."""
+        moved = (t.to(device) for t in (self.ids, self.types, self.positions, self.first))
+        keys = self.layout.keys
+        layout = replace(self.layout, keys=None if keys is None else keys.to(device))
+        return Packed(*moved, layout, self.heads)
 
 
 def outputs(model: Any, context: Context, inputs: Packed, one_row: bool) -> Tensor:
@@ -111,7 +123,7 @@ def _hooks(base: Any, context: Context, inputs: Packed) -> list[Any]:
         elif not tails:
             x = x.index_select(0, inputs.first)
         context.layout = None  # of what comes now, the shape says it
-        output["last_hidden_state"] = x[: sum(inputs.layout.counts), None]
+        output["last_hidden_state"] = x[: inputs.layout.examples, None]
         return output
 
     hooks = [getattr(base, "encoder", base).register_forward_hook(hand_over)]
