@@ -63,13 +63,13 @@ def attend(
     context.attended = True
     causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
     parts = (part.transpose(1, 2)[0] for part in (query, key, value))  # [rows, heads, head_dim]
-    blocks = (layout.blocks(part) for part in parts)
+    blocks = [layout.blocks(x) for x in parts]
     outs = []
-    for *rows, keys in zip(*blocks, layout.masks(), strict=True):
-        mask = _mask(rows[0], keys, causal, sliding_window)
-        heads = (x.transpose(1, 2) for x in rows)  # [n, heads, tokens, head_dim]
-        outs.append(_attention(*heads, mask, scaling, softcap).transpose(1, 2))
-    return layout.join(outs)[None], None
+    for q, k, v, keys in zip(*blocks, layout.masks(), strict=True):
+        mask = _mask(q, keys, causal, sliding_window)
+        heads = (x.transpose(1, 2) for x in (q, k, v))  # [n, heads, tokens, head_dim]
+        outs.append(_attention(*heads, mask, scaling, softcap).transpose(1, 2).flatten(2))
+    return layout.join(outs)[None].unflatten(-1, (query.shape[1], -1)), None
 
 
 def _mask(q: Tensor, keys: Tensor | None, causal: bool, window: int | None) -> Tensor | None:
@@ -101,19 +101,20 @@ def _attention(
 ) -> Tensor:
     """``[n, heads, tokens, head_dim]`` of dense blocks, the fastest way here.
 
-    On a CPU never fused in bf16: torch's backward pass of that is several times slower.
+    On a CPU fused only in fp32: torch's backward pass of that is several times slower in bf16.
     """
-    groups = q.shape[1] // k.shape[1]
+    groups, dtype = q.shape[1] // k.shape[1], q.dtype
+    scaling = q.shape[-1] ** -0.5 if scaling is None else scaling
     if groups > 1:
         k, v = (x.repeat_interleave(groups, 1) for x in (k, v))
-    scale = q.shape[-1] ** -0.5 if scaling is None else scaling
     if softcap is not None:
-        scores = softcap * torch.tanh(q @ k.transpose(2, 3) * (scale / softcap))
+        scores = softcap * torch.tanh(q @ k.transpose(2, 3) * (scaling / softcap))
         if mask is not None:
             scores = scores.masked_fill(~mask, float("-inf"))
         return scores.softmax(-1) @ v
     if short_attention.suits(q, k):
-        return short_attention.attend(q, k, v, mask, scale)
-    wide = (q, k, v) if q.is_cuda else (q.float(), k.float(), v.float())
-    out = nn.functional.scaled_dot_product_attention(*wide, attn_mask=mask, scale=scale)
-    return out.to(q.dtype)
+        return short_attention.attend(q, k, v, mask, scaling)
+    if not q.is_cuda:
+        q, k, v = q.float(), k.float(), v.float()
+    out = nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scaling)
+    return out.to(dtype)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from ffalora_cli.models.network import Network
 
 LENGTHS, MOST = (7, 4, 3), 256  # the first row goes beyond a sliding window of up to MOST tokens
-CLASS_ROWS = 3  # so dear that the short rows share a class, and one of them needs a mask
+CLASS_ROWS = 2  # price of a class: the first row has one, the others share one and are filled up
 SPREAD = 0.02  # of the factors
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 0.1}  # relative, by dtype of the frozen weights
 
