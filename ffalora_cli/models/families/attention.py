@@ -73,7 +73,7 @@ def attend(
 
 
 def _mask(q: Tensor, keys: Tensor | None, causal: bool, window: int | None) -> Tensor | None:
-    """What each query of a block sees, with four axes, broadcast to ``[n, heads, tokens, tokens]``.
+    """What each query of a block sees, to be broadcast to ``[n, heads, tokens, tokens]``.
 
     A row that is no token sees itself at least, so that its softmax is finite. Behind the last
     token of an example there are only such rows: causality keeps them apart without ``keys``.
@@ -87,7 +87,7 @@ def _mask(q: Tensor, keys: Tensor | None, causal: bool, window: int | None) -> T
     if window is not None:
         seen = seen & (back.abs() < window)
     if causal or keys is None:
-        return seen[None, None]
+        return seen
     return (seen & keys[:, None, None, :]) | (back == 0)
 
 
