@@ -210,8 +210,7 @@ def _privatise(job: LocalJob, step: int, pairs: StepBatches, tensors: RoundTenso
     """Turn sums into the gradient of the step, in place: noise, then the divisor."""
     clients, total = len(job.clients), tensors.total
     if job.privacy is None:
-        sizes = np.bincount(pairs.slots, minlength=clients)
-        divisor = torch.from_numpy(np.maximum(sizes, 1)).to(total)
+        sizes = np.maximum(np.bincount(pairs.slots, minlength=clients), 1)
     else:
         total += example_level.step_noise(
             tensors.layout,
@@ -223,5 +222,8 @@ def _privatise(job: LocalJob, step: int, pairs: StepBatches, tensors: RoundTenso
             total.device,
             job.extents,
         )
-        divisor = torch.from_numpy(job.privacy.expected_batch).to(total)
-    total /= divisor[:, None]
+        sizes = job.privacy.expected_batch
+    divisor = torch.from_numpy(sizes).to(total.dtype)[:, None]
+    if total.is_cuda:
+        divisor = divisor.pin_memory().to(total.device, non_blocking=True)  # the host goes on
+    total /= divisor
