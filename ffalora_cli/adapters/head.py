@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
 from ffalora_cli.adapters.context import Context, times
-from ffalora_cli.adapters.layout import Padded
-
-if TYPE_CHECKING:
-    pass
+from ffalora_cli.adapters.layout import Layout
 from ffalora_cli.adapters.sites import replace
 
 
@@ -30,7 +26,7 @@ class HeadLinear(nn.Module):
         if weight is None:
             return self.base(x)
         rows = x.reshape(-1, x.shape[-1])
-        y = times(rows, weight, Padded(x.shape[0], len(rows) // x.shape[0]))
+        y = times(rows, weight, Layout.padded(x.shape[0], len(rows) // x.shape[0]))
         y = y.reshape(*x.shape[:-1], -1)
         bias = self.context.values.get(f"{self.name}.bias")
         if isinstance(bias, Tensor):

@@ -24,6 +24,7 @@ from ffalora_cli.adapters.head import HeadLinear
 from ffalora_cli.adapters.sites import AdaptedLinear, replace
 from ffalora_cli.engine.dropout import keyed_dropout
 from ffalora_cli.engine.job import ExamplePrivacy, LocalJob, LocalResult, StepBatches
+from ffalora_cli.engine.precision import exact_products
 from ffalora_cli.engine.stacked.round_tensors import views
 from ffalora_cli.models.network import Network
 from ffalora_cli.privacy.mechanism import example_level
@@ -245,6 +246,7 @@ def _optimizer_class() -> Any:
         noise_for_step: list[Tensor]
         units: list[list[int]]  # rows of the batch that are one unit of privacy
 
+        @exact_products()
         def clip_and_accumulate(self) -> None:
             """Opacus' own for ``flat`` rows; otherwise a loop over layers, units and rows."""
             if self.rule.kind == "flat" and all(len(unit) == 1 for unit in self.units):

@@ -15,6 +15,7 @@ from ffalora_cli.adapters import registry as forms
 from ffalora_cli.adapters import sites as adapters
 from ffalora_cli.adapters.context import Context, Factor
 from ffalora_cli.adapters.head import install_head
+from ffalora_cli.adapters.layout import CLASS_ROWS, Layout
 from ffalora_cli.config.schema import AdapterConfig, HeadConfig, ModelConfig, TaskConfig
 from ffalora_cli.hub.access import Note, silent
 from ffalora_cli.models.backbone import Backbone, Weights, load_backbone
@@ -89,6 +90,11 @@ class Network:
         one_row = self.task.reads == "example"
         return one_row and packed.supports(self.model) and self.context.dropout is None
 
+    @property
+    def class_rows(self) -> int:
+        """What a class of a layout costs here, in rows; the same on every machine."""
+        return CLASS_ROWS[next(self.model.parameters()).dtype]
+
     def inputs(self, examples: Examples, rows: np.ndarray) -> Inputs:
         """What the model reads of a micro-batch, on its device, without padding where it can.
 
@@ -99,7 +105,8 @@ class Network:
         lengths = np.asarray(examples.lengths)[rows]
         if self.packs:
             ids, types = examples.packed(rows)
-            return packed.Packed.of(ids, types, lengths, self.device)
+            layout = Layout.of(lengths, self.class_rows)
+            return packed.Packed.of(ids, types, layout).to(self.device)
         padded = examples.inputs(rows, int(lengths.max()))
         return {name: tensor.to(self.device) for name, tensor in padded.items()}
 

@@ -104,3 +104,10 @@ def test_the_whole_key_places_the_generator_and_a_client_draws_alike_in_any_comp
     far = draw([7], 1_000_000)[0].double()
     assert abs(far.mean()) < 5e-3 and abs(far.std() - 1.0) < 5e-3
     assert torch.equal(draw([7], secret=SecureKey(key)).cpu(), secure.cpu())
+
+
+def test_a_sweep_counts_the_gpus_that_jobs_will_see(monkeypatch):
+    from ffalora_cli.sweep.launchers.gpus import visible
+
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert visible() == [str(n) for n in range(torch.cuda.device_count())]

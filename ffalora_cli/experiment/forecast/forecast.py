@@ -81,6 +81,7 @@ class Forecaster:
             "disk": cost.disk(parts, seen),
             "device": pick_device(config.engine.device),
             "warnings": list(parts.warnings),
+            "notes": list(parts.notes),
         }
 
     def _measured(self, parts: Parts) -> Measurement:

@@ -8,14 +8,15 @@ layers' own modules are called, so the weights are the unmodified model's.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ffalora_cli.adapters.layout import Layout, Runs
+from ffalora_cli.adapters.layout import Layout
 from ffalora_cli.adapters.sites import AdaptedLinear
+from ffalora_cli.models.families import short_attention
 
 FAMILIES = ("bert", "roberta", "xlm-roberta")
 
@@ -42,23 +43,35 @@ class Packed:
     heads: Layout  # of the head rows
 
     @staticmethod
-    def of(ids: Tensor, types: Tensor | None, lengths: np.ndarray, device: torch.device) -> Packed:
-        """Examples end to end, on a device.
+    def of(ids: Tensor, types: Tensor | None, layout: Layout) -> Packed:
+        """Examples laid out, on the CPU.
 
         Args:
-            ids: int64 [tokens], the examples sorted by length.
+            ids: int64 [tokens], the examples end to end.
             types: int64 [tokens] segment ids, or None.
-            lengths: int [examples], in the same order.
-            device: of the model.
+            layout: of these examples.
         """
-        runs = Runs.of(lengths)
-        first = np.zeros(len(lengths) + runs.heads.padding, np.int64)  # row 0 stands for padding
-        starts = np.r_[0, np.cumsum(lengths)[:-1]]
-        first[: len(lengths)] = starts
-        where = torch.from_numpy(np.arange(int(lengths.sum())) - np.repeat(starts, lengths))
-        types = torch.zeros_like(ids) if types is None else types
-        rows = (nn.functional.pad(t.to(device), (0, runs.padding)) for t in (ids, types, where))
-        return Packed(*rows, torch.from_numpy(first).to(device), runs, runs.heads)
+        heads, starts = layout.heads(), layout.starts
+        tokens = torch.from_numpy(np.flatnonzero(layout.owner >= 0))
+        owners = layout.owner[layout.owner >= 0]
+        first = np.zeros(len(heads.owner), np.int64)  # row 0 stands for what is nobody's
+        first[: len(starts)] = starts
+        empty = torch.zeros(len(layout.owner), dtype=torch.int64)
+        return Packed(
+            empty.index_copy(0, tokens, ids),
+            empty if types is None else empty.index_copy(0, tokens, types),
+            empty.index_copy(0, tokens, tokens - torch.from_numpy(starts[owners])),
+            torch.from_numpy(first),
+            layout,
+            heads,
+        )
+
+    def to(self, device: torch.device) -> Packed:
+        """The same on a device."""
+        moved = (t.to(device) for t in (self.ids, self.types, self.positions, self.first))
+        keys = self.layout.keys
+        layout = replace(self.layout, keys=None if keys is None else keys.to(device))
+        return Packed(*moved, layout, self.heads)
 
 
 def outputs(model: nn.Module, inputs: Packed) -> Tensor:
@@ -73,7 +86,7 @@ def outputs(model: nn.Module, inputs: Packed) -> Tensor:
     for layer in layers[:-1]:
         x = _layer(layer, x, x, layout, layout)
     x = _layer(layers[-1], x, x.index_select(0, inputs.first), layout, heads)
-    x = x[: sum(heads.counts), None]  # [examples, 1, d]
+    x = x[: heads.examples, None]  # [examples, 1, d]
     scores: Tensor = model.classifier(x if encoder.pooler is None else encoder.pooler(x))
     return scores
 
@@ -106,30 +119,29 @@ def _layer(layer: nn.Module, x: Tensor, queries: Tensor, layout: Layout, wanted:
 
 
 def _attend(q: Tensor, k: Tensor, v: Tensor, heads: int, wanted: Layout, layout: Layout) -> Tensor:
-    """Softmax attention within each example, block by block.
-
-    On a CPU always in fp32: torch's bf16 attention backward is several times slower there.
-    """
-    dtype = q.dtype
-    if not q.is_cuda:
-        q, k, v = q.float(), k.float(), v.float()
-    blocks = zip(
-        _query_blocks(q, wanted, layout),
-        layout.blocks(k),
-        layout.blocks(v),
-        layout.masks(),
-        strict=True,
-    )
+    """Softmax attention within each example, block by block."""
     parts = []
-    for queries, keys, values, mask in blocks:
-        out = nn.functional.scaled_dot_product_attention(
-            *(part.unflatten(-1, (heads, -1)).transpose(1, 2) for part in (queries, keys, values)),
-            attn_mask=None if mask is None else mask[:, None, None, :],
-        )  # [n, heads, tokens, head_dim]
+    blocks = (_query_blocks(q, wanted, layout), layout.blocks(k), layout.blocks(v), layout.masks())
+    for *rows, mask in zip(*blocks, strict=True):
+        seen = None if mask is None else mask[:, None, None, :]
+        cut = (part.unflatten(-1, (heads, -1)).transpose(1, 2) for part in rows)
+        out = attention(*cut, seen)  # [n, heads, tokens, head_dim]
         parts.append(out.transpose(1, 2).flatten(2))
     if wanted is not layout:
         parts = [torch.cat(parts)]
-    return wanted.join(parts).to(dtype)
+    return wanted.join(parts)
+
+
+def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+    """``softmax(q k^T / sqrt(size)) v`` of ``[n, heads, tokens, size]``, the fastest way here.
+
+    On a CPU never fused in bf16: torch's backward pass of that is several times slower.
+    """
+    if short_attention.suits(q, k):
+        return short_attention.attend(q, k, v, mask, q.shape[-1] ** -0.5)
+    wide = (q, k, v) if q.is_cuda else (q.float(), k.float(), v.float())
+    out = nn.functional.scaled_dot_product_attention(*wide, attn_mask=mask)
+    return out.to(q.dtype)
 
 
 def _query_blocks(q: Tensor, wanted: Layout, layout: Layout) -> list[Tensor]:
