@@ -10,6 +10,8 @@ import pytest
 import torch
 
 from ffalora_cli.engine.build import build_engine
+from ffalora_cli.keys import SecureKey, derive, place
+from ffalora_cli.privacy.mechanism.example_level import step_noise
 from tests.engine.test_engines import gap, job
 from tests.engine.test_two_devices import CASES, equals_the_cpu, play
 from tests.tiny import TinyExamples, tiny_network
@@ -78,6 +80,30 @@ def test_graphs_are_captured_and_give_what_eager_work_gives():
         now = dataclasses.replace(work, round=round)
         assert gap(captured.train(now).trained, eager.train(now).trained) < 1e-4
     assert any(captured._shapes._graphs.values())
+
+
+def test_the_whole_key_places_the_generator_and_a_client_draws_alike_in_any_company():
+    """torch's Philox keeps seed and offset in 16 bytes; noise never waits for the host."""
+    key = derive(b"secret" * 6, "noise", 3, 1, 0)
+    state = place(torch.Generator("cuda"), key).get_state()
+    words = state.numpy().tobytes()
+    assert words[:8] == key[:8]
+    assert int.from_bytes(words[8:], "little") == int.from_bytes(key[8:16], "little") >> 3 << 2
+
+    def draw(clients, size=4097, secret=b"secret" * 6):
+        return step_noise({"a": (size,)}, clients, np.ones(len(clients)), secret, 1, 0, "cuda")
+
+    draw([0])
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        whole, other, secure = draw(range(20)), draw([7, 3]), draw([7], secret=SecureKey(key))
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert torch.equal(other, whole[[7, 3]]) and secure.dtype == torch.float64
+    assert torch.corrcoef(whole).sub(torch.eye(20, device="cuda")).abs().max() < 5.5 / 4097**0.5
+    far = draw([7], 1_000_000)[0].double()
+    assert abs(far.mean()) < 5e-3 and abs(far.std() - 1.0) < 5e-3
+    assert torch.equal(draw([7], secret=SecureKey(key)).cpu(), secure.cpu())
 
 
 def test_a_sweep_counts_the_gpus_that_jobs_will_see(monkeypatch):
