@@ -18,8 +18,11 @@ def build_engine(name: str, network: Network, examples: Examples, max_tokens: in
         from ffalora_cli.engine.reference import ReferenceEngine
 
         return ReferenceEngine(network, examples)
+    from ffalora_cli.engine.memory import keep_freed_memory
     from ffalora_cli.engine.stacked.engine import StackedEngine
 
+    if network.device.type == "cpu":
+        keep_freed_memory()
     return StackedEngine(network, examples, max_tokens)
 
 
