@@ -19,7 +19,7 @@ from torch import Tensor
 from ffalora_cli.config.errors import RunFailed
 from ffalora_cli.types import Tensors
 
-TOLERANCE = 1e-3  # relative, of sums: replays use the same kernels, additions may change places
+TOLERANCE = 0.02  # relative, of sums: in bf16 a kernel chosen otherwise; twice or never is 1
 
 
 class Graph(Protocol):
