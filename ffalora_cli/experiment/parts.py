@@ -62,6 +62,15 @@ class Parts:
         """What the run secret is a hash of beside seed and signature (``run_secret``)."""
         return None if self.plan is None else self.loaded.digest
 
+    @property
+    def padding(self) -> str | None:
+        """Why training pads; None where the examples' tokens lie end to end."""
+        from ffalora_cli.models.fit import why_padded
+
+        network = self.simulation.network
+        family = network.plain.config.model_type
+        return why_padded(self.config, family, network.padding)
+
     def evaluate(self, record: RoundRecord) -> RoundRecord:
         """The record with the metrics of the global model, and of the clients where asked for."""
         from ffalora_cli.engine.evaluate import evaluate

@@ -145,7 +145,8 @@ class StackedEngine:
         ghosts = self._ghosts(tensors, lengths, room) if by_client else frozenset()
         max_examples = max(1, room // max(_copied(tensors, ghosts), 1))
         packed = self.network.packs and job.dropout == 0
-        fixed = packed and self.fixed and by_client
+        one_row = self.network.task.reads == "example"
+        fixed = packed and self.fixed and by_client and one_row
         bounds = (lengths, self.max_tokens, max_examples)
         for batch in deal(*bounds) if fixed else cut(*bounds, packed):
             job.poll()
