@@ -132,6 +132,7 @@ def _shared(parts: Parts) -> dict[str, Any]:
         "trainable_parameters": sum(spec.size for spec in parts.simulation.trained(1)),
         "frozen_parameters": parts.simulation.network.frozen_parameters,
         "max_tokens": parts.max_tokens,
+        "padding": parts.padding,
     }
 
 
