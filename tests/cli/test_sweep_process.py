@@ -41,7 +41,7 @@ def test_a_failed_job_is_recorded_the_rest_go_on_and_only_it_is_repeated(
     settings, model, tmp_path, capsys
 ):
     other = tmp_path / "late"
-    grid = [*settings, f"model.source={other},{model}"]
+    grid = [*settings, "privacy=none", f"model.source={other},{model}"]
     assert main(["run", "-m", *grid]) == 3
     out, err = capsys.readouterr()
     assert "ffalora: 1 failed of 2 jobs; run what is missing with: ffalora run -m" in err
