@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import astuple, dataclass, field, replace
 
 import numpy as np
 import torch
@@ -15,6 +15,7 @@ from ffalora_cli.engine.dropout import keyed_dropout
 from ffalora_cli.engine.gradients import MicroBatch, gradients
 from ffalora_cli.engine.job import LocalJob, LocalResult, StepBatches
 from ffalora_cli.engine.microbatch import cut, padded_tokens
+from ffalora_cli.engine.ranks import ALONE, Ranks
 from ffalora_cli.engine.stacked import clipped_sums, unit_sums
 from ffalora_cli.engine.stacked.clipped_sums import CLIPPED, LOSS, NONFINITE, ROWS, UNITS
 from ffalora_cli.engine.stacked.cost import ghost_tensors
@@ -42,6 +43,7 @@ class StackedEngine:
         max_tokens: tokens of a micro-batch, padding included; halved when memory runs out.
         fixed: whether micro-batches are rounded up to a few shapes; on a GPU they are.
         ghost_norms: whether large tensors may use them; an observer who hands in gradients says no.
+        ranks: processes that train the same jobs, each its share of every step.
     """
 
     network: Network
@@ -49,6 +51,7 @@ class StackedEngine:
     max_tokens: int = 512
     fixed: bool = False
     ghost_norms: bool = True
+    ranks: Ranks = ALONE
     _shapes: FixedShapes = field(init=False)
     _tensors: RoundTensors | None = None
 
@@ -66,11 +69,15 @@ class StackedEngine:
         tensors, tally = self._loaded(job), Tally()
         optimizer = job.optimizer.build([tensors.flat])
         for step, pairs in enumerate(job.batches):
-            self._sum_with_backoff(job, step, pairs, tensors, tally)
+            mine = self.ranks.share(pairs, self.examples.lengths)
+            self._sum_with_backoff(job, step, mine, tensors, tally)
+            self.ranks.add(tensors.total)
             _privatise(job, step, pairs, tensors)
             tensors.flat.grad = tensors.total
             optimizer.step()
-        counts = tensors.counts.cpu().numpy()  # [clients, 5]
+        self.ranks.check_same(tensors.flat, f"round {job.round}: the clients' tensors")
+        counts = self.ranks.added(tensors.counts.cpu().numpy())  # [clients, 5]
+        tally = Tally(*self.ranks.added(np.array(astuple(tally))).tolist())
         return LocalResult(
             trained={n: v.to("cpu", copy=True) for n, v in tensors.trained.items()},
             loss_sum=counts[:, LOSS].copy(),
