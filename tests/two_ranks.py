@@ -16,7 +16,7 @@ _FORK = multiprocessing.get_context("fork")
 
 
 def on_two_ranks(work: Callable[[Ranks], Any]) -> list[Any]:
-    """What ``work`` returned on each rank; an exception is raised here."""
+    """What ``work`` returned on each rank, None of one that died; an exception is raised here."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     ends, children = [], []
@@ -28,7 +28,7 @@ def on_two_ranks(work: Callable[[Ranks], Any]) -> list[Any]:
         ends.append(here)
         children.append(child)
     try:
-        found = [end.recv() for end in ends]
+        found = [_received(end) for end in ends]
     finally:
         for child in children:
             child.kill()
@@ -37,6 +37,13 @@ def on_two_ranks(work: Callable[[Ranks], Any]) -> list[Any]:
         if isinstance(value, Exception):
             raise value
     return found
+
+
+def _received(end: Any) -> Any:
+    try:
+        return end.recv()
+    except EOFError:
+        return None
 
 
 def _child(rank: int, port: int, work: Callable[[Ranks], Any], end: Any) -> None:
