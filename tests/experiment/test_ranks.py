@@ -22,8 +22,9 @@ from scripts.chaos.workload import Silent
 from tests.experiment.test_inputs import TASK, rows
 from tests.two_ranks import on_two_ranks
 
-PRIVATE = ["privacy=row", "privacy.noise_multiplier=1", "privacy.epsilon_target=null"]
-PRIVATE += ["privacy.accountant=rdp", "privacy.delta=1e-3", "privacy.noise=secure"]
+PRIVATE = [word for word in TASK if word != "privacy=none" and "rounds" not in word]
+PRIVATE += ["privacy=paper", "privacy.noise_multiplier=1", "privacy.epsilon_target=null"]
+PRIVATE += ["privacy.delta=1e-3", "privacy.noise=secure", "federation.rounds=3"]
 
 
 @pytest.fixture(scope="module")
@@ -35,8 +36,11 @@ def job_in(tmp_path_factory, tiny_bert):
         (root / data / "mine").mkdir(parents=True, exist_ok=True)
         (root / data / "mine" / "train.csv").write_text(rows(word=data))
         where = [f"paths.data={root / data}", f"paths.runs={root / runs}"]
-        settings = [*TASK, *PRIVATE, *where, f"model.source={tiny_bert}", "federation.rounds=3"]
-        return plan([*settings, *more])[0]
+        given = {
+            word.partition("=")[0]: word for word in (*PRIVATE, *where, f"model.source={tiny_bert}")
+        }
+        given |= {word.partition("=")[0]: word for word in more}
+        return plan([*given.values()])[0]
 
     return make
 
