@@ -31,8 +31,9 @@ from ffalora_cli.config import schema
 from ffalora_cli.data.dataset import TaskData, prepare
 from ffalora_cli.data.partition.partition import ClientRows, partition
 from ffalora_cli.engine import job
-from ffalora_cli.engine.build import auto_max_tokens, build_engine, pick_device
+from ffalora_cli.engine.build import build_engine, pick_device
 from ffalora_cli.engine.evaluate import evaluate
+from ffalora_cli.engine.memory import auto_max_tokens
 from ffalora_cli.federation.wire.payload import pack, unpack
 from ffalora_cli.keys import Key, SecureKey
 from ffalora_cli.models.backbone import load_tokenizer

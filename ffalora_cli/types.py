@@ -238,6 +238,7 @@ class ServerState:
     base_delta: Tensors = field(default_factory=dict)  # site -> dense change of W [d_out, d_in]
     max_grad_norm: float | None = None  # of the next round, once an adaptive clip has moved
     upload_norms: tuple[float, ...] = ()  # median update norm of recent rounds, oldest first
+    max_tokens: int | None = None  # of a micro-batch, once memory has run out with more
 
 
 @dataclass(frozen=True)

@@ -60,8 +60,6 @@ class LoRA(Form):
         from ffalora_cli.adapters.context import times
 
         inner = times(x, factors["lora_a"], layout)  # [rows, rank]
-        if y is None:
-            return times(inner, factors["lora_b"], layout) * scale
         return times(inner, factors["lora_b"], layout, y, scale)
 
     def dense(self, factors: Mapping[str, Tensor], scale: float) -> Tensor:

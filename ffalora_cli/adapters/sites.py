@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor, nn
 
 from ffalora_cli.adapters.context import Context, Factor, _copies, _RowPerExample
-from ffalora_cli.adapters.layout import Padded
+from ffalora_cli.adapters.layout import Layout
 from ffalora_cli.config.errors import ConfigError, listed, nearest
 from ffalora_cli.types import Site
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 FAMILIES = (
     "bert", "roberta", "xlm-roberta", "electra", "distilbert", "deberta-v2", "modernbert",
+    "albert",
 )  # fmt: skip
 """Families of models, as ``config.json`` spells them, that ``configs/model`` has targets for."""
 
@@ -50,20 +51,20 @@ class AdaptedLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:  # [examples, ..., d_in] -> [examples, ..., d_out]
         """Base output plus the form's."""
-        y = self.base(x)
         factors = self.factors()
         if factors is None:
-            return y
+            return self.base(x)
         copies = max(map(_copies, factors.values()))
-        common_rows = x.shape[0] == 1 and copies > 1
+        layout = self.context.layout
+        common_rows = layout is None and x.shape[0] == 1 and copies > 1
         if common_rows:
             x = x.expand(copies, *x.shape[1:])
-        if self.context.dropout is not None:
-            x = self.context.dropout(self.site, x)
         rows = x.reshape(-1, x.shape[-1])
-        layout = Padded(x.shape[0], len(rows) // x.shape[0])
-        delta = self.form.delta(rows, factors, layout, self.scale)  # [rows, d_out]
-        y = y + delta.reshape(*x.shape[:-1], -1)
+        y = self.base(rows)
+        if self.context.dropout is not None:
+            rows = self.context.dropout(self.site, x).reshape(rows.shape)
+        layout = layout or Layout.padded(x.shape[0], len(rows) // x.shape[0])
+        y = self.form.delta(rows, factors, layout, self.scale, y).view(*x.shape[:-1], -1)
         return y.as_subclass(_RowPerExample) if common_rows else y
 
 

@@ -143,13 +143,8 @@ def _round(network: Network) -> LocalJob:
 
 def _noise(device: str) -> tuple[bool, str]:
     """Mean and spread of keyed draws, and that another key draws something else."""
-    sd = torch.tensor([2.0, 2.0])
-    key = keys.derive(0, "self-test")
-    drawn = (
-        example_level.noise_stack({"x": (DRAWS,)}, [0, 1], sd, key, 1, 0, device)["x"]
-        .double()
-        .cpu()
-    )
+    sd, key = np.array([2.0, 2.0]), keys.derive(0, "self-test")
+    drawn = example_level.step_noise({"x": (DRAWS,)}, [0, 1], sd, key, 1, 0, device).double().cpu()
     mean, spread = float(drawn[0].mean()), float(drawn[0].std())
     # Five standard deviations of the estimates: fails by chance once in a million.
     straight = abs(mean) < 5 * 2 / DRAWS**0.5 and abs(spread - 2) < 5 * 2 / (2 * DRAWS) ** 0.5

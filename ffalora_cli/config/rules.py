@@ -235,6 +235,23 @@ def _federation(config: Config) -> None:
         )
 
 
+def check_precision(precision: str, device: str) -> None:
+    """Refuse TF32 without a GPU.
+
+    Args:
+        precision: ``engine.precision``.
+        device: ``engine.device``, or what ``auto`` has turned out to be.
+
+    Raises:
+        ConfigError: it would change nothing.
+    """
+    if precision == "tf32" and device == "cpu":
+        raise ConfigError(
+            "engine.precision=tf32 is a GPU's, and this run is on the CPU; "
+            "use engine.precision=fp32 (or bf16)"
+        )
+
+
 def _engine(config: Config) -> None:
     engine = config.engine
     if not _DEVICE.fullmatch(engine.device):
@@ -242,6 +259,7 @@ def _engine(config: Config) -> None:
             f"engine.device={brief(engine.device)} is not one of auto, cpu, cuda, cuda:0, ...; "
             "auto takes a GPU when there is one"
         )
+    check_precision(engine.precision, engine.device)
     if engine.max_tokens is not None and engine.max_tokens < config.task.max_length:
         raise ConfigError(
             f"engine.max_tokens={engine.max_tokens} cannot hold one row of task.max_length="

@@ -13,28 +13,6 @@ if TYPE_CHECKING:
     from ffalora_cli.models.network import Network
     from ffalora_cli.types import Examples
 
-CPU_TOKENS = 2048  # of a micro-batch; LOG.md has the measurement
-GPU_TOKENS = (2048, 65536)  # least and most
-KEPT = 24  # values of width ``hidden_size`` that a layer keeps of a token for its backward pass
-SHARE = 0.5  # of the free memory that these may take
-
-
-def auto_max_tokens(network: Network) -> int:
-    """``engine.max_tokens=null``: a constant on a CPU, on a GPU from its free memory.
-
-    Resolved once a run and recorded; a multiple of 512. Running out all the same halves it.
-    """
-    import torch
-
-    if network.device.type != "cuda":
-        return CPU_TOKENS
-    config: Any = network.model.config
-    free, _ = torch.cuda.mem_get_info(network.device)
-    width = config.hidden_size * next(network.model.parameters()).element_size()
-    tokens = int(SHARE * free / (KEPT * width * config.num_hidden_layers))
-    least, most = GPU_TOKENS
-    return min(max(tokens // 512 * 512, least), most)
-
 
 def build_engine(
     name: str, network: Network, examples: Examples, max_tokens: int, ranks: Ranks | None = None
@@ -44,9 +22,12 @@ def build_engine(
         from ffalora_cli.engine.reference import ReferenceEngine
 
         return ReferenceEngine(network, examples)
+    from ffalora_cli.engine.memory import keep_freed_memory
     from ffalora_cli.engine.ranks import ALONE
     from ffalora_cli.engine.stacked.engine import StackedEngine
 
+    if network.device.type == "cpu":
+        keep_freed_memory()
     return StackedEngine(network, examples, max_tokens, ranks=ranks or ALONE)
 
 

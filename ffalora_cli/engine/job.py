@@ -37,7 +37,7 @@ class LocalOptimizer:
 class ExamplePrivacy:
     """DP-SGD of a cohort: every unit moves its client's sum by at most ``max_grad_norm``."""
 
-    max_grad_norm: float
+    max_grad_norm: float | torch.Tensor  # fp64 [] in work that is captured for all rounds
     noise_sd: np.ndarray  # float64 [clients], on the summed gradient
     expected_batch: np.ndarray  # float64 [clients], the divisor
     secret: Key
@@ -61,6 +61,7 @@ class LocalJob:
     extents: Mapping[str, np.ndarray] | None = None  # trained -> int [clients, axes]: where clients
     # have different ranks, how much of each axis is a client's own; the rest is zero and stays so
     poll: Poll = never  # between micro-batches; raises to abandon the job
+    max_tokens: int | None = None  # of a micro-batch, if an earlier job ran out of memory with more
 
 
 @dataclass(frozen=True)
@@ -76,6 +77,7 @@ class LocalResult:
     tokens: int  # real tokens processed
     padded_tokens: int  # tokens processed, padding included
     halvings: int = 0  # of the micro-batches, because memory ran out
+    max_tokens: int | None = None  # of a micro-batch from now on, if it did
 
 
 class Engine(Protocol):

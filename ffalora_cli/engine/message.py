@@ -64,6 +64,7 @@ def job_parts(job: LocalJob) -> tuple[dict[str, Any], Tensors, Tensors]:
         "optimizer": asdict(job.optimizer),
         "privacy": privacy and [privacy.max_grad_norm, privacy.clip, _key(privacy.secret)],
         "dropout": [job.dropout, _key(job.dropout_key)],
+        "max_tokens": job.max_tokens,
         "steps": [step.units is not None for step in job.batches],
         "extents": None if job.extents is None else list(job.extents),
     }
@@ -105,6 +106,7 @@ def job_of(facts: Mapping[str, Any], tensors: Tensors) -> LocalJob:
         privacy=privacy,
         dropout=dropout,
         dropout_key=_of_key(key),
+        max_tokens=facts["max_tokens"],
         extents=None if names is None else {n: arrays[f"extent/{n}"] for n in names},
     )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ffalora_cli.adapters.layout import TOKEN_BUCKET
+from ffalora_cli.adapters.layout import Layout
 
 
 def cut(lengths: np.ndarray, max_tokens: int, max_examples: int, packed: bool) -> list[np.ndarray]:
@@ -34,8 +34,31 @@ def cut(lengths: np.ndarray, max_tokens: int, max_examples: int, packed: bool) -
     return batches
 
 
-def padded_tokens(lengths: np.ndarray, packed: bool) -> int:
-    """Tokens that one micro-batch of these lengths computes, padding included."""
-    if packed:
-        return -(-int(lengths.sum()) // TOKEN_BUCKET) * TOKEN_BUCKET
-    return int(lengths.max()) * len(lengths)
+def deal(lengths: np.ndarray, max_tokens: int, max_examples: int) -> list[np.ndarray]:
+    """Deal examples out, longest first: few micro-batches, each with examples of all lengths.
+
+    Where every shape costs a capture they should be alike; ``cut`` makes no two of one shape.
+
+    Args:
+        lengths: int [pairs], real tokens of each example.
+        max_tokens: real tokens of a micro-batch, to within one example.
+        max_examples: bound from memory.
+
+    Returns:
+        As ``cut``.
+    """
+    order = np.argsort(-lengths, kind="stable")
+    count = max(-(-int(lengths.sum()) // max_tokens), -(-len(lengths) // max_examples))
+    return [order[first::count] for first in range(min(count, len(order)))]
+
+
+def padded_tokens(lengths: np.ndarray, class_rows: int | None) -> int:
+    """Tokens that one micro-batch of these lengths, longest first, computes, padding included.
+
+    Args:
+        lengths: int [examples].
+        class_rows: price of a class of the layout; None: padded to the longest.
+    """
+    if class_rows is None:
+        return int(lengths.max()) * len(lengths)
+    return len(Layout.of(lengths, class_rows).owner)

@@ -82,6 +82,12 @@ class Ranks:
         self.add(total)
         return total.numpy()
 
+    def every(self, values: np.ndarray) -> np.ndarray:
+        """Every rank's array of numbers, ``[world, ...]``."""
+        table = np.zeros((self.world, *values.shape), values.dtype)
+        table[self.rank] = values
+        return self.added(table)
+
     def check_same(self, values: Tensor, what: str) -> None:
         """Compare a hash of ``values`` with every other rank's.
 
@@ -101,14 +107,9 @@ class Ranks:
 
     def gather(self, message: bytes) -> list[bytes]:
         """Every rank's message, on every rank."""
-        if self.world == 1:
-            return [message]
-        sizes = np.zeros(self.world, np.int64)
-        sizes[self.rank] = len(message)
-        sizes = self.added(sizes)
-        table = np.zeros((self.world, int(sizes.max())), np.uint8)
-        table[self.rank, : len(message)] = np.frombuffer(message, np.uint8)
-        rows = self.added(table)
+        sizes = self.every(np.array(len(message)))
+        padded = message.ljust(int(sizes.max()), b"\0")
+        rows = self.every(np.array(list(padded), np.uint8))
         return [row[:size].tobytes() for row, size in zip(rows, sizes, strict=True)]
 
     def tell(self, message: bytes = b"") -> bytes:

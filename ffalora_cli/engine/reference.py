@@ -24,6 +24,8 @@ from ffalora_cli.adapters.head import HeadLinear
 from ffalora_cli.adapters.sites import AdaptedLinear, replace
 from ffalora_cli.engine.dropout import keyed_dropout
 from ffalora_cli.engine.job import ExamplePrivacy, LocalJob, LocalResult, StepBatches
+from ffalora_cli.engine.precision import exact_products
+from ffalora_cli.engine.stacked.round_tensors import views
 from ffalora_cli.models.network import Network
 from ffalora_cli.privacy.mechanism import example_level
 from ffalora_cli.privacy.mechanism.clipping import (
@@ -244,6 +246,7 @@ def _optimizer_class() -> Any:
         noise_for_step: list[Tensor]
         units: list[list[int]]  # rows of the batch that are one unit of privacy
 
+        @exact_products()
         def clip_and_accumulate(self) -> None:
             """Opacus' own for ``flat`` rows; otherwise a loop over layers, units and rows."""
             if self.rule.kind == "flat" and all(len(unit) == 1 for unit in self.units):
@@ -283,17 +286,17 @@ def _optimizer_class() -> Any:
 def _client_noise(job: LocalJob, slot: int, step: int, device: torch.device) -> list[Tensor]:
     assert job.privacy is not None
     shapes = {name: tuple(job.start[name].shape[1:]) for name in job.trainable}
-    noise = example_level.noise_stack(
+    noise = example_level.step_noise(
         shapes,
         job.clients[slot : slot + 1].tolist(),
-        torch.from_numpy(job.privacy.noise_sd[slot : slot + 1]),
+        job.privacy.noise_sd[slot : slot + 1],
         job.privacy.secret,
         job.round,
         step,
         device,
         None if job.extents is None else {n: e[slot : slot + 1] for n, e in job.extents.items()},
     )
-    return [noise[name][0] for name in job.trainable]
+    return [of_tensor[0] for of_tensor in views(noise, shapes).values()]
 
 
 def _rows_of_units(pairs: StepBatches, mine: np.ndarray) -> list[list[int]]:

@@ -12,7 +12,7 @@ from ffalora_cli.config.errors import ConfigError, brief
 from ffalora_cli.config.schema import Config
 from ffalora_cli.config.signature import digest, relevant
 from ffalora_cli.records.files import plain, read_json
-from ffalora_cli.records.manifest import environment, recorded_commits
+from ffalora_cli.records.manifest import NUMERICS, environment, recorded_commits
 from ffalora_cli.records.run_directory import MANIFEST
 
 if TYPE_CHECKING:
@@ -68,27 +68,20 @@ def check_config(manifest: Mapping[str, Any], resolved: Mapping[str, Any], folde
     _refuse({"config": then["config"]}, {"config": plain(relevant(resolved))}, folder)
 
 
-def check_identity(
-    manifest: Mapping[str, Any], now: Mapping[str, Any], folder: Path, private: bool
-) -> dict[str, Any]:
-    """Refuse other data, weights or versions, once they are known; names every one.
-
-    Returns:
-        The identity as this run records it: without what an older ffalora did not know of.
-
-    Raises:
-        ConfigError: for another run, and for a private one whose noise was keyed by less.
-    """
-    then = _recorded(manifest, folder)
-    if private and now["config"]["privacy"]["noise"] == "reproducible" and "tokenizer" not in then:
+def check_numerics(manifest: Mapping[str, Any], folder: Path) -> None:
+    """Refuse to go on with a run that another arithmetic began; a finished one stays as it is."""
+    then = manifest.get("numerics", 1)
+    if then != NUMERICS:
         raise ConfigError(
-            f"{folder}: begun by an ffalora that drew noise by another rule; end it with that "
-            "version, or start a new run with the command of ffalora show"
+            f"{folder}: begun by an ffalora that sums and draws noise otherwise (numerics {then}, "
+            f"here {NUMERICS}), so the same run cannot go on; start a new one from its last round "
+            f"with: ffalora resume {folder} --fork"
         )
-    known = {**now, "data": {k: v for k, v in now["data"].items() if k in then.get("data", {})}}
-    known = {key: value for key, value in known.items() if key in then}
-    _refuse(then, known, folder)
-    return known
+
+
+def check_identity(manifest: Mapping[str, Any], now: Mapping[str, Any], folder: Path) -> None:
+    """Refuse other data, weights or versions, once they are known; names every one."""
+    _refuse(_recorded(manifest, folder), now, folder)
 
 
 def keep_choices(config: Config, manifest: Mapping[str, Any]) -> Config:

@@ -134,6 +134,7 @@ def _shared(parts: Parts) -> dict[str, Any]:
         "frozen_parameters": parts.simulation.network.frozen_parameters,
         "max_tokens": parts.max_tokens,
         "processes": parts.processes,
+        "padding": parts.padding,
     }
 
 

@@ -60,11 +60,21 @@ class Parts:
     processes: int = 1
     names: tuple[str, ...] | None = None  # of the clients, where the data names them
     warnings: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     @property
     def secret_inputs(self) -> str | None:
         """What the run secret is a hash of beside seed and signature (``run_secret``)."""
         return None if self.plan is None else self.loaded.digest
+
+    @property
+    def padding(self) -> str | None:
+        """Why training pads; None where the examples' tokens lie end to end."""
+        from ffalora_cli.models.fit import why_padded
+
+        network = self.simulation.network
+        family = network.plain.config.model_type
+        return why_padded(self.config, family, network.padding)
 
     def evaluate(self, record: RoundRecord) -> RoundRecord:
         """The record with the metrics of the global model, and of the clients where asked for."""
@@ -164,9 +174,11 @@ def build(
     from ffalora_cli.data.cache import entry_key
     from ffalora_cli.data.partition.partition import fingerprint, strata_table
     from ffalora_cli.data.units import unit_keys
-    from ffalora_cli.engine.build import auto_max_tokens, build_engine, pick_device
+    from ffalora_cli.engine.build import build_engine, pick_device
     from ffalora_cli.engine.correctness import check_per_example_gradients
     from ffalora_cli.engine.evaluate import predict
+    from ffalora_cli.engine.memory import auto_max_tokens
+    from ffalora_cli.engine.precision import set_precision
     from ffalora_cli.engine.ranks import ALONE
     from ffalora_cli.experiment.inputs import Loaded
     from ffalora_cli.federation.roles import covered_names
@@ -183,6 +195,7 @@ def build(
     from ffalora_cli.tasks import registry as tasks
 
     device = pick_device(config.engine.device)
+    set_precision(config.engine.precision, device)
     if config.engine.threads is not None:
         torch.set_num_threads(config.engine.threads)
     method = registry.get(config.method.name)
@@ -210,6 +223,9 @@ def build(
     warnings += (*(plan.warnings if plan else ()), *combination_warnings(config, len(clients)))
     for warning in warnings:
         observer.note(f"warning: {warning}")
+    notes = remarks.of_precision(config, device)
+    for note in notes:
+        observer.note(note)
     network = load_network(
         config.model,
         config.adapter,
@@ -267,4 +283,5 @@ def build(
         ranks.world if ranks else 1,
         people.names,
         warnings,
+        notes,
     )

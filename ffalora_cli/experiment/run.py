@@ -125,6 +125,8 @@ def _find(job: Job) -> _Found:
     manifest = identity.begun_manifest(directory.path) if directory.begun else None
     if manifest is not None:
         identity.check_config(manifest, job.resolved, directory.path)
+        if not directory.finished:
+            identity.check_numerics(manifest, directory.path)
         config = identity.keep_choices(config, manifest)
     return _Found(directory, signature, config, manifest, fork)
 
@@ -149,8 +151,7 @@ def _identified(found: _Found, parts: Parts, job: Job) -> Session:
     """The session of this run; refuses data, weights or versions that it was not begun with."""
     now = identity.identity(parts, job.resolved)
     if found.manifest is not None:
-        private = parts.plan is not None
-        now = identity.check_identity(found.manifest, now, found.directory.path, private)
+        identity.check_identity(found.manifest, now, found.directory.path)
     return Session(parts, found.directory, now)
 
 

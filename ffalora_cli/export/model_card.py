@@ -179,7 +179,7 @@ def _training(config: Config) -> str:
             f"rank {adapter.rank}, alpha {adapter.alpha:g}, {adapter.targets}, A {adapter.init}",
         ),
         ("head", f"{config.head.mode}, scale {config.head.scale:g}"),
-        ("precision of the frozen weights", config.engine.precision),
+        ("precision", config.engine.precision),
     ]
     return _table(("", ""), rows)
 
@@ -375,7 +375,7 @@ def _limitations(config: Config, facts: CardFacts) -> str:
     if config.head.mode == "frozen":
         lines.append("The classification head is random and frozen: the adapter learnt to feed it.")
     if config.engine.precision != "fp32":
-        lines.append(f"Trained over {config.engine.precision} frozen weights, exported in fp32.")
+        lines.append(f"Trained with engine.precision={config.engine.precision}, exported in fp32.")
     if config.privacy.unit == "none":
         lines.append("Trained without privacy: training rows may be recoverable from it.")
     return "\n".join(f"- {line}" for line in lines)

@@ -172,6 +172,8 @@ def _exchange(
             held |= {n: masked(held[n], own) for n, own in extents.items()}
         result = yield _job(setting, state, ledgers, number, ids, held, extents)
         results.append(result)
+        if result.max_tokens is not None:
+            state = replace(state, max_tokens=result.max_tokens)
         leaving = _kept_and_noised(setting, ledgers, number, ids, held, result, extents)
         for rows, rank in setting.by_rank(ids):
             sent, start = _of_rank(setting, rows, rank, leaving, held)
@@ -255,6 +257,7 @@ def _job(
         dropout_key=keys.derive(setting.key(number), "dropout"),
         extents=extents,
         poll=setting.poll,
+        max_tokens=state.max_tokens,
     )
 
 

@@ -58,6 +58,7 @@ def snapshot(simulation: Simulation) -> tuple[Tensors, dict[str, Any]]:
         "merges": [{"site": merge.site, "exchange": merge.exchange} for merge in state.merges],
         "max_grad_norm": state.max_grad_norm,
         "upload_norms": list(state.upload_norms),
+        "max_tokens": state.max_tokens,
     }
     return tensors, facts
 
@@ -106,6 +107,7 @@ def restore(
         base_delta=groups["delta"],
         max_grad_norm=facts["max_grad_norm"],
         upload_norms=tuple(facts["upload_norms"]),
+        max_tokens=facts["max_tokens"],
     )
     _check_regenerated(facts["regenerated"], _hashes(simulation, state))
     simulation.state = state

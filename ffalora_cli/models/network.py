@@ -15,10 +15,11 @@ from ffalora_cli.adapters import registry as forms
 from ffalora_cli.adapters import sites as adapters
 from ffalora_cli.adapters.context import Context, Factor
 from ffalora_cli.adapters.head import install_head
+from ffalora_cli.adapters.layout import CLASS_ROWS, Layout
 from ffalora_cli.config.schema import AdapterConfig, HeadConfig, ModelConfig, TaskConfig
 from ffalora_cli.hub.access import Note, silent
 from ffalora_cli.models.backbone import Backbone, Weights, load_backbone
-from ffalora_cli.models.families import packed
+from ffalora_cli.models.families import attention, check, packed
 from ffalora_cli.models.families.frozen import freeze_linears
 from ffalora_cli.tasks.base import Task
 from ffalora_cli.types import Examples, Site, Tensors, TensorSpec
@@ -49,6 +50,7 @@ class Network:
             starts them, head as loaded or drawn.
         fingerprint: of the frozen weights.
         rest: fingerprint of what else decides its function (``Backbone.rest``).
+        padding: why the model pads; empty where its rows lie end to end.
         base_delta: what was added to the base weights of merged sites, by site.
     """
 
@@ -65,6 +67,7 @@ class Network:
     draw: Callable[[int], Tensors]  # a seed -> adapters as they would begin with it
     rank: int
     rest: str = ""
+    padding: str = ""
     replaced: int = 0  # how often a frozen weight moved to another address
     base_delta: Tensors = field(default_factory=dict)
 
@@ -87,9 +90,13 @@ class Network:
 
     @property
     def packs(self) -> bool:
-        """Whether there is a forward without padding here (and no dropout is on)."""
-        one_row = self.task.reads == "example"
-        return one_row and packed.supports(self.model) and self.context.dropout is None
+        """Whether rows lie end to end now: the model can, and no dropout is on."""
+        return not self.padding and self.context.dropout is None
+
+    @property
+    def class_rows(self) -> int:
+        """What a class of a layout costs here, in rows; the same on every machine."""
+        return CLASS_ROWS[next(self.model.parameters()).dtype]
 
     def inputs(self, examples: Examples, rows: np.ndarray) -> Inputs:
         """What the model reads of a micro-batch, on its device, without padding where it can.
@@ -101,7 +108,8 @@ class Network:
         lengths = np.asarray(examples.lengths)[rows]
         if self.packs:
             ids, types = examples.packed(rows)
-            return packed.Packed.of(ids, types, lengths, self.device)
+            layout = Layout.of(lengths, self.class_rows)
+            return packed.Packed.of(ids, types, layout).to(self.device)
         padded = examples.inputs(rows, int(lengths.max()))
         return {name: tensor.to(self.device) for name, tensor in padded.items()}
 
@@ -115,7 +123,11 @@ class Network:
         """
         self.context.values = dict(values)
         if isinstance(inputs, packed.Packed):
-            return packed.outputs(self.model, inputs).float()
+            one_row = self.task.reads == "example"
+            return packed.outputs(self.model, self.context, inputs, one_row).float()
+        own = self.plain.config._attn_implementation
+        if self.model.config._attn_implementation != own:
+            self.model.set_attn_implementation(own)
         outputs: Tensor = self.model(**inputs).logits
         return outputs.float()
 
@@ -169,7 +181,8 @@ def build_network(
     install_head(model, head, context)
     freeze_linears(model)
     adapters.install(model, sites, form, adapter.scale, context)
-    return Network(
+    attention.install(model, context)
+    network = Network(
         backbone.task,
         model,
         plain,
@@ -184,6 +197,8 @@ def build_network(
         adapter.rank,
         backbone.rest,
     )
+    network.padding = check.why_padded(network, backbone.real)
+    return network
 
 
 def load_network(

@@ -33,10 +33,11 @@ Kind = Literal["public", "sizes", "noised", "outside", "home", "never"]
 _PUBLIC = {
     "summary": "schema_version status headline",
     "manifest": (  # the signature is of the configuration alone
-        "schema_version id signature command seeds.* ffalora python versions.* git git.* platform "
-        "device threads max_tokens trainable_parameters frozen_parameters model_fingerprint "
-        "model.* forked_from forked_from.id forked_from.signature forked_from.round data.eval_on "
-        "data.version data.evals.* data.evals.*.fingerprint data_fingerprints.*"
+        "schema_version id signature command seeds.* ffalora numerics python versions.* git git.* "
+        "platform device threads max_tokens padding trainable_parameters frozen_parameters "
+        "model_fingerprint model.* forked_from forked_from.id forked_from.signature "
+        "forked_from.round data.eval_on data.version data.evals.* data.evals.*.fingerprint "
+        "data_fingerprints.*"
     ),
     "privacy": (
         "schema unit protects relation sampling sampling_note accountant library delta "

@@ -22,6 +22,12 @@ PACKAGES = (
 )  # fmt: skip
 """Distributions whose version can change a number, or how it was recorded."""
 
+NUMERICS = 2
+"""Which arithmetic makes a run's bits; one more whenever a step's sums or noise get others.
+
+Runs that do not record it are 1. A run that was begun by another goes on as a fork only.
+"""
+
 
 def build_manifest(
     *,
@@ -93,6 +99,7 @@ def environment() -> dict[str, Any]:
             versions[package] = None
     return {
         "ffalora": ffalora_cli.__version__,
+        "numerics": NUMERICS,
         "python": platform.python_version(),
         "versions": versions,
         "git": git_state(Path(ffalora_cli.__file__).parent),

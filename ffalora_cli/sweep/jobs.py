@@ -81,6 +81,9 @@ class Status:
 OnChange = Callable[[SweepJob, Ended | None], None]
 """Told by launchers: ``None`` when a job starts, and once how it ended."""
 
+Note = Callable[[str], None]
+"""Takes one line that the user should read."""
+
 
 def status_of(ended: Ended | None) -> Status:
     """The state that an exit code and a complaint amount to."""

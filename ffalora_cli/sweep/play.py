@@ -14,10 +14,13 @@ from ffalora_cli.sweep.record import SweepRecord
 
 
 class SweepObserver(Protocol):
-    """Receives status changes; called from any thread, never concurrently."""
+    """Receives status changes; called from any thread, never concurrently; notes at any time."""
 
     def changed(self, job: SweepJob, status: Status) -> None:
         """The job's status changed; it is recorded already."""
+
+    def note(self, text: str) -> None:
+        """Something about where jobs run that the user should know."""
 
 
 def play_jobs(
@@ -68,10 +71,11 @@ def play_jobs(
         if job.finished:
             set_status(job, Status(ALREADY))
         else:
+            job.command.log.unlink(missing_ok=True)  # from before; turns of one job add to it
             missing.append(job)
     try:
         if missing and asked() is None:
-            launch(missing, on_change, asked)
+            launch(missing, on_change, asked, observer.note)
     finally:
         record.stop_file.unlink(missing_ok=True)
     return statuses

@@ -146,7 +146,7 @@ def _rectangle(job: LocalJob, examples: Encoded) -> int:
 def longest_tokens(job: LocalJob, examples: Encoded) -> int:
     """Tokens when every client's batch is padded to its longest."""
     return sum(
-        padded_tokens(examples.lengths[step.rows[step.slots == slot]], packed=False)
+        padded_tokens(examples.lengths[step.rows[step.slots == slot]], None)
         for step in job.batches
         for slot in np.unique(step.slots)
     )
@@ -205,7 +205,7 @@ class _Shared:
                 targets = self.examples.targets.batch(rows).to(device)
                 losses = self.network.task.losses(outputs, targets)
                 (losses * weights[index]).sum().backward()
-                padded += padded_tokens(lengths[batch], packed)
+                padded += padded_tokens(lengths[batch], self.network.class_rows if packed else None)
             optimizer.step()
         return {n: v.detach() for n, v in stack.items()}, padded
 

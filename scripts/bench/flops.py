@@ -1,4 +1,4 @@
-"""The least arithmetic a step needs, and how fast this machine multiplies matrices.
+"""The least arithmetic a step needs.
 
 Two FLOPs a multiply-add. Counted: linear layers and attention, forward on real tokens, and the
 gradient with respect to their inputs down to layer 0's query and value outputs; of the last layer
@@ -7,36 +7,33 @@ only the row that the head reads. Not counted: adapters, norms, activations, sof
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
-
-GEMMS = ((1024, 384, 384), (1024, 384, 1536), (1024, 1536, 384), (1024, 1024, 1024))
-GPU_GEMMS = ((8192, 1024, 1024), (8192, 1024, 4096), (8192, 4096, 1024), (8192, 8192, 8192))
-TRIES = 60
 
 
 @dataclass(frozen=True)
 class Shape:
-    """What the count needs to know of a BERT-like classifier."""
+    """What the count needs to know of an encoder with a classifier."""
 
     layers: int
     hidden: int
     intermediate: int
     classes: int
+    feed: int = 2  # products of the feed-forward block; a gated one has three
 
     @staticmethod
     def of(config: Any) -> Shape:
         """From a Hugging Face configuration."""
+        distilled = config.model_type == "distilbert"
         return Shape(
             config.num_hidden_layers,
             config.hidden_size,
-            config.intermediate_size,
+            config.hidden_dim if distilled else config.intermediate_size,
             config.num_labels,
+            3 if config.model_type == "modernbert" else 2,
         )
 
 
@@ -71,7 +68,7 @@ def _layer_flops(shape: Shape, length: int, rows: int, lowest: bool) -> tuple[in
 
         query, output           [m, d] x [d, d]                 2 m d d each
         key, value              [n, d] x [d, d]                 2 n d d each
-        feed-forward            [m, d] x [d, f], [m, f] x [f, d]    4 m d f
+        feed-forward            [m, d] x [d, f], [m, f] x [f, d]    2 m d f each
         Q K^T and P V           heads x [m, d/heads] x [d/heads, n] 2 m n d each
 
     Backward, with respect to inputs: every linear layer once more; dP = dO V^T, dV = P^T dO,
@@ -80,38 +77,9 @@ def _layer_flops(shape: Shape, length: int, rows: int, lowest: bool) -> tuple[in
     """
     n, m, d, f = length, rows, shape.hidden, shape.intermediate
     into_attention = 2 * m * d * d + 4 * n * d * d  # query; key and value
-    behind_attention = 2 * m * d * d + 4 * m * d * f  # output and feed-forward
+    behind_attention = 2 * m * d * d + 2 * shape.feed * m * d * f  # output and feed-forward
     product = 2 * m * n * d  # each of the attention products
     forward = into_attention + behind_attention + 2 * product
     if lowest:
         return forward, behind_attention + 3 * product
     return forward, behind_attention + 4 * product + into_attention
-
-
-def gemm_peak(device: torch.device, dtype: torch.dtype) -> float:
-    """FLOPs a second of the fastest of ``TRIES`` ``torch.mm`` over each of the shapes.
-
-    A GPU is asked for larger products as well: the small ones do not fill it.
-    """
-    shapes = GEMMS + GPU_GEMMS if device.type == "cuda" else GEMMS
-    return max(2 * m * k * n / _fastest(m, k, n, device, dtype) for m, k, n in shapes)
-
-
-def _fastest(m: int, k: int, n: int, device: torch.device, dtype: torch.dtype) -> float:
-    """Seconds of the fastest ``[m, k] x [k, n]``."""
-    a = torch.randn(m, k, device=device, dtype=dtype)
-    b = torch.randn(k, n, device=device, dtype=dtype)
-    best = float("inf")
-    for _ in range(TRIES):
-        if device.type == "cuda":
-            start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-            start.record()
-            torch.mm(a, b)
-            end.record()
-            end.synchronize()
-            best = min(best, start.elapsed_time(end) / 1000)
-        else:
-            began = time.perf_counter()
-            torch.mm(a, b)
-            best = min(best, time.perf_counter() - began)
-    return best

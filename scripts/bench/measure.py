@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import platform
 import statistics
 import time
 from collections.abc import Callable
@@ -14,14 +13,17 @@ import torch
 
 from ffalora_cli.config.errors import ConfigError, choose
 from ffalora_cli.data.encode import Encoded
-from ffalora_cli.engine.build import auto_max_tokens, pick_device
+from ffalora_cli.engine.build import pick_device
 from ffalora_cli.engine.job import LocalJob
+from ffalora_cli.engine.machine import machine_name, product_rates
+from ffalora_cli.engine.memory import auto_max_tokens
 from ffalora_cli.models.network import Network
 from ffalora_cli.types import Stack
 from scripts.bench import contestants
 from scripts.bench.contestants import Contestant, as_plain, update_of
-from scripts.bench.flops import Shape, gemm_peak, step_flops
+from scripts.bench.flops import Shape, step_flops
 from scripts.bench.workload import (
+    MODELS,
     PROFILES,
     Profile,
     load_texts,
@@ -30,7 +32,7 @@ from scripts.bench.workload import (
     make_network,
 )
 
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+MEASURED = 0.3  # seconds of products each library multiplies in every repetition
 
 
 @dataclass
@@ -59,12 +61,16 @@ class Bench:
         if args.profile not in PROFILES:
             raise choose("profile", args.profile, tuple(PROFILES))
         profile, device = PROFILES[args.profile], torch.device(pick_device(args.device))
+        if args.model is not None:
+            if args.model not in MODELS:
+                raise choose("model", args.model, tuple(MODELS))
+            profile = replace(profile, model=args.model)
         chosen = _contestants(args)
         examples, texts = load_texts(profile, args.data)
         networks: dict[str, Network] = {}
         for precision in {c.precision for c in chosen}:
             backbone, weights = load_weights(profile.model, str(device))
-            networks[precision] = make_network(backbone, precision)
+            networks[precision] = make_network(backbone, precision, MODELS[profile.model].targets)
         network = next(iter(networks.values()))
         max_tokens = args.max_tokens or auto_max_tokens(network)
         if max_tokens < int(examples.lengths.max()):
@@ -87,9 +93,10 @@ class Bench:
             shape=Shape.of(network.model.config),
             notes=[
                 f"{args.profile}: {profile.clients} clients x {profile.batch} examples x "
-                f"{profile.steps} steps, {args.method}, rank 8 on query and value, frozen head",
+                f"{profile.steps} steps, {args.method}, rank 8 on "
+                f"{', '.join(MODELS[profile.model].targets)} of {profile.model}, frozen head",
                 f"weights: {weights}; texts: {texts}",
-                f"{_machine(device)}, torch {torch.__version__}, {args.threads} thread(s), "
+                f"{machine_name(device)}, torch {torch.__version__}, {args.threads} thread(s), "
                 f"micro-batches of {max_tokens} tokens",
             ],
         )
@@ -109,14 +116,15 @@ class Bench:
         """Every contestant ``reps`` times, in turn, so that a slow minute hits all of them."""
         # On a GPU the first round compiles and captures: every shape has to be seen once.
         self.warm_up(whole_round=self.device.type == "cuda")
-        gemm = {p: 0.0 for p in {c.precision for c in self.contestants}}
+        peak: dict[str, dict[str, float]] = {p: {} for p in {c.precision for c in self.contestants}}
         cpu: dict[str, list[float]] = {c.name: [] for c in self.contestants}
         wall: dict[str, list[float]] = {c.name: [] for c in self.contestants}
         trained: dict[str, Stack] = {}
         padded: dict[str, int] = {}
         for _ in range(reps):
-            for precision, best in gemm.items():
-                gemm[precision] = max(best, gemm_peak(self.device, DTYPES[precision]))
+            for precision, best in peak.items():
+                for library, rate in product_rates(self.device, precision, MEASURED).items():
+                    best[library] = max(best.get(library, 0.0), rate)
             for contestant in self.contestants:
                 name, job = contestant.name, self.job_of(contestant)
                 (trained[name], padded[name]), seconds = self._timed(self.train[name], job)
@@ -132,7 +140,7 @@ class Bench:
         for contestant in self.contestants:
             name = contestant.name
             seconds = statistics.median(clock[name])
-            floor = flops / gemm[contestant.precision]
+            floor = flops / max(peak[contestant.precision].values())
             rows.append(
                 {
                     "name": name,
@@ -149,13 +157,25 @@ class Bench:
                     "exact": contestant.precision == "fp32",
                 }
             )
-        speeds = "; ".join(
-            f"{precision} peak {speed / 1e9:.1f} GFLOP/s, floor {flops / speed:.3f} s"
-            for precision, speed in sorted(gemm.items(), reverse=True)
+        floors = {
+            precision: {library: flops / rate for library, rate in sorted(rates.items())}
+            for precision, rates in sorted(peak.items(), reverse=True)
+        }
+        told = "; ".join(
+            f"{precision} floor {seconds:.3f} s by {library} ({flops / seconds / 1e9:.0f} GFLOP/s)"
+            for precision, libraries in floors.items()
+            for library, seconds in libraries.items()
         )
         used = "CPU" if clock is cpu else "wall"
-        note = f"{tokens} real tokens, {flops / 1e9:.1f} GFLOP; {speeds}; rates by {used} seconds"
-        return {"notes": [*self.notes, note], "flops": flops, "tokens": tokens, "rows": rows}
+        note = f"{tokens} real tokens, {flops / 1e9:.1f} GFLOP; {told}; rates by {used} seconds"
+        return {
+            "machine": machine_name(self.device),
+            "notes": [*self.notes, note],
+            "flops": flops,
+            "tokens": tokens,
+            "floors": floors,
+            "rows": rows,
+        }
 
     def _timed(
         self, train: contestants.Train, job: LocalJob
@@ -201,9 +221,3 @@ def _contestants(args: argparse.Namespace) -> list[Contestant]:
 def _ratio(seconds: list[float], first: list[float]) -> float:
     """Median over the repetitions of the ratio within one."""
     return statistics.median(a / b for a, b in zip(seconds, first, strict=True))
-
-
-def _machine(device: torch.device) -> str:
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return f"{platform.machine()} CPU"

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from ffalora_cli.engine.job import LocalJob
+from ffalora_cli.engine.stacked.round_tensors import views
 from ffalora_cli.models.network import Network
-from ffalora_cli.privacy.mechanism.example_level import noise_stack
+from ffalora_cli.privacy.mechanism.example_level import step_noise
 from ffalora_cli.types import Examples, Stack
 
 
@@ -90,19 +91,19 @@ class PeftOpacus(PeftLoop):
     def _step(self, job: LocalJob, slot: int, step: int, losses: Tensor, optimizer: Any) -> None:
         assert job.privacy is not None
         losses.sum().backward()
-        noise = noise_stack(
-            {name: tuple(job.start[name].shape[1:]) for name in job.trainable},
+        layout = {name: tuple(job.start[name].shape[1:]) for name in job.trainable}
+        drawn = step_noise(
+            layout,
             job.clients[slot : slot + 1].tolist(),
-            torch.from_numpy(job.privacy.noise_sd[slot : slot + 1]),
+            job.privacy.noise_sd[slot : slot + 1],
             job.privacy.secret,
             job.round,
             step,
             self.device,
         )
         optimizer.pre_step()
-        for name in job.trainable:
-            parameter = self.parameters[name]
-            parameter.grad += noise[name][0] / optimizer.expected_batch_size
+        for name, noise in views(drawn, layout).items():
+            self.parameters[name].grad += noise[0] / optimizer.expected_batch_size
         optimizer.original_optimizer.step()
 
 

@@ -27,8 +27,9 @@ import numpy as np
 import torch
 
 from ffalora_cli.data.encode import Encoded
-from ffalora_cli.engine.build import CPU_TOKENS, build_engine
+from ffalora_cli.engine.build import build_engine
 from ffalora_cli.engine.job import LocalJob, StepBatches
+from ffalora_cli.engine.memory import CPU_TOKENS
 from ffalora_cli.engine.ranks import Ranks
 from ffalora_cli.models.network import Network
 from scripts.bench.workload import PROFILES, load_texts, load_weights, make_job, make_network

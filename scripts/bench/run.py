@@ -4,6 +4,10 @@
     python -m scripts.bench.run k3 --padded --reps 5      the peers padded to 128 as well
     python -m scripts.bench.run k3 --contestants stacked,stacked+bf16,peft_opacus
     python -m scripts.bench.run k30 --shared-gradient     beside the cheapest non-private pass
+    python -m scripts.bench.run k3 --model distilbert     another family of models
+
+The floor is the arithmetic no engine can leave out at the rate of the fastest product there is
+here; on a CPU both of torch's libraries are tried, ``torch.mm`` and oneDNN.
 
 Needs torch and transformers; opacus and peft for the contestants that use them. Exit code 1 when
 fp32 contestants do not end on the same adapters, 2 for a bad argument.
@@ -67,6 +71,7 @@ def parser() -> argparse.ArgumentParser:
     """The arguments, which ``profile_step.py`` shares."""
     parser = _OneLine(prog="bench", description=__doc__.splitlines()[0])
     parser.add_argument("profile", nargs="?", default="k3", help="k3, k30, k300, k3x100, paper …")
+    parser.add_argument("--model", help="another shape than the profile's: distilbert, albert …")
     parser.add_argument("--contestants", help="names with commas; the first is what others are to")
     parser.add_argument("--padded", action="store_true", help="also the peers padded to 128")
     parser.add_argument("--method", choices=("ffa", "lora"), default="ffa")

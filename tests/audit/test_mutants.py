@@ -125,17 +125,17 @@ def test_noise_keyed_by_32_bits_is_seen():
     """What torch's CPU generator does with a seed: 200,000 draws hold 4.7 pairs on average."""
     import torch
 
-    def noise_stack(real, shapes, clients, sd, secret, round, step, *rest):
+    def step_noise(real, layout, clients, sd, secret, round, step, *rest):
         from ffalora_cli.keys import derive, torch_seed
 
         generator, values = torch.Generator(), torch.empty(len(clients), 16)
         for row, client in zip(values, clients, strict=True):
             seed = torch_seed(derive(secret, "noise", int(client), round, step))
             row.normal_(generator=generator.manual_seed(seed))
-        return {"keys": values}
+        return values
 
     audited = subject()
-    with seams.replaced({seams.NOISE: noise_stack}):
+    with seams.replaced({seams.NOISE: step_noise}):
         narrow = repeats(draw_keys(audited, 200_000), "narrow")
     assert not narrow.passed
     assert narrow.statistic < 20

@@ -21,7 +21,7 @@ from tests.engine.test_engines import gap, job
 from tests.tiny import TinyExamples, tiny_network
 
 ROOT = Path(ffalora_cli.__file__).parent
-PATHS = {"packed": ("bert", False), "padded": ("distilbert", False), "fixed": ("bert", True)}
+PATHS = {"packed": ("bert", False), "padded": ("deberta", False), "fixed": ("bert", True)}
 
 
 def declaring():

@@ -28,7 +28,8 @@ def test_a_sound_machine(capsys, tmp_path):
     found = json.loads(capsys.readouterr().out)
     assert found["schema"] == 1
     names = [check["name"] for check in found["checks"]]
-    assert {"versions", "device", "offline", "disk", "tracker", "self-test gradients"} <= {*names}
+    assert {"versions", "device", "precision", "offline", "disk", "tracker"} <= {*names}
+    assert "self-test gradients" in names
     assert all(check["remedy"] for check in found["checks"] if check["state"] != "ok")
     assert {c["state"] for c in found["checks"] if c["name"].startswith("self")} == {"ok"}
 
@@ -96,11 +97,9 @@ def test_wrong_gradients_are_noticed(monkeypatch):
 def test_wrong_noise_is_noticed(monkeypatch):
     from ffalora_cli.privacy.mechanism import example_level
 
-    real = example_level.noise_stack
+    real = example_level.step_noise
     for wrong in (lambda v: 1.02 * v, lambda v: v[:1].expand_as(v), lambda v: v + 0.05):
-        monkeypatch.setattr(
-            example_level, "noise_stack", lambda *a, w=wrong: {n: w(v) for n, v in real(*a).items()}
-        )
+        monkeypatch.setattr(example_level, "step_noise", lambda *a, w=wrong: w(real(*a)))
         assert checks._noise("cpu")[0] is False
 
 

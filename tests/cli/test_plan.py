@@ -153,3 +153,14 @@ def test_secrets_make_partial_cohorts_typical(small, capsys):
     by_seed = [word for word in words if not word.startswith("privacy")]
     found = planned(capsys, *by_seed, "privacy=none", "--no-measure")["jobs"][0]
     assert found["communication"]["exact"]
+
+
+def test_bf16_is_suggested_where_products_are_fast_in_it(small, capsys, monkeypatch):
+    """Never switched: a processor with AMX is told of, and a run that has bf16 hears nothing."""
+    monkeypatch.setattr("torch.cpu._is_amx_tile_supported", lambda: True)
+    assert main(["plan", *small, "--no-measure"]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "note engine.precision=bf16 would be several times faster on this machine (AMX)" in said
+    assert (
+        planned(capsys, *small, "engine.precision=bf16", "--no-measure")["jobs"][0]["notes"] == []
+    )

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 
 import numpy as np
 import pytest
 import torch
 
 from ffalora_cli.adapters import ghost
-from ffalora_cli.adapters.layout import Padded, Rectangle, Runs
+from ffalora_cli.adapters import layout as layouts
+from ffalora_cli.adapters.layout import Layout
 from ffalora_cli.engine.build import build_engine
 from ffalora_cli.engine.job import StepBatches
 from ffalora_cli.engine.stacked import clipped_sums, cost
@@ -134,27 +136,49 @@ LENGTHS = np.array([9, 9, 4, 2, 2, 2])
 
 @pytest.mark.parametrize(
     "layout",
-    [Runs.of(LENGTHS), Rectangle.of(LENGTHS, 64, 8, 12), Padded(6, 9)],
-    ids=["runs", "rectangle", "padded"],
+    [
+        Layout.of(LENGTHS, 0),
+        Layout.of(LENGTHS, 6),
+        Layout.within((4, 8), (10, 6), LENGTHS),
+        Layout.padded(6, 9),
+    ],
+    ids=["lengths", "classes", "fixed", "padded"],
 )
 def test_blocks_and_rows_are_inverse(layout):
     """Rows to blocks and back is the identity on tokens; every token is in its example's block."""
     rows = len(layout.owner)
-    x = torch.arange(rows * 3, dtype=torch.float32).view(rows, 3)
+    x = torch.arange(rows * 3, dtype=torch.float32).view(rows, 3) + 1.0
+    back = layout.join(layout.blocks(x))
     real = torch.from_numpy(layout.owner >= 0)
-    rest = torch.full_like(x, -5.0)
-    back = layout.join(layout.blocks(x), rest)
     assert torch.equal(back[real], x[real])
-    assert bool((back[~real] == -5.0).all())
-    assert bool((layout.join(layout.blocks(x))[~real] == 0.0).all())
+    assert all(block.data_ptr() >= x.data_ptr() and block._base is x for block in layout.blocks(x))
     owners = torch.from_numpy(layout.owner + 1.0)[:, None].float()
     example = 0
-    for block in layout.blocks(owners):
-        for one in block:
-            values = set(one.flatten().tolist())
-            assert values <= {0.0, example + 1.0}
+    for block, seen in zip(layout.blocks(owners), layout.masks(), strict=True):
+        for number, one in enumerate(block):
             example += 1
-    assert example == sum(layout.counts)
+            assert set(one.flatten().tolist()) <= {0.0, float(example)}
+            if seen is not None:  # a key of the attention: a token, or what keeps it finite
+                tokens = one.flatten() > 0
+                assert torch.equal(seen[number], tokens) or seen[number].sum() == 1
+    assert example == layout.examples
+    held = np.bincount(layout.owner[layout.owner >= 0], minlength=layout.examples)
+    np.testing.assert_array_equal(held[held > 0], [9] * 6 if rows == 54 else LENGTHS)
+
+
+@pytest.mark.parametrize("price", [0, 1, 6, 40, 1000])
+def test_classes_are_the_cheapest_cut(price):
+    """Against every way to cut, by hand."""
+    lengths = np.array([20, 20, 13, 12, 12, 9, 4, 4, 1])
+
+    def cost(cut):
+        return sum((b - a) * lengths[a] + price for a, b in cut)
+
+    inner = [[i for i in range(1, 9) if bits >> i & 1] for bits in range(0, 512, 2)]
+    ways = [list(itertools.pairwise([0, *at, 9])) for at in inner]
+    found = layouts.classes(lengths, price)
+    assert found[0][0] == 0 and found[-1][1] == 9
+    assert cost(found) == min(map(cost, ways))
 
 
 @pytest.mark.parametrize("overhead", [np.inf, -np.inf], ids=["materialised", "ghosts"])
@@ -173,7 +197,7 @@ def test_fixed_shapes_equal_runs(family, overhead, monkeypatch):
     np.testing.assert_array_equal(fixed.examples, runs.examples)
     np.testing.assert_array_equal(fixed.clipped, runs.clipped)
     np.testing.assert_allclose(fixed.loss_sum, runs.loss_sum, rtol=1e-5)
-    assert fixed.tokens == runs.tokens and fixed.padded_tokens % 512 == 0
+    assert fixed.tokens == runs.tokens and fixed.padded_tokens % 64 == 0
 
 
 def test_out_of_memory_halves_the_micro_batch_and_goes_on(monkeypatch):

@@ -9,10 +9,8 @@ from pathlib import Path
 import pytest
 
 from ffalora_cli.cli.main import main
-from ffalora_cli.config.errors import ConfigError
-from ffalora_cli.experiment.identity import check_identity
 from ffalora_cli.experiment.inputs import Loaded
-from ffalora_cli.records.reading import find_runs
+from ffalora_cli.records.reading import find_runs, read_run
 from tests.tiny import save_tiny_bert
 
 TASK = [
@@ -182,20 +180,26 @@ def test_a_begun_run_older_than_a_key_goes_on_as_it_began(here, capsys):
     assert (folder / "summary.json").exists()
 
 
-def test_a_begun_run_of_an_older_ffalora():
-    """Without privacy it goes on, compared as it was; with it its noise cannot be drawn again."""
-    now = {
-        "config": {"privacy": {"noise": "reproducible"}},
-        "data": {"train": "rows", "tokens": "ids", "clients": "split"},
-        "weights": "w", "model": "m", "tokenizer": "t",
-    }  # fmt: skip
-    then = {**now, "data": {"train": "rows", "clients": "split"}}
-    del then["model"], then["tokenizer"]
-    assert check_identity({"identity": then}, now, Path("run"), private=False) == then
-    assert check_identity({"identity": now}, now, Path("run"), private=True) == now
-    for private, other in ((True, then), (False, {**then, "weights": "others"})):
-        with pytest.raises(ConfigError, match="begun"):
-            check_identity({"identity": other}, now, Path("run"), private)
+def test_a_run_of_an_older_arithmetic_is_kept_forked_and_never_gone_on_with(here, capsys):
+    """No number is 1. The finished run is an answer still; the begun one begins another."""
+    (folder,) = find_runs("runs")
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert manifest.pop("numerics") > 1
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    assert main(["run", *TASK, *WHERE]) == 0
+    assert main(["show", str(folder)]) == 0
+    assert len(find_runs("runs")) == 1
+    (folder / "summary.json").unlink()
+    before = {path: path.read_bytes() for path in Path("runs").rglob("*") if path.is_file()}
+    capsys.readouterr()
+    for command in (["resume", str(folder)], ["run", *TASK, *WHERE]):
+        assert main([*command, "--quiet"]) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert "(numerics 1, here" in line and line.endswith(f"ffalora resume {folder} --fork")
+    assert {p: p.read_bytes() for p in Path("runs").rglob("*") if p.is_file()} == before
+    assert main(["resume", str(folder), "--fork", "federation.rounds=2", "--quiet"]) == 0
+    fork = read_run(next(path for path in find_runs("runs") if path != folder))
+    assert fork.manifest["numerics"] > 1 and [r.round for r in fork.rounds] == [0, 1, 2]
 
 
 def test_what_is_recorded_of_private_rows_has_one_place(here):

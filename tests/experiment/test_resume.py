@@ -7,12 +7,16 @@ import json
 import shutil
 
 import pytest
+import torch
 
 from ffalora_cli.cli.screen.privacy_words import lineage_lines
 from ffalora_cli.config.build import leaf_keys, to_plain
 from ffalora_cli.config.errors import ConfigError
 from ffalora_cli.config.signature import relevant
+from ffalora_cli.engine.stacked.engine import StackedEngine
 from ffalora_cli.experiment import identity
+from ffalora_cli.experiment.session import Session
+from ffalora_cli.metric_keys import HALVINGS, PADDING
 from ffalora_cli.privacy.accounting.accountant import Accountant
 from ffalora_cli.privacy.ledger import charged
 from ffalora_cli.records.reading import read_run
@@ -78,6 +82,46 @@ def test_a_stop_between_micro_batches_loses_only_the_round_in_flight(polls, buil
     assert (code, said) == (1, "Stopped: signal 15")
     assert load.trial(root / "trial")[0] == 0
     assert chaos.result(root / "trial" / "run") == wanted
+
+
+def short_of_memory(load, last=None):
+    """Two halvings in the first step; a stop is asked for once round ``last`` is written."""
+
+    def arm():
+        compute, commit, seen = StackedEngine.per_example_gradients, Session.commit, [0]
+
+        def tight(*given):
+            seen[0] += 1
+            if seen[0] <= 2:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return compute(*given)
+
+        def stopping(session, record):
+            commit(session, record)
+            if record.round == last:
+                load.stop.request(15)
+
+        StackedEngine.per_example_gradients, Session.commit = tight, stopping
+
+    return arm
+
+
+@pytest.mark.parametrize("last", [1, 2])
+def test_micro_batches_stay_halved_in_a_resumed_run(last, built):
+    """A run that runs out of memory in its first round, and has enough when it goes on."""
+    load, root = built[0]["private"], built[1] / "halved"
+    breaks.fresh(root / "halved")
+    assert load.trial(root / "halved", short_of_memory(load)) == (0, "")
+    breaks.fresh(root / "trial")
+    assert load.trial(root / "trial", short_of_memory(load, last)) == (1, "Stopped: signal 15")
+    assert load.trial(root / "trial") == (0, f"continuing after round {last} of 3")
+    wanted = root / "halved" / "run"
+    assert chaos.result(root / "trial" / "run") == chaos.result(wanted)
+    breaks.unbroken(load, root)
+    halved, whole = (read_run(run).rounds for run in (wanted, root / "whole" / "run"))
+    assert [HALVINGS in record.metrics for record in halved] == [False, True, False, False]
+    shares = [[record.metrics[PADDING] for record in rounds[2:]] for rounds in (halved, whole)]
+    assert shares[0] != shares[1]  # smaller to the end
 
 
 def test_a_full_disk_and_a_damaged_checkpoint(built):
@@ -172,7 +216,7 @@ def test_every_semantic_field_is_refused_by_name_and_the_others_may_change(built
     for key in leaves(then):
         if not key.startswith("config."):
             with pytest.raises(ConfigError, match=key.rpartition(".")[2]):
-                identity.check_identity(manifest, changed(then, key), tmp_path, private=True)
+                identity.check_identity(manifest, changed(then, key), tmp_path)
 
 
 def test_what_was_left_open_is_kept(built):

@@ -78,3 +78,10 @@ def test_graphs_are_captured_and_give_what_eager_work_gives():
         now = dataclasses.replace(work, round=round)
         assert gap(captured.train(now).trained, eager.train(now).trained) < 1e-4
     assert any(captured._shapes._graphs.values())
+
+
+def test_a_sweep_counts_the_gpus_that_jobs_will_see(monkeypatch):
+    from ffalora_cli.sweep.launchers.gpus import visible
+
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert visible() == [str(n) for n in range(torch.cuda.device_count())]

@@ -6,6 +6,7 @@ import base64
 import os
 import stat
 
+import numpy as np
 import pytest
 import torch
 
@@ -14,7 +15,7 @@ from ffalora_cli.compose.jobs import plan
 from ffalora_cli.config.errors import ConfigError
 from ffalora_cli.keys import derive
 from ffalora_cli.privacy.mechanism import secret as secret_module
-from ffalora_cli.privacy.mechanism.example_level import noise_stack
+from ffalora_cli.privacy.mechanism.example_level import step_noise
 from ffalora_cli.privacy.mechanism.secret import SECRET, erase_secret, run_secret
 from tests.tiny import save_tiny_bert
 
@@ -22,7 +23,7 @@ SHAPES = {"q.lora_b": (64, 8)}
 
 
 def draw(secret):
-    return noise_stack(SHAPES, [0], torch.ones(1), secret, 1, 0)["q.lora_b"]
+    return step_noise(SHAPES, [0], np.ones(1), secret, 1, 0).view(64, 8)
 
 
 def test_two_configs_never_share_noise():

@@ -206,6 +206,7 @@ def test_scores_of_other_rows_are_refused(runs, overrides, extra, word) -> None:
         ([], {"statement": {"relation": "replace one"}}, "neighbouring relations differ"),
         (["head.mode=trained"], {}, "heads differ (frozen, trained)"),
         ([], {"extra": {"ffalora": "0.0.9"}}, "ffalora versions differ"),
+        ([], {"extra": {"numerics": 1}}, "arithmetics differ (numerics 1, numerics 2)"),
         ([], {"extra": {"model_fingerprint": "blake2b:cccccccc"}}, "different frozen weights"),
         ([], {"extra": {"data_fingerprints": {"train": "cccc"}}}, "training rows differ"),
     ],

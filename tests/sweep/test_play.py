@@ -31,7 +31,7 @@ def test_what_is_done_is_skipped_and_every_ending_is_recorded(tmp_path):
     ends = {1: Ended(0, 2.0), 3: Ended(1, 1.0, "run failed: x"), 4: Ended(2, 0.1, LOCK)}
     given = []
 
-    def launch(missing, on_change, stop):
+    def launch(missing, on_change, stop, note):
         given.extend(job.number for job in missing)
         for job in missing[:-1]:
             on_change(job, None)
@@ -53,7 +53,7 @@ def test_what_is_done_is_skipped_and_every_ending_is_recorded(tmp_path):
 def test_fail_fast_stops_what_runs_and_starts_nothing_else(tmp_path):
     record, jobs = sweep_of(tmp_path, "seed=0,1,2")
 
-    def launch(missing, on_change, stop):
+    def launch(missing, on_change, stop, note):
         for job in missing:
             if stop() is not None:
                 return
@@ -163,7 +163,7 @@ def test_so_many_jobs_at_once_share_the_cores(tmp_path, monkeypatch, name, n_job
     """Jobs wait for each other at a barrier: fewer at once would break it, and more the count."""
     together, running, seen = threading.Barrier(at_once), [], []
 
-    def meet(command, stop, threads):
+    def meet(command, stop, threads, gpus):
         running.append(command)
         seen.append((len(running), threads))
         if len(seen) <= 4 // at_once * at_once:
@@ -176,7 +176,7 @@ def test_so_many_jobs_at_once_share_the_cores(tmp_path, monkeypatch, name, n_job
     _, jobs = sweep_of(tmp_path, "seed=0,1,2,3")
     changes = []
     launch = open_launcher(name, {"n_jobs": n_jobs} if n_jobs else {})
-    launch(jobs, lambda job, ended: changes.append(job.number if ended else 0), lambda: None)
+    launch(jobs, lambda job, ended: changes.append(job.number if ended else 0), lambda: None, print)
     assert sorted(changes) == [0, 0, 0, 0, 1, 2, 3, 4]
     assert max(count for count, _ in seen) == at_once
     assert {threads for _, threads in seen} == {None if at_once == 1 else max(1, 3 // at_once)}

@@ -92,12 +92,12 @@ def _collect(subject: Subject, watched: Watched, rounds: int) -> Draws:
 
 
 def draw_keys(subject: Subject, draws: int) -> np.ndarray:
-    """First values of a small tensor's noise for many clients, by the engine's own function.
+    """First values of the noise of many clients, by the engine's own function.
 
     Returns:
         fp32 ``[draws, 4]``. Two equal rows mean that two keys led to the same draw.
     """
-    ones, device = torch.ones(draws), subject.network.device
-    shapes, clients = {"keys": (16,)}, range(draws)
-    drawn = example_level.noise_stack(shapes, clients, ones, subject.secret, 1, 0, device)
-    return drawn["keys"][:, :4].cpu().numpy()
+    ones, device = np.ones(draws), subject.network.device
+    layout, clients = {"keys": (16,)}, range(draws)
+    drawn = example_level.step_noise(layout, clients, ones, subject.secret, 1, 0, device)
+    return drawn[:, :4].cpu().numpy()

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ffalora_cli.audit.mechanism.clip import BOUND
 from ffalora_cli.audit.mutants.seams import MICRO_BATCH, NOISE, STEP_END, TRAINING, Change, Mutant
+from ffalora_cli.engine.stacked.round_tensors import views
 from ffalora_cli.privacy.mechanism import example_level
 from ffalora_cli.types import Stack
 
@@ -20,26 +21,27 @@ from ffalora_cli.types import Stack
 def _noise(change: Callable[[str, Tensor], Tensor]) -> Change:
     """The noise as drawn, changed afterwards."""
 
-    def changed(real, *arguments):
-        return {name: change(name, value) for name, value in real(*arguments).items()}
+    def changed(real, layout, *arguments):
+        drawn = views(real(layout, *arguments), layout)
+        return torch.cat([change(name, value).flatten(1) for name, value in drawn.items()], 1)
 
     return changed
 
 
-def _one_seed_for_tensors(real, shapes, *key):
-    return {name: real({"": shape}, *key)[""] for name, shape in shapes.items()}
+def _one_seed_for_tensors(real, layout, *key):
+    return torch.cat([real({name: shape}, *key) for name, shape in layout.items()], 1)
 
 
-def _one_seed_for_clients(real, shapes, clients, *key):
-    return real(shapes, [0] * len(clients), *key)
+def _one_seed_for_clients(real, layout, clients, *key):
+    return real(layout, [0] * len(clients), *key)
 
 
-def _one_seed_for_rounds(real, shapes, clients, sd, secret, round, *rest):
-    return real(shapes, clients, sd, secret, 0, *rest)
+def _one_seed_for_rounds(real, layout, clients, sd, secret, round, *rest):
+    return real(layout, clients, sd, secret, 0, *rest)
 
 
-def _one_seed_for_steps(real, shapes, clients, sd, secret, round, step, *rest):
-    return real(shapes, clients, sd, secret, round, 0, *rest)
+def _one_seed_for_steps(real, layout, clients, sd, secret, round, step, *rest):
+    return real(layout, clients, sd, secret, round, 0, *rest)
 
 
 def _uniform(name: str, values: Tensor) -> Tensor:
@@ -60,25 +62,24 @@ class _EveryMicroBatch:
         self.count += 1
         real(*arguments)
 
-    def noise_stack(self, real, shapes, clients, sd, secret, round, step, *rest):
+    def step_noise(self, real, layout, clients, sd, secret, round, step, *rest):
         """Draws."""
         keys = [step + 10_000 * i for i in range(max(1, self.count))]
         self.count = 0
-        drawn = [real(shapes, clients, sd, secret, round, key, *rest) for key in keys]
-        return {name: sum(one[name] for one in drawn) for name in shapes}
+        return sum(real(layout, clients, sd, secret, round, key, *rest) for key in keys)
 
 
 def _noise_after_optimizer(real, engine, job):
     sd, private = job.privacy.noise_sd, job.privacy
     result = real(engine, replace(job, privacy=replace(private, noise_sd=np.zeros_like(sd))))
-    shapes = {name: tuple(job.start[name].shape[1:]) for name in job.trainable}
-    scale = torch.from_numpy(sd * job.optimizer.lr / private.expected_batch)
+    layout = {name: tuple(job.start[name].shape[1:]) for name in job.trainable}
+    scale = sd * job.optimizer.lr / private.expected_batch
     for step in range(len(job.batches)):
-        noise = example_level.noise_stack(
-            shapes, job.clients.tolist(), scale, private.secret, job.round, step
+        noise = example_level.step_noise(
+            layout, job.clients.tolist(), scale, private.secret, job.round, step
         )
-        for name, value in result.trained.items():
-            value += noise[name]
+        for name, value in views(noise, layout).items():
+            result.trained[name] += value
     return result
 
 
@@ -165,7 +166,7 @@ MUTANTS = (
     Mutant(
         "noise in every micro-batch",
         "noise sd, full batches",
-        {MICRO_BATCH: _repeated.add_clipped, NOISE: _repeated.noise_stack},
+        {MICRO_BATCH: _repeated.add_clipped, NOISE: _repeated.step_noise},
     ),
     Mutant(
         "noise after the optimiser",

@@ -32,8 +32,8 @@ class Seam:
     name: str
 
 
-# (shapes, clients, sd, secret, round, step, *rest) -> {name: [clients, ...]}
-NOISE = Seam(example_level, "noise_stack")
+# (layout, clients, sd, secret, round, step, *rest) -> [clients, P]
+NOISE = Seam(example_level, "step_noise")
 # (privacy, slots, losses, grads, *rest): clip and add; ``privacy=None`` only adds. ``grads`` are
 # {name: [examples, ...]}; a surrogate's tensors are too small for ghost
 # norms.

@@ -25,9 +25,12 @@ def one(found: Mapping[str, Any], config: Config) -> list[str]:
     lines += ["", *_bytes(found["communication"]), ""]
     lines += _parameters(found["parameters"])
     lines += _time(found["time"], found["rounds"]) + _memory(found["memory"])
+    lines += labelled("padding", found["padding"] or "none: all examples' tokens lie end to end")
     lines += _disk(found["disk"])
     for warning in found["warnings"]:
         lines += labelled("warning", warning)
+    for note in found["notes"]:
+        lines += labelled("note", note)
     planned, asked = found["rounds"]["planned"], found["rounds"]["asked"]
     if planned < asked:
         lines += labelled("warning", f"the budget affords {planned} of {asked} rounds")
@@ -59,6 +62,8 @@ def several(
         lines += labelled("epsilon", f"{text}the largest epsilon (ffalora plan of one job has all)")
     for warning in dict.fromkeys(w for job in found for w in job["warnings"]):
         lines += labelled("warning", warning)
+    for note in dict.fromkeys(n for job in found for n in job["notes"]):
+        lines += labelled("note", note)
     return lines
 
 

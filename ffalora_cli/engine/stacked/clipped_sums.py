@@ -9,12 +9,13 @@ from torch import Tensor
 
 from ffalora_cli.adapters.ghost import Tape
 from ffalora_cli.engine.job import ExamplePrivacy
+from ffalora_cli.engine.precision import exact_products
 from ffalora_cli.privacy.mechanism.clipping import clip_rule, factors, was_cut
 from ffalora_cli.types import Stack
 
 SEAMS = ("add_clipped",)
 """What an audit may replace; whoever calls it looks it up in this module."""
-FEW_CLIENTS = 16  # so many in a micro-batch are summed by one product, more by index_add
+FEW_CLIENTS = 16  # so many are summed by one product, on a CPU more by index_add
 LOSS, ROWS, CLIPPED, NONFINITE, UNITS = range(5)  # columns of what is counted
 
 
@@ -31,6 +32,7 @@ def new_counts(length: int, device: torch.device) -> Tensor:
     return torch.zeros(length, 5, device=device, dtype=torch.float64)
 
 
+@exact_products()
 def add_clipped(
     privacy: ExamplePrivacy | None,
     slots: Tensor,
@@ -82,16 +84,18 @@ def add_clipped(
     if whole is not None:
         cut, rows_seen = cut | whole.cut, whole.rows
     columns = [torch.where(finite, losses, 0.0), rows_seen, finite & cut, seen & ~finite, seen]
-    counts.index_add_(0, slots, torch.stack([column.double() for column in columns], 1))
+    counted = torch.stack([column.double() for column in columns], 1)  # [examples, 5]
+    _add_rows(counts, slots, torch.ones_like(counted[:, 0]), counted)
 
 
 def _add_rows(total: Tensor, slots: Tensor, weights: Tensor, rows: Tensor) -> None:
-    """``total [clients, ...]`` plus every client's rows ``[examples, size]`` times weights."""
-    clients, examples = len(total), len(slots)
-    if clients > FEW_CLIENTS:
-        scaled = (rows * weights[:, None]).view(-1, *total.shape[1:])
-        total.index_add_(0, slots, scaled)
+    """``total [clients, ...]`` plus every client's rows ``[examples, size]`` times weights.
+
+    On a GPU always by a product: additions by atomics come in any order.
+    """
+    clients = len(total)
+    if clients > FEW_CLIENTS and not rows.is_cuda:
+        total.index_add_(0, slots, (rows * weights[:, None]).view(-1, *total.shape[1:]))
         return
-    places = slots * examples + torch.arange(examples, device=slots.device)
-    spread = weights.new_zeros(clients * examples).index_add_(0, places, weights)
-    total += (spread.view(clients, examples) @ rows).view_as(total)
+    here = slots == torch.arange(clients, device=slots.device)[:, None]  # [clients, examples]
+    total += (torch.where(here, weights, 0.0) @ rows).view_as(total)

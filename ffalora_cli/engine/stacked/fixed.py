@@ -1,37 +1,45 @@
 """Runs micro-batches in a few fixed shapes, as CUDA graphs: a small model is launch-bound.
 
-Rows, examples and tokens are rounded up, everything a micro-batch needs goes to the device in one
-copy, and forward, backward, clip and sum of a shape are captured the second time it is met. What
-fills a shape up is an example that counts as nothing. Eager (on a CPU, or with ghost norms) it
-is the same function.
+A micro-batch takes a usual layout of its data set that holds it, a cohort one of few numbers of
+places, and everything goes to the device in one copy. Forward, backward, clip and sum of a layout
+are captured the second time it is met. What fills layout and cohort up counts as nothing. Eager (on
+a CPU, or with ghost norms) it is the same function.
+
+Noise and optimiser stay outside: the noise's keys are new every step, and both are a handful of
+kernels.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor
 
 from ffalora_cli.adapters.context import Factor
 from ffalora_cli.adapters.ghost import Tape
-from ffalora_cli.adapters.layout import Rectangle
+from ffalora_cli.adapters.layout import Layout
 from ffalora_cli.engine.gradients import MicroBatch, gradients
-from ffalora_cli.engine.job import ExamplePrivacy
+from ffalora_cli.engine.job import ExamplePrivacy, LocalJob
 from ffalora_cli.engine.stacked import clipped_sums
-from ffalora_cli.engine.stacked.graphs import Captured, Graph
-from ffalora_cli.engine.stacked.round_tensors import RoundTensors
+from ffalora_cli.engine.stacked.graphs import Captured, Graph, packed, shapes_of, unpacked
+from ffalora_cli.engine.stacked.round_tensors import RoundTensors, kind_of
+from ffalora_cli.engine.stacked.usual_shapes import UsualShapes
 from ffalora_cli.models.families.packed import Packed
 from ffalora_cli.models.network import Network
 from ffalora_cli.tasks.targets import BatchTargets
 from ffalora_cli.types import Examples, Tensors
 
-ROWS, EXAMPLES, TOKENS = 512, 64, 16  # shapes are multiples of these
 LAID_OUT = ("ids", "types", "positions", "first")  # fields of ``Packed``
 TARGETS = ("values", "owner", "tokens", "weights")  # fields of ``BatchTargets``
-MOST_GRAPHS = 32  # each keeps the activations of its shape; beyond, shapes run eagerly
+LEAST_PLACES = 8  # numbers of places are multiples of it, larger ones of up to a quarter of theirs
+MOST_KINDS = 4  # of jobs whose tensors and graphs are kept: two kinds of round, two sizes of chunk
+MOST_GRAPHS = 32  # of a kind; beyond, shapes run eagerly
+
+Graphs = dict[tuple[object, ...], Captured | None]
+"""By layout, clip rule and types of the inputs; None: met once."""
 
 
 @dataclass
@@ -41,11 +49,40 @@ class FixedShapes:
     network: Network
     examples: Examples
     graph: Callable[[torch.device], Graph] | None = None  # None: everything runs eagerly
-    _graphs: dict[tuple[object, ...], Captured | None] = field(default_factory=dict)
+    _usual: UsualShapes = field(init=False)
+    _kept: dict[tuple[object, ...], tuple[RoundTensors, Graphs]] = field(default_factory=dict)
+    _graphs: Graphs = field(default_factory=dict)  # of the job under way
+    _replaced: int = 0  # frozen weights that had moved when the graphs were captured
+
+    def __post_init__(self) -> None:
+        self._usual = UsualShapes(np.asarray(self.examples.lengths))
 
     def forget(self) -> None:
-        """Drop all graphs: the tensors they read are gone."""
-        self._graphs.clear()
+        """Drop all graphs, and the tensors that they read."""
+        self._kept.clear()
+        self._graphs = {}
+
+    def tensors(self, job: LocalJob) -> RoundTensors:
+        """Tensors with the job's values, where the graphs of an earlier job of its kind find them.
+
+        A graph reads the frozen weights where they were: if one has moved, all are dropped.
+        """
+        if self._replaced != self.network.replaced:
+            self.forget()
+            self._replaced = self.network.replaced
+        clients = len(job.clients)
+        places = _up(clients, max(LEAST_PLACES, 1 << clients.bit_length() >> 3))
+        kind = kind_of(job, places)
+        kept = self._kept.pop(kind, None)
+        if kept is None:
+            kept = RoundTensors.of(job, self.network.device, places), {}
+        else:
+            kept[0].load(job)
+        self._kept[kind] = kept  # the latest is last
+        for oldest in list(self._kept)[:-MOST_KINDS]:
+            del self._kept[oldest]
+        self._graphs = kept[1]
+        return kept[0]
 
     def add(
         self,
@@ -60,82 +97,76 @@ class FixedShapes:
         Args:
             slots: int64 [examples], each example's client.
             rows: int64 [examples], longest first.
-            privacy: gives the clip.
+            privacy: gives the rule of the clip; its norm is the tensors'.
             tensors: of the round.
             ghosts: names of the tensors with ghost norms.
 
         Returns:
             Rows computed, filling included.
         """
-        inputs, owner = self._inputs(slots, rows)
-        shape = (len(inputs["ids"]), *inputs["index"].shape)
-        tape = Tape(_filled(slots, shape[1]), len(tensors.flat), ghosts)
+        inputs, layout = self._inputs(slots, rows)
+        shapes, words = shapes_of(inputs), packed(inputs)
+        tape = Tape(inputs["slots"].numpy(), len(tensors.flat), ghosts)
 
-        def work(batch: Tensors) -> None:
-            self._pass(batch, owner, privacy, tensors, tape)
+        def work(words: Tensor) -> None:
+            self._pass(unpacked(words, shapes), layout, privacy, tensors, tape)
 
-        device = self.network.device
-        if self.graph is None or ghosts:
-            work({name: value.to(device) for name, value in inputs.items()})
-            return shape[0]
-        clip = privacy and (privacy.clip, privacy.max_grad_norm)
-        key = (shape, clip, self.network.replaced)
+        key = (layout, privacy and privacy.clip, shapes)
         captured = self._graphs.get(key)
-        if captured is not None:
-            captured.replay(inputs)
-            return shape[0]
-        if key in self._graphs and len(self._graphs) <= MOST_GRAPHS:
-            sums, graph = (tensors.total, tensors.counts), self.graph(device)
-            self._graphs[key] = Captured.of(work, inputs, sums, device, graph)
-        else:
-            work({name: value.to(device) for name, value in inputs.items()})
+        if captured is not None and not ghosts:
+            captured.replay(words)
+        elif self.graph is None or ghosts or key not in self._graphs or self._full:
+            work(words.to(self.network.device))
             self._graphs.setdefault(key, None)
-        return shape[0]
+        else:
+            sums, graph = (tensors.total, tensors.counts), self.graph(self.network.device)
+            self._graphs[key] = Captured.of(work, words, sums, graph, self._beside)
+        return len(layout.owner)
 
-    def _inputs(self, slots: np.ndarray, rows: np.ndarray) -> tuple[Tensors, np.ndarray]:
-        """Everything that differs between micro-batches of one shape, on the CPU; rows' owners."""
-        lengths = np.asarray(self.examples.lengths)[rows]
-        used, examples = int(lengths.sum()), _up(len(rows), EXAMPLES)
-        height = _up(used + 1, ROWS)  # one row at least for what fills the shape up
-        rectangle = Rectangle.of(lengths, height, examples, _up(int(lengths.max()), TOKENS))
-        ids, types = self.examples.packed(rows)
-        starts = np.r_[0, np.cumsum(lengths)[:-1]]
-        positions = np.zeros(height, np.int64)
-        positions[:used] = np.arange(used) - np.repeat(starts, lengths)
-        pad = (0, height - used)
-        targets = self.examples.targets.batch(_filled(rows, examples))
-        inputs = {
-            "ids": nn.functional.pad(ids, pad),
-            "types": nn.functional.pad(torch.zeros_like(ids) if types is None else types, pad),
-            "positions": torch.from_numpy(positions),
-            "first": rectangle.index[:, 0].clone(),
-            "index": rectangle.index,
-            "mask": rectangle.mask,
-            "position": rectangle.position,
-            "real": rectangle.real,
+    @property
+    def _full(self) -> bool:
+        return sum(captured is not None for captured in self._graphs.values()) >= MOST_GRAPHS
+
+    @property
+    def _beside(self) -> Graph | None:
+        """A graph whose memory another one may share: any that is there."""
+        of_all = (captured for _, graphs in self._kept.values() for captured in graphs.values())
+        return next((captured.graph for captured in of_all if captured is not None), None)
+
+    def _inputs(self, slots: np.ndarray, rows: np.ndarray) -> tuple[Tensors, Layout]:
+        """Everything that differs between micro-batches of one layout, on the CPU; the layout."""
+        layout = self._usual.holding(np.asarray(self.examples.lengths)[rows])
+        laid_out = Packed.of(*self.examples.packed(rows), layout)
+        targets = self.examples.targets.batch(_filled(rows, layout.examples))
+        inputs = {name: getattr(laid_out, name) for name in LAID_OUT}
+        assert layout.keys is not None
+        inputs |= {
+            "keys": layout.keys,
             "values": targets.values,
             "owner": targets.owner,
             "tokens": targets.positions,
             "weights": targets.weights,
-            "slots": torch.from_numpy(_filled(slots, examples)),
-            "exists": torch.arange(examples) < len(rows),
+            "slots": torch.from_numpy(_filled(slots, layout.examples)),
+            "exists": torch.arange(layout.examples) < len(rows),
         }
-        return inputs, rectangle.owner
+        return inputs, layout
 
     def _pass(
         self,
         batch: Tensors,
-        owner: np.ndarray,
+        layout: Layout,
         privacy: ExamplePrivacy | None,
         tensors: RoundTensors,
         tape: Tape,
     ) -> None:
         """Forward, backward, clip and sum; no value is looked at, no shape depends on one."""
-        layout = Rectangle(batch["index"], batch["mask"], batch["position"], batch["real"], owner)
+        if privacy is not None:
+            privacy = replace(privacy, max_grad_norm=tensors.clip)
+        layout = replace(layout, keys=batch["keys"])
         ids, types, positions, first = (batch[name] for name in LAID_OUT)
         values, examples, tokens, weights = (batch[name] for name in TARGETS)
         targets = BatchTargets(values, examples, tokens, weights, len(batch["slots"]))
-        inputs = Packed(ids, types, positions, first, layout, layout.heads)
+        inputs = Packed(ids, types, positions, first, layout, layout.heads())
         micro = MicroBatch(inputs, targets, batch["slots"])
         trained, ghosts = tape.split(tensors.trained)
         common: Mapping[str, Factor] = {**tensors.common, **ghosts}

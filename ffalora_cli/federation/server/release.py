@@ -10,6 +10,7 @@ import torch
 
 from ffalora_cli import keys
 from ffalora_cli.engine.job import ExamplePrivacy, LocalResult
+from ffalora_cli.engine.stacked.round_tensors import views
 from ffalora_cli.federation.round_metrics import of_clients
 from ffalora_cli.federation.wire.ledger import CommunicationLedger
 from ffalora_cli.federation.wire.payload import pack
@@ -100,10 +101,11 @@ class LocalRelease:
         """
         clip = self.plan.max_grad_norm
         clipped, _ = clip_updates({n: v - before[n] for n, v in trained.items()}, clip)
-        noise = example_level.noise_stack(
-            {n: tuple(v.shape[1:]) for n, v in clipped.items()},
+        layout = {n: tuple(v.shape[1:]) for n, v in clipped.items()}
+        drawn = example_level.step_noise(
+            layout,
             ids.tolist(),
-            torch.from_numpy(self.plan.added_noise[ids] * clip),
+            self.plan.added_noise[ids] * clip,
             keys.derive(self.secret, "upload noise"),
             round,
             0,
@@ -111,7 +113,8 @@ class LocalRelease:
         )
         # In the noise's own precision, and rounded once: see ``keys.SecureKey``.
         return {
-            n: (before[n].to(noise[n].dtype) + v + noise[n]).float() for n, v in clipped.items()
+            n: (before[n].to(noise.dtype) + clipped[n] + noise).float()
+            for n, noise in views(drawn, layout).items()
         }
 
 

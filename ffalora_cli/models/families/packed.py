@@ -1,33 +1,28 @@
-"""Runs BERT-like encoders without padding: tokens end to end, examples sorted by length.
+"""Runs a model without padding: the tokens of all examples end to end, in one row.
 
-Linear layers see ``[tokens, d]``; attention and per-example factors work on groups of examples of
-equal length, so nothing is padded, no mask exists, and no example can touch another. The last
-layer computes only the row that the head reads (exact: no other row reaches the logits). The
-layers' own modules are called, so the weights are the unmodified model's.
+Linear layers and norms see ``[1, rows, d]``; attention (``families.attention``) and per-example
+factors work on blocks of examples. The modules called are the unmodified model's. Where a head
+reads one row of each example, no other row leaves the encoder, and in layers like BERT's no other
+passes what follows the last attention (exact: no other row reaches the outputs).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import inspect
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ffalora_cli.adapters.layout import Layout, Runs
-from ffalora_cli.adapters.sites import AdaptedLinear
+from ffalora_cli.adapters.context import Context
+from ffalora_cli.adapters.layout import Layout
+from ffalora_cli.models.families import attention
 
-FAMILIES = ("bert", "roberta", "xlm-roberta")
-
-
-def supports(model: nn.Module) -> bool:
-    """Whether this forward computes what the model's own forward computes."""
-    config = getattr(model, "config", None)
-    return (
-        getattr(config, "model_type", None) in FAMILIES
-        and getattr(config, "position_embedding_type", "absolute") == "absolute"
-        and not getattr(config, "is_decoder", False)
-    )
+TAILS = (".attention.output", ".sa_layer_norm")
+"""Modules that take the last attention's rows, and the residual with them, in layers where nothing
+but their output is read afterwards: BERT's and all that are made like it, DistilBERT's."""
 
 
 @dataclass(frozen=True)
@@ -42,106 +37,110 @@ class Packed:
     heads: Layout  # of the head rows
 
     @staticmethod
-    def of(ids: Tensor, types: Tensor | None, lengths: np.ndarray, device: torch.device) -> Packed:
-        """Examples end to end, on a device.
+    def of(ids: Tensor, types: Tensor | None, layout: Layout) -> Packed:
+        """Examples laid out, on the CPU.
 
         Args:
-            ids: int64 [tokens], the examples sorted by length.
+            ids: int64 [tokens], the examples end to end.
             types: int64 [tokens] segment ids, or None.
-            lengths: int [examples], in the same order.
-            device: of the model.
+            layout: of these examples.
         """
-        runs = Runs.of(lengths)
-        first = np.zeros(len(lengths) + runs.heads.padding, np.int64)  # row 0 stands for padding
-        starts = np.r_[0, np.cumsum(lengths)[:-1]]
-        first[: len(lengths)] = starts
-        where = torch.from_numpy(np.arange(int(lengths.sum())) - np.repeat(starts, lengths))
-        types = torch.zeros_like(ids) if types is None else types
-        rows = (nn.functional.pad(t.to(device), (0, runs.padding)) for t in (ids, types, where))
-        return Packed(*rows, torch.from_numpy(first).to(device), runs, runs.heads)
+        heads, starts = layout.heads(), layout.starts
+        tokens = torch.from_numpy(np.flatnonzero(layout.owner >= 0))
+        owners = layout.owner[layout.owner >= 0]
+        first = np.zeros(len(heads.owner), np.int64)  # row 0 stands for what is nobody's
+        first[: len(starts)] = starts
+        empty = torch.zeros(len(layout.owner), dtype=torch.int64)
+        return Packed(
+            empty.index_copy(0, tokens, ids),
+            empty if types is None else empty.index_copy(0, tokens, types),
+            empty.index_copy(0, tokens, tokens - torch.from_numpy(starts[owners])),
+            torch.from_numpy(first),
+            layout,
+            heads,
+        )
+
+    def to(self, device: torch.device) -> Packed:
+        """The same on a device."""
+        moved = (t.to(device) for t in (self.ids, self.types, self.positions, self.first))
+        keys = self.layout.keys
+        layout = replace(self.layout, keys=None if keys is None else keys.to(device))
+        return Packed(*moved, layout, self.heads)
 
 
-def outputs(model: nn.Module, inputs: Packed) -> Tensor:
-    """Outputs ``[examples, width]`` of a supported model with sites swapped in.
+def outputs(model: Any, context: Context, inputs: Packed, one_row: bool) -> Tensor:
+    """Outputs of a model in which ``attention.install`` has put the context.
 
-    Factors come from the model's context.
+    Args:
+        model: a transformer, with or without a head.
+        context: has the factors.
+        inputs: of a micro-batch.
+        one_row: whether the head reads one row of each example: its first, or their mean.
+
+    Returns:
+        ``[examples, width]``, or of every token ``[examples, tokens, width]``.
     """
-    encoder = getattr(model, model.base_model_prefix)
-    layout, heads = inputs.layout, inputs.heads
-    x = _embed(encoder.embeddings, inputs.ids, inputs.types, inputs.positions)  # [rows, d]
-    layers = encoder.encoder.layer
-    for layer in layers[:-1]:
-        x = _layer(layer, x, x, layout, layout)
-    x = _layer(layers[-1], x, x.index_select(0, inputs.first), layout, heads)
-    x = x[: sum(heads.counts), None]  # [examples, 1, d]
-    scores: Tensor = model.classifier(x if encoder.pooler is None else encoder.pooler(x))
-    return scores
+    if model.config._attn_implementation != attention.NAME:
+        model.set_attn_implementation(attention.NAME)
+    base = getattr(model, model.base_model_prefix, model)
+    hooks = _hooks(base, context, inputs) if one_row else []
+    context.layout = inputs.layout
+    try:
+        found: Tensor = model(**_arguments(base, inputs))[0]
+    finally:
+        context.layout = None
+        for hook in hooks:
+            hook.remove()
+    return found if one_row else _by_example(found[0], inputs.layout)
 
 
-def _embed(embeddings: nn.Module, ids: Tensor, types: Tensor, positions: Tensor) -> Tensor:
-    """Word, position and segment embeddings ``[rows, d]``; RoBERTa counts from 2."""
-    offset = embeddings.position_embeddings.padding_idx
-    if offset is not None:
-        positions = positions + offset + 1
-    x = embeddings.word_embeddings(ids) + embeddings.token_type_embeddings(types)
-    x = x + embeddings.position_embeddings(positions)
-    return embeddings.LayerNorm(x)
+def _arguments(base: Any, inputs: Packed) -> dict[str, Any]:
+    """What the family's forward takes; RoBERTa counts positions from after its padding's."""
+    tables = {name.rpartition(".")[2]: module for name, module in base.named_modules()}
+    unused = getattr(tables.get("position_embeddings"), "padding_idx", None)
+    positions = inputs.positions if unused is None else inputs.positions + unused + 1
+    given = {"position_ids": positions[None], "use_cache": False}
+    if "token_type_embeddings" in tables:
+        given["token_type_ids"] = inputs.types[None]
+    taken = inspect.signature(base.forward).parameters
+    kept = {name: value for name, value in given.items() if name in taken}
+    return {"input_ids": inputs.ids[None], **kept}
 
 
-def _layer(layer: nn.Module, x: Tensor, queries: Tensor, layout: Layout, wanted: Layout) -> Tensor:
-    """One encoder layer: rows ``x`` in, the rows that are asked for out.
+def _hooks(base: Any, context: Context, inputs: Packed) -> list[Any]:
+    """Hooks by which a pooler and a head are given one row an example, ``[examples, 1, d]``."""
+    mean = getattr(base.config, "classifier_pooling", None) == "mean"
+    tails = [module for name, module in base.named_modules() if name.endswith(TAILS) and not mean]
 
-    ``queries`` are the rows of ``x`` that are wanted (in the last layer only the head's), and
-    ``wanted`` is their layout.
-    """
-    attention = layer.attention.self
-    q = site(attention.query, queries, wanted)
-    k = site(attention.key, x, layout)
-    v = site(attention.value, x, layout)
-    context = _attend(q, k, v, attention.num_attention_heads, wanted, layout)
-    out = layer.attention.output
-    x = out.LayerNorm(site(out.dense, context, wanted) + queries)
-    hidden = layer.intermediate.intermediate_act_fn(site(layer.intermediate.dense, x, wanted))
-    return layer.output.LayerNorm(site(layer.output.dense, hidden, wanted) + x)
+    def narrow(module: nn.Module, rows: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        context.layout = inputs.heads
+        return tuple(x.index_select(1, inputs.first) for x in rows)
 
+    def hand_over(module: nn.Module, _: Any, output: Any) -> Any:
+        x = output[0][0]  # [rows, d], or of the heads' rows alone
+        if mean:
+            x = _means(x, inputs.layout)
+        elif not tails:
+            x = x.index_select(0, inputs.first)
+        context.layout = None  # of what comes now, the shape says it
+        output["last_hidden_state"] = x[: inputs.layout.examples, None]
+        return output
 
-def _attend(q: Tensor, k: Tensor, v: Tensor, heads: int, wanted: Layout, layout: Layout) -> Tensor:
-    """Softmax attention within each example, block by block.
-
-    On a CPU always in fp32: torch's bf16 attention backward is several times slower there.
-    """
-    dtype = q.dtype
-    if not q.is_cuda:
-        q, k, v = q.float(), k.float(), v.float()
-    blocks = zip(
-        _query_blocks(q, wanted, layout),
-        layout.blocks(k),
-        layout.blocks(v),
-        layout.masks(),
-        strict=True,
-    )
-    parts = []
-    for queries, keys, values, mask in blocks:
-        out = nn.functional.scaled_dot_product_attention(
-            *(part.unflatten(-1, (heads, -1)).transpose(1, 2) for part in (queries, keys, values)),
-            attn_mask=None if mask is None else mask[:, None, None, :],
-        )  # [n, heads, tokens, head_dim]
-        parts.append(out.transpose(1, 2).flatten(2))
-    if wanted is not layout:
-        parts = [torch.cat(parts)]
-    return wanted.join(parts).to(dtype)
+    hooks = [getattr(base, "encoder", base).register_forward_hook(hand_over)]
+    return hooks + [tail.register_forward_pre_hook(narrow) for tail in tails[-1:]]
 
 
-def _query_blocks(q: Tensor, wanted: Layout, layout: Layout) -> list[Tensor]:
-    """Queries in blocks that match those of the keys."""
-    blocks = wanted.blocks(q)
-    return blocks if wanted is layout else list(blocks[0].split(layout.counts))
+def _means(x: Tensor, layout: Layout) -> Tensor:
+    """Mean of each example's tokens, ``[examples, d]`` of rows ``[rows, d]``."""
+    found = []
+    for block, mask in zip(layout.blocks(x), layout.masks(), strict=True):
+        weights = block.new_ones(block.shape[:2]) if mask is None else mask.to(block)
+        found.append((block * weights[:, :, None]).sum(1) / weights.sum(1, keepdim=True))
+    return torch.cat(found)
 
 
-def site(module: nn.Module, x: Tensor, layout: Layout) -> Tensor:
-    """A linear layer on rows ``[rows, d_in]``, with its adapter where it is a site."""
-    if not isinstance(module, AdaptedLinear):
-        return module(x)
-    y = module.base(x)
-    factors = module.factors()
-    return y if factors is None else module.form.delta(x, factors, layout, module.scale, y)
+def _by_example(x: Tensor, layout: Layout) -> Tensor:
+    """Rows ``[rows, width]`` as ``[examples, tokens, width]``."""
+    blocks = layout.blocks(x)
+    most = max(block.shape[1] for block in blocks)
+    return torch.cat([nn.functional.pad(b, (0, 0, 0, most - b.shape[1])) for b in blocks])

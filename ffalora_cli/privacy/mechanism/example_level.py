@@ -7,8 +7,9 @@ are clipped stands in ``clipping``.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from ffalora_cli.keys import Key, SecureKey, derive, standard_normal
 
@@ -16,29 +17,29 @@ if TYPE_CHECKING:
     import numpy as np
     import torch
 
-    from ffalora_cli.types import Stack
+    from ffalora_cli.types import Floats
 
-SEAMS = ("noise_stack",)
+SEAMS = ("step_noise",)
 """What an audit may replace; whoever calls it looks it up in this module."""
 
 
-def noise_stack(
-    shapes: Mapping[str, tuple[int, ...]],
+def step_noise(
+    layout: Mapping[str, tuple[int, ...]],
     clients: Sequence[int],
-    sd: torch.Tensor,
+    sd: Floats,
     secret: Key,
     round: int,
     step: int,
     device: str | torch.device = "cpu",
     extents: Mapping[str, np.ndarray] | None = None,
-) -> Stack:
-    """Gaussian noise of one local step for every client and tensor.
+) -> torch.Tensor:
+    """Gaussian noise of one local step: every client's tensors side by side, one draw a client.
 
-    Each tensor of each client has its own key (secret, client, round, step, tensor), so order, size
-    and chunking of the cohort do not matter and no two draws share bits.
+    A client's draw has its own key (secret, client, round, step), so order, size and chunking of
+    the cohort do not matter and no two draws share bits; its values go to the tensors in turn.
 
     Args:
-        shapes: shape of one client's tensor, by name (no client axis).
+        layout: shape of one client's tensor, by name, in the order of the columns.
         clients: ids, in stack order.
         sd: of each client's noise ``[clients]``: ``plan.added_noise`` * max_grad_norm.
         secret: from ``secret.run_secret``.
@@ -46,25 +47,36 @@ def noise_stack(
         step: local step within the round.
         device: where to draw; bits differ between device types.
         extents: where clients have different ranks, how much of each tensor's axes is a client's
-            own, int ``[clients, axes]`` by name: the rest gets no noise.
+            own, int ``[clients, axes]`` by name: the rest gets no noise, and what it is a client's
+            own noise does not depend on.
 
     Returns:
-        ``[clients, *shape]`` by name; fp32, of a ``SecureKey`` float64, to be added as it is.
+        ``[clients, P]``; fp32, of a ``SecureKey`` float64, to be added as it is.
     """
     import torch
 
-    stack: Stack = {}
-    extents = extents or {}
-    for name, shape in shapes.items():
-        dtype = torch.float64 if isinstance(secret, SecureKey) else torch.float32
-        drawn = torch.empty((len(clients), *shape), device=device, dtype=dtype)
-        if name in extents:
-            drawn.zero_()
-        for slot, client in enumerate(clients):
-            key = derive(secret, "noise", int(client), round, step, name)
-            own = shape if name not in extents else tuple(extents[name][slot].tolist())
-            corner: tuple[Any, ...] = (slot, *(slice(extent) for extent in own))
-            drawn[corner] = standard_normal(own, key, device)
-        extent = (-1, *(1 for _ in shape))
-        stack[name] = drawn.mul_(sd.to(drawn).view(extent))
-    return stack
+    dtype = torch.float64 if isinstance(secret, SecureKey) else torch.float32
+    size = sum(math.prod(shape) for shape in layout.values())
+    drawn = torch.zeros((len(clients), size), device=device, dtype=dtype)
+    for slot, (client, scale) in enumerate(zip(clients, sd.tolist(), strict=True)):
+        key = derive(secret, "noise", int(client), round, step)
+        own = [drawn[slot]] if extents is None else list(_own(drawn[slot], layout, extents, slot))
+        counts = [part.numel() for part in own]
+        values = standard_normal((sum(counts),), key, device)
+        for part, of_part in zip(own, values.split(counts), strict=True):
+            # A number, not a tensor: nothing to copy to a GPU in the middle of a step.
+            torch.mul(of_part.view(part.shape), scale, out=part)
+    return drawn
+
+
+def _own(
+    row: torch.Tensor,
+    layout: Mapping[str, tuple[int, ...]],
+    extents: Mapping[str, np.ndarray],
+    slot: int,
+) -> Iterator[torch.Tensor]:
+    """Views of the corners of a client's tensors that are its own, in its row ``[P]``."""
+    columns = row.split([math.prod(shape) for shape in layout.values()])
+    for (name, shape), part in zip(layout.items(), columns, strict=True):
+        own = extents[name][slot].tolist() if name in extents else shape
+        yield part.view(shape)[tuple(slice(extent) for extent in own)]

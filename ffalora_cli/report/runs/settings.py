@@ -267,6 +267,11 @@ WORTH_SAYING = (
     ),
     Aspect("training rows", train_rows, "they did not learn from the same rows"),
     Aspect("ffalora versions", _recorded("ffalora"), "a change of code may be behind it"),
+    Aspect(
+        "arithmetics",
+        lambda run: f"numerics {run.manifest.get('numerics', 1)}",
+        "equal settings and seeds gave other bits",
+    ),
     Aspect("torch versions", _recorded("versions.torch"), "results may differ by rounding"),
     Aspect("devices", _recorded("device"), "results may differ by rounding"),
 )

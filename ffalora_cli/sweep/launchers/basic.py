@@ -7,18 +7,20 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from ffalora_cli.config.errors import ConfigError
-from ffalora_cli.sweep.jobs import OnChange, Stop, SweepJob
+from ffalora_cli.sweep.jobs import Note, OnChange, Stop, SweepJob
+from ffalora_cli.sweep.launchers.gpus import Gpus
 from ffalora_cli.sweep.launchers.process import play
 from ffalora_cli.sweep.launchers.remote import cores
 
 LIBRARY = None
+PROGRAMS = ()
 
 
 @dataclass(frozen=True)
 class Settings:
     """What can be set."""
 
-    n_jobs: int = 1  # processes at once; -1: as many as cores
+    n_jobs: int = 1  # processes at once; -1: as many as GPUs, without any as many as cores
 
     def __post_init__(self) -> None:
         if self.n_jobs < 1 and self.n_jobs != -1:
@@ -27,15 +29,22 @@ class Settings:
             )
 
 
-def launch(jobs: Sequence[SweepJob], settings: Settings, on_change: OnChange, stop: Stop) -> None:
-    """Play the jobs; side by side, the cores are divided among them."""
-    at_once = min(cores() if settings.n_jobs == -1 else settings.n_jobs, len(jobs))
+def launch(
+    jobs: Sequence[SweepJob], settings: Settings, on_change: OnChange, stop: Stop, note: Note
+) -> None:
+    """Play the jobs; side by side, the cores and the GPUs are divided among them."""
+    gpus = Gpus(jobs, each=0 if settings.n_jobs == 1 else 1)
+    at_once = settings.n_jobs if settings.n_jobs > 0 else gpus.room or cores()
+    at_once = min(at_once, len(jobs))
     threads = max(1, cores() // at_once) if at_once > 1 else None
+    gpus.say_if_shared(at_once, "n_jobs", note)
 
     def one(job: SweepJob) -> None:
         if stop() is None:
             on_change(job, None)
-            on_change(job, play(job.command, stop, threads))
+            ended = play(job.command, stop, threads, gpus.lend(job))
+            gpus.take_back(job)
+            on_change(job, ended)
 
     with ThreadPoolExecutor(at_once) as pool:  # a thread only waits for its process
         list(pool.map(one, jobs))  # raises what a thread raised
