@@ -45,8 +45,9 @@ def play_shared(read: Callable[[], Job], quiet: bool) -> int:
         job = read()
         ranks = Ranks.join(has_gpus(job.config.engine.device))
         code = play(job, quiet, stop, ranks)[0]
-        ranks.tell()  # that is all
-        ranks.leave()
+        if code == DONE:  # otherwise the others see this process end
+            ranks.tell()
+            ranks.leave()
         return code
 
 

@@ -109,7 +109,7 @@ def test_one_two_one_with_a_killed_process_is_one_run(job_in, monkeypatch):
 @pytest.mark.parametrize(
     ("data", "more", "says"),
     [
-        ("other", (), r"rank 1 is not of the same run as rank 0: data\.clients .* -> "),
+        ("other", (), r"rank 1 is not of the same run as rank 0: .*data\.train .* -> "),
         ("fine", ("federation.local_lr=0.25",), "federation.local_lr .* -> 0.25"),
         ("fine", ("model.source=nowhere",), "rank 1 could not begin: ConfigError: .*nowhere"),
     ],
