@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import astuple, dataclass, field, replace
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from ffalora_cli.engine.gradients import MicroBatch, gradients
 from ffalora_cli.engine.job import LocalJob, LocalResult, StepBatches
 from ffalora_cli.engine.memory import copy_bytes, out_of_memory
 from ffalora_cli.engine.microbatch import cut, deal, padded_tokens
+from ffalora_cli.engine.ranks import ALONE, Ranks
 from ffalora_cli.engine.stacked import clipped_sums, unit_sums
 from ffalora_cli.engine.stacked.clipped_sums import CLIPPED, LOSS, NONFINITE, ROWS, UNITS
 from ffalora_cli.engine.stacked.cost import ghost_tensors
@@ -44,6 +45,7 @@ class StackedEngine:
             room there is for per-example copies follows from it.
         fixed: whether micro-batches are rounded up to a few shapes; on a GPU they are.
         ghost_norms: whether large tensors may use them; an observer who hands in gradients says no.
+        ranks: processes that train the same jobs, each its share of every step.
     """
 
     network: Network
@@ -51,6 +53,7 @@ class StackedEngine:
     max_tokens: int = 512
     fixed: bool = False
     ghost_norms: bool = True
+    ranks: Ranks = ALONE
     _shapes: FixedShapes = field(init=False)
 
     def __post_init__(self) -> None:
@@ -71,11 +74,15 @@ class StackedEngine:
         tally, clients = Tally(), len(job.clients)
         optimizer = job.optimizer.build([tensors.flat])
         for step, pairs in enumerate(job.batches):
-            self._sum_with_backoff(job, step, pairs, tensors, tally)
+            mine = self.ranks.share(pairs, self.examples.lengths)
+            self._sum_with_backoff(job, step, mine, tensors, tally)
+            self.ranks.add(tensors.total)
             _privatise(job, step, pairs, tensors)
             tensors.flat.grad = tensors.total
             optimizer.step()
-        counts = tensors.counts[:clients].cpu().numpy()  # [clients, 5]
+        counts = self.ranks.added(tensors.counts[:clients].cpu().numpy())  # [clients, 5]
+        self.ranks.check_same(tensors.flat, f"round {job.round}: the clients' tensors")
+        tally = self._agreed(tally)
         return LocalResult(
             trained={n: v[:clients].to("cpu", copy=True) for n, v in tensors.trained.items()},
             loss_sum=counts[:, LOSS].copy(),
@@ -88,6 +95,12 @@ class StackedEngine:
             halvings=tally.halvings,
             max_tokens=self.max_tokens if tally.halvings else None,
         )
+
+    def _agreed(self, tally: Tally) -> Tally:
+        """The tally of all ranks; what one of them had no memory for, none does again."""
+        rows = self.ranks.every(np.array([*astuple(tally), self.max_tokens]))
+        self.max_tokens = int(rows[:, -1].min())
+        return Tally(*rows[:, :-1].sum(0).tolist())
 
     def _sum_with_backoff(
         self, job: LocalJob, step: int, pairs: StepBatches, tensors: RoundTensors, tally: Tally
