@@ -15,6 +15,7 @@ pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(not INSTALLED, reason="no Slurm on this machine"),
 ]
+LATE = {"timeout_min": "4"}  # as good as over for submitit, from the first second
 ALL = str(os.cpu_count())  # of the node: one job at a time
 
 
@@ -64,7 +65,7 @@ def test_a_preempted_job_is_followed_into_its_next_turn(play, partition):
 
 
 def test_a_job_out_of_time_has_so_many_turns_and_says_so_after_the_last(play):
-    job = play({"max_num_timeout": "0"}, (0, 100))
+    job = play({**LATE, "max_num_timeout": "0"}, (0, 100))
     job.wait(1, "turn 0")
     said("scancel", "--signal=USR2", job.slurm_id())
     ended = job.finish()[1]
@@ -73,7 +74,7 @@ def test_a_job_out_of_time_has_so_many_turns_and_says_so_after_the_last(play):
 
 
 def test_a_job_out_of_time_goes_on(play):
-    job = play({"max_num_timeout": "1"}, (0, 100))
+    job = play({**LATE, "max_num_timeout": "1"}, (0, 100))
     job.wait(1, "turn 0")
     said("scancel", "--signal=USR2", job.slurm_id())
     again_now(job)
