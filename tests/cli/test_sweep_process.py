@@ -106,6 +106,27 @@ def test_nothing_is_started_or_written_unless_everything_is_right(
 @pytest.mark.parametrize(
     ("typed", "complaint"),
     [
+        (["model.source=package:no_such/model"], "no_such is not installed"),
+        (["seed=0,1", "task=sst2", "paths.data=."], "paths.data=. has no folder 'sst2'"),
+        (
+            ["hydra/sweeper=optuna", "privacy.max_grad_norm=choice(1,2)", "model.source=/nowhere"],
+            "no config.json there",
+        ),
+    ],
+)
+def test_what_a_job_would_miss_in_a_queue_is_missed_before_it_is_submitted(
+    typed, complaint, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setattr("shutil.which", lambda name: name)  # Slurm's programs are "here"
+    typed = ["hydra/launcher=submitit_slurm", *typed]
+    assert main(["sweep", f"paths.runs={tmp_path}/runs", *typed]) == 2
+    assert complaint in capsys.readouterr().err.splitlines()[-1]
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("typed", "complaint"),
+    [
         (["hydra/launcher=joblib"], "write ffalora sweep ..., or add -m"),
         (["experiment=quickstart_grid"], "ffalora sweep experiment=quickstart_grid"),
         (["-m", "seed=0,1", "--again"], "name=NEW"),
