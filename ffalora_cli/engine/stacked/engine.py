@@ -68,7 +68,7 @@ class StackedEngine:
             New values of the trainable tensors ``[clients, ...]`` and per-client counts.
         """
         device = self.network.device
-        self.max_tokens = min(self.max_tokens, job.max_tokens or self.max_tokens)
+        self.max_tokens = began = min(self.max_tokens, job.max_tokens or self.max_tokens)
         captures = self._shapes.graph is not None
         tensors = self._shapes.tensors(job) if captures else RoundTensors.of(job, device)
         tally, clients = Tally(), len(job.clients)
@@ -93,7 +93,7 @@ class StackedEngine:
             tokens=tally.tokens,
             padded_tokens=tally.padded,
             halvings=tally.halvings,
-            max_tokens=self.max_tokens if tally.halvings else None,
+            max_tokens=self.max_tokens if self.max_tokens < began else None,
         )
 
     def _agreed(self, tally: Tally) -> Tally:

@@ -59,7 +59,11 @@ class CudaGraph:
             torch.cuda.synchronize()
             self._graph, stream = torch.cuda.CUDAGraph(), torch.cuda.Stream()
             try:
-                with torch.cuda.graph(self._graph, pool=pool, stream=stream):
+                # Other threads (NCCL's, which watches over sums) may go on meanwhile.
+                captured = torch.cuda.graph(
+                    self._graph, pool=pool, stream=stream, capture_error_mode="thread_local"
+                )
+                with captured:
                     work()
             except UserWarning as empty:
                 raise _broken("is empty") from empty
