@@ -49,6 +49,11 @@ FAMILIES = {
         | {"sep_token_id": 3, "eos_token_id": 3, "bos_token_id": 2},
         ("attn.Wqkv",),
     ),
+    "albert": (
+        "Albert",
+        SMALL | {"embedding_size": 16, "classifier_dropout_prob": 0.0},
+        ("attention.query", "attention.value"),
+    ),
 }
 MODELS = FAMILIES | {
     "gpt2": (  # not a supported family, but its layers are Conv1D

@@ -22,6 +22,8 @@ class Context:
     def __init__(self) -> None:
         self.values: dict[str, Factor] = {}
         self.dropout: Callable[[str, Tensor], Tensor] | None = None
+        self.layout: Layout | None = None  # of rows end to end; None: the input's shape says it
+        self.attended = False  # whether an attention has asked for a layout
 
 
 class _RowPerExample(torch.Tensor):

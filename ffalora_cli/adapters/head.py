@@ -26,15 +26,19 @@ class HeadLinear(nn.Module):
         if weight is None:
             return self.base(x)
         rows = x.reshape(-1, x.shape[-1])
-        y = times(rows, weight, Layout.padded(x.shape[0], len(rows) // x.shape[0]))
-        y = y.reshape(*x.shape[:-1], -1)
+        layout = self.context.layout or Layout.padded(x.shape[0], len(rows) // x.shape[0])
+        y = times(rows, weight, layout)
         bias = self.context.values.get(f"{self.name}.bias")
         if isinstance(bias, Tensor):
             bias = bias.to(x.dtype)
-            if bias.dim() == 2:  # one an example
-                bias = bias.reshape(-1, *(1 for _ in x.shape[1:-1]), bias.shape[-1])
-            y = y + bias
-        return y
+            y = y + bias if bias.dim() == 1 else _plus(y, bias, layout)
+        return y.reshape(*x.shape[:-1], -1)
+
+
+def _plus(y: Tensor, bias: Tensor, layout: Layout) -> Tensor:
+    """Rows ``[rows, d]`` and the bias of each one's example ``[examples, d]``."""
+    blocks = zip(layout.blocks(y), bias.split(layout.counts), strict=True)
+    return layout.join([block + own[:, None] for block, own in blocks])
 
 
 def install_head(model: nn.Module, layers: Sequence[str], context: Context) -> None:

@@ -10,7 +10,7 @@ gradient of zero.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -31,7 +31,7 @@ class Layout:
         owner: int64 [rows], example of each row; -1 where there is no token.
         keys: bool [rows], what the attention may look at: every token, and the first row of an
             example that only fills the layout up, so that its softmax is finite. None: every row.
-        full: whether every row of a class is a token, by class.
+        full: whether every row of a class is known to be a token, by class.
     """
 
     counts: tuple[int, ...]
@@ -41,38 +41,48 @@ class Layout:
     full: tuple[bool, ...] = ()
 
     @staticmethod
-    def of(lengths: np.ndarray, class_rows: int, examples: int = 1, tokens: int = 1) -> Layout:
+    def of(lengths: np.ndarray, class_rows: int) -> Layout:
         """Classes of examples of nearly equal length, and rows of nobody after them.
-
-        The rows are rounded up: oneDNN keeps a compiled primitive of about a megabyte for every
-        matrix shape it meets, and a GPU a graph, so the number of shapes has to be small.
 
         Args:
             lengths: int [examples], longest first.
             class_rows: price of a class in rows.
-            examples: the classes' sizes are multiples of it: the last ones own no token.
-            tokens: the classes' lengths are.
 
         Returns:
-            On the CPU; ``real`` has the examples' numbers in it.
+            On the CPU.
         """
         cut = classes(lengths, class_rows)
-        counts = tuple(_up(b - a, examples) for a, b in cut)
-        sizes = tuple(_up(int(lengths[a]), tokens) for a, _ in cut)
-        owner, keys = [], []
-        for (a, b), count, size in zip(cut, counts, sizes, strict=True):
-            real = np.zeros((count, size), bool)
-            real[: b - a] = np.arange(size) < lengths[a:b, None]
-            first = sum(counts[: len(owner)])
-            numbers = np.arange(first, first + count)[:, None]
-            owner.append(np.where(real, numbers, -1).ravel())
-            real[b - a :, 0] = True
-            keys.append(real.ravel())
-        rest = -sum(map(len, owner)) % TOKEN_BUCKET
-        whole = tuple(examples == tokens == 1 and bool(block.all()) for block in keys)
-        owners = np.concatenate([*owner, np.full(rest, -1, np.int64)])
-        seen = torch.from_numpy(np.concatenate([*keys, np.zeros(rest, bool)]))
-        return Layout(counts, sizes, owners, seen, whole)
+        counts, sizes = tuple(b - a for a, b in cut), tuple(int(lengths[a]) for a, _ in cut)
+        layout = Layout.within(counts, sizes, lengths)
+        assert layout.keys is not None
+        full = tuple(bool(block.all()) for block in layout.blocks(layout.keys))
+        return replace(layout, full=full)
+
+    @staticmethod
+    def within(counts: tuple[int, ...], sizes: tuple[int, ...], lengths: np.ndarray) -> Layout:
+        """Examples in the first places of given classes; the other places own no token.
+
+        The rows are rounded up: oneDNN keeps a compiled primitive of about a megabyte for every
+        matrix shape it meets, so the number of shapes has to be small.
+
+        Args:
+            counts: places of each class.
+            sizes: rows of each of its places.
+            lengths: int [examples], longest first, no more and none longer than there is place for.
+
+        Returns:
+            On the CPU.
+        """
+        room = np.repeat(sizes, counts)  # [places]
+        held = np.zeros_like(room)
+        held[: len(lengths)] = lengths
+        place = np.repeat(np.arange(len(room)), room)  # [rows], as is ``column``
+        column = np.arange(len(place)) - (np.cumsum(room) - room)[place]
+        token = column < held[place]
+        rest = np.zeros(-len(place) % TOKEN_BUCKET, bool)
+        owner = np.where(np.r_[token, rest], np.r_[place, rest], -1)
+        keys = np.r_[token | ((held == 0)[place] & (column == 0)), rest]
+        return Layout(counts, sizes, owner, torch.from_numpy(keys), (False,) * len(counts))
 
     @staticmethod
     def padded(examples: int, tokens: int) -> Layout:
@@ -89,11 +99,6 @@ class Layout:
         """First row of every example, int64 [examples]."""
         rows = np.repeat(np.array(self.lengths, np.int64), self.counts)
         return np.cumsum(rows) - rows
-
-    @property
-    def real(self) -> np.ndarray:
-        """Numbers of the examples that own a token, in order, int64."""
-        return np.unique(self.owner[self.owner >= 0])
 
     def heads(self) -> Layout:
         """One row an example, which is what a head reads, and rows of nobody after them."""

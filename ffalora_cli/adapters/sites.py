@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 FAMILIES = (
     "bert", "roberta", "xlm-roberta", "electra", "distilbert", "deberta-v2", "modernbert",
+    "albert",
 )  # fmt: skip
 """Families of models, as ``config.json`` spells them, that ``configs/model`` has targets for."""
 
@@ -54,14 +55,15 @@ class AdaptedLinear(nn.Module):
         if factors is None:
             return self.base(x)
         copies = max(map(_copies, factors.values()))
-        common_rows = x.shape[0] == 1 and copies > 1
+        layout = self.context.layout
+        common_rows = layout is None and x.shape[0] == 1 and copies > 1
         if common_rows:
             x = x.expand(copies, *x.shape[1:])
         rows = x.reshape(-1, x.shape[-1])
         y = self.base(rows)
         if self.context.dropout is not None:
             rows = self.context.dropout(self.site, x).reshape(rows.shape)
-        layout = Layout.padded(x.shape[0], len(rows) // x.shape[0])
+        layout = layout or Layout.padded(x.shape[0], len(rows) // x.shape[0])
         y = self.form.delta(rows, factors, layout, self.scale, y).view(*x.shape[:-1], -1)
         return y.as_subclass(_RowPerExample) if common_rows else y
 

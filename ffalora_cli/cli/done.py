@@ -1,4 +1,4 @@
-"""Refuses finished runs whose inputs have changed since, before anything is run."""
+"""Refuses jobs whose inputs have changed since they were done, or are not there; nothing is run."""
 
 from __future__ import annotations
 
@@ -33,3 +33,26 @@ def check_done(jobs: Sequence[Job], sweep: bool) -> list[str]:
         with naming_job(n + 1, len(jobs)):
             notes.append(inputs.check(folders[n], jobs[n].config, again=not sweep))
     return list(dict.fromkeys(note for note in notes if note is not None))
+
+
+def check_inputs(jobs: Sequence[Job]) -> None:
+    """Refuse jobs that would find their data, model or tokenizer missing.
+
+    Args:
+        jobs: that wait in a queue before they could say so themselves.
+
+    Raises:
+        ConfigError: the first job, which it names, and what is not there.
+    """
+    from ffalora_cli.experiment.inputs import inputs_of
+    from ffalora_cli.models.source import check_tokenizer_files
+
+    seen: set[str] = set()
+    for number, job in enumerate(jobs, start=1):
+        config = job.config
+        read = repr((config.task, config.model, config.paths.data))
+        if read not in seen:
+            seen.add(read)
+            with naming_job(number, len(jobs)):
+                inputs_of(config)
+                check_tokenizer_files(config.model)

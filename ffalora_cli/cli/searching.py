@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from ffalora_cli.cli.done import check_done
+from ffalora_cli.cli.done import check_done, check_inputs
 from ffalora_cli.cli.screen.sweep_display import SweepDisplay, open_sweep_display
 from ffalora_cli.cli.screen.units import score
 from ffalora_cli.cli.sweep_end import Sweeping, exit_code, stop_if_asked
@@ -22,7 +22,7 @@ from ffalora_cli.records.files import read_json
 from ffalora_cli.records.reading import read_config
 from ffalora_cli.records.run_directory import SUMMARY, run_folder
 from ffalora_cli.sweep.jobs import FAILED, GOOD, Status, SweepJob
-from ffalora_cli.sweep.launchers.base import read_settings
+from ffalora_cli.sweep.launchers.base import read_settings, waits
 from ffalora_cli.sweep.play import play_jobs
 from ffalora_cli.sweep.progress import result
 from ffalora_cli.sweep.record import SWEEP, SweepRecord
@@ -36,6 +36,8 @@ def search(overrides: Sequence[str], sweep: Sweeping) -> int:
     check(settings)
     fixed, space = split_space(overrides)
     base = _check_space(fixed, space)
+    if waits(sweep.about.launcher):
+        check_inputs([base])
     judged = headline(base.config)
     # More trials are the same search, so their number is no part of its name.
     name = digest(

@@ -14,7 +14,7 @@ from types import FrameType
 from ffalora_cli.stopping import SIGNALS, StopFlag
 
 _SHOW_CURSOR = b"\x1b[?25h"
-_ECHO = 1.0  # seconds in which a closing terminal may say it twice: the kernel, and the shell
+_ECHO = 1.0  # seconds in which one cause may say it twice: kernel and shell, Slurm and its job
 
 
 @contextmanager
@@ -27,17 +27,17 @@ def stop_on_signals() -> Iterator[StopFlag]:
     if threading.current_thread() is not threading.main_thread():
         yield stop
         return
-    asked: list[float] = []
+    asked: list[tuple[int, float]] = []
 
     def handle(number: int, frame: FrameType | None) -> None:
         now = time.monotonic()
-        if asked and number == signal.SIGHUP and now - asked[0] < _ECHO:
+        if asked and number == asked[0][0] != signal.SIGINT and now - asked[0][1] < _ECHO:
             return
         if asked:  # every finished round is on disk, so nothing is lost by leaving here and now
             if sys.stderr.isatty():
                 os.write(sys.stderr.fileno(), _SHOW_CURSOR)
             os._exit(128 + number)
-        asked.append(now)
+        asked.append((number, now))
         stop.request(number)
 
     before = {number: signal.getsignal(number) for number in SIGNALS}

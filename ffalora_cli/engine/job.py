@@ -37,7 +37,7 @@ class LocalOptimizer:
 class ExamplePrivacy:
     """DP-SGD of a cohort: every unit moves its client's sum by at most ``max_grad_norm``."""
 
-    max_grad_norm: float
+    max_grad_norm: float | torch.Tensor  # fp64 [] in work that is captured for all rounds
     noise_sd: np.ndarray  # float64 [clients], on the summed gradient
     expected_batch: np.ndarray  # float64 [clients], the divisor
     secret: Key

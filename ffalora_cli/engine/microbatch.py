@@ -34,6 +34,24 @@ def cut(lengths: np.ndarray, max_tokens: int, max_examples: int, packed: bool) -
     return batches
 
 
+def deal(lengths: np.ndarray, max_tokens: int, max_examples: int) -> list[np.ndarray]:
+    """Deal examples out, longest first: few micro-batches, each with examples of all lengths.
+
+    Where every shape costs a capture they should be alike; ``cut`` makes no two of one shape.
+
+    Args:
+        lengths: int [pairs], real tokens of each example.
+        max_tokens: real tokens of a micro-batch, to within one example.
+        max_examples: bound from memory.
+
+    Returns:
+        As ``cut``.
+    """
+    order = np.argsort(-lengths, kind="stable")
+    count = max(-(-int(lengths.sum()) // max_tokens), -(-len(lengths) // max_examples))
+    return [order[first::count] for first in range(min(count, len(order)))]
+
+
 def padded_tokens(lengths: np.ndarray, class_rows: int | None) -> int:
     """Tokens that one micro-batch of these lengths, longest first, computes, padding included.
 

@@ -46,6 +46,7 @@ class Backbone:
     drawn: tuple[str, ...]  # head parameters that the checkpoint lacked and the head seed drew
     task: Task
     rest: str = ""  # BLAKE2b of what else decides its function: configuration, head as loaded
+    real: bool = True  # whether the weights have values
 
 
 def pin_model(config: ModelConfig, note: Note = silent) -> ModelConfig:
@@ -83,7 +84,7 @@ def load_tokenizer(config: ModelConfig, note: Note = silent) -> PreTrainedTokeni
 
     folder = _local_folder(config, "tokenizer", note)
     check_sentencepiece(Path(folder), config.source)
-    with _readable_errors(config), _quiet_transformers():
+    with _readable_errors(config), quiet_transformers():
         # Left open, ``trust_remote_code`` asks on the terminal whether to run the folder's code.
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     # Without files transformers makes one up: special tokens alone, every word unknown or gone.
@@ -100,7 +101,7 @@ def load_skeleton(config: ModelConfig, task: TaskConfig, note: Note = silent) ->
     """
     kind = registry.get(task.kind)
     settings = load_settings(config, note, num_labels=kind.outputs(task))
-    with _readable_errors(config), _quiet_transformers(), torch.device("meta"):
+    with _readable_errors(config), quiet_transformers(), torch.device("meta"):
         try:
             return _auto_class(kind).from_config(settings)
         except ValueError as error:
@@ -127,7 +128,7 @@ def load_settings(config: ModelConfig, note: Note = silent, **changed: Any) -> P
     from transformers import AutoConfig
 
     folder = _local_folder(config, "config", note)
-    with _readable_errors(config), _quiet_transformers():
+    with _readable_errors(config), quiet_transformers():
         return AutoConfig.from_pretrained(folder, trust_remote_code=False, **changed)
 
 
@@ -157,7 +158,7 @@ def load_backbone(
     if weights == "none":
         model = load_skeleton(config, task, note)
         frozen = model.to_empty(device="cpu").eval().requires_grad_(False)
-        return Backbone(frozen, "none", (), kind)
+        return Backbone(frozen, "none", (), kind, real=False)
     if config.random_weights or weights == "random":
         settings = load_settings(config, note, num_labels=kind.outputs(task))
         with _readable_errors(config), torch.random.fork_rng(devices=[]):
@@ -166,7 +167,7 @@ def load_backbone(
         missing = {*_head_parameters(kind, model)}
     else:
         folder = _local_folder(config, "weights", note)
-        with _readable_errors(config), _quiet_transformers():
+        with _readable_errors(config), quiet_transformers():
             model, info = _auto_class(kind).from_pretrained(
                 folder,
                 num_labels=kind.outputs(task),
@@ -252,7 +253,7 @@ def _holds_pickles(config: ModelConfig) -> bool:
 
 
 @contextlib.contextmanager
-def _quiet_transformers() -> Iterator[None]:
+def quiet_transformers() -> Iterator[None]:
     """Silence the load report: a new head is expected here and said in the manifest."""
     from transformers.utils import logging
 

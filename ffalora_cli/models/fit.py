@@ -15,7 +15,7 @@ from torch import nn
 from ffalora_cli.adapters.sites import FAMILIES, find_sites
 from ffalora_cli.config.errors import ConfigError, brief
 from ffalora_cli.config.schema import Config
-from ffalora_cli.models.families import packed
+from ffalora_cli.models.families import check
 from ffalora_cli.tasks import registry
 
 if TYPE_CHECKING:
@@ -51,11 +51,13 @@ def check_fit(
             "the tokenizer it was trained with, or resize the embedding and save it"
         )
     _check_length(model, config.task.max_length)
-    if tokenizer.pad_token_id is None and (why := _pads(model, config)):
-        raise ConfigError(
-            f"{source}: its tokenizer has no pad token, and {why}; set pad_token in "
-            "tokenizer_config.json"
-        )
+    if tokenizer.pad_token_id is None:
+        refusal = check.refusal(model, registry.get(config.task.kind).reads == "example")
+        if why := why_padded(config, model.config.model_type, refusal):
+            raise ConfigError(
+                f"{source}: its tokenizer has no pad token, and {why}; set pad_token in "
+                "tokenizer_config.json"
+            )
     return notes
 
 
@@ -127,14 +129,18 @@ def _check_length(model: nn.Module, max_length: int) -> None:
                 )
 
 
-def _pads(model: nn.Module, config: Config) -> str | None:
-    """Why rows are padded in this run; None where none is."""
+def why_padded(config: Config, family: str, refusal: str) -> str | None:
+    """Why training pads in this run; None where rows lie end to end.
+
+    Args:
+        config: of the run.
+        family: of the model.
+        refusal: why this model can do nothing else (``Network.padding``); empty where it can.
+    """
     if config.engine.name == "reference":
         return "engine=reference pads"
-    if registry.get(config.task.kind).reads != "example":
-        return f"task.kind={config.task.kind} pads"
-    if not packed.supports(model):
-        return f"a {model.config.model_type} model pads"
+    if refusal:
+        return f"a {family} model pads: {refusal}"
     return "adapter.dropout pads" if config.adapter.dropout else None
 
 

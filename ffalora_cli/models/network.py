@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -19,7 +19,7 @@ from ffalora_cli.adapters.layout import CLASS_ROWS, Layout
 from ffalora_cli.config.schema import AdapterConfig, HeadConfig, ModelConfig, TaskConfig
 from ffalora_cli.hub.access import Note, silent
 from ffalora_cli.models.backbone import Backbone, Weights, load_backbone
-from ffalora_cli.models.families import packed
+from ffalora_cli.models.families import attention, check, packed
 from ffalora_cli.models.families.frozen import freeze_linears
 from ffalora_cli.tasks.base import Task
 from ffalora_cli.types import Examples, Site, Tensors, TensorSpec
@@ -50,6 +50,8 @@ class Network:
             starts them, head as loaded or drawn.
         fingerprint: of the frozen weights.
         rest: fingerprint of what else decides its function (``Backbone.rest``).
+        padding: why the model pads; empty where its rows lie end to end.
+        base_delta: what was added to the base weights of merged sites, by site.
     """
 
     task: Task
@@ -65,7 +67,9 @@ class Network:
     draw: Callable[[int], Tensors]  # a seed -> adapters as they would begin with it
     rank: int
     rest: str = ""
+    padding: str = ""
     replaced: int = 0  # how often a frozen weight moved to another address
+    base_delta: Tensors = field(default_factory=dict)
 
     @property
     def device(self) -> torch.device:
@@ -86,9 +90,8 @@ class Network:
 
     @property
     def packs(self) -> bool:
-        """Whether there is a forward without padding here (and no dropout is on)."""
-        one_row = self.task.reads == "example"
-        return one_row and packed.supports(self.model) and self.context.dropout is None
+        """Whether rows lie end to end now: the model can, and no dropout is on."""
+        return not self.padding and self.context.dropout is None
 
     @property
     def class_rows(self) -> int:
@@ -120,12 +123,17 @@ class Network:
         """
         self.context.values = dict(values)
         if isinstance(inputs, packed.Packed):
-            return packed.outputs(self.model, inputs).float()
+            one_row = self.task.reads == "example"
+            return packed.outputs(self.model, self.context, inputs, one_row).float()
+        own = self.plain.config._attn_implementation
+        if self.model.config._attn_implementation != own:
+            self.model.set_attn_implementation(own)
         outputs: Tensor = self.model(**inputs).logits
         return outputs.float()
 
     def add_to_base(self, deltas: Tensors) -> None:
         """Set every merged site's base weight to its loaded value plus ``deltas[site]``."""
+        self.base_delta |= deltas
         for site, delta in deltas.items():
             loaded = adapters.weight_of(self.plain.get_submodule(site))
             base = self.model.get_submodule(f"{site}.base")
@@ -173,7 +181,8 @@ def build_network(
     install_head(model, head, context)
     freeze_linears(model)
     adapters.install(model, sites, form, adapter.scale, context)
-    return Network(
+    attention.install(model, context)
+    network = Network(
         backbone.task,
         model,
         plain,
@@ -188,6 +197,8 @@ def build_network(
         adapter.rank,
         backbone.rest,
     )
+    network.padding = check.why_padded(network, backbone.real)
+    return network
 
 
 def load_network(

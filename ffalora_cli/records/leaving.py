@@ -34,7 +34,7 @@ _PUBLIC = {
     "summary": "schema_version status headline",
     "manifest": (  # the signature is of the configuration alone
         "schema_version id signature command seeds.* ffalora numerics python versions.* git git.* "
-        "platform device threads max_tokens trainable_parameters frozen_parameters "
+        "platform device threads max_tokens padding trainable_parameters frozen_parameters "
         "model_fingerprint model.* forked_from forked_from.id forked_from.signature "
         "forked_from.round data.eval_on data.version data.evals.* data.evals.*.fingerprint "
         "data_fingerprints.*"

@@ -71,6 +71,7 @@ def play_jobs(
         if job.finished:
             set_status(job, Status(ALREADY))
         else:
+            job.command.log.unlink(missing_ok=True)  # from before; turns of one job add to it
             missing.append(job)
     try:
         if missing and asked() is None:

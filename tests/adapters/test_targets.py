@@ -19,9 +19,11 @@ FAMILY = {
     "distilbert": "distilbert",
     "deberta_v3_base": "deberta",
     "modernbert_base": "modernbert",
+    "albert_base": "albert",
 }
-# adapted layers per transformer layer: query_value, attention, all_linear
-PER_LAYER = {family: (2, 4, 6) for family in FAMILIES} | {"modernbert": (1, 2, 4)}
+# adapted layers per transformer layer: query_value, attention, all_linear; ALBERT has one for all
+PER_LAYER = {family: (2, 4, 6) for family in FAMILIES}
+PER_LAYER |= {"modernbert": (1, 2, 4), "albert": (1, 2, 3)}
 
 
 def test_every_model_file_is_tested() -> None:

@@ -38,8 +38,7 @@ def looped(network, examples, trained, common, slots, rows):
     gradients = {name: [] for name in trained}
     for slot, row in zip(slots, rows, strict=True):
         leaves = {n: v[slot].clone().requires_grad_() for n, v in trained.items()}
-        network.context.values = {**common, **leaves}
-        logits = network.model(**examples.inputs(np.array([row]))).logits
+        logits = network.outputs(examples.inputs(np.array([row])), {**common, **leaves})
         loss = torch.nn.functional.cross_entropy(
             logits, torch.tensor([int(examples.targets.values[row])])
         )
@@ -121,8 +120,7 @@ def test_packed_forward_is_the_models_own(family):
     rows = np.argsort(-examples.lengths, kind="stable")
     values = {n: v + 0.1 for n, v in network.initial.items()}
     packed = network.outputs(network.inputs(examples, rows), values)
-    network.context.values = values
-    padded = network.model(**examples.inputs(rows)).logits
+    padded = network.outputs(examples.inputs(rows), values)
     assert torch.allclose(packed, padded, rtol=1e-5, atol=1e-5)
 
 

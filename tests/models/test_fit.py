@@ -103,8 +103,10 @@ def test_a_pad_token_is_needed_only_where_rows_are_padded(no_pad, tmp_path):
     ):
         with pytest.raises(ConfigError, match=rf"no pad token, and {why}; set pad_token"):
             check(model, no_pad, **sections)
-    with pytest.raises(ConfigError, match="a electra model pads"):
-        check(skeleton("electra", tmp_path, **NARROW), no_pad)
+    assert check(skeleton("electra", tmp_path, **NARROW), no_pad) == []
+    sites = {"targets": {"query_value": ("query_proj",)}}
+    with pytest.raises(ConfigError, match="a deberta-v2 model pads: its attention is not"):
+        check(skeleton("deberta-v2", tmp_path, **NARROW), no_pad, model=sites)
 
 
 def test_a_run_without_a_pad_token_works_where_nothing_is_padded(no_pad, tmp_path, monkeypatch):
@@ -148,7 +150,7 @@ def test_another_family_is_named_and_so_are_those_that_are_supported(family, tmp
     assert main(["run", *where, "--quiet"]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert f"{family} model" in line and not runs.exists()
-    for name in ("bert", "roberta", "electra", "distilbert", "deberta-v2", "modernbert"):
+    for name in ("bert", "roberta", "electra", "distilbert", "deberta-v2", "modernbert", "albert"):
         assert name.partition("-")[0] in TESTED and name in line
 
 

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from dp_accounting import NeighboringRelation
 from dp_accounting.pld import privacy_loss_distribution
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 from ffalora_cli.config.errors import ConfigError
 from ffalora_cli.privacy.accounting.accountant import Accountant, affordable_rounds
 from ffalora_cli.privacy.accounting.composition import trajectory
-from ffalora_cli.privacy.accounting.loss_distribution import step
+from ffalora_cli.privacy.accounting.loss_distribution import replacing_step, step
 from ffalora_cli.privacy.claim.spent import spent
 from ffalora_cli.privacy.planning.budget import solve
 from ffalora_cli.privacy.planning.make import make_plan
@@ -77,14 +78,19 @@ def test_affordable_rounds_finds_the_step(last, most, loose):
 @few
 @given(st.floats(0.5, 5.0), st.sampled_from([1e-3, 0.01, 0.2, 1.0]), st.sampled_from([1e-3, 1e-4]))
 def test_our_step_is_the_librarys(noise, rate, interval):
-    library = privacy_loss_distribution.from_gaussian_mechanism(
-        noise, value_discretization_interval=interval, sampling_prob=rate
-    )
-    for target in (0.01, 0.5, 2.0):
-        ours, theirs = (
-            p.get_delta_for_epsilon(target) for p in (step(noise, rate, interval), library)
+    pairs = [(step, NeighboringRelation.ADD_OR_REMOVE_ONE)]
+    pairs += [(replacing_step, NeighboringRelation.REPLACE_ONE)] if rate < 1.0 else []
+    for made, relation in pairs:
+        library = privacy_loss_distribution.from_gaussian_mechanism(
+            noise,
+            value_discretization_interval=interval,
+            sampling_prob=rate,
+            neighboring_relation=relation,
         )
-        assert ours == pytest.approx(theirs, rel=1e-7, abs=1e-13)
+        ours = made(noise, rate, interval)
+        for target in (0.01, 0.5, 2.0):
+            found, theirs = (p.get_delta_for_epsilon(target) for p in (ours, library))
+            assert found == pytest.approx(theirs, rel=1e-7, abs=1e-13)
 
 
 @few

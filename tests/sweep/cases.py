@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -48,10 +49,19 @@ def quick(jobs: list[SweepJob]) -> list[SweepJob]:
     return [replace(job, command=replace(job.command, arguments=("ls", "methods"))) for job in jobs]
 
 
+def most_at_once(told: Path) -> dict[str, int]:
+    """The most jobs that saw each GPU at a time, by such a file."""
+    now, most = Counter[str](), Counter[str]()
+    for line in told.read_text().splitlines():
+        for name in line[1:].split(","):
+            now[name] += 1 if line[0] == "+" else -1
+            most[name] = max(most[name], now[name])
+    return most
+
+
 @contextmanager
-def gpus_of_jobs(folder: Path) -> Iterator[list[str]]:
-    """Fills a list with ``+GPUS`` and ``-GPUS`` as processes of ffalora see them, begin and end."""
-    told: list[str] = []
+def gpus_of_jobs(folder: Path) -> Iterator[Path]:
+    """A file that gets a line ``+GPUS`` when a job begins that sees these, ``-GPUS`` at its end."""
     log = folder / "told"
     (folder / "sitecustomize.py").write_text(
         "import atexit, os, sys\n"
@@ -64,5 +74,4 @@ def gpus_of_jobs(folder: Path) -> Iterator[list[str]]:
     )
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", str(folder))
-        yield told
-    told += log.read_text().split()
+        yield log

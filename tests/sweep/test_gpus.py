@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -12,7 +11,7 @@ from ffalora_cli.stopping import StopFlag
 from ffalora_cli.sweep.launchers import gpus
 from ffalora_cli.sweep.launchers.base import open_launcher
 from ffalora_cli.sweep.play import play_jobs
-from tests.sweep.cases import Seen, gpus_of_jobs, quick, sweep_of
+from tests.sweep.cases import Seen, gpus_of_jobs, most_at_once, quick, sweep_of
 
 SHARED = "2 jobs at once share 1 GPU(s); hydra.launcher.{}=1 gives each its own"
 
@@ -24,13 +23,7 @@ def launched(folder, name, typed, *overrides):
     with gpus_of_jobs(folder) as told:
         statuses = play_jobs(quick(jobs), record, launch, seen, StopFlag())
     assert {status.state for status in statuses.values()} == {"done"}, statuses
-    now, most = Counter(), Counter()
-    for line in told:
-        for name in line[1:].split(","):
-            now[name] += 1 if line[0] == "+" else -1
-            most[name] = max(most[name], now[name])
-    assert len(told) == 8
-    return most, seen.notes
+    return most_at_once(told), seen.notes
 
 
 @pytest.mark.parametrize(

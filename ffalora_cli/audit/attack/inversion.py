@@ -113,8 +113,8 @@ def first_sites(network: Network) -> list[str]:
     Raises:
         ConfigError: the model's embeddings are not those of BERT or RoBERTa.
     """
-    if not network.packs:
-        config: Any = network.plain.config
+    config: Any = network.plain.config
+    if config.model_type not in ("bert", "roberta", "xlm-roberta"):
         raise ConfigError(
             f"model: ffalora attack knows BERT and RoBERTa embeddings, not {config.model_type}; "
             "use model=minilm"

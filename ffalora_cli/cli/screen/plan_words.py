@@ -25,6 +25,7 @@ def one(found: Mapping[str, Any], config: Config) -> list[str]:
     lines += ["", *_bytes(found["communication"]), ""]
     lines += _parameters(found["parameters"])
     lines += _time(found["time"], found["rounds"]) + _memory(found["memory"])
+    lines += labelled("padding", found["padding"] or "none: all examples' tokens lie end to end")
     lines += _disk(found["disk"])
     for warning in found["warnings"]:
         lines += labelled("warning", warning)

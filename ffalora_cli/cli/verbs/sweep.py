@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ffalora_cli.cli.arguments import OVERRIDES, Parser
-from ffalora_cli.cli.done import check_done
+from ffalora_cli.cli.done import check_done, check_inputs
 from ffalora_cli.cli.screen.counting import Counting
 from ffalora_cli.cli.screen.sweep_display import open_sweep_display
 from ffalora_cli.cli.signals import stop_on_signals
@@ -15,7 +15,7 @@ from ffalora_cli.compose.jobs import plan
 from ffalora_cli.config.errors import ConfigError
 from ffalora_cli.config.job import Job
 from ffalora_cli.sweep.jobs import grid, once_each, settings
-from ffalora_cli.sweep.launchers.base import open_launcher
+from ffalora_cli.sweep.launchers.base import open_launcher, waits
 from ffalora_cli.sweep.play import play_jobs
 from ffalora_cli.sweep.record import SweepRecord, sweep_digest
 
@@ -79,6 +79,8 @@ def sweep(overrides: Sequence[str], command: Sequence[str], quiet: bool, fail_fa
 def _grid(planned: Sequence[Job], sweep: Sweeping) -> int:
     checked = once_each(planned)
     notes = check_done(checked, sweep=True)
+    if waits(sweep.about.launcher):
+        check_inputs(checked)
     axes = grid(checked)
     record = SweepRecord(checked[0].config.paths.runs, sweep_digest(checked))
     varying = [{k: v for k, v in settings(job).items() if k in axes} for job in checked]

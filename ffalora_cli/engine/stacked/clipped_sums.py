@@ -84,7 +84,8 @@ def add_clipped(
     if whole is not None:
         cut, rows_seen = cut | whole.cut, whole.rows
     columns = [torch.where(finite, losses, 0.0), rows_seen, finite & cut, seen & ~finite, seen]
-    counts.index_add_(0, slots, torch.stack([column.double() for column in columns], 1))
+    counted = torch.stack([column.double() for column in columns], 1)  # [examples, 5]
+    _add_rows(counts, slots, torch.ones_like(counted[:, 0]), counted)
 
 
 def _add_rows(total: Tensor, slots: Tensor, weights: Tensor, rows: Tensor) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import astuple, dataclass, field, replace
 
 import numpy as np
 import torch
@@ -15,7 +15,8 @@ from ffalora_cli.engine.dropout import keyed_dropout
 from ffalora_cli.engine.gradients import MicroBatch, gradients
 from ffalora_cli.engine.job import LocalJob, LocalResult, StepBatches
 from ffalora_cli.engine.memory import copy_bytes, out_of_memory
-from ffalora_cli.engine.microbatch import cut, padded_tokens
+from ffalora_cli.engine.microbatch import cut, deal, padded_tokens
+from ffalora_cli.engine.ranks import ALONE, Ranks
 from ffalora_cli.engine.stacked import clipped_sums, unit_sums
 from ffalora_cli.engine.stacked.clipped_sums import CLIPPED, LOSS, NONFINITE, ROWS, UNITS
 from ffalora_cli.engine.stacked.cost import ghost_tensors
@@ -29,6 +30,7 @@ from ffalora_cli.types import Examples, Stack
 
 SEAMS = ("_privatise", "StackedEngine.train")
 """What an audit may replace; whoever calls it looks it up in this module."""
+NOISED_AT_ONCE = 16  # clients: noise still in the cache when added, no block of all [clients, P]
 MOST_HALVINGS = 3  # of micro-batches in one round, before running out of memory ends the run
 
 
@@ -43,6 +45,7 @@ class StackedEngine:
             room there is for per-example copies follows from it.
         fixed: whether micro-batches are rounded up to a few shapes; on a GPU they are.
         ghost_norms: whether large tensors may use them; an observer who hands in gradients says no.
+        ranks: processes that train the same jobs, each its share of every step.
     """
 
     network: Network
@@ -50,8 +53,8 @@ class StackedEngine:
     max_tokens: int = 512
     fixed: bool = False
     ghost_norms: bool = True
+    ranks: Ranks = ALONE
     _shapes: FixedShapes = field(init=False)
-    _tensors: RoundTensors | None = None
 
     def __post_init__(self) -> None:
         self.fixed = self.fixed or self.network.device.type == "cuda"
@@ -64,17 +67,24 @@ class StackedEngine:
         Returns:
             New values of the trainable tensors ``[clients, ...]`` and per-client counts.
         """
+        device = self.network.device
         self.max_tokens = min(self.max_tokens, job.max_tokens or self.max_tokens)
-        tensors, tally = self._loaded(job), Tally()
+        captures = self._shapes.graph is not None
+        tensors = self._shapes.tensors(job) if captures else RoundTensors.of(job, device)
+        tally, clients = Tally(), len(job.clients)
         optimizer = job.optimizer.build([tensors.flat])
         for step, pairs in enumerate(job.batches):
-            self._sum_with_backoff(job, step, pairs, tensors, tally)
+            mine = self.ranks.share(pairs, self.examples.lengths)
+            self._sum_with_backoff(job, step, mine, tensors, tally)
+            self.ranks.add(tensors.total)
             _privatise(job, step, pairs, tensors)
             tensors.flat.grad = tensors.total
             optimizer.step()
-        counts = tensors.counts.cpu().numpy()  # [clients, 5]
+        counts = self.ranks.added(tensors.counts[:clients].cpu().numpy())  # [clients, 5]
+        self.ranks.check_same(tensors.flat, f"round {job.round}: the clients' tensors")
+        tally = self._agreed(tally)
         return LocalResult(
-            trained={n: v.to("cpu", copy=True) for n, v in tensors.trained.items()},
+            trained={n: v[:clients].to("cpu", copy=True) for n, v in tensors.trained.items()},
             loss_sum=counts[:, LOSS].copy(),
             examples=counts[:, ROWS].astype(np.int64),
             units=counts[:, UNITS].astype(np.int64),
@@ -86,15 +96,11 @@ class StackedEngine:
             max_tokens=self.max_tokens if tally.halvings else None,
         )
 
-    def _loaded(self, job: LocalJob) -> RoundTensors:
-        """The round's tensors with the job's values; graphs find them where they were before."""
-        device = self.network.device
-        if self._shapes.graph is not None and self._tensors is not None and self._tensors.fits(job):
-            self._tensors.load(job)
-            return self._tensors
-        self._shapes.forget()
-        self._tensors = RoundTensors.of(job, device)
-        return self._tensors
+    def _agreed(self, tally: Tally) -> Tally:
+        """The tally of all ranks; what one of them had no memory for, none does again."""
+        rows = self.ranks.every(np.array([*astuple(tally), self.max_tokens]))
+        self.max_tokens = int(rows[:, -1].min())
+        return Tally(*rows[:, :-1].sum(0).tolist())
 
     def _sum_with_backoff(
         self, job: LocalJob, step: int, pairs: StepBatches, tensors: RoundTensors, tally: Tally
@@ -119,9 +125,8 @@ class StackedEngine:
 
     def _halve(self, pairs: StepBatches) -> None:
         """Half of what the largest micro-batch of the step may have had."""
-        lengths = np.asarray(self.examples.lengths)[pairs.rows]
-        most = min(self.max_tokens, padded_tokens(lengths, self.network.packs))
-        self.max_tokens = max(1, most // 2)
+        tokens = int(np.asarray(self.examples.lengths)[pairs.rows].sum())
+        self.max_tokens = max(1, min(self.max_tokens, tokens) // 2)
 
     def _accumulate(
         self, job: LocalJob, step: int, pairs: StepBatches, tensors: RoundTensors, tally: Tally
@@ -149,29 +154,40 @@ class StackedEngine:
         if not len(pairs.rows):
             return  # an empty step is noise only: a transformer given zero examples crashes
         lengths = np.asarray(self.examples.lengths)[pairs.rows]
-        one_row = frozenset(self.network.head_names if self.network.task.reads == "example" else ())
         by_client = sums.slots is None  # ghosts and fixed shapes are summed by client alone
-        ghosts: frozenset[str] = frozenset()
-        if self.ghost_norms and by_client:
-            ghosts = ghost_tensors(tensors.layout, one_row, lengths)
-        materialised = sum(int(np.prod(s)) for n, s in tensors.layout.items() if n not in ghosts)
-        copied = 8 * materialised + 4 * sum(int(v[0].numel()) for v in tensors.held.values())
-        max_examples = max(1, copy_bytes(self.network, self.max_tokens) // max(copied, 1))
+        room = copy_bytes(self.network, self.max_tokens)
+        ghosts = self._ghosts(tensors, lengths, room) if by_client else frozenset()
+        max_examples = max(1, room // max(_copied(tensors, ghosts), 1))
         packed = self.network.packs and job.dropout == 0
-        for batch in cut(lengths, self.max_tokens, max_examples, packed):
+        one_row = self.network.task.reads == "example"
+        fixed = packed and self.fixed and by_client and one_row
+        bounds = (lengths, self.max_tokens, max_examples)
+        for batch in deal(*bounds) if fixed else cut(*bounds, packed):
             job.poll()
             slots, rows = pairs.slots[batch], pairs.rows[batch]
             tally.tokens += int(lengths[batch].sum())
-            if packed and self.fixed and by_client:
+            if fixed:
                 tally.padded += self._shapes.add(slots, rows, job.privacy, tensors, ghosts)
                 continue
             if job.dropout > 0:
                 self.network.with_dropout(keyed_dropout(job, step, slots, rows))
-            tape = Tape(slots, len(job.clients), ghosts)
+            tape = Tape(slots, len(tensors.flat), ghosts)
             self._add(job, rows, tensors, tape, replace(sums, owner=sums.owner[batch]))
             self.network.with_dropout(None)
             class_rows = self.network.class_rows if packed else None
             tally.padded += padded_tokens(lengths[batch], class_rows)
+
+    def _ghosts(self, tensors: RoundTensors, lengths: np.ndarray, room: int) -> frozenset[str]:
+        """Names of the tensors with ghost norms.
+
+        A graph cannot hold them (rows are grouped by client on the host), so there they are taken
+        only where the copies of a step have no room.
+        """
+        fits = len(lengths) * _copied(tensors) <= room
+        if not self.ghost_norms or (self._shapes.graph is not None and fits):
+            return frozenset()
+        one_row = self.network.head_names if self.network.task.reads == "example" else ()
+        return ghost_tensors(tensors.layout, frozenset(one_row), lengths)
 
     def _add(
         self,
@@ -211,22 +227,34 @@ class Tally:
     halvings: int = 0
 
 
+def _copied(tensors: RoundTensors, ghosts: frozenset[str] = frozenset()) -> int:
+    """Bytes of an example's own copies of factors and of their gradients, fp32."""
+    trained = sum(int(np.prod(s)) for n, s in tensors.layout.items() if n not in ghosts)
+    return 8 * trained + 4 * sum(int(v[0].numel()) for v in tensors.held.values())
+
+
 def _privatise(job: LocalJob, step: int, pairs: StepBatches, tensors: RoundTensors) -> None:
     """Turn sums into the gradient of the step, in place: noise, then the divisor."""
-    clients, total = len(job.clients), tensors.total
+    clients = len(job.clients)
+    total = tensors.total[:clients]
     if job.privacy is None:
-        sizes = np.bincount(pairs.slots, minlength=clients)
-        divisor = torch.from_numpy(np.maximum(sizes, 1)).to(total)
+        sizes = np.maximum(np.bincount(pairs.slots, minlength=clients), 1)
     else:
-        total += example_level.step_noise(
-            tensors.layout,
-            job.clients.tolist(),
-            job.privacy.noise_sd,
-            job.privacy.secret,
-            job.round,
-            step,
-            total.device,
-            job.extents,
-        )
-        divisor = torch.from_numpy(job.privacy.expected_batch).to(total)
-    total /= divisor[:, None]
+        for first in range(0, clients, NOISED_AT_ONCE):
+            some = slice(first, first + NOISED_AT_ONCE)
+            noise = example_level.step_noise(
+                tensors.layout,
+                job.clients[some].tolist(),
+                job.privacy.noise_sd[some],
+                job.privacy.secret,
+                job.round,
+                step,
+                total.device,
+                None if job.extents is None else {n: e[some] for n, e in job.extents.items()},
+            )
+            total[some].add_(noise)
+        sizes = job.privacy.expected_batch
+    divisor = torch.from_numpy(sizes).to(total.dtype)[:, None]
+    if total.is_cuda:
+        divisor = divisor.pin_memory().to(total.device, non_blocking=True)  # the host goes on
+    total /= divisor

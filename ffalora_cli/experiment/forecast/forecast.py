@@ -80,6 +80,7 @@ class Forecaster:
             "memory": None if measured is None else {"peak_bytes": measured.peak_bytes},
             "disk": cost.disk(parts, seen),
             "device": pick_device(config.engine.device),
+            "padding": parts.padding,
             "warnings": list(parts.warnings),
             "notes": list(parts.notes),
         }

@@ -1,34 +1,28 @@
-"""Runs BERT-like encoders without padding: tokens end to end, examples sorted by length.
+"""Runs a model without padding: the tokens of all examples end to end, in one row.
 
-Linear layers see ``[tokens, d]``; attention and per-example factors work on groups of examples of
-equal length, so nothing is padded, no mask exists, and no example can touch another. The last
-layer computes only the row that the head reads (exact: no other row reaches the logits). The
-layers' own modules are called, so the weights are the unmodified model's.
+Linear layers and norms see ``[1, rows, d]``; attention (``families.attention``) and per-example
+factors work on blocks of examples. The modules called are the unmodified model's. Where a head
+reads one row of each example, no other row leaves the encoder, and in layers like BERT's no other
+passes what follows the last attention (exact: no other row reaches the outputs).
 """
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ffalora_cli.adapters.context import Context
 from ffalora_cli.adapters.layout import Layout
-from ffalora_cli.adapters.sites import AdaptedLinear
-from ffalora_cli.models.families import short_attention
+from ffalora_cli.models.families import attention
 
-FAMILIES = ("bert", "roberta", "xlm-roberta")
-
-
-def supports(model: nn.Module) -> bool:
-    """Whether this forward computes what the model's own forward computes."""
-    config = getattr(model, "config", None)
-    return (
-        getattr(config, "model_type", None) in FAMILIES
-        and getattr(config, "position_embedding_type", "absolute") == "absolute"
-        and not getattr(config, "is_decoder", False)
-    )
+TAILS = (".attention.output", ".sa_layer_norm")
+"""Modules that take the last attention's rows, and the residual with them, in layers where nothing
+but their output is read afterwards: BERT's and all that are made like it, DistilBERT's."""
 
 
 @dataclass(frozen=True)
@@ -74,86 +68,79 @@ class Packed:
         return Packed(*moved, layout, self.heads)
 
 
-def outputs(model: nn.Module, inputs: Packed) -> Tensor:
-    """Outputs ``[examples, width]`` of a supported model with sites swapped in.
+def outputs(model: Any, context: Context, inputs: Packed, one_row: bool) -> Tensor:
+    """Outputs of a model in which ``attention.install`` has put the context.
 
-    Factors come from the model's context.
+    Args:
+        model: a transformer, with or without a head.
+        context: has the factors.
+        inputs: of a micro-batch.
+        one_row: whether the head reads one row of each example: its first, or their mean.
+
+    Returns:
+        ``[examples, width]``, or of every token ``[examples, tokens, width]``.
     """
-    encoder = getattr(model, model.base_model_prefix)
-    layout, heads = inputs.layout, inputs.heads
-    x = _embed(encoder.embeddings, inputs.ids, inputs.types, inputs.positions)  # [rows, d]
-    layers = encoder.encoder.layer
-    for layer in layers[:-1]:
-        x = _layer(layer, x, x, layout, layout)
-    x = _layer(layers[-1], x, x.index_select(0, inputs.first), layout, heads)
-    x = x[: heads.examples, None]  # [examples, 1, d]
-    scores: Tensor = model.classifier(x if encoder.pooler is None else encoder.pooler(x))
-    return scores
+    if model.config._attn_implementation != attention.NAME:
+        model.set_attn_implementation(attention.NAME)
+    base = getattr(model, model.base_model_prefix, model)
+    hooks = _hooks(base, context, inputs) if one_row else []
+    context.layout = inputs.layout
+    try:
+        found: Tensor = model(**_arguments(base, inputs))[0]
+    finally:
+        context.layout = None
+        for hook in hooks:
+            hook.remove()
+    return found if one_row else _by_example(found[0], inputs.layout)
 
 
-def _embed(embeddings: nn.Module, ids: Tensor, types: Tensor, positions: Tensor) -> Tensor:
-    """Word, position and segment embeddings ``[rows, d]``; RoBERTa counts from 2."""
-    offset = embeddings.position_embeddings.padding_idx
-    if offset is not None:
-        positions = positions + offset + 1
-    x = embeddings.word_embeddings(ids) + embeddings.token_type_embeddings(types)
-    x = x + embeddings.position_embeddings(positions)
-    return embeddings.LayerNorm(x)
+def _arguments(base: Any, inputs: Packed) -> dict[str, Any]:
+    """What the family's forward takes; RoBERTa counts positions from after its padding's."""
+    tables = {name.rpartition(".")[2]: module for name, module in base.named_modules()}
+    unused = getattr(tables.get("position_embeddings"), "padding_idx", None)
+    positions = inputs.positions if unused is None else inputs.positions + unused + 1
+    given = {"position_ids": positions[None], "use_cache": False}
+    if "token_type_embeddings" in tables:
+        given["token_type_ids"] = inputs.types[None]
+    taken = inspect.signature(base.forward).parameters
+    kept = {name: value for name, value in given.items() if name in taken}
+    return {"input_ids": inputs.ids[None], **kept}
 
 
-def _layer(layer: nn.Module, x: Tensor, queries: Tensor, layout: Layout, wanted: Layout) -> Tensor:
-    """One encoder layer: rows ``x`` in, the rows that are asked for out.
+def _hooks(base: Any, context: Context, inputs: Packed) -> list[Any]:
+    """Hooks by which a pooler and a head are given one row an example, ``[examples, 1, d]``."""
+    mean = getattr(base.config, "classifier_pooling", None) == "mean"
+    tails = [module for name, module in base.named_modules() if name.endswith(TAILS) and not mean]
 
-    ``queries`` are the rows of ``x`` that are wanted (in the last layer only the head's), and
-    ``wanted`` is their layout.
-    """
-    attention = layer.attention.self
-    q = site(attention.query, queries, wanted)
-    k = site(attention.key, x, layout)
-    v = site(attention.value, x, layout)
-    context = _attend(q, k, v, attention.num_attention_heads, wanted, layout)
-    out = layer.attention.output
-    x = out.LayerNorm(site(out.dense, context, wanted) + queries)
-    hidden = layer.intermediate.intermediate_act_fn(site(layer.intermediate.dense, x, wanted))
-    return layer.output.LayerNorm(site(layer.output.dense, hidden, wanted) + x)
+    def narrow(module: nn.Module, rows: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        context.layout = inputs.heads
+        return tuple(x.index_select(1, inputs.first) for x in rows)
 
+    def hand_over(module: nn.Module, _: Any, output: Any) -> Any:
+        x = output[0][0]  # [rows, d], or of the heads' rows alone
+        if mean:
+            x = _means(x, inputs.layout)
+        elif not tails:
+            x = x.index_select(0, inputs.first)
+        context.layout = None  # of what comes now, the shape says it
+        output["last_hidden_state"] = x[: inputs.layout.examples, None]
+        return output
 
-def _attend(q: Tensor, k: Tensor, v: Tensor, heads: int, wanted: Layout, layout: Layout) -> Tensor:
-    """Softmax attention within each example, block by block."""
-    parts = []
-    blocks = (_query_blocks(q, wanted, layout), layout.blocks(k), layout.blocks(v), layout.masks())
-    for *rows, mask in zip(*blocks, strict=True):
-        seen = None if mask is None else mask[:, None, None, :]
-        cut = (part.unflatten(-1, (heads, -1)).transpose(1, 2) for part in rows)
-        out = attention(*cut, seen)  # [n, heads, tokens, head_dim]
-        parts.append(out.transpose(1, 2).flatten(2))
-    if wanted is not layout:
-        parts = [torch.cat(parts)]
-    return wanted.join(parts)
+    hooks = [getattr(base, "encoder", base).register_forward_hook(hand_over)]
+    return hooks + [tail.register_forward_pre_hook(narrow) for tail in tails[-1:]]
 
 
-def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
-    """``softmax(q k^T / sqrt(size)) v`` of ``[n, heads, tokens, size]``, the fastest way here.
-
-    On a CPU never fused in bf16: torch's backward pass of that is several times slower.
-    """
-    if short_attention.suits(q, k):
-        return short_attention.attend(q, k, v, mask, q.shape[-1] ** -0.5)
-    wide = (q, k, v) if q.is_cuda else (q.float(), k.float(), v.float())
-    out = nn.functional.scaled_dot_product_attention(*wide, attn_mask=mask)
-    return out.to(q.dtype)
+def _means(x: Tensor, layout: Layout) -> Tensor:
+    """Mean of each example's tokens, ``[examples, d]`` of rows ``[rows, d]``."""
+    found = []
+    for block, mask in zip(layout.blocks(x), layout.masks(), strict=True):
+        weights = block.new_ones(block.shape[:2]) if mask is None else mask.to(block)
+        found.append((block * weights[:, :, None]).sum(1) / weights.sum(1, keepdim=True))
+    return torch.cat(found)
 
 
-def _query_blocks(q: Tensor, wanted: Layout, layout: Layout) -> list[Tensor]:
-    """Queries in blocks that match those of the keys."""
-    blocks = wanted.blocks(q)
-    return blocks if wanted is layout else list(blocks[0].split(layout.counts))
-
-
-def site(module: nn.Module, x: Tensor, layout: Layout) -> Tensor:
-    """A linear layer on rows ``[rows, d_in]``, with its adapter where it is a site."""
-    if not isinstance(module, AdaptedLinear):
-        return module(x)
-    y = module.base(x)
-    factors = module.factors()
-    return y if factors is None else module.form.delta(x, factors, layout, module.scale, y)
+def _by_example(x: Tensor, layout: Layout) -> Tensor:
+    """Rows ``[rows, width]`` as ``[examples, tokens, width]``."""
+    blocks = layout.blocks(x)
+    most = max(block.shape[1] for block in blocks)
+    return torch.cat([nn.functional.pad(b, (0, 0, 0, most - b.shape[1])) for b in blocks])

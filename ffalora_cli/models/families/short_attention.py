@@ -47,8 +47,7 @@ class _ShortAttention(torch.autograd.Function):
         q, k, v = (x.reshape(-1, *x.shape[2:]) for x in (q, k, v))  # [n * heads, tokens, size]
         scores = torch.bmm(q, k.transpose(1, 2)).mul_(scale)
         if mask is not None:
-            blocks = scores.view(len(mask), -1, *scores.shape[1:])
-            blocks.masked_fill_(~mask, float("-inf"))
+            scores.view(*shape[:2], *scores.shape[1:]).masked_fill_(~mask, float("-inf"))
         weights = scores.softmax(-1)
         ctx.save_for_backward(q, k, v, weights)
         ctx.scale, ctx.shape = scale, shape

@@ -15,7 +15,7 @@ The pairs of several units together, and of one row of a unit, stand in ``group_
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -61,15 +61,24 @@ def step(noise_multiplier: float, sample_rate: float, interval: float, steps: in
     Returns:
         A ``dp_accounting.pld`` ``PrivacyLossDistribution``, an upper bound (pessimistic).
     """
-    from dp_accounting.pld.pld_pmf import create_pmf_pessimistic_connect_dots_fixed_gap
     from dp_accounting.pld.privacy_loss_distribution import PrivacyLossDistribution
 
-    parts = []
-    for low, deltas in divergences(noise_multiplier, sample_rate, interval):
-        high = low + len(deltas) - 1
-        part = create_pmf_pessimistic_connect_dots_fixed_gap(interval, low, high, deltas)
-        parts.append(part.to_dense_pmf() if steps >= _MANY else part)
-    return PrivacyLossDistribution(*parts)
+    parts = [
+        _pmf(curve, interval) for curve in divergences(noise_multiplier, sample_rate, interval)
+    ]
+    return PrivacyLossDistribution(*(p.to_dense_pmf() if steps >= _MANY else p for p in parts))
+
+
+def replacing_step(noise_multiplier: float, sample_rate: float, interval: float) -> Any:
+    """Privacy loss distribution of one step for replacing a unit; ``sample_rate`` is below one.
+
+    Returns:
+        A ``dp_accounting.pld`` ``PrivacyLossDistribution``, an upper bound (pessimistic).
+    """
+    from dp_accounting.pld.privacy_loss_distribution import PrivacyLossDistribution
+
+    curve = _curve("REPLACE", _replace, noise_multiplier, sample_rate, interval)
+    return PrivacyLossDistribution(_pmf(curve, interval))
 
 
 def divergences(noise_multiplier: float, sample_rate: float, interval: float) -> list[Curve]:
@@ -78,19 +87,36 @@ def divergences(noise_multiplier: float, sample_rate: float, interval: float) ->
     Returns:
         Two curves; at the highest loss the divergence is negligible.
     """
+    pairs = (("REMOVE", _remove), ("ADD", _add))
+    return [_curve(*pair, noise_multiplier, sample_rate, interval) for pair in pairs]
+
+
+def _curve(
+    adjacency: str,
+    divergence: Callable[[Floats, float, float], Floats],
+    noise: float,
+    rate: float,
+    interval: float,
+) -> Curve:
+    """A divergence between the ends that the library finds for this adjacency."""
     from dp_accounting.pld.privacy_loss_mechanism import AdjacencyType, GaussianPrivacyLoss
 
-    parts = []
-    for adjacency, divergence in ((AdjacencyType.REMOVE, _remove), (AdjacencyType.ADD, _add)):
-        bounds = GaussianPrivacyLoss(
-            noise_multiplier, sampling_prob=sample_rate, adjacency_type=adjacency
-        ).connect_dots_bounds()
-        low = math.floor(bounds.epsilon_lower / interval)
-        high = math.ceil(bounds.epsilon_upper / interval)
-        losses = np.arange(low, high + 1) * interval
-        deltas = np.clip(divergence(losses, noise_multiplier, sample_rate), 0.0, 1.0)
-        parts.append((low, deltas))
-    return parts
+    kind = AdjacencyType[adjacency]
+    loss = GaussianPrivacyLoss(noise, sampling_prob=rate, adjacency_type=kind)
+    ends = loss.connect_dots_bounds()
+    low, high = math.floor(ends.epsilon_lower / interval), math.ceil(ends.epsilon_upper / interval)
+    losses = np.arange(low, high + 1) * interval
+    return low, np.clip(divergence(losses, noise, rate), 0.0, 1.0)
+
+
+def _pmf(curve: Curve, interval: float) -> Any:
+    """The library's discretisation of a curve."""
+    from dp_accounting.pld.pld_pmf import create_pmf_pessimistic_connect_dots_fixed_gap
+
+    low, deltas = curve
+    return create_pmf_pessimistic_connect_dots_fixed_gap(
+        interval, low, low + len(deltas) - 1, deltas
+    )
 
 
 def _unsampled(losses: Floats, rate: float) -> Floats:
@@ -124,3 +150,24 @@ def _add(losses: Floats, noise: float, rate: float) -> Floats:
     lower = np.logaddexp(below, math.log(rate) + log_ndtr((x - 1.0) / noise))
     found[inside] = ndtr(x / noise) - np.exp(loss + lower)
     return found
+
+
+def _replace(losses: Floats, noise: float, rate: float) -> Floats:
+    """Hockey-stick divergence of (1-q) N(0) + q N(-1) from (1-q) N(0) + q N(1) ``[points]``.
+
+    The loss at x is log((p + c / u) / (p + c u)) with u = e^(x / noise^2), p = 1 - q and
+    c = q e^(-1 / (2 noise^2)): a quadratic in u, solved by asinh.
+    """
+    from scipy.special import log_ndtr, ndtr
+
+    half = np.abs(losses) / 2.0
+    with np.errstate(divide="ignore"):  # the sinh of a loss of zero
+        sinh = half + np.log1p(-np.exp(-2.0 * half)) - math.log(2.0)  # of these three, the logs
+    log = sinh + math.log1p(-rate) - math.log(rate) + 0.5 / noise**2
+    asinh = np.logaddexp(log, 0.5 * np.logaddexp(2.0 * log, 0.0))
+    x = -(noise**2) * (half + asinh) * np.sign(losses)  # the mixtures' loss is ``losses`` at x
+    upper = (1.0 - rate) * ndtr(x / noise) + rate * ndtr((x + 1.0) / noise)
+    lower = np.logaddexp(
+        math.log1p(-rate) + log_ndtr(x / noise), math.log(rate) + log_ndtr((x - 1.0) / noise)
+    )
+    return upper - np.exp(losses + lower)

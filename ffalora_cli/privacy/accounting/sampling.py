@@ -11,6 +11,8 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from ffalora_cli.privacy.accounting import loss_distribution
+
 History = Sequence[tuple[float, float, int]]
 """Run-length coded steps: (noise_multiplier, sample_rate, steps)."""
 
@@ -75,13 +77,5 @@ def replace_one_poisson(
     noise_multiplier: float, sample_rate: float, steps: int, delta: float, interval: float
 ) -> float:
     """Epsilon of Poisson-sampled steps for replacing one unit instead of adding or removing it."""
-    from dp_accounting import NeighboringRelation
-    from dp_accounting.pld.privacy_loss_distribution import from_gaussian_mechanism
-
-    loss = from_gaussian_mechanism(
-        noise_multiplier,
-        value_discretization_interval=interval,
-        sampling_prob=sample_rate,
-        neighboring_relation=NeighboringRelation.REPLACE_ONE,
-    )
+    loss = loss_distribution.replacing_step(noise_multiplier, sample_rate, interval)
     return float(loss.self_compose(steps).get_epsilon_for_delta(delta))

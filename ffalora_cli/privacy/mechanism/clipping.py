@@ -36,16 +36,18 @@ class ClipRule:
     """
 
     kind: ClipKind
-    max_grad_norm: float
+    max_grad_norm: float | torch.Tensor
     groups: Mapping[str, int]
 
     @property
-    def group_bound(self) -> float:
+    def group_bound(self) -> float | torch.Tensor:
         """Largest norm one group of an example keeps."""
         return self.max_grad_norm / math.sqrt(1 + max(self.groups.values(), default=0))
 
 
-def clip_rule(kind: ClipKind, max_grad_norm: float, names: Sequence[str]) -> ClipRule:
+def clip_rule(
+    kind: ClipKind, max_grad_norm: float | torch.Tensor, names: Sequence[str]
+) -> ClipRule:
     """The rule over the tensors trained now; ``names`` in the order of their gradients.
 
     A tensor's layer is its name without the last part: all factors of a site are one layer, as

@@ -13,6 +13,7 @@ from ffalora_cli.sweep.launchers.process import play
 from ffalora_cli.sweep.launchers.remote import cores
 
 LIBRARY = None
+PROGRAMS = ()
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import signal
 import subprocess
@@ -15,6 +16,8 @@ from ffalora_cli.stopping import SIGNALS
 from ffalora_cli.sweep.jobs import Command, Ended, Stop
 
 PYTHON = (sys.executable, "-P")  # -P: a random.py or torch.py in the folder is not imported
+_LIBC = ctypes.CDLL(None)  # found here: between fork and exec nothing should be looked for
+_PR_SET_PDEATHSIG = 1  # of linux/prctl.h
 _POLL = 0.1  # seconds
 _PATIENCE = 30.0  # seconds a process has to save and leave; it promises five
 _TAIL = 20_000  # bytes of a log in which the complaint is looked for
@@ -25,6 +28,7 @@ def play(
     stop: Stop | None = None,
     threads: int | None = None,
     gpus: str | None = None,
+    tied: bool = False,
 ) -> Ended:
     """Run one job to its end in a process of its own.
 
@@ -36,9 +40,11 @@ def play(
         stop: polled; the command's stop file where None.
         threads: for ``OMP_NUM_THREADS``, unless that is set already.
         gpus: for ``CUDA_VISIBLE_DEVICES``; those of this process where None.
+        tied: it dies with this process, so that another machine may go on with the run.
 
     Returns:
-        Exit code (128 + n when it died of signal n), seconds and the last line it complained with.
+        Exit code (128 + n when it died of signal n, or was asked to stop before it began), seconds
+        and the last line it complained with.
     """
     stop = stop or (lambda: read_stop(command.stop_file))
     environment = dict(os.environ)
@@ -47,7 +53,10 @@ def play(
     if gpus is not None:
         environment["CUDA_VISIBLE_DEVICES"] = gpus
     began = time.monotonic()
-    with command.log.open("wb") as log, _signals_let_through():
+    if (asked := stop()) is not None:
+        return Ended(128 + asked, 0.0)
+    with command.log.open("ab") as log, _signals_let_through():
+        start = log.tell()  # a job of a queue may have several turns
         process = subprocess.Popen(
             [*PYTHON, "-m", "ffalora_cli", *command.arguments],
             cwd=command.folder,
@@ -56,6 +65,7 @@ def play(
             stdout=log,
             stderr=subprocess.STDOUT,
             start_new_session=True,
+            preexec_fn=die_with_parent if tied else None,
         )
     try:
         code = _wait(process, stop)
@@ -63,7 +73,17 @@ def play(
         _end(process, signal.SIGTERM)
         raise
     code = code if code >= 0 else 128 - code
-    return Ended(code, time.monotonic() - began, complaint(command.log, code) if code else None)
+    error = complaint(command.log, code, start) if code else None
+    return Ended(code, time.monotonic() - began, error)
+
+
+def die_with_parent() -> None:
+    """Called in a process that is about to begin: the kernel kills it when its parent dies.
+
+    Killed, not asked: whoever goes on with its run does so at once, from the last finished round.
+    """
+    if sys.platform == "linux":
+        _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 @contextlib.contextmanager
@@ -101,10 +121,10 @@ def _tell(process: subprocess.Popen[bytes], number: int) -> None:
         os.killpg(process.pid, number)
 
 
-def complaint(log: Path, code: int) -> str:
-    """The last line of ours in a log, without our name; else its last line, else the code."""
+def complaint(log: Path, code: int, start: int) -> str:
+    """The last line of ours in a log, from a byte on; else its last line, else the code."""
     with log.open("rb") as stream:
-        stream.seek(max(0, log.stat().st_size - _TAIL))
+        stream.seek(max(start, log.stat().st_size - _TAIL))
         lines = stream.read().decode(errors="replace").split("\n")
     written = [line.strip() for line in lines if line.strip()]
     ours = [line for line in written if line.startswith("ffalora: ")]

@@ -2,59 +2,173 @@
 
 from __future__ import annotations
 
-import logging
+import contextlib
+import json
+import os
+import queue
 import signal
+import subprocess
 import threading
-from collections.abc import Sequence
+import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, Self
 
-from ffalora_cli.config.errors import ConfigError
-from ffalora_cli.stopping import SIGNALS
+from ffalora_cli.config.errors import ConfigError, brief
 from ffalora_cli.sweep.jobs import Ended, Note, OnChange, Stop, SweepJob
-from ffalora_cli.sweep.launchers.process import play
+from ffalora_cli.sweep.launchers.gpus import may_use_gpu
+from ffalora_cli.sweep.launchers.process import PYTHON, die_with_parent
 from ffalora_cli.sweep.launchers.remote import follow
 
 LIBRARY = "ray"
+PROGRAMS = ()
+_LOCAL = "local"  # Ray's word for a cluster of one's own
+_PATIENCE = {True: 120.0, False: 20.0}  # seconds until a cluster is up: our own, another's
+_LEAVE = 15.0  # seconds until it is left
 
 
 @dataclass(frozen=True)
 class Settings:
     """What can be set."""
 
-    address: str | None = None  # of a cluster, or auto; null: start one on this machine
+    address: str | None = None  # of a cluster, or auto; null: RAY_ADDRESS, else one started here
     num_cpus: float = 1.0  # that Ray sets aside for each job; also its OMP_NUM_THREADS
-    num_gpus: float = 0.0  # the same; 0.5 puts two jobs on a GPU
+    num_gpus: float | None = None  # the same, 0.5 puts two jobs on one; null: 1 where there are any
 
 
-class RayQueue:
-    """Takes jobs, as ``remote.follow`` wants it; Ray holds them back until there is room."""
+class Driver:
+    """The process that talks to Ray, as a queue for ``remote.follow``; handles are job numbers.
 
-    def __init__(self, settings: Settings) -> None:
-        import ray
+    Args:
+        settings: of the launcher.
+        log: takes what Ray prints.
+        note: is told of jobs that Ray lost.
+    """
 
-        self._ray, self._threads = ray, max(1, int(settings.num_cpus))
-        self._play = ray.remote(play).options(
-            num_cpus=settings.num_cpus, num_gpus=settings.num_gpus, max_retries=0
-        )
+    def __init__(self, settings: Settings, log: Path, note: Note) -> None:
+        self._settings, self._log, self._note = settings, log, note
+        self.address = settings.address or os.environ.get("RAY_ADDRESS") or _LOCAL
+        self.nodes: list[dict[str, float]] | None = None  # resources of each, once it is up
+        self.resources: dict[str, float] = {}  # of each job
+        self._logs: dict[int, Path] = {}  # a job has begun when its log is there
+        self._ended: dict[int, Ended] = {}
+        self._gone: Ended | None = None  # how every job ended once the driver has
+        self._heard: queue.SimpleQueue[Mapping[str, Any]] = queue.SimpleQueue()
+        with log.open("ab") as stream:
+            self._process = subprocess.Popen(
+                [*PYTHON, "-m", "ffalora_cli.sweep.launchers.ray_driver", self.address],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=stream,
+                text=True,
+                start_new_session=True,
+                preexec_fn=die_with_parent,
+            )
+        assert self._process.stdin and self._process.stdout
+        self._stdin, self._stdout = self._process.stdin, self._process.stdout
+        threading.Thread(target=self._read, daemon=True).start()
 
-    def submit(self, jobs: Sequence[SweepJob]) -> list[Any]:
-        """One Ray task a job."""
-        return [self._play.remote(job.command, None, self._threads) for job in jobs]
+    def __enter__(self) -> Self:
+        return self
 
-    def ended(self, handle: Any) -> Ended | None:
-        """How a job ended; a task that Ray lost has failed."""
-        if not self._ray.wait([handle], timeout=0)[0]:
-            return None
+    def __exit__(self, *exception: object) -> None:
+        """Leave the cluster, if need be by force."""
+        with contextlib.suppress(OSError):
+            self._stdin.close()
         try:
-            result: Ended = self._ray.get(handle)
-        except Exception as error:
-            return Ended(1, 0.0, " ".join(f"{type(error).__name__}: {error}".split())[:300])
-        return result
+            self._process.wait(_LEAVE if self.nodes is not None else 0)
+        except subprocess.TimeoutExpired:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()
 
-    def withdraw(self, handle: Any) -> None:
-        """Cancel a task that has not begun."""
-        self._ray.cancel(handle)
+    def up(self, stop: Stop) -> bool:
+        """Wait for the cluster; whether it is there, or a stop came first.
+
+        Raises:
+            ConfigError: it is not there, or does not answer.
+        """
+        deadline = time.monotonic() + _PATIENCE[self.address == _LOCAL]
+        while self.nodes is None:
+            if stop() is not None:
+                return False
+            if time.monotonic() > deadline:
+                raise self._absent("it does not answer")
+            self._listen(0.1)
+        return True
+
+    def submit(self, jobs: Sequence[SweepJob]) -> list[int]:
+        """One Ray task a job."""
+        for job in jobs:
+            command = job.command
+            self._logs[job.number] = command.log
+            self._write(
+                submit=job.number,
+                arguments=command.arguments,
+                folder=str(command.folder),
+                log=str(command.log),
+                stop_file=str(command.stop_file),
+                threads=max(1, int(self._settings.num_cpus)),
+                gpus="" if self._settings.num_gpus == 0 else None,
+                resources=self.resources,
+            )
+        return [job.number for job in jobs]
+
+    def ended(self, handle: int) -> Ended | None:
+        """How a job ended."""
+        self._listen(0.0)
+        return self._ended.get(handle, self._gone)
+
+    def withdraw(self, handles: Sequence[int]) -> list[int]:
+        """Cancel the tasks that have not begun; or not again, since Ray lost them."""
+        waiting = [handle for handle in handles if not self._logs[handle].exists()]
+        for handle in waiting:
+            self._write(withdraw=handle)
+        return waiting
+
+    def _write(self, **line: Any) -> None:
+        with contextlib.suppress(OSError):  # it is gone, which is heard of
+            print(json.dumps(line), file=self._stdin, flush=True)
+
+    def _read(self) -> None:
+        for line in self._stdout:
+            self._heard.put(json.loads(line))
+        self._heard.put({"gone": True})
+
+    def _listen(self, seconds: float) -> None:
+        """Take in what the driver told, waiting so long for it to begin with."""
+        with contextlib.suppress(queue.Empty):
+            while True:
+                self._hear(self._heard.get(timeout=seconds))
+                seconds = 0.0
+
+    def _hear(self, told: Mapping[str, Any]) -> None:
+        if "nodes" in told:
+            self.nodes = told["nodes"]
+        elif "failed" in told:
+            raise self._absent(told["failed"])
+        elif "lost" in told:
+            self._note(f"job {told['lost']} goes on elsewhere: Ray lost it ({told['why']})"[:200])
+        elif "ended" in told:
+            self._ended[told["ended"]] = Ended(**told["how"])
+        elif self.nodes is None:
+            raise self._absent(f"Ray ended without a word; {self._log}")
+        else:
+            text = f"the connection to Ray is lost; what it said is in {self._log}"
+            self._gone = Ended(1, 0.0, text)
+
+    def _absent(self, why: str) -> ConfigError:
+        if self.address == _LOCAL:
+            return ConfigError(
+                f"hydra/launcher=ray: no cluster could be started here ({why[:100]}); "
+                f"what Ray printed is in {self._log}"
+            )
+        key = "hydra.launcher.address" if self._settings.address else "RAY_ADDRESS"
+        return ConfigError(
+            f"{key}={brief(self.address)}: no Ray cluster there ({why[:100]}); "
+            "start one with: ray start --head"
+        )
 
 
 def launch(
@@ -63,31 +177,34 @@ def launch(
     """Play the jobs as Ray tasks; a cluster that was started here ends with the sweep.
 
     Raises:
-        ConfigError: when there is no cluster at the address.
+        ConfigError: when there is no cluster at the address, or one of our own has no room.
     """
-    import ray
+    log = jobs[0].command.log.parent.parent / "ray.log"
+    with Driver(settings, log, note) as driver:
+        if driver.up(stop):
+            note(f"what Ray prints is in {log}")
+            driver.resources = _resources(jobs, settings, driver, note)
+            follow(driver, jobs, on_change, stop)
 
-    mine = not ray.is_initialized()
-    main = threading.current_thread() is threading.main_thread()
-    handlers = {number: signal.getsignal(number) for number in SIGNALS if main}
-    if mine:
-        try:
-            ray.init(
-                address=settings.address,
-                include_dashboard=None if settings.address else False,
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-            )
-        except (ConnectionError, ValueError) as error:
-            first = (str(error).splitlines() or [""])[0][:100]
-            raise ConfigError(
-                f"hydra.launcher.address={settings.address}: no Ray cluster there ({first}); "
-                "start one with: ray start --head"
-            ) from None
-    for number, handler in handlers.items():
-        signal.signal(number, handler)  # Ray puts its own in their place, which exits at once
-    try:
-        follow(RayQueue(settings), jobs, on_change, stop)
-    finally:
-        if mine:
-            ray.shutdown()
+
+def _resources(
+    jobs: Sequence[SweepJob], settings: Settings, driver: Driver, note: Note
+) -> dict[str, float]:
+    """What Ray sets aside for each job; says when that hides GPUs, or no node has as much."""
+    nodes = driver.nodes or []
+    there = sum(node.get("GPU", 0.0) for node in nodes)
+    usable = there > 0 and any(map(may_use_gpu, jobs))
+    gpus = float(usable) if settings.num_gpus is None else settings.num_gpus
+    if usable and gpus == 0:
+        note(f"hydra.launcher.num_gpus=0: jobs see none of Ray's {there:g} GPU(s), and use CPUs")
+    wanted = {"CPU": settings.num_cpus, "GPU": gpus}
+    if not any(all(node.get(k, 0.0) >= v for k, v in wanted.items()) for node in nodes):
+        sizes = ", ".join(f"{n.get('CPU', 0):g} and {n.get('GPU', 0):g}" for n in nodes[:5])
+        text = (
+            f"hydra.launcher.num_cpus={settings.num_cpus:g}, num_gpus={gpus:g}: no node of the Ray "
+            f"cluster has as many (CPUs and GPUs: {sizes})"
+        )
+        if driver.address == _LOCAL:
+            raise ConfigError(f"{text}; ask for less")
+        note(f"{text}; jobs wait for one that has")
+    return {"num_cpus": settings.num_cpus, "num_gpus": gpus}

@@ -1,7 +1,8 @@
 """Plays jobs by another process, maybe on another machine: what such launchers share.
 
 Such a process has the same file system and nothing else of ours: a job has begun when its log is
-there, and is asked to stop through the sweep's stop file.
+there, and is asked to stop through the sweep's stop file. One that begins when that is there leaves
+at once.
 """
 
 from __future__ import annotations
@@ -27,8 +28,8 @@ class Queue(Protocol):
     def ended(self, handle: Any) -> Ended | None:
         """How a job ended; None while it waits or runs."""
 
-    def withdraw(self, handle: Any) -> None:
-        """Take a job back that has not begun."""
+    def withdraw(self, handles: Sequence[Any]) -> list[Any]:
+        """Take back those that wait; those taken. Asked again while others are waited for."""
 
 
 def cores() -> int:
@@ -52,8 +53,6 @@ def follow(
         stop: polled.
         at_once: jobs handed over at a time; all where None: the queue holds them back itself.
     """
-    for job in jobs:
-        job.command.log.unlink(missing_ok=True)  # from before a resume
     waiting, open_jobs = deque(jobs), list[tuple[Any, SweepJob]]()
     begun: set[int] = set()
     while waiting or open_jobs:
@@ -65,7 +64,9 @@ def follow(
                 open_jobs += zip(queue.submit(batch), batch, strict=True)
         else:
             waiting.clear()
-            open_jobs = _stop(queue, open_jobs, asked)
+            for job in _withdraw(queue, open_jobs, asked):
+                if job.number in begun:  # its next turn was waited for
+                    on_change(job, Ended(128 + asked, 0.0))
         for handle, job in list(open_jobs):
             ended = queue.ended(handle)
             if job.number not in begun and (ended is not None or job.command.log.exists()):
@@ -78,16 +79,12 @@ def follow(
             time.sleep(_POLL)
 
 
-def _stop(
-    queue: Queue, open_jobs: list[tuple[Any, SweepJob]], number: int
-) -> list[tuple[Any, SweepJob]]:
-    """Ask those that run to stop and withdraw the others; those that are left to wait for."""
-    left = []
-    for handle, job in open_jobs:
-        if job.command.log.exists():
-            left.append((handle, job))
-            if not job.command.stop_file.exists():
-                write_stop(job.command.stop_file, number)
-        else:
-            queue.withdraw(handle)
-    return left
+def _withdraw(queue: Queue, open_jobs: list[tuple[Any, SweepJob]], number: int) -> list[SweepJob]:
+    """Ask those that run to stop and take back the others, which leave the list; these."""
+    for _, job in open_jobs[:1]:  # they share the file
+        if not job.command.stop_file.exists():
+            write_stop(job.command.stop_file, number)
+    taken = queue.withdraw([handle for handle, _ in open_jobs])
+    gone = [job for handle, job in open_jobs if handle in taken]
+    open_jobs[:] = [pair for pair in open_jobs if pair[0] not in taken]
+    return gone

@@ -13,6 +13,7 @@ from ffalora_cli.sweep.launchers.remote import cores, follow
 from ffalora_cli.sweep.launchers.submitit_queue import SubmititQueue, Task, executor
 
 LIBRARY = "submitit"
+PROGRAMS = ()
 
 
 @dataclass(frozen=True)

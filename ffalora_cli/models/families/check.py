@@ -1,0 +1,115 @@
+"""Checks, when a network is built, that its forward pass without padding is the model's own.
+
+No list of families would be complete, so three short rows of random tokens decide: every site with
+factors of each row's own, without padding against padded.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ffalora_cli.adapters.context import Context
+from ffalora_cli.adapters.layout import Layout
+from ffalora_cli.config.errors import one_line
+from ffalora_cli.models.families import attention, packed
+from ffalora_cli.types import Tensors
+
+if TYPE_CHECKING:
+    from ffalora_cli.models.network import Network
+
+LENGTHS, MOST = (7, 4, 3), 256  # the first row goes beyond a sliding window of less than MOST
+CLASS_ROWS = 2  # price of a class: the first row has one, the others share one and are filled up
+SPREAD = 0.02  # of the factors
+TIGHT, LOOSE = 1e-4, 0.1  # relative differences: in fp32, and where products are rounded more
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """Rows of random tokens."""
+
+    ids: Tensor  # int64 [tokens]
+    lengths: np.ndarray
+
+    @staticmethod
+    def of(model: Any) -> _Rows:
+        """Three rows for a model; none of their tokens is its padding."""
+        window = getattr(model.config, "sliding_window", None) or MOST
+        first = window + 2 if window < MOST else LENGTHS[0]
+        lengths = np.array([first, *LENGTHS[1:]])
+        drawn = np.random.default_rng(0).integers(
+            0, model.get_input_embeddings().num_embeddings - 1, lengths.sum()
+        )
+        padding = getattr(model.config, "pad_token_id", None)
+        return _Rows(torch.from_numpy(drawn + (drawn == padding)), lengths)
+
+    def padded(self, pad_id: int) -> Tensors:
+        """``input_ids`` and ``attention_mask``, int64 ``[rows, tokens]``."""
+        mask = torch.from_numpy(np.arange(self.lengths[0]) < self.lengths[:, None])
+        ids = torch.full(mask.shape, pad_id).masked_scatter(mask, self.ids)
+        return {"input_ids": ids, "attention_mask": mask.long()}
+
+
+def refusal(model: Any, one_row: bool) -> str:
+    """Why a model cannot run without padding, as far as its modules tell; empty where it can.
+
+    Args:
+        model: on any device; no value is looked at. It is changed: take one that is of no more use.
+        one_row: whether its head reads one row of each example.
+    """
+    attention.install(model, Context())
+    return _attempt(model, one_row, _Rows.of(model), {})[1]
+
+
+def why_padded(network: Network, real: bool) -> str:
+    """Why a network pads; empty where its outputs without padding are those with it.
+
+    Args:
+        network: as built.
+        real: whether its weights have values to compare.
+    """
+    rows, generator = _Rows.of(network.model), torch.Generator().manual_seed(0)
+    values = {
+        name: (value + SPREAD * torch.randn(3, *value.shape, generator=generator))
+        for name, value in network.initial.items()
+        if name not in network.head_names
+    }
+    values = {name: value.to(network.device) for name, value in values.items()}
+    found, reason = _attempt(network.model, network.task.reads == "example", rows, values)
+    if found is None or not real:
+        return reason
+    pad_id = getattr(network.model.config, "pad_token_id", None) or 0
+    inputs = {name: t.to(network.device) for name, t in rows.padded(pad_id).items()}
+    with torch.no_grad():
+        wanted = network.outputs(inputs, values)
+    if wanted.dim() == 3:  # every token's: what stands beside them is nobody's
+        found, wanted = (x[inputs["attention_mask"].bool()] for x in (found, wanted))
+    network.context.values = {}
+    off = float((found - wanted).abs().max() / wanted.abs().max().clamp_min(1e-30))
+    whole = next(network.model.parameters()).dtype == torch.float32
+    limit = TIGHT if whole and torch.get_float32_matmul_precision() == "highest" else LOOSE
+    return "" if off <= limit else f"its outputs without padding are off by {off:.0e}"
+
+
+def _attempt(model: Any, one_row: bool, rows: _Rows, values: Tensors) -> tuple[Tensor | None, str]:
+    """Outputs without padding, or why there are none."""
+    from ffalora_cli.models.backbone import quiet_transformers
+
+    context = model.context
+    layout = Layout.of(rows.lengths, CLASS_ROWS)
+    inputs = packed.Packed.of(rows.ids, None, layout).to(model.device)
+    context.values, context.attended = values, False
+    try:
+        with torch.no_grad(), quiet_transformers():
+            found = packed.outputs(model, context, inputs, one_row).float()
+        reason = ""
+    except Exception as error:  # of a family that nobody has tried
+        said = one_line(f"{type(error).__name__}: {error}")
+        found, reason = None, f"its modules do not take rows end to end ({said})"
+    if not context.attended:
+        return None, "its attention is not transformers' AttentionInterface"
+    return found, reason
