@@ -13,6 +13,7 @@ from collections.abc import Sequence
 
 from ffalora_cli import __version__
 from ffalora_cli.cli.exits import BAD_USAGE, BROKEN_PIPE, DONE, FAILED, INTERRUPTED
+from ffalora_cli.cli.place import Place
 from ffalora_cli.cli.screen.streams import Screen, screens
 from ffalora_cli.config.errors import ConfigError, brief, nearest, one_line
 from ffalora_cli.config.secrets import redact
@@ -59,6 +60,7 @@ Exit codes: 0 done, 1 run failed, 2 bad usage or config, 3 sweep partly done,
 128 + n signal n (130 Ctrl-C, 143 SIGTERM, 129 SIGHUP, 138 SIGUSR1), 141 nobody
 reads what it prints. FFALORA_TRACEBACK=1 shows tracebacks."""
 
+_SHARED = ("run", "resume")  # between the processes that torchrun starts
 _RECORDED = ("run", "sweep", "resume")  # their results are on disk, whatever the screen takes
 
 
@@ -109,7 +111,8 @@ def _code(arguments: list[str]) -> int:
         return _dispatch(arguments)
     except ConfigError as error:
         _traceback_if_wanted()
-        print(f"ffalora: {one_line(str(error))}", file=sys.stderr)
+        if Place.of(os.environ).rank == 0:  # of several processes one speaks
+            print(f"ffalora: {one_line(str(error))}", file=sys.stderr)
         return BAD_USAGE
     except Stopped as stopped:
         print(": ".join(["ffalora", "stopped", *map(str, stopped.args[1:])]), file=sys.stderr)
@@ -139,6 +142,8 @@ def _dispatch(arguments: list[str]) -> int:
         hint = nearest(verb, VERBS)
         advice = f"did you mean {hint!r}?" if hint else f"verbs are {', '.join(VERBS)}"
         raise ConfigError(f"{brief(verb)} is not a verb; {advice}")
+    if verb not in _SHARED:
+        Place.of(os.environ).check_alone(verb)
     module = importlib.import_module(f"ffalora_cli.cli.verbs.{verb}")
     code: int = module.main(arguments[1:])
     return code

@@ -4,28 +4,86 @@ from __future__ import annotations
 
 import os
 import shlex
+import signal
 import sys
 import traceback
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ffalora_cli.cli.exits import DONE, FAILED
+from ffalora_cli.cli.place import Place
 from ffalora_cli.cli.screen.display import Display, open_display
 from ffalora_cli.cli.screen.units import score
+from ffalora_cli.cli.signals import stop_on_signals
 from ffalora_cli.config.errors import ConfigError, RunFailed, one_line
 from ffalora_cli.config.job import Job
 from ffalora_cli.config.secrets import redact
 from ffalora_cli.metric_keys import short_name
 from ffalora_cli.records.files import write_whole
-from ffalora_cli.stopping import StopFlag, Stopped
+from ffalora_cli.stopping import SIGNALS, StopFlag, Stopped
+
+if TYPE_CHECKING:
+    from ffalora_cli.engine.ranks import Ranks
 
 
-def play(job: Job, quiet: bool, stop: StopFlag) -> tuple[int, str]:
+def play_shared(read: Callable[[], Job], quiet: bool) -> int:
+    """Run one job, in this process or in all that torchrun started; the exit code.
+
+    Rank 0 has the run; the others print nothing, and leave when it does.
+    """
+    place = Place.of(os.environ)
+    if place.world == 1:
+        with stop_on_signals() as stop:
+            return play(read(), quiet, stop)[0]
+    from ffalora_cli.engine.build import has_gpus
+    from ffalora_cli.engine.ranks import Ranks
+
+    if place.rank > 0:
+        return _serve(read)
+    with stop_on_signals() as stop:
+        job = read()
+        ranks = Ranks.join(has_gpus(job.config.engine.device))
+        code = play(job, quiet, stop, ranks)[0]
+        if code == DONE:  # otherwise the others see this process end
+            ranks.tell()
+            ranks.leave()
+        return code
+
+
+def _serve(read: Callable[[], Job]) -> int:
+    """A rank above 0: signals are rank 0's affair from the moment that all have met."""
+    from ffalora_cli.engine.build import has_gpus
+    from ffalora_cli.engine.ranks import Ranks
+    from ffalora_cli.experiment.ranks import serve
+
+    job: Job | ConfigError
+    try:
+        job = read()
+    except ConfigError as error:
+        job = error
+    ranks = Ranks.join(isinstance(job, Job) and has_gpus(job.config.engine.device))
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+    try:
+        serve(ranks, job)
+        ranks.leave()
+    except RunFailed:
+        pass  # rank 0 says what happened
+    except BaseException as error:
+        ranks.leave(one_line(f"{type(error).__name__}: {error}"))
+        return FAILED
+    return DONE
+
+
+def play(job: Job, quiet: bool, stop: StopFlag, ranks: Ranks | None = None) -> tuple[int, str]:
     """Run one job, or go on with it.
 
     Args:
         job: checked.
         quiet: print only the last lines.
         stop: requested by signals.
+        ranks: that share the run; None: this process alone.
 
     Returns:
         The exit code, and the outcome in a few words.
@@ -40,7 +98,7 @@ def play(job: Job, quiet: bool, stop: StopFlag) -> tuple[int, str]:
         for note in job.notes:
             display.note(note)
         try:
-            summary = experiment.run(job, display, stop=stop, remarks=display.remarks)
+            summary = experiment.run(job, display, stop=stop, remarks=display.remarks, ranks=ranks)
         except ConfigError:
             raise
         except Stopped as stopped:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -10,6 +10,7 @@ import torch
 
 from ffalora_cli.config.schema import TaskConfig
 from ffalora_cli.engine.microbatch import cut
+from ffalora_cli.engine.ranks import ALONE, Ranks
 from ffalora_cli.metric_keys import evaluated
 from ffalora_cli.stopping import Poll, never
 from ffalora_cli.tasks import registry
@@ -18,24 +19,36 @@ if TYPE_CHECKING:
     from ffalora_cli.models.network import Network
     from ffalora_cli.types import Examples, Tensors
 
+Predict = Callable[..., tuple[np.ndarray, np.ndarray]]
+"""``predict`` without its last argument, or what shares it out."""
+
 
 def predict(
-    network: Network, examples: Examples, values: Tensors, max_tokens: int, poll: Poll = never
+    network: Network,
+    examples: Examples,
+    values: Tensors,
+    max_tokens: int,
+    poll: Poll = never,
+    ranks: Ranks = ALONE,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Answers ``[targets]`` and losses float64 ``[rows]`` under common tensors ``values``."""
+    """Answers ``[targets]`` and losses float64 ``[rows]`` under common tensors ``values``.
+
+    Micro-batches are dealt out to the ranks; what one rank answered is zero on the others, so their
+    sum has the bits of one process.
+    """
     device, task, targets = network.device, network.task, examples.targets
     values = {name: tensor.to(device) for name, tensor in values.items()}
     lengths = np.asarray(examples.lengths)
-    answers = np.empty_like(targets.values)
-    losses = np.empty(len(lengths), np.float64)
+    answers = np.zeros_like(targets.values)
+    losses = np.zeros(len(lengths), np.float64)
     with torch.no_grad():
-        for rows in cut(lengths, max_tokens, len(lengths), network.packs):
+        for rows in ranks.turns(cut(lengths, max_tokens, len(lengths), network.packs)):
             poll()
             outputs = network.outputs(network.inputs(examples, rows), values)
             batch = targets.batch(rows).to(device)
             losses[rows] = task.losses(outputs, batch).cpu()
             answers[targets.index(rows)[0]] = task.answers(task.read(outputs, batch)).cpu()
-    return answers, losses
+    return ranks.added(answers), ranks.added(losses)
 
 
 def evaluate(
@@ -46,6 +59,7 @@ def evaluate(
     max_tokens: int = 2048,
     prefix: str = evaluated(""),
     poll: Poll = never,
+    answer: Predict = predict,
 ) -> dict[str, float]:
     """Metrics and mean loss of one set of tensors on one split.
 
@@ -57,11 +71,12 @@ def evaluate(
         max_tokens: of a micro-batch.
         prefix: of the returned keys.
         poll: called before every micro-batch.
+        answer: what answers the rows.
 
     Returns:
         ``{prefix + name: value}`` with ``loss`` and every metric asked for.
     """
-    answers, losses = predict(network, examples, values, max_tokens, poll)
+    answers, losses = answer(network, examples, values, max_tokens, poll)
     result = {
         prefix + name: network.task.score(task, name, examples.targets, answers)
         for name in task.metrics
@@ -78,6 +93,7 @@ def client_scores(
     task: TaskConfig,
     max_tokens: int = 2048,
     poll: Poll = never,
+    answer: Predict = predict,
 ) -> tuple[np.ndarray, np.ndarray]:
     """The task's ``client_metric`` of each client's model, and the same re-weighted to its labels.
 
@@ -92,6 +108,7 @@ def client_scores(
         task: what is scored.
         max_tokens: of a micro-batch.
         poll: called before every micro-batch.
+        answer: what answers the rows.
 
     Returns:
         Two arrays float64 [clients].
@@ -101,7 +118,7 @@ def client_scores(
     parts = [np.arange(len(strata)), *(np.flatnonzero(strata == c) for c in range(len(names)))]
     scores = np.empty((len(models), len(parts)))
     for model, line in zip(models, scores, strict=True):
-        answers, _ = predict(network, examples, model, max_tokens, poll)
+        answers, _ = answer(network, examples, model, max_tokens, poll)
         for place, rows in enumerate(parts):
             given = answers[targets.index(rows)[0]]
             line[place] = kind.score(task, kind.client_metric, targets.take(rows), given)

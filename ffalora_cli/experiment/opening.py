@@ -80,6 +80,7 @@ def add_resume(session: Session, manifest: Mapping[str, Any], command: Sequence[
         "command": list(command),
         "device": str(parts.simulation.network.device),
         "threads": _threads(),
+        "processes": parts.processes,
         "max_tokens": parts.max_tokens,
         "git": environment()["git"],
     }
@@ -89,7 +90,7 @@ def add_resume(session: Session, manifest: Mapping[str, Any], command: Sequence[
     before = earlier[-1] if earlier else manifest
     notes = [
         f"{key} was {before.get(key)} and is {entry[key]}: results may differ by rounding"
-        for key in ("device", "max_tokens", "git")
+        for key in ("device", "processes", "max_tokens", "git")
         if before.get(key) != entry[key]
     ]
     return notes + _moved(manifest.get("model") or {})
@@ -132,6 +133,7 @@ def _shared(parts: Parts) -> dict[str, Any]:
         "trainable_parameters": sum(spec.size for spec in parts.simulation.trained(1)),
         "frozen_parameters": parts.simulation.network.frozen_parameters,
         "max_tokens": parts.max_tokens,
+        "processes": parts.processes,
         "padding": parts.padding,
     }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,6 +17,8 @@ from ffalora_cli.types import RoundRecord
 
 if TYPE_CHECKING:
     from ffalora_cli.data.dataset import TaskData
+    from ffalora_cli.engine.evaluate import Predict
+    from ffalora_cli.engine.ranks import Ranks
     from ffalora_cli.experiment.inputs import Loaded
     from ffalora_cli.experiment.population import Population
     from ffalora_cli.federation.simulation import Simulation
@@ -53,6 +56,8 @@ class Parts:
     strata_names: tuple[str, ...]
     max_tokens: int
     loaded: Loaded
+    predict: Predict  # scores rows, here or on all ranks
+    processes: int = 1
     names: tuple[str, ...] | None = None  # of the clients, where the data names them
     warnings: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
@@ -87,6 +92,7 @@ class Parts:
                 self.max_tokens,
                 prefix,
                 simulation.poll,
+                self.predict,
             )
         record = replace(record, metrics=metrics)
         if simulation.personal or self.config.federation.eval_clients:
@@ -119,6 +125,7 @@ class Parts:
             self.config.task,
             self.max_tokens,
             simulation.poll,
+            self.predict,
         )
         score = simulation.network.task.client_metric
         prefix = personalized(score) if names else of_clients(score)
@@ -149,6 +156,7 @@ def build(
     poll: Poll = never,
     given: Given | None = None,
     weights: Weights = "loaded",
+    ranks: Ranks | None = None,
 ) -> Parts:
     """Data, clients, privacy plan, network, engine: what can be refused is refused first.
 
@@ -159,6 +167,7 @@ def build(
         poll: of the simulation.
         given: what is not to be made here, for audits.
         weights: of the model; a forecast needs none of its own (``load_backbone``).
+        ranks: that share the work; None: this process does all of it.
     """
     import torch
 
@@ -167,8 +176,10 @@ def build(
     from ffalora_cli.data.units import unit_keys
     from ffalora_cli.engine.build import build_engine, pick_device
     from ffalora_cli.engine.correctness import check_per_example_gradients
+    from ffalora_cli.engine.evaluate import predict
     from ffalora_cli.engine.memory import auto_max_tokens
     from ffalora_cli.engine.precision import set_precision
+    from ffalora_cli.engine.ranks import ALONE
     from ffalora_cli.experiment.inputs import Loaded
     from ffalora_cli.federation.roles import covered_names
     from ffalora_cli.federation.server.robust import combination_warnings
@@ -236,7 +247,7 @@ def build(
         tokenizer=entry_key(tokenizer),
     )
     max_tokens = config.engine.max_tokens or auto_max_tokens(network)
-    engine = build_engine(config.engine.name, network, data.train, max_tokens)
+    engine = build_engine(config.engine.name, network, data.train, max_tokens, ranks)
     if plan is not None and plan.unit != "client" and config.engine.name == "reference":
         check_per_example_gradients(network, data.train, plan.covered)
     simulation = Simulation(
@@ -268,6 +279,8 @@ def build(
         strata_names,
         max_tokens,
         loaded,
+        partial(predict, ranks=ranks or ALONE),
+        ranks.world if ranks else 1,
         people.names,
         warnings,
         notes,

@@ -21,6 +21,7 @@ from ffalora_cli.records.trackers.base import BATCHED, RunFacts, open_tracker
 from ffalora_cli.stopping import StopFlag, Stopped
 
 if TYPE_CHECKING:
+    from ffalora_cli.engine.ranks import Ranks
     from ffalora_cli.experiment.parts import Parts
 
 _FAILED = 1  # exit code a tracker is told
@@ -32,6 +33,7 @@ def run(
     stop: StopFlag | None = None,
     given: Given | None = None,
     remarks: Callable[[], Sequence[str]] = tuple,
+    ranks: Ranks | None = None,
 ) -> dict[str, Any]:
     """Run one job to its end, from where an earlier process stopped.
 
@@ -47,6 +49,7 @@ def run(
         stop: polled during training and evaluation.
         given: secret, data and clients to use, for audits.
         remarks: asked at the end for lines that the summary keeps, as of an observer that failed.
+        ranks: whose first this is and who share the work; None: this process does it alone.
 
     Returns:
         The summary, as written to ``summary.json``, plus ``run_dir`` and ``already_done``.
@@ -59,7 +62,7 @@ def run(
     found = _find(job)
     if found.directory.finished:
         return _already_done(found, job, observer)
-    parts = build(found.config, found.signature, observer, stop.poll, given)
+    parts = _built(found, job, observer, stop, given, ranks)
     with found.directory.claim():
         if found.directory.finished:
             return _already_done(found, job, observer)
@@ -69,6 +72,25 @@ def run(
         _write_opening(session, found, job)
         _resume(session, found, job)
         return _play(session, found, job, observer, stop, remarks)
+
+
+def _built(
+    found: _Found,
+    job: Job,
+    observer: Observer,
+    stop: StopFlag,
+    given: Given | None,
+    ranks: Ranks | None,
+) -> Parts:
+    """The parts of the run; with other ranks there, they have theirs, and the same."""
+    if ranks is None:
+        return build(found.config, found.signature, observer, stop.poll, given)
+    from ffalora_cli.experiment.ranks import begin, lead
+
+    begin(ranks, found.config, found.manifest)
+    parts = build(found.config, found.signature, observer, stop.poll, given, ranks=ranks)
+    lead(ranks, parts, job.resolved)
+    return parts
 
 
 @dataclass(frozen=True)

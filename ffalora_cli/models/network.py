@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -51,6 +51,7 @@ class Network:
         fingerprint: of the frozen weights.
         rest: fingerprint of what else decides its function (``Backbone.rest``).
         padding: why the model pads; empty where its rows lie end to end.
+        base_delta: what was added to the base weights of merged sites, by site.
     """
 
     task: Task
@@ -68,6 +69,7 @@ class Network:
     rest: str = ""
     padding: str = ""
     replaced: int = 0  # how often a frozen weight moved to another address
+    base_delta: Tensors = field(default_factory=dict)
 
     @property
     def device(self) -> torch.device:
@@ -131,6 +133,7 @@ class Network:
 
     def add_to_base(self, deltas: Tensors) -> None:
         """Set every merged site's base weight to its loaded value plus ``deltas[site]``."""
+        self.base_delta |= deltas
         for site, delta in deltas.items():
             loaded = adapters.weight_of(self.plain.get_submodule(site))
             base = self.model.get_submodule(f"{site}.base")

@@ -25,7 +25,7 @@ def small(tmp_path_factory):
     return [
         "model=auto",
         f"model.source={source}",
-        "task.max_length=24",
+        "task.max_length=16",
         "federation.rounds=4",
         "federation.local_steps=2",
         "federation.local_batch_size=8",

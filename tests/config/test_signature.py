@@ -19,6 +19,7 @@ SAME = [
     "engine.device=cpu",
     "engine.max_tokens=4096",
     "engine.threads=1",
+    "engine.share_secret=true",
     "adapter.alpha=8.0",
     "privacy.trials=12",
     "privacy.trial_distribution=poisson",

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from ffalora_cli.cli.arguments import OVERRIDES, Parser
-from ffalora_cli.cli.running import play
-from ffalora_cli.cli.signals import stop_on_signals
+from ffalora_cli.cli.running import play_shared
+from ffalora_cli.config.job import Job
 
 _EXAMPLES = """\
 examples:
@@ -31,10 +31,12 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--fork", action="store_true", help="start a new run from its last round")
     parser.add_argument("--quiet", action="store_true", help="print only the last lines")
     options = parser.read(arguments)
-    folder = find_run(options.runs, options.run)
-    job = recorded(folder, options.overrides)
-    where, fork_of = (None, folder) if options.fork else (folder, None)
     command = ("ffalora", "resume", *arguments)
-    job = replace(job, command=command, folder=where, fork_of=fork_of)
-    with stop_on_signals() as stop:
-        return play(job, options.quiet, stop)[0]
+
+    def job() -> Job:
+        folder = find_run(options.runs, options.run)
+        where, fork_of = (None, folder) if options.fork else (folder, None)
+        there = recorded(folder, options.overrides)
+        return replace(there, command=command, folder=where, fork_of=fork_of)
+
+    return play_shared(job, options.quiet)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import replace
 
 from ffalora_cli.cli.arguments import OVERRIDES, Parser
-from ffalora_cli.cli.running import play
-from ffalora_cli.cli.signals import stop_on_signals
+from ffalora_cli.cli.place import Place
+from ffalora_cli.cli.running import play_shared
 from ffalora_cli.compose.hydra_keys import take
 from ffalora_cli.compose.jobs import plan
 from ffalora_cli.config.errors import ConfigError
+from ffalora_cli.config.job import Job
 
 _EXAMPLES = """\
 examples:
@@ -36,13 +38,16 @@ def main(arguments: Sequence[str]) -> int:
     options = parser.read(arguments)
     command = ("ffalora", "run", *arguments)
     if options.multirun:
+        Place.of(os.environ).check_alone("run -m")
         if options.again:
             raise ConfigError("--again is for one run; a sweep gets new folders with name=NEW")
         from ffalora_cli.cli.verbs.sweep import sweep
 
         return sweep(options.overrides, command, options.quiet, options.fail_fast)
     overrides, _ = take(options.overrides, sweep=False)
-    with stop_on_signals() as stop:
-        (job,) = plan(overrides)
-        job = replace(job, command=command, again=options.again)
-        return play(job, options.quiet, stop)[0]
+
+    def job() -> Job:
+        (one,) = plan(overrides)
+        return replace(one, command=command, again=options.again)
+
+    return play_shared(job, options.quiet)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import astuple, dataclass, field, replace
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from ffalora_cli.engine.gradients import MicroBatch, gradients
 from ffalora_cli.engine.job import LocalJob, LocalResult, StepBatches
 from ffalora_cli.engine.memory import copy_bytes, out_of_memory
 from ffalora_cli.engine.microbatch import cut, deal, padded_tokens
+from ffalora_cli.engine.ranks import ALONE, Ranks
 from ffalora_cli.engine.stacked import clipped_sums, unit_sums
 from ffalora_cli.engine.stacked.clipped_sums import CLIPPED, LOSS, NONFINITE, ROWS, UNITS
 from ffalora_cli.engine.stacked.cost import ghost_tensors
@@ -29,6 +30,7 @@ from ffalora_cli.types import Examples, Stack
 
 SEAMS = ("_privatise", "StackedEngine.train")
 """What an audit may replace; whoever calls it looks it up in this module."""
+NOISED_AT_ONCE = 16  # clients: noise still in the cache when added, no block of all [clients, P]
 MOST_HALVINGS = 3  # of micro-batches in one round, before running out of memory ends the run
 
 
@@ -43,6 +45,7 @@ class StackedEngine:
             room there is for per-example copies follows from it.
         fixed: whether micro-batches are rounded up to a few shapes; on a GPU they are.
         ghost_norms: whether large tensors may use them; an observer who hands in gradients says no.
+        ranks: processes that train the same jobs, each its share of every step.
     """
 
     network: Network
@@ -50,6 +53,7 @@ class StackedEngine:
     max_tokens: int = 512
     fixed: bool = False
     ghost_norms: bool = True
+    ranks: Ranks = ALONE
     _shapes: FixedShapes = field(init=False)
 
     def __post_init__(self) -> None:
@@ -70,11 +74,15 @@ class StackedEngine:
         tally, clients = Tally(), len(job.clients)
         optimizer = job.optimizer.build([tensors.flat])
         for step, pairs in enumerate(job.batches):
-            self._sum_with_backoff(job, step, pairs, tensors, tally)
+            mine = self.ranks.share(pairs, self.examples.lengths)
+            self._sum_with_backoff(job, step, mine, tensors, tally)
+            self.ranks.add(tensors.total)
             _privatise(job, step, pairs, tensors)
             tensors.flat.grad = tensors.total
             optimizer.step()
-        counts = tensors.counts[:clients].cpu().numpy()  # [clients, 5]
+        counts = self.ranks.added(tensors.counts[:clients].cpu().numpy())  # [clients, 5]
+        self.ranks.check_same(tensors.flat, f"round {job.round}: the clients' tensors")
+        tally = self._agreed(tally)
         return LocalResult(
             trained={n: v[:clients].to("cpu", copy=True) for n, v in tensors.trained.items()},
             loss_sum=counts[:, LOSS].copy(),
@@ -87,6 +95,12 @@ class StackedEngine:
             halvings=tally.halvings,
             max_tokens=self.max_tokens if tally.halvings else None,
         )
+
+    def _agreed(self, tally: Tally) -> Tally:
+        """The tally of all ranks; what one of them had no memory for, none does again."""
+        rows = self.ranks.every(np.array([*astuple(tally), self.max_tokens]))
+        self.max_tokens = int(rows[:, -1].min())
+        return Tally(*rows[:, :-1].sum(0).tolist())
 
     def _sum_with_backoff(
         self, job: LocalJob, step: int, pairs: StepBatches, tensors: RoundTensors, tally: Tally
@@ -224,18 +238,23 @@ def _privatise(job: LocalJob, step: int, pairs: StepBatches, tensors: RoundTenso
     clients = len(job.clients)
     total = tensors.total[:clients]
     if job.privacy is None:
-        sizes = np.bincount(pairs.slots, minlength=clients)
-        divisor = torch.from_numpy(np.maximum(sizes, 1)).to(total)
+        sizes = np.maximum(np.bincount(pairs.slots, minlength=clients), 1)
     else:
-        total += example_level.step_noise(
-            tensors.layout,
-            job.clients.tolist(),
-            job.privacy.noise_sd,
-            job.privacy.secret,
-            job.round,
-            step,
-            total.device,
-            job.extents,
-        )
-        divisor = torch.from_numpy(job.privacy.expected_batch).to(total)
-    total /= divisor[:, None]
+        for first in range(0, clients, NOISED_AT_ONCE):
+            some = slice(first, first + NOISED_AT_ONCE)
+            noise = example_level.step_noise(
+                tensors.layout,
+                job.clients[some].tolist(),
+                job.privacy.noise_sd[some],
+                job.privacy.secret,
+                job.round,
+                step,
+                total.device,
+                None if job.extents is None else {n: e[some] for n, e in job.extents.items()},
+            )
+            total[some].add_(noise)
+        sizes = job.privacy.expected_batch
+    divisor = torch.from_numpy(sizes).to(total.dtype)[:, None]
+    if total.is_cuda:
+        divisor = divisor.pin_memory().to(total.device, non_blocking=True)  # the host goes on
+    total /= divisor
