@@ -4,8 +4,8 @@
     python -m scripts.bench.ranks k30 --world 4 --reps 5
 
 Alone and shared are timed in turn, in processes forked from one that has loaded everything.
-"alike" is what every rank does for itself: noise, optimiser, copies of the result. Exit code 1 when
-the results differ by more than 1e-6 of their change, or ranks by a bit.
+"no rows" is the round without any, alone: noise, optimiser, copies of the result. Exit code 1 when the
+results differ by more than 1e-6 of their change, or ranks by a bit.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     torch.set_num_threads(1)
     print(
-        f"{'':<10}{'alone':>8}{'shared':>8}{'speed-up':>10}{'alike':>8}{'difference':>12}{'MB/step':>9}"
+        f"{'':<10}{'alone':>8}{'shared':>8}{'speed-up':>10}{'no rows':>8}{'difference':>12}{'MB/step':>9}"
     )
     worst = 0.0
     for name in args.profiles:
