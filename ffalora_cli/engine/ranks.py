@@ -3,7 +3,8 @@
 The sums of DP-SGD are additive over units of privacy. So every process (*rank*) holds the same job,
 takes its share of a step's units, and one sum over all ranks comes before noise, divisor and
 optimiser, which every rank then does alike. A unit is never divided: its halves, each clipped to
-C, would add up to 2 C. Noise comes after the sum, in the precision that hides its grid.
+C, would add up to 2 C. Noise comes after the sum, in the precision that hides its grid. Where whole
+clients can be dealt out as evenly, each rank trains its own to the end, and nothing is summed.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import hashlib
 import heapq
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any, TypeVar
 
@@ -22,10 +23,11 @@ import torch.distributed as dist
 from torch import Tensor
 
 from ffalora_cli.config.errors import RunFailed
-from ffalora_cli.engine.job import StepBatches
+from ffalora_cli.engine.job import LocalJob, LocalResult, StepBatches
 
 JOIN = timedelta(minutes=5)  # until all ranks are there
 PATIENCE = timedelta(minutes=30)  # for what one rank does alone: reading data, writing a round
+EVEN = 1.03  # of the mean load: whole clients are dealt out where the largest is within it
 Part = TypeVar("Part")
 
 
@@ -87,6 +89,27 @@ class Ranks:
         table = np.zeros((self.world, *values.shape), values.dtype)
         table[self.rank] = values
         return self.added(table)
+
+    def joined(self, part: LocalResult, slots: np.ndarray, count: int) -> LocalResult:
+        """The result of all ``count`` clients, from this rank's ``slots`` and the others'."""
+
+        def whole(values: np.ndarray) -> np.ndarray:
+            table = np.zeros((count, *values.shape[1:]), values.dtype)
+            table[slots] = values
+            return self.added(table)
+
+        fields = ("loss_sum", "examples", "units", "clipped", "nonfinite")
+        counts: dict[str, Any] = {name: whole(getattr(part, name)) for name in fields}
+        tally = np.array([part.tokens, part.padded_tokens, part.halvings])
+        tokens, padded, halvings = self.added(tally).tolist()
+        return replace(
+            part,
+            trained={n: torch.from_numpy(whole(v.numpy())) for n, v in part.trained.items()},
+            tokens=tokens,
+            padded_tokens=padded,
+            halvings=halvings,
+            **counts,
+        )
 
     def check_same(self, values: Tensor, what: str) -> None:
         """Compare a hash of ``values`` with every other rank's.
@@ -162,10 +185,51 @@ def owners(pairs: StepBatches, lengths: np.ndarray, world: int) -> np.ndarray:
     ranks, and even to about the tokens of a short unit.
     """
     units = np.arange(len(pairs.rows)) if pairs.units is None else pairs.units
-    tokens = np.bincount(units, np.asarray(lengths)[pairs.rows]).astype(np.int64)  # [units]
+    return dealt(np.bincount(units, np.asarray(lengths)[pairs.rows]), world)[units]
+
+
+def owners_of_clients(job: LocalJob, lengths: np.ndarray, world: int) -> np.ndarray | None:
+    """Which rank takes each client for the whole job, int64 ``[clients]``; None if not evenly so.
+
+    Many clients can be dealt out as evenly as their units: then nothing is summed between steps.
+    """
+    tokens, count = np.zeros(len(job.clients)), len(job.clients)
+    for step in job.batches:
+        tokens += np.bincount(step.slots, np.asarray(lengths)[step.rows], count)
+    owner = dealt(tokens, world)
+    loads = np.bincount(owner, tokens, world)
+    return owner if loads.min() > 0 and loads.max() <= EVEN * loads.mean() else None
+
+
+def dealt(tokens: np.ndarray, world: int) -> np.ndarray:
+    """Rank of each piece of work: the largest first, each to who has least so far; int64."""
     loads, owner = [(0, rank) for rank in range(world)], np.zeros(len(tokens), np.int64)
-    for unit in np.argsort(-tokens, kind="stable").tolist():
+    for piece in np.argsort(-tokens, kind="stable").tolist():
         load, rank = loads[0]
-        owner[unit] = rank
-        heapq.heapreplace(loads, (load + int(tokens[unit]), rank))
-    return owner[units]
+        owner[piece] = rank
+        heapq.heapreplace(loads, (load + int(tokens[piece]), rank))
+    return owner
+
+
+def of_clients(job: LocalJob, slots: np.ndarray) -> LocalJob:
+    """The same job for some of its clients; keyed draws do not notice."""
+    place = np.full(len(job.clients), -1)
+    place[slots] = np.arange(len(slots))
+    batches = []
+    for step in job.batches:
+        mine = place[step.slots] >= 0
+        units = None if step.units is None else step.units[mine]
+        batches.append(StepBatches(place[step.slots[mine]], step.rows[mine], units))
+    privacy = job.privacy and replace(
+        job.privacy,
+        noise_sd=job.privacy.noise_sd[slots],
+        expected_batch=job.privacy.expected_batch[slots],
+    )
+    return replace(
+        job,
+        clients=job.clients[slots],
+        batches=batches,
+        start={n: v[torch.from_numpy(slots)] for n, v in job.start.items()},
+        privacy=privacy,
+        extents=job.extents and {n: e[slots] for n, e in job.extents.items()},
+    )

@@ -16,7 +16,7 @@ from ffalora_cli.engine.gradients import MicroBatch, gradients
 from ffalora_cli.engine.job import LocalJob, LocalResult, StepBatches
 from ffalora_cli.engine.memory import copy_bytes, out_of_memory
 from ffalora_cli.engine.microbatch import cut, deal, padded_tokens
-from ffalora_cli.engine.ranks import ALONE, Ranks
+from ffalora_cli.engine.ranks import ALONE, Ranks, of_clients, owners_of_clients
 from ffalora_cli.engine.stacked import clipped_sums, unit_sums
 from ffalora_cli.engine.stacked.clipped_sums import CLIPPED, LOSS, NONFINITE, ROWS, UNITS
 from ffalora_cli.engine.stacked.cost import ghost_tensors
@@ -67,6 +67,16 @@ class StackedEngine:
         Returns:
             New values of the trainable tensors ``[clients, ...]`` and per-client counts.
         """
+        lengths, world = self.examples.lengths, self.ranks.world
+        owner = None if world == 1 else owners_of_clients(job, lengths, world)
+        if owner is None:
+            return self._train(job, self.ranks)
+        mine = np.flatnonzero(owner == self.ranks.rank)
+        part = self._train(of_clients(job, mine), ALONE)
+        return self.ranks.joined(part, mine, len(owner))
+
+    def _train(self, job: LocalJob, sharing: Ranks) -> LocalResult:
+        """``train``, every step shared with the other ranks, if there are any."""
         device = self.network.device
         self.max_tokens = began = min(self.max_tokens, job.max_tokens or self.max_tokens)
         captures = self._shapes.graph is not None
@@ -74,15 +84,15 @@ class StackedEngine:
         tally, clients = Tally(), len(job.clients)
         optimizer = job.optimizer.build([tensors.flat])
         for step, pairs in enumerate(job.batches):
-            mine = self.ranks.share(pairs, self.examples.lengths)
+            mine = sharing.share(pairs, self.examples.lengths)
             self._sum_with_backoff(job, step, mine, tensors, tally)
-            self.ranks.add(tensors.total)
+            sharing.add(tensors.total)
             _privatise(job, step, pairs, tensors)
             tensors.flat.grad = tensors.total
             optimizer.step()
-        counts = self.ranks.added(tensors.counts[:clients].cpu().numpy())  # [clients, 5]
-        self.ranks.check_same(tensors.flat, f"round {job.round}: the clients' tensors")
-        tally = self._agreed(tally)
+        counts = sharing.added(tensors.counts[:clients].cpu().numpy())  # [clients, 5]
+        sharing.check_same(tensors.flat, f"round {job.round}: the clients' tensors")
+        tally = self._agreed(tally, sharing)
         return LocalResult(
             trained={n: v[:clients].to("cpu", copy=True) for n, v in tensors.trained.items()},
             loss_sum=counts[:, LOSS].copy(),
@@ -96,9 +106,9 @@ class StackedEngine:
             max_tokens=self.max_tokens if self.max_tokens < began else None,
         )
 
-    def _agreed(self, tally: Tally) -> Tally:
+    def _agreed(self, tally: Tally, sharing: Ranks) -> Tally:
         """The tally of all ranks; what one of them had no memory for, none does again."""
-        rows = self.ranks.every(np.array([*astuple(tally), self.max_tokens]))
+        rows = sharing.every(np.array([*astuple(tally), self.max_tokens]))
         self.max_tokens = int(rows[:, -1].min())
         return Tally(*rows[:, :-1].sum(0).tolist())
 

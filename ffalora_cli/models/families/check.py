@@ -102,14 +102,15 @@ def _attempt(model: Any, one_row: bool, rows: _Rows, values: Tensors) -> tuple[T
     context = model.context
     layout = Layout.of(rows.lengths, CLASS_ROWS)
     inputs = packed.Packed.of(rows.ids, None, layout).to(model.device)
-    context.values, context.attended = values, False
+    context.values, context.attended = dict(values), False
+    found: Tensor | None = None
+    reason = ""
     try:
         with torch.no_grad(), quiet_transformers():
             found = packed.outputs(model, context, inputs, one_row).float()
-        reason = ""
     except Exception as error:  # of a family that nobody has tried
         said = one_line(f"{type(error).__name__}: {error}")
-        found, reason = None, f"its modules do not take rows end to end ({said})"
+        reason = f"its modules do not take rows end to end ({said})"
     if not context.attended:
         return None, "its attention is not transformers' AttentionInterface"
     return found, reason

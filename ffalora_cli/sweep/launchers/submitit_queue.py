@@ -75,8 +75,8 @@ class Task:
 def _again(requeue: Any, told: Sequence[int], ended: Ended) -> Ended:
     """Put a job that was interrupted, and has saved, back into the queue; return if it may not.
 
-    Slurm requeues a preempted job by itself, but not one that leaves within its time of grace; and
-    one that somebody cancelled would come back to life. Only the first two are still RUNNING.
+    Slurm requeues a preempted job by itself, but not one that leaves in its time of grace, which
+    is still RUNNING; and one that somebody cancelled would come back to life if it were asked for.
     """
     from submitit.core.utils import UncompletedJobError
 
