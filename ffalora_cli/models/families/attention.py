@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ffalora_cli.adapters.context import Context
+from ffalora_cli.adapters.layout import Layout
 from ffalora_cli.models.families import short_attention
 
 NAME = "ffalora_rows"
@@ -70,6 +71,41 @@ def attend(
         q, k, v = (x.transpose(1, 2) for x in (q, k, v))  # [n, heads, tokens, head_dim]
         outs.append(_attention(q, k, v, mask, scaling, softcap).transpose(1, 2).flatten(2))
     return layout.join(outs)[None].unflatten(-1, (query.shape[1], -1)), None
+
+
+def of_heads(
+    module: Any, x: Tensor, *, first: Tensor, heads: Layout, **others: Any
+) -> tuple[Tensor, None]:
+    """What a BERT's self-attention gives the rows that a head reads: no other row asks.
+
+    Args:
+        module: with ``query``, ``key``, ``value`` and ``scaling``; causal it is not.
+        x: ``[1, rows, d]``.
+        first: int64 [head rows], their places in ``x``.
+        heads: their layout, which is the context's from here on.
+        others: what the family hands to every attention.
+
+    Returns:
+        ``[1, head rows, d]``, and no weights.
+    """
+    context: Context = module.context
+    layout, key, value = context.layout, module.key(x), module.value(x)
+    assert layout is not None
+    context.attended, context.layout = True, heads
+    query = module.query(x.index_select(1, first))
+    blocks = (
+        heads.blocks(query[0])[0].split(layout.counts),  # [n, 1, d]
+        layout.blocks(key[0]),
+        layout.blocks(value[0]),
+        layout.masks(),
+    )
+    outs = []
+    for *parts, keys in zip(*blocks, strict=True):
+        seen = None if keys is None else keys[:, None, None, :]
+        size = module.attention_head_size
+        q, k, v = (part.unflatten(-1, (-1, size)).transpose(1, 2) for part in parts)
+        outs.append(_attention(q, k, v, seen, module.scaling, None).transpose(1, 2).flatten(2))
+    return heads.join([torch.cat(outs)])[None], None
 
 
 def _mask(q: Tensor, keys: Tensor | None, causal: bool, window: int | None) -> Tensor | None:

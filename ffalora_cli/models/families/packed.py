@@ -9,7 +9,9 @@ passes what follows the last attention (exact: no other row reaches the outputs)
 from __future__ import annotations
 
 import inspect
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -23,6 +25,8 @@ from ffalora_cli.models.families import attention
 TAILS = (".attention.output", ".sa_layer_norm")
 """Modules that take the last attention's rows, and the residual with them, in layers where nothing
 but their output is read afterwards: BERT's and all that are made like it, DistilBERT's."""
+QUERIES = ".attention.self"
+"""Where BERT and all that are made like it ask: in the last layer, for the head's rows alone."""
 
 
 @dataclass(frozen=True)
@@ -83,14 +87,12 @@ def outputs(model: Any, context: Context, inputs: Packed, one_row: bool) -> Tens
     if model.config._attn_implementation != attention.NAME:
         model.set_attn_implementation(attention.NAME)
     base = getattr(model, model.base_model_prefix, model)
-    hooks = _hooks(base, context, inputs) if one_row else []
-    context.layout = inputs.layout
-    try:
+    with ExitStack() as passing:
+        if one_row:
+            _read_one_row(passing, base, context, inputs)
+        context.layout = inputs.layout
+        passing.callback(setattr, context, "layout", None)
         found: Tensor = model(**_arguments(base, inputs))[0]
-    finally:
-        context.layout = None
-        for hook in hooks:
-            hook.remove()
     return found if one_row else _by_example(found[0], inputs.layout)
 
 
@@ -107,14 +109,16 @@ def _arguments(base: Any, inputs: Packed) -> dict[str, Any]:
     return {"input_ids": inputs.ids[None], **kept}
 
 
-def _hooks(base: Any, context: Context, inputs: Packed) -> list[Any]:
-    """Hooks by which a pooler and a head are given one row an example, ``[examples, 1, d]``."""
+def _read_one_row(passing: ExitStack, base: Any, context: Context, inputs: Packed) -> None:
+    """Give pooler and head one row an example, ``[examples, 1, d]``, while ``passing`` lasts."""
     mean = getattr(base.config, "classifier_pooling", None) == "mean"
-    tails = [module for name, module in base.named_modules() if name.endswith(TAILS) and not mean]
+    named = [] if mean else list(base.named_modules())
+    tails = [module for name, module in named if name.endswith(TAILS)]
+    queries = [module for name, module in named if name.endswith(QUERIES)]
 
     def narrow(module: nn.Module, rows: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        context.layout = inputs.heads
-        return tuple(x.index_select(1, inputs.first) for x in rows)
+        context.layout, heads = inputs.heads, len(inputs.first)
+        return tuple(x if x.shape[1] == heads else x.index_select(1, inputs.first) for x in rows)
 
     def hand_over(module: nn.Module, _: Any, output: Any) -> Any:
         x = output[0][0]  # [rows, d], or of the heads' rows alone
@@ -126,8 +130,12 @@ def _hooks(base: Any, context: Context, inputs: Packed) -> list[Any]:
         output["last_hidden_state"] = x[: inputs.layout.examples, None]
         return output
 
-    hooks = [getattr(base, "encoder", base).register_forward_hook(hand_over)]
-    return hooks + [tail.register_forward_pre_hook(narrow) for tail in tails[-1:]]
+    passing.callback(getattr(base, "encoder", base).register_forward_hook(hand_over).remove)
+    for tail in tails[-1:]:
+        passing.callback(tail.register_forward_pre_hook(narrow).remove)
+    for last in queries[-1:]:
+        last.forward = partial(attention.of_heads, last, first=inputs.first, heads=inputs.heads)
+        passing.callback(delattr, last, "forward")
 
 
 def _means(x: Tensor, layout: Layout) -> Tensor:
