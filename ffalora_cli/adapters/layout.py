@@ -108,8 +108,8 @@ class Layout:
     def blocks(self, x: Tensor) -> list[Tensor]:
         """Rows ``[rows, d]`` (or ``[rows]``) as views ``[examples, tokens, d]``, one a class."""
         sizes = [n * length for n, length in zip(self.counts, self.lengths, strict=True)]
-        parts = x[: sum(sizes)].split(sizes)
-        return [part.unflatten(0, (n, -1)) for part, n in zip(parts, self.counts, strict=True)]
+        parts = x.split([*sizes, len(x) - sum(sizes)])  # one piece more: its gradient is one copy
+        return [part.unflatten(0, (n, -1)) for part, n in zip(parts, self.counts, strict=False)]
 
     def join(self, blocks: Sequence[Tensor]) -> Tensor:
         """Blocks back to rows ``[rows, d]``; those of nobody are zero."""

@@ -63,7 +63,7 @@ def attend(
     assert layout is not None, "a padded pass: Network.outputs names the model's own attention"
     context.attended = True
     causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
-    parts = (part.transpose(1, 2)[0] for part in (query, key, value))  # [rows, heads, head_dim]
+    parts = (part.squeeze(0).transpose(0, 1) for part in (query, key, value))  # [rows, heads, head_dim]
     blocks = [layout.blocks(x) for x in parts]
     outs = []
     for q, k, v, keys in zip(*blocks, layout.masks(), strict=True):
@@ -94,9 +94,9 @@ def of_heads(
     context.attended, context.layout = True, heads
     query = module.query(x.index_select(1, first))
     blocks = (
-        heads.blocks(query[0])[0].split(layout.counts),  # [n, 1, d]
-        layout.blocks(key[0]),
-        layout.blocks(value[0]),
+        heads.blocks(query.squeeze(0))[0].split(layout.counts),  # [n, 1, d]
+        layout.blocks(key.squeeze(0)),
+        layout.blocks(value.squeeze(0)),
         layout.masks(),
     )
     outs = []

@@ -93,7 +93,7 @@ def outputs(model: Any, context: Context, inputs: Packed, one_row: bool) -> Tens
         context.layout = inputs.layout
         passing.callback(setattr, context, "layout", None)
         found: Tensor = model(**_arguments(base, inputs))[0]
-    return found if one_row else _by_example(found[0], inputs.layout)
+    return found if one_row else _by_example(found.squeeze(0), inputs.layout)
 
 
 def _arguments(base: Any, inputs: Packed) -> dict[str, Any]:
@@ -121,7 +121,7 @@ def _read_one_row(passing: ExitStack, base: Any, context: Context, inputs: Packe
         return tuple(x if x.shape[1] == heads else x.index_select(1, inputs.first) for x in rows)
 
     def hand_over(module: nn.Module, _: Any, output: Any) -> Any:
-        x = output[0][0]  # [rows, d], or of the heads' rows alone
+        x = output[0].squeeze(0)  # [rows, d], or of the heads' rows alone
         if mean:
             x = _means(x, inputs.layout)
         elif not tails:
