@@ -105,6 +105,9 @@ class _Generator(torch.Generator):
     def __new__(cls, device="cpu"):
         return super().__new__(cls)
 
+    def set_offset(self, offset):
+        return self  # a CPU's has none
+
 
 @contextmanager
 def pretended_gpu() -> Iterator[None]:

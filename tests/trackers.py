@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from ffalora_cli import experiment
 from ffalora_cli.compose.jobs import plan
 from ffalora_cli.config.schema import TrackingConfig
 from ffalora_cli.records.trackers.base import RunFacts
@@ -62,6 +61,8 @@ def send(tracker, run_facts, last, summary=SUMMARY, exit_code=0):
 
 def small_run(model, runs, *overrides):
     """A real run of three rounds on packaged rows, without a tracker; its folder."""
+    from ffalora_cli import experiment  # torch, which the processes of trackers do without
+
     settings = (
         "model=auto",
         f"model.source={model}",

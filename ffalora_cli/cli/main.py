@@ -57,8 +57,8 @@ examples:
 
 `ffalora VERB --help` says more. Options: -h, --help; --version.
 Exit codes: 0 done, 1 run failed, 2 bad usage or config, 3 sweep partly done,
-128 + n signal n (130 Ctrl-C, 143 SIGTERM, 129 SIGHUP, 138 SIGUSR1), 141 nobody
-reads what it prints. FFALORA_TRACEBACK=1 shows tracebacks."""
+128 + n signal n (130 Ctrl-C, 143 SIGTERM, 129 SIGHUP, 138 SIGUSR1, 140 SIGUSR2),
+141 nobody reads what it prints. FFALORA_TRACEBACK=1 shows tracebacks."""
 
 _SHARED = ("run", "resume")  # between the processes that torchrun starts
 _RECORDED = ("run", "sweep", "resume")  # their results are on disk, whatever the screen takes

@@ -77,7 +77,7 @@ class LocalResult:
     tokens: int  # real tokens processed
     padded_tokens: int  # tokens processed, padding included
     halvings: int = 0  # of the micro-batches, because memory ran out
-    max_tokens: int | None = None  # of a micro-batch from now on, if it did
+    max_tokens: int | None = None  # of a micro-batch from now on, if less than before
 
 
 class Engine(Protocol):

@@ -20,7 +20,7 @@ from ffalora_cli.models.network import Network
 
 LEAST_TOKENS = 512
 CPU_TOKENS, GPU_TOKENS = 2048, 65536  # at most; docs/performance.md says what they were measured by
-KEPT = 24  # values of the hidden width that a layer keeps of a token for its backward pass: 9 to 21
+KEPT = 24  # values of the hidden width that a layer keeps of a token for its backward pass: 7 to 21
 # are, by family (SDPA 4, norms 2, GELU 4, adapters 1-3, gates up to 9); the rest comes and goes
 COPIES = 1 / 8  # of what the tokens keep, for the copies of factors and their gradients
 LEAST_COPIES = 2**17  # bytes a token: a small model keeps little, and its copies are small change

@@ -99,6 +99,7 @@ class Ranks:
             return self.added(table)
 
         fields = ("loss_sum", "examples", "units", "clipped", "nonfinite")
+        counts: dict[str, Any] = {name: whole(getattr(part, name)) for name in fields}
         tally = np.array([part.tokens, part.padded_tokens, part.halvings])
         tokens, padded, halvings = self.added(tally).tolist()
         return replace(
@@ -107,7 +108,7 @@ class Ranks:
             tokens=tokens,
             padded_tokens=padded,
             halvings=halvings,
-            **{name: whole(getattr(part, name)) for name in fields},
+            **counts,
         )
 
     def check_same(self, values: Tensor, what: str) -> None:

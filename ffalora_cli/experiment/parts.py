@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -73,8 +73,8 @@ class Parts:
         from ffalora_cli.models.fit import why_padded
 
         network = self.simulation.network
-        family = network.plain.config.model_type
-        return why_padded(self.config, family, network.padding)
+        settings: Any = network.plain.config
+        return why_padded(self.config, settings.model_type, network.padding)
 
     def evaluate(self, record: RoundRecord) -> RoundRecord:
         """The record with the metrics of the global model, and of the clients where asked for."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -125,10 +125,11 @@ class Network:
         if isinstance(inputs, packed.Packed):
             one_row = self.task.reads == "example"
             return packed.outputs(self.model, self.context, inputs, one_row).float()
-        own = self.plain.config._attn_implementation
-        if self.model.config._attn_implementation != own:
-            self.model.set_attn_implementation(own)
-        outputs: Tensor = self.model(**inputs).logits
+        model: Any = self.model
+        own: Any = self.plain.config
+        if model.config._attn_implementation != own._attn_implementation:
+            model.set_attn_implementation(own._attn_implementation)
+        outputs: Tensor = model(**inputs).logits
         return outputs.float()
 
     def add_to_base(self, deltas: Tensors) -> None:

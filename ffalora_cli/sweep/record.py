@@ -7,6 +7,7 @@
 | sweep.json       | command, grid, launcher, and signature, overrides and folder of every job |
 | jobs.jsonl       | a line for every change: job, state, exit code, error, seconds; it grows  |
 | logs/            | what each job printed when last started                                   |
+| ray.log          | of a sweep on Ray: what Ray printed                                       |
 | trials.log       | of a search: proposals and results, in Optuna's own journal               |
 
 The runs themselves are where they always are; a sweep is done when they are.

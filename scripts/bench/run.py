@@ -22,13 +22,15 @@ import resource
 import subprocess
 import sys
 import warnings
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
     from scripts.bench.measure import Bench
 
 ROOT = Path(__file__).resolve().parents[2]
+Made = TypeVar("Made")
 TOLERANCE = 1e-4  # of the relative difference between fp32 contestants
 
 
@@ -56,20 +58,26 @@ def main(argv: list[str] | None = None) -> int:
 def prepare(args: argparse.Namespace) -> Bench | None:
     """Texts, weights and contestants, or one line on stderr and None."""
     _prepare_process(args.threads)
-    from ffalora_cli.config.errors import ConfigError
-    from scripts.bench.contestants import UnknownContestant
     from scripts.bench.measure import Bench
 
+    return one_error("bench", Bench.of, args)
+
+
+def one_error(program: str, make: Callable[..., Made], *args: Any) -> Made | None:
+    """What ``make`` returns, or one line on stderr and None."""
+    from ffalora_cli.config.errors import ConfigError
+    from scripts.bench.contestants import UnknownContestant
+
     try:
-        return Bench.of(args)
+        return make(*args)
     except (UnknownContestant, ConfigError) as error:
-        print(f"bench: {error}", file=sys.stderr)
+        print(f"{program}: {error}", file=sys.stderr)
         return None
 
 
 def parser() -> argparse.ArgumentParser:
     """The arguments, which ``profile_step.py`` shares."""
-    parser = _OneLine(prog="bench", description=__doc__.splitlines()[0])
+    parser = OneLine(prog="bench", description=__doc__.splitlines()[0])
     parser.add_argument("profile", nargs="?", default="k3", help="k3, k30, k300, k3x100, paper …")
     parser.add_argument("--model", help="another shape than the profile's: distilbert, albert …")
     parser.add_argument("--contestants", help="names with commas; the first is what others are to")
@@ -79,9 +87,9 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--shared-gradient", action="store_true", help="add the cheapest pass")
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
     parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, auto")
-    parser.add_argument("--threads", type=_positive, default=1)
-    parser.add_argument("--max-tokens", type=_positive, help="of a micro-batch; default: a run's")
-    parser.add_argument("--reps", type=_positive, default=3)
+    parser.add_argument("--threads", type=positive, default=1)
+    parser.add_argument("--max-tokens", type=positive, help="of a micro-batch; default: a run's")
+    parser.add_argument("--reps", type=positive, default=3)
     parser.add_argument(
         "--data", default=os.environ.get("FFALORA_DATA"), help="folder of sst2/train.parquet"
     )
@@ -91,14 +99,16 @@ def parser() -> argparse.ArgumentParser:
     return parser
 
 
-class _OneLine(argparse.ArgumentParser):
+class OneLine(argparse.ArgumentParser):
     """Errors without the usage block: one line, exit code 2."""
 
     def error(self, message: str) -> Any:
-        self.exit(2, f"bench: {message}\n")
+        """One line; the exit code is 2."""
+        self.exit(2, f"{self.prog}: {message}\n")
 
 
-def _positive(text: str) -> int:
+def positive(text: str) -> int:
+    """A whole number of 1 or more."""
     if not text.isdigit() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of 1 or more")
     return int(text)

@@ -99,7 +99,9 @@ MODELS = {
     ),
     "modernbert": Model(
         "ModernBert",
-        _MINILM | {"vocab_size": 30522, "pad_token_id": 0, "cls_token_id": 101},
+        _MINILM
+        | {"vocab_size": 30522, "pad_token_id": 0, "cls_token_id": 101}
+        | {"sep_token_id": 102, "bos_token_id": 101, "eos_token_id": 102},
         ("attn.Wqkv",),
     ),
     "roberta-large": Model(
@@ -178,13 +180,14 @@ def load_weights(name: str, device: str) -> tuple[Backbone, str]:
         backbone = load_backbone(config, HeadConfig("frozen", 0.2, 0), TASK_CONFIG)
         note = "packaged all-MiniLM-L6-v2"
     else:
-        backbone = Backbone(_random_model(name), "random", (), TASK)
+        backbone = Backbone(random_model(name), "random", (), TASK)
         note = f"random weights of {name}'s configuration"
     backbone.model.to(device)
     return backbone, note
 
 
-def _random_model(name: str) -> torch.nn.Module:
+def random_model(name: str) -> torch.nn.Module:
+    """The frozen classifier of a shape, its weights drawn."""
     import transformers
 
     model = MODELS[name]

@@ -31,7 +31,7 @@ from ffalora_cli.records.checkpoint import DamagedCheckpointError, read_checkpoi
 from ffalora_cli.records.reading import read_communication
 from scripts.chaos import mutate
 from scripts.chaos.watch import Watch, outcome
-from scripts.chaos.workload import Row, Workload, overrides, tiny_model
+from scripts.chaos.workload import Row, Workload, cache_in, overrides, tiny_model
 
 Case = Callable[[random.Random], Callable[[], object]]
 """From a generator to one call of a reader on damaged input."""
@@ -66,14 +66,14 @@ def sandbox() -> Iterator[tuple[dict[str, tuple[Case, tuple[type[Exception], ...
     before = Path.cwd()
     with tempfile.TemporaryDirectory(prefix="ffalora-fuzz-") as name:
         root = Path(name)
-        os.environ["FFALORA_CACHE"] = str(root / "cache")
-        load = Workload.build(overrides(tiny_model(root / "model"), "private"))
-        load.play(root)
-        os.chdir(root)
-        try:
-            yield _cases(root), Watch(root)
-        finally:
-            os.chdir(before)
+        with cache_in(root):
+            load = Workload.build(overrides(tiny_model(root / "model"), "private"))
+            load.play(root)
+            os.chdir(root)
+            try:
+                yield _cases(root), Watch(root)
+            finally:
+                os.chdir(before)
 
 
 def _cases(root: Path) -> dict[str, tuple[Case, tuple[type[Exception], ...]]]:

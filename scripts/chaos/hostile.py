@@ -25,7 +25,7 @@ from scripts.chaos.planted import PLANTED
 from scripts.chaos.scene import Scene
 from scripts.chaos.typed import TYPED
 from scripts.chaos.watch import HangError, Watch
-from scripts.chaos.workload import Row, Workload, kill_at, overrides, tiny_model
+from scripts.chaos.workload import Row, Workload, cache_in, kill_at, overrides, tiny_model
 
 VICTIM = b"not yours\n" * 100
 
@@ -48,16 +48,16 @@ def stage() -> Iterator[Scene]:
     before = Path.cwd()
     with tempfile.TemporaryDirectory(prefix="ffalora-hostile-") as name:
         root = Path(name).resolve()
-        os.environ["FFALORA_CACHE"] = str(root / "cache")
-        settings = overrides(tiny_model(root / "model"), "private")
-        load = Workload.build(settings)
-        half = calls(load, root / "counting") // 2  # some rounds are on disk, others are not
-        load.trial(root / "begun", kill_at(half))
-        os.chdir(root)
-        try:
-            yield Scene(root, settings, Watch(root))
-        finally:
-            os.chdir(before)
+        with cache_in(root):
+            settings = overrides(tiny_model(root / "model"), "private")
+            load = Workload.build(settings)
+            half = calls(load, root / "counting") // 2  # some rounds are on disk, others are not
+            load.trial(root / "begun", kill_at(half))
+            os.chdir(root)
+            try:
+                yield Scene(root, settings, Watch(root))
+            finally:
+                os.chdir(before)
 
 
 def wrong(scene: Scene, name: str) -> str | None:

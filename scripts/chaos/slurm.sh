@@ -7,9 +7,9 @@
 #
 # Needs Debian's packages: apt-get install slurmctld slurmd slurm-client munge. Runs as root or as any
 # user, whose jobs alone it then takes. FOLDER gets the configuration, logs and state, and must have a
-# short path (sockets). One node, NODES[0-1] would need cgroups of their own; two pretended GPUs;
-# partitions `low` (default; its jobs are requeued) and `cancel` (they are cancelled), which make
-# way for jobs of `high`. What the tests wait for is short: a requeued job starts after 3 s, not 120.
+# short path (sockets). One node with two pretended GPUs; partitions `low` (default; its jobs are
+# requeued at once) and `cancel` (they are cancelled after 20 s of grace), which make way for jobs of
+# `high`. A requeued job starts after 11 seconds, not 121.
 set -euo pipefail
 PATH="$PATH:/usr/sbin:/sbin"
 

@@ -63,6 +63,8 @@ class Watch:
         if event in _RUNS_CODE:
             if arguments[0] == "git" or (len(arguments) > 1 and arguments[1] in _HARMLESS):
                 return  # the manifest's own
+            if event == "ctypes.dlopen" and arguments[0] is None:
+                return  # this process itself: nothing is loaded
             self.seen.append(f"{event} {str(arguments)[:120]}")
         elif event == "open":
             path, _, flags = arguments

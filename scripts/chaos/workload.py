@@ -20,6 +20,7 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from unittest import mock
 
 from ffalora_cli.compose.jobs import plan
 from ffalora_cli.config.job import Job
@@ -194,12 +195,21 @@ class Workload:
         return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), said
 
 
+def cache_in(folder: Path) -> contextlib.AbstractContextManager[object]:
+    """Tokens and calibrations go to ``folder/cache`` inside the ``with``."""
+    return mock.patch.dict(os.environ, {"FFALORA_CACHE": str(folder / "cache")})
+
+
 @contextlib.contextmanager
 def workloads(names: list[str], rounds: int = 3):
     """Built workloads by name, and a folder for their trials that goes when they are done."""
-    with tempfile.TemporaryDirectory(prefix="ffalora-chaos-") as root:
+    with (
+        tempfile.TemporaryDirectory(prefix="ffalora-chaos-") as root,
+        contextlib.ExitStack() as held,
+    ):
         model = tiny_model(Path(root, "model"))
-        os.environ["FFALORA_CACHE"] = str(Path(root, "cache"))
+        if "FFALORA_CACHE" not in os.environ:  # what is known already need not be made again
+            held.enter_context(cache_in(Path(root)))
         built = {name: Workload.build(overrides(model, name, rounds)) for name in names}
         yield built, Path(root)
 

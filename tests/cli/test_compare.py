@@ -17,7 +17,13 @@ from tests.made_runs import write_run
 def real(tiny_bert, tmp_path_factory):
     """Two methods, two seeds of one tiny round on packaged rows: four runs."""
     root = tmp_path_factory.mktemp("real")
-    typed = ["privacy.epsilon_target=3", "debug=tiny", "model=auto", f"model.source={tiny_bert}"]
+    typed = [
+        "privacy.accountant=rdp",
+        "privacy.epsilon_target=3",
+        "debug=tiny",
+        "model=auto",
+        f"model.source={tiny_bert}",
+    ]
     for pair in (f"method={m} seed={s}" for m in ("lora", "ffa_lora") for s in (0, 1)):
         assert main(["run", "--quiet", *pair.split(), *typed, f"paths.runs={root}"]) == 0
     return root

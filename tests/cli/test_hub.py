@@ -23,6 +23,7 @@ GLUE = "datasets/nyu-mll/glue"
 SMALL = ["model=auto", "task=sst2", "debug=tiny", "federation.num_clients=2", "partition=iid"]
 SMALL += ["privacy=none", "--quiet"]
 PLAN = ["model=auto", "task=sst2", "federation.num_clients=2", "partition=iid", "--no-measure"]
+PLAN += ["privacy.accountant=rdp"]
 
 
 @pytest.fixture(scope="module")

@@ -14,6 +14,7 @@ import pytest
 import ffalora_cli
 import ffalora_cli.experiment
 from ffalora_cli.cli.main import VERBS, main
+from ffalora_cli.cli.signals import stop_on_signals
 from ffalora_cli.compose import catalogue
 from ffalora_cli.config.errors import ConfigError
 from ffalora_cli.stopping import SIGNALS, Stopped
@@ -136,9 +137,10 @@ def test_a_sweep_goes_on_after_a_failure_and_ends_with_a_table(
 @pytest.mark.parametrize("number", SIGNALS)
 def test_a_signal_ends_with_128_and_its_number_and_a_line(number, tmp_path) -> None:
     code = (
-        "import ffalora_cli.experiment as e, time, sys\n"
+        "import ffalora_cli, time, sys, types\n"
         "def run(*a, **k):\n    print('up', flush=True)\n    time.sleep(30)\n"
-        "e.run = run\n"
+        "room = types.ModuleType('ffalora_cli.experiment')  # loads no torch\n"
+        "room.run, sys.modules[room.__name__], ffalora_cli.experiment = run, room, room\n"
         "from ffalora_cli.cli.main import main\nsys.exit(main(['run']))\n"
     )
     pipe = subprocess.PIPE
@@ -152,6 +154,18 @@ def test_a_signal_ends_with_128_and_its_number_and_a_line(number, tmp_path) -> N
     assert process.wait(timeout=20) == 128 + number
     assert time.monotonic() - began < 10
     assert process.stderr.read() == "ffalora: stopped: nothing was trained yet\n"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGUSR2])
+def test_a_signal_that_comes_twice_in_a_moment_is_one(number) -> None:
+    """A preempted Slurm job gets SIGTERM twice; meant twice, it would have ended the tests."""
+    with stop_on_signals() as stop:
+        stop.defer()
+        os.kill(os.getpid(), number)
+        os.kill(os.getpid(), number)
+        with pytest.raises(Stopped) as caught:
+            stop.poll()
+    assert caught.value.signal == number
 
 
 def test_main_in_threads_runs_and_leaves_signals_alone(tmp_path, monkeypatch) -> None:

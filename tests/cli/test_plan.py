@@ -25,7 +25,7 @@ def small(tmp_path_factory):
     return [
         "model=auto",
         f"model.source={source}",
-        "task.max_length=24",
+        "task.max_length=16",
         "federation.rounds=4",
         "federation.local_steps=2",
         "federation.local_batch_size=8",
@@ -65,6 +65,7 @@ def test_a_plan_says_what_the_run_then_does(small, here, capsys):
     each = [client["rows"] for client in job["clients"]["each"]]
     assert each == run.manifest["client_sizes"]
     assert sum(job["clients"]["rows_by_label"]) == sum(each) == job["clients"]["rows"]["total"]
+    assert job["padding"] is run.manifest["padding"] is None
     for key in ("trainable", "frozen"):
         assert job["parameters"][key] == run.manifest[f"{key}_parameters"]
     assert run.privacy is not None

@@ -41,7 +41,7 @@ def test_a_failed_job_is_recorded_the_rest_go_on_and_only_it_is_repeated(
     settings, model, tmp_path, capsys
 ):
     other = tmp_path / "late"
-    grid = [*settings, f"model.source={other},{model}"]
+    grid = [*settings, "privacy=none", f"model.source={other},{model}"]
     assert main(["run", "-m", *grid]) == 3
     out, err = capsys.readouterr()
     assert "ffalora: 1 failed of 2 jobs; run what is missing with: ffalora run -m" in err
@@ -101,6 +101,27 @@ def test_nothing_is_started_or_written_unless_everything_is_right(
     (line,) = capsys.readouterr().err.splitlines()
     assert complaint in line
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("typed", "complaint"),
+    [
+        (["model.source=package:no_such/model"], "no_such is not installed"),
+        (["seed=0,1", "task=sst2", "paths.data=."], "paths.data=. has no folder 'sst2'"),
+        (
+            ["hydra/sweeper=optuna", "privacy.max_grad_norm=choice(1,2)", "model.source=/nowhere"],
+            "no config.json there",
+        ),
+    ],
+)
+def test_what_a_job_would_miss_in_a_queue_is_missed_before_it_is_submitted(
+    typed, complaint, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setattr("shutil.which", lambda name: name)  # Slurm's programs are "here"
+    typed = ["hydra/launcher=submitit_slurm", *typed]
+    assert main(["sweep", f"paths.runs={tmp_path}/runs", *typed]) == 2
+    assert complaint in capsys.readouterr().err.splitlines()[-1]
+    assert not (tmp_path / "runs").exists()
 
 
 @pytest.mark.parametrize(

@@ -65,7 +65,8 @@ def place(tmp_path_factory):
         words = cut_down(words, root / "data", root / "model")
         assert main(["run", "--quiet", *words]) == 0
         (run,) = (root / "runs").iterdir()
-        other = cut_down(["task=bbc_news"], root / "data", root / "model")
+        other = ["task=bbc_news", "privacy.accountant=rdp"]
+        other = cut_down(other, root / "data", root / "model")
         assert main(["run", "--quiet", *other, "task.max_length=8"]) == 0
     return root, str(run)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -180,3 +181,81 @@ def test_profile_names_where_the_time_went(capsys):
         torch.set_num_threads(threads)
     told = capsys.readouterr().out
     assert all(group in told for group in profile_step.GROUPS)
+
+
+def test_an_imagined_gpu_counts_what_it_is_asked():
+    from scripts.bench.imagined import FROM_HOST, imagined_gpu, watched
+
+    with imagined_gpu():
+        with watched() as work:
+            x = torch.ones(4, 8).to("cuda")
+            assert x.is_cuda and str(x.device) == "cuda:0"
+            y = (x @ x.t()).view(16)
+            assert y.cpu().device.type == "cpu"
+        with pytest.raises(RuntimeError, match="meta"):
+            bool(y.sum() > 0)  # a GPU would make the host wait
+    assert work.operators == {FROM_HOST: 1, "mm": 1}  # views are no kernels
+    assert work.bytes["mm"] == 4 * (4 * 8 + 8 * 4 + 16) and work.flops == 2 * 4 * 8 * 4
+    assert work.peak == 4 * (4 * 8 + 16)
+
+
+def test_kernels_of_a_step(capsys):
+    """Arithmetic between the least and that of every row computed; less held in bf16."""
+    from scripts.bench import kernels
+    from scripts.bench.flops import Shape, step_flops
+    from scripts.bench.workload import PROFILES, load_texts
+
+    assert kernels.main(["smoke", "--json"]) == 0
+    rows = {(r["precision"], r["private"]): r for r in json.loads(capsys.readouterr().out)}
+    lengths = load_texts(replace(PROFILES["smoke"], steps=1), None)[0].lengths
+    shape, longest = Shape(2, 32, 48, 2), int(lengths.max())
+    for (precision, private), row in rows.items():
+        assert row["tokens"] == lengths.sum() < row["rows"]
+        assert row["micro_batches"] == 1
+        filled = [longest] * (row["rows"] // longest + 1)
+        least, most = sum(step_flops(shape, lengths)), 2 * sum(step_flops(shape, filled, False))
+        assert least < row["flops"] < most
+        assert row["peak_bytes"] > rows["bf16", private]["peak_bytes"] or precision == "bf16"
+        assert row["kernels"] > rows[precision, False]["kernels"] or not private
+    assert kernels.main(["roberta-lrage"]) == 2
+    assert "roberta-large" in capsys.readouterr().err
+
+
+def test_a_family_beside_its_peer(capsys):
+    from scripts.bench import families
+
+    pytest.importorskip("opacus")
+    pytest.importorskip("peft")
+    threads = torch.get_num_threads()
+    try:
+        assert families.main(["smoke", "--families", "distilbert", "--reps", "1", "--json"]) == 0
+    finally:
+        torch.set_num_threads(threads)
+    (row,) = json.loads(capsys.readouterr().out)
+    assert 0 < row["difference"] < 1e-5 < row["difference_bf16"] < 0.2
+    assert row["ratio"].keys() == {"stacked", "stacked+bf16"}
+    assert all(row["floors"][p].keys() == {"torch.mm", "oneDNN"} for p in ("fp32", "bf16"))
+
+
+def test_a_failed_part_does_not_end_the_others(tmp_path, monkeypatch, capsys):
+    from scripts.bench import gpu
+
+    monkeypatch.setitem(gpu.LIMITS, "k3", 1e-3)
+    options = ["--out", str(tmp_path), "--device", "cpu", "--smoke", "--only"]
+    assert gpu.main([*options, "k3,machine"]) == 1
+    told = capsys.readouterr().out
+    assert "longer than" in told and "1 of 2 parts ok" in told
+    parts = json.loads((tmp_path / "gpu.json").read_text())["parts"]
+    assert parts["k3"]["state"] == "failed" and parts["machine"]["state"] == "ok"
+    assert parts["machine"] == json.loads((tmp_path / "machine.json").read_text())
+    assert parts["machine"]["facts"]["flops"]["fp32"] > 1e8
+
+
+@pytest.mark.slow
+def test_everything_a_gpu_must_show_runs_on_a_cpu(tmp_path):
+    from scripts.bench import gpu
+
+    assert gpu.main(["--out", str(tmp_path), "--device", "cpu", "--smoke"]) == 0
+    parts = json.loads((tmp_path / "gpu.json").read_text())["parts"]
+    assert parts.keys() == gpu.LIMITS.keys()
+    assert parts["simulation"]["facts"] == {"private": True, "fp32": [], "bf16": []}

@@ -94,7 +94,8 @@ def gap(a, b):
 def test_stacked_equals_reference(family, factors, head, private, optimizer):
     network = tiny_network(family)
     examples = TinyExamples(36, pad_id=1 if family == "roberta" else 0)
-    lr = 0.5 if optimizer == "sgd" else 0.01
+    # Without a clip large steps make a rounding error a thousand times larger.
+    lr = 0.01 if optimizer == "adamw" else 0.5 if private else 0.1
     work = job(
         network,
         factors=factors,

@@ -13,9 +13,11 @@ from ffalora_cli.config.errors import ConfigError, RunFailed
 from ffalora_cli.engine import memory
 from ffalora_cli.engine.build import pick_device
 from ffalora_cli.engine.job import LocalOptimizer
-from ffalora_cli.engine.stacked import cost, fixed, graphs
+from ffalora_cli.engine.stacked import cost, graphs
 from ffalora_cli.engine.stacked.engine import StackedEngine
+from ffalora_cli.engine.stacked.fixed import FixedShapes
 from ffalora_cli.engine.stacked.graphs import Captured
+from ffalora_cli.engine.stacked.usual_shapes import UsualShapes
 from tests.engine.test_engines import gap, job
 from tests.tiny import TinyExamples, tiny_network
 
@@ -69,11 +71,12 @@ def rounds(graph, count=3, clients=(0, 1, 2), **settings):
 
 @pytest.fixture
 def eager(monkeypatch):
-    """Rounds on the same tensors, but nothing is ever captured."""
+    """Rounds on the same tensors in the same layouts, but nothing is ever captured."""
+    usual = UsualShapes.holding
 
     def play(*given, **settings):
         with monkeypatch.context() as patched:
-            patched.setattr(fixed, "MOST_GRAPHS", 0)
+            patched.setattr(UsualShapes, "holding", lambda *of: (usual(*of)[0], False))
             return rounds(Recorder, *given, **settings)
 
     return play
@@ -97,6 +100,15 @@ def test_with_many_clients_they_are_the_same_but_for_rounding(eager):
     many = tuple(range(20))
     for one, two in zip(eager(2, clients=many), rounds(Recorder, 2, clients=many), strict=True):
         assert gap(two.trained, one.trained) < 1e-5
+
+
+def test_every_micro_batch_counts_as_its_replay_gave_it(monkeypatch):
+    """Also the first of its layout: a run that goes on begins with no graphs."""
+    batches, add = [], FixedShapes.add
+    monkeypatch.setattr(FixedShapes, "add", lambda *of: (batches.append(1), add(*of))[1])
+    Recorder.replayed = 0
+    rounds(Recorder)
+    assert 0 < Recorder.replayed == len(batches)
 
 
 def play(jobs, graph=Recorder, rows=96):
@@ -129,14 +141,14 @@ def test_a_clip_that_adapts_needs_no_graph_of_its_own():
     assert 0 < made == (play(jobs[:2]), Recorder.made)[1]
 
 
-@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
-def test_cohorts_of_changing_size_share_their_graphs(optimizer):
-    """Places of no client add nothing and are not released; who had them before does not show."""
+@pytest.mark.parametrize(("optimizer", "private"), [("sgd", True), ("adamw", False)])
+def test_cohorts_of_changing_size_share_their_graphs(optimizer, private):
+    """Places of no client add nothing, get no noise and are not released."""
     local = LocalOptimizer(optimizer, 0.05, weight_decay=0.1)
     network = tiny_network("bert")
     cohorts = [(0, 1, 2, 3, 4), (0, 1, 2, 3, 4), (5, 1), (0, 6, 2, 3, 4, 5, 7), (2,)]
     jobs = [
-        job(network, ids, ("lora_a", "lora_b"), steps=2, optimizer=local, private=False)
+        job(network, ids, ("lora_a", "lora_b"), steps=2, optimizer=local, private=private)
         for ids in cohorts
     ]
     found, engine = play(jobs)

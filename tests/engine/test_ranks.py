@@ -89,9 +89,11 @@ def test_two_ranks_do_what_one_process_does(by_unit):
     """Within rounding; ranks that were not equal to the bit would have failed (``check_same``)."""
     for combination, (tensors, counted) in zip(COMBINATIONS, on_two_ranks(shared)[0], strict=True):
         wanted, numbers = outcome(federation(*combination))
+        # Singular vectors of nearly equal singular values turn with a rounding error.
+        limit = 1e-4 if combination[0] == "fedsvd" else 1e-6
         for name, value in wanted.items():
             off = np.linalg.norm(tensors[name] - value)
-            assert off <= 1e-6 * np.linalg.norm(value), (combination, name)
+            assert off <= limit * np.linalg.norm(value), (combination, name)
         assert counted == pytest.approx(numbers, rel=1e-6), combination
 
 

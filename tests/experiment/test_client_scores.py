@@ -22,7 +22,7 @@ class Silent:
 @pytest.mark.parametrize("personal", [False, True])
 def test_clients_without_tensors_of_their_own_repeat_no_global_accuracy(tmp_path, personal) -> None:
     typed = ["model=auto", f"model.source={save_tiny_bert(tmp_path / 'model')}", "debug=tiny",
-             f"paths.runs={tmp_path / 'runs'}", f"paths.cache={tmp_path}", "privacy=none",
+             f"paths.runs={tmp_path / 'runs'}", "privacy=none",
              "federation.eval_clients=true"]  # fmt: skip
     (job,) = plan([*typed, *(["head.mode=personal"] if personal else [])])
     experiment.run(job, Silent())

@@ -141,6 +141,7 @@ REAL = [
     "federation.local_batch_size=8",
     "task.max_length=32",
     "evaluation.max_examples=64",
+    "privacy.accountant=rdp",
 ]
 
 

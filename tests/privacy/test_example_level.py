@@ -7,6 +7,9 @@ import pytest
 import torch
 from scipy.stats import kstest
 
+from ffalora_cli.engine.job import ExamplePrivacy, LocalJob, LocalOptimizer, StepBatches
+from ffalora_cli.engine.stacked import engine
+from ffalora_cli.engine.stacked.round_tensors import RoundTensors
 from ffalora_cli.keys import SecureKey, derive, place
 from ffalora_cli.privacy.mechanism.example_level import step_noise
 from ffalora_cli.privacy.mechanism.secret import run_secret
@@ -95,6 +98,20 @@ def test_a_client_of_less_rank_draws_as_if_all_were_of_its_rank(kind):
 
 def test_an_empty_cohort_draws_nothing():
     assert draw(()).shape == (0, 1027)
+
+
+def test_every_client_of_a_large_cohort_gets_its_noise_once():
+    """The engine takes some clients at a time; ranks differ."""
+    clients, none = np.arange(3, 43), np.zeros(0, np.int64)
+    sd, extents = np.linspace(1.0, 2.0, 40), {"b": np.array([(5, 1 + i % 4) for i in range(40)])}
+    private, start = ExamplePrivacy(1.0, sd, np.full(40, 2.0), SECRET), {"b": torch.zeros(40, 5, 4)}
+    batches, optimizer = [StepBatches(none, none)], LocalOptimizer("sgd", 1.0)
+    job = LocalJob(2, clients, batches, start, {}, ("b",), optimizer, private, extents=extents)
+    tensors = RoundTensors.of(job, torch.device("cpu"))
+    tensors.total.fill_(3.0)
+    engine._privatise(job, 0, batches[0], tensors)
+    noise = step_noise({"b": (5, 4)}, clients, sd, SECRET, 2, 0, extents=extents)
+    assert torch.equal(tensors.total, (3.0 + noise) / 2.0) and engine.NOISED_AT_ONCE < 40
 
 
 class Philox:

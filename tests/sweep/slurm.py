@@ -32,6 +32,9 @@ def leave(number, frame):
 
 for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2):
     signal.signal(number, leave)
+names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+if "RANK" in os.environ:
+    print(*(os.environ[name] for name in names), flush=True)
 print("turn", os.environ.get("SLURM_RESTART_COUNT", "0"), flush=True)
 code, seconds = map(int, sys.argv[1:])
 time.sleep(seconds if "SLURM_RESTART_COUNT" not in os.environ else 0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -16,7 +17,7 @@ from ffalora_cli.config.errors import ConfigError
 from ffalora_cli.records.reading import find_runs
 from ffalora_cli.stopping import StopFlag
 from ffalora_cli.sweep.jobs import Command, Ended, once_each
-from ffalora_cli.sweep.launchers.base import names, open_launcher
+from ffalora_cli.sweep.launchers.base import names, open_launcher, read_settings
 from ffalora_cli.sweep.launchers.process import play, write_stop
 from ffalora_cli.sweep.play import play_jobs
 from ffalora_cli.sweep.record import sweep_digest
@@ -122,6 +123,16 @@ def test_the_same_signal_reaches_the_process_group(command, by_file, monkeypatch
     assert command.log.read_text().split() == ["up", "got", "2", "True"]
 
 
+def test_a_process_that_is_to_stop_already_is_not_started_and_later_turns_add_to_the_log(command):
+    command.log.write_text("ffalora: of another turn\n")
+    write_stop(command.stop_file, signal.SIGINT)
+    assert play(command) == Ended(130, 0.0)
+    command.stop_file.unlink()
+    ended = play(replace(command, arguments=("run", "sede=1")))
+    assert "sede is not a configuration key" in (ended.error or "")
+    assert command.log.read_text().startswith("ffalora: of another turn\nffalora: sede")
+
+
 def test_threads_are_shared_out_unless_the_user_did(command, monkeypatch):
     seen = []
     popen = subprocess.Popen
@@ -149,10 +160,21 @@ def test_launchers_are_files_and_their_settings_have_types():
         ("joblib", "n_jobs=two"): "hydra.launcher.n_jobs='two' should be a whole number",
         ("joblib", "n_jobs=0"): "hydra.launcher.n_jobs=0 should be 1 or more, or -1 for every core",
         ("submitit_slurm", "mem_gb=a"): "hydra.launcher.mem_gb='a' should be a number",
+        ("submitit_slurm", "slurm_nodelist=a"): "did you mean 'nodelist'",
+        ("submitit_slurm", "setup=module load cuda"): r"should be a list, like \['module load",
+        ("submitit_slurm", "setup=[a"): "should be a list",
+        ("submitit_slurm", "additional_parameters=[a]"): "a dictionary, like {reservation:NAME}",
+        ("submitit_slurm", "timeout_min=3"): "timeout_min=3 leaves no time to train: .*; give 4 at",
     }
     for (name, typed), message in wrong.items():
         with pytest.raises(ConfigError, match=message):
             open_launcher(name, dict([typed.split("=")]) if typed else {})
+
+
+def test_a_scheduler_that_is_not_here_is_named_before_anything_is_composed(monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(ConfigError, match=r"submitit_slurm: sbatch, srun, squeue, scancel of the"):
+        open_launcher("submitit_slurm", {})
 
 
 @pytest.mark.parametrize(
@@ -196,12 +218,20 @@ def test_slurm_parameters_are_those_submitit_knows(tmp_path):
 
     from ffalora_cli.sweep.launchers.submitit_slurm import Settings, parameters
 
-    settings = Settings(timeout_min=90, gpus_per_node=1, mem_gb=16.0, partition="gpu", qos="low")
-    settings = replace(settings, array_parallelism=2)
+    typed = {"timeout_min": "90", "gpus_per_node": "1", "mem_gb": "16", "partition": "gpu"}
+    typed |= {"array_parallelism": "2", "nodelist": "n[1-2]", "tasks_per_node": "2"}
+    typed |= {"setup": "['export A=\"1 2\"',module load cuda]", "srun_args": "['--mpi=none']"}
+    typed |= {"additional_parameters": "{reservation:mine,exclusive:true}", "qos": "low"}
+    settings = read_settings("hydra.launcher", "submitit_slurm", Settings, typed)
     chosen = parameters(settings)
     assert set(chosen) <= SlurmExecutor._valid_parameters()
     text = _make_sbatch_string("true", tmp_path, map_count=4, **chosen)
-    for line in ("time=90", "mem=16384MB", "partition=gpu", "gpus-per-node=1", "qos=low"):
+    for line in (
+        *("time=90", "mem=16384MB", "partition=gpu", "gpus-per-node=1", "qos=low", "exclusive"),
+        *("reservation=mine", "nodelist='n[1-2]'", "ntasks-per-node=2", "job-name=ffalora"),
+    ):
         assert f"#SBATCH --{line}\n" in text
+    assert '\nexport A="1 2"\nmodule load cuda\n' in text
+    assert re.search(r"\nsrun .* --mpi=none ", text)
     assert "#SBATCH --array=0-3%2\n" in text
     assert "account" not in text

@@ -15,6 +15,7 @@ pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(not INSTALLED, reason="no Slurm on this machine"),
 ]
+LATE = {"timeout_min": "4"}  # as good as over for submitit, from the first second
 ALL = str(os.cpu_count())  # of the node: one job at a time
 
 
@@ -64,7 +65,7 @@ def test_a_preempted_job_is_followed_into_its_next_turn(play, partition):
 
 
 def test_a_job_out_of_time_has_so_many_turns_and_says_so_after_the_last(play):
-    job = play({"max_num_timeout": "0"}, (0, 100))
+    job = play({**LATE, "max_num_timeout": "0"}, (0, 100))
     job.wait(1, "turn 0")
     said("scancel", "--signal=USR2", job.slurm_id())
     ended = job.finish()[1]
@@ -73,7 +74,7 @@ def test_a_job_out_of_time_has_so_many_turns_and_says_so_after_the_last(play):
 
 
 def test_a_job_out_of_time_goes_on(play):
-    job = play({"max_num_timeout": "1"}, (0, 100))
+    job = play({**LATE, "max_num_timeout": "1"}, (0, 100))
     job.wait(1, "turn 0")
     said("scancel", "--signal=USR2", job.slurm_id())
     again_now(job)
@@ -108,3 +109,17 @@ def test_a_stop_does_not_wait_for_the_next_turn_and_keeps_the_log(play):
     job.asked = signal.SIGINT
     assert job.finish(60)[1].code == 130
     assert job.log(1) == ["turn 0", "saved None"]
+
+
+def test_tasks_of_a_job_are_the_processes_of_one_run_and_all_of_them_save(play):
+    job = play({"cpus_per_task": "1", "tasks_per_node": "2"}, (0, 100))
+    job.wait(1, "turn 0")
+    while len(job.log(1)) < 4:
+        time.sleep(0.1)
+    places = sorted(line.split() for line in job.log(1) if "turn" not in line)
+    assert [place[:4] for place in places] == [["0", "2", "0", "2"], ["1", "2", "1", "2"]]
+    assert places[0][4:] == places[1][4:]  # where to meet
+    job.asked = signal.SIGINT
+    assert job.finish(60)[1].code == 130
+    assert sorted(job.log(1))[-2:] == ["turn 0", "turn 0"] and job.begun == [1]
+    assert {"saved 0", "saved 1"} <= set(job.log(1))

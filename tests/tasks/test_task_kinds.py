@@ -124,6 +124,7 @@ def cases():
 @pytest.mark.parametrize("private", [True, False], ids=["private", "plain"])
 def test_both_engines_train_kinds_they_have_never_seen(kinds, private):
     for network, examples in cases():
+        assert network.packs  # tokens too are read from rows that lie end to end
         work = job(network, factors=("lora_a", "lora_b"), head=True, private=private)
         stacked = build_engine("stacked", network, examples, 64).train(work)
         reference = build_engine("reference", network, examples, 64).train(work)

@@ -30,6 +30,7 @@ from ffalora_cli.types import Examples, Stack
 
 SEAMS = ("_privatise", "StackedEngine.train")
 """What an audit may replace; whoever calls it looks it up in this module."""
+NOISED_AT_ONCE = 16  # clients: noise still in the cache when added, no block of all [clients, P]
 MOST_HALVINGS = 3  # of micro-batches in one round, before running out of memory ends the run
 
 
@@ -77,7 +78,7 @@ class StackedEngine:
     def _train(self, job: LocalJob, sharing: Ranks) -> LocalResult:
         """``train``, every step shared with the other ranks, if there are any."""
         device = self.network.device
-        self.max_tokens = min(self.max_tokens, job.max_tokens or self.max_tokens)
+        self.max_tokens = began = min(self.max_tokens, job.max_tokens or self.max_tokens)
         captures = self._shapes.graph is not None
         tensors = self._shapes.tensors(job) if captures else RoundTensors.of(job, device)
         tally, clients = Tally(), len(job.clients)
@@ -102,7 +103,7 @@ class StackedEngine:
             tokens=tally.tokens,
             padded_tokens=tally.padded,
             halvings=tally.halvings,
-            max_tokens=self.max_tokens if tally.halvings else None,
+            max_tokens=self.max_tokens if self.max_tokens < began else None,
         )
 
     def _agreed(self, tally: Tally, sharing: Ranks) -> Tally:
@@ -247,18 +248,23 @@ def _privatise(job: LocalJob, step: int, pairs: StepBatches, tensors: RoundTenso
     clients = len(job.clients)
     total = tensors.total[:clients]
     if job.privacy is None:
-        sizes = np.bincount(pairs.slots, minlength=clients)
-        divisor = torch.from_numpy(np.maximum(sizes, 1)).to(total)
+        sizes = np.maximum(np.bincount(pairs.slots, minlength=clients), 1)
     else:
-        total += example_level.step_noise(
-            tensors.layout,
-            job.clients.tolist(),
-            job.privacy.noise_sd,
-            job.privacy.secret,
-            job.round,
-            step,
-            total.device,
-            job.extents,
-        )
-        divisor = torch.from_numpy(job.privacy.expected_batch).to(total)
-    total /= divisor[:, None]
+        for first in range(0, clients, NOISED_AT_ONCE):
+            some = slice(first, first + NOISED_AT_ONCE)
+            noise = example_level.step_noise(
+                tensors.layout,
+                job.clients[some].tolist(),
+                job.privacy.noise_sd[some],
+                job.privacy.secret,
+                job.round,
+                step,
+                total.device,
+                None if job.extents is None else {n: e[some] for n, e in job.extents.items()},
+            )
+            total[some].add_(noise)
+        sizes = job.privacy.expected_batch
+    divisor = torch.from_numpy(sizes).to(total.dtype)[:, None]
+    if total.is_cuda:
+        divisor = divisor.pin_memory().to(total.device, non_blocking=True)  # the host goes on
+    total /= divisor

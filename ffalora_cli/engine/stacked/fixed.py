@@ -1,9 +1,12 @@
 """Runs micro-batches in a few fixed shapes, as CUDA graphs: a small model is launch-bound.
 
 A micro-batch takes a usual layout of its data set that holds it, a cohort one of few numbers of
-places, and everything goes to the device in one copy. Forward, backward, clip and sum of a layout
-are captured the second time it is met. What fills layout and cohort up counts as nothing. Eager (on
-a CPU, or with ghost norms) it is the same function.
+places, and everything goes to the device in one copy. Forward, backward, clip and sum are captured
+when a usual layout is first met. What fills layout and cohort up counts as nothing. Eager (on a
+CPU, with ghost norms, in no usual layout, with several targets a row) it is the same function.
+
+Whether a micro-batch is replayed depends on itself alone, not on what was met before it: a run that
+goes on has the bits of one that was never stopped.
 
 Noise and optimiser stay outside: the noise's keys are new every step, and both are a handful of
 kernels.
@@ -36,10 +39,9 @@ LAID_OUT = ("ids", "types", "positions", "first")  # fields of ``Packed``
 TARGETS = ("values", "owner", "tokens", "weights")  # fields of ``BatchTargets``
 LEAST_PLACES = 8  # numbers of places are multiples of it, larger ones of up to a quarter of theirs
 MOST_KINDS = 4  # of jobs whose tensors and graphs are kept: two kinds of round, two sizes of chunk
-MOST_GRAPHS = 32  # of a kind; beyond, shapes run eagerly
 
-Graphs = dict[tuple[object, ...], Captured | None]
-"""By layout, clip rule and types of the inputs; None: met once."""
+Graphs = dict[tuple[object, ...], Captured]
+"""By layout, clip rule and types of the inputs."""
 
 
 @dataclass
@@ -104,7 +106,9 @@ class FixedShapes:
         Returns:
             Rows computed, filling included.
         """
-        inputs, layout = self._inputs(slots, rows)
+        lengths = np.asarray(self.examples.lengths)[rows]
+        layout, usual = self._usual.holding(lengths)
+        inputs = self._inputs(slots, rows, layout)
         shapes, words = shapes_of(inputs), packed(inputs)
         tape = Tape(inputs["slots"].numpy(), len(tensors.flat), ghosts)
 
@@ -112,30 +116,24 @@ class FixedShapes:
             self._pass(unpacked(words, shapes), layout, privacy, tensors, tape)
 
         key = (layout, privacy and privacy.clip, shapes)
-        captured = self._graphs.get(key)
-        if captured is not None and not ghosts:
-            captured.replay(words)
-        elif self.graph is None or ghosts or key not in self._graphs or self._full:
+        alike = usual and len(inputs["values"]) == layout.examples
+        if self.graph is None or ghosts or not alike:
             work(words.to(self.network.device))
-            self._graphs.setdefault(key, None)
+        elif key in self._graphs:
+            self._graphs[key].replay(words)
         else:
             sums, graph = (tensors.total, tensors.counts), self.graph(self.network.device)
             self._graphs[key] = Captured.of(work, words, sums, graph, self._beside)
         return len(layout.owner)
 
     @property
-    def _full(self) -> bool:
-        return sum(captured is not None for captured in self._graphs.values()) >= MOST_GRAPHS
-
-    @property
     def _beside(self) -> Graph | None:
         """A graph whose memory another one may share: any that is there."""
         of_all = (captured for _, graphs in self._kept.values() for captured in graphs.values())
-        return next((captured.graph for captured in of_all if captured is not None), None)
+        return next((captured.graph for captured in of_all), None)
 
-    def _inputs(self, slots: np.ndarray, rows: np.ndarray) -> tuple[Tensors, Layout]:
-        """Everything that differs between micro-batches of one layout, on the CPU; the layout."""
-        layout = self._usual.holding(np.asarray(self.examples.lengths)[rows])
+    def _inputs(self, slots: np.ndarray, rows: np.ndarray, layout: Layout) -> Tensors:
+        """Everything that differs between micro-batches of one layout, on the CPU."""
         laid_out = Packed.of(*self.examples.packed(rows), layout)
         targets = self.examples.targets.batch(_filled(rows, layout.examples))
         inputs = {name: getattr(laid_out, name) for name in LAID_OUT}
@@ -149,7 +147,7 @@ class FixedShapes:
             "slots": torch.from_numpy(_filled(slots, layout.examples)),
             "exists": torch.arange(layout.examples) < len(rows),
         }
-        return inputs, layout
+        return inputs
 
     def _pass(
         self,

@@ -19,7 +19,7 @@ from torch import Tensor
 from ffalora_cli.config.errors import RunFailed
 from ffalora_cli.types import Tensors
 
-TOLERANCE = 1e-3  # relative, of sums: replays use the same kernels, additions may change places
+TOLERANCE = 0.02  # relative, of sums: in bf16 a kernel chosen otherwise; twice or never is 1
 
 
 class Graph(Protocol):
@@ -59,7 +59,11 @@ class CudaGraph:
             torch.cuda.synchronize()
             self._graph, stream = torch.cuda.CUDAGraph(), torch.cuda.Stream()
             try:
-                with torch.cuda.graph(self._graph, pool=pool, stream=stream):
+                # Other threads (NCCL's, which watches over sums) may go on meanwhile.
+                captured = torch.cuda.graph(
+                    self._graph, pool=pool, stream=stream, capture_error_mode="thread_local"
+                )
+                with captured:
                     work()
             except UserWarning as empty:
                 raise _broken("is empty") from empty
@@ -85,12 +89,12 @@ class Captured:
         graph: Graph,
         beside: Graph | None = None,
     ) -> Captured:
-        """Capture ``work`` and do it, once: without the graph first, then by a replay to compare.
+        """Capture ``work`` and do it: without the graph first, then by the replay that counts.
 
         Args:
             work: adds to ``sums`` in place and changes nothing else.
             words: what it reads, int32 on the CPU.
-            sums: all that ``work`` adds to, on the device; ends with one more of ``work``.
+            sums: all that ``work`` adds to, on the device; in the end it has done so once.
             graph: nothing captured yet.
             beside: one that has been.
 
@@ -110,8 +114,8 @@ class Captured:
         captured.replay(words)
         if not all(_close(found, value) for found, value in zip(sums, eager, strict=True)):
             raise _broken("does not repeat what was captured")
-        for value, was, found in zip(sums, before, eager, strict=True):
-            value.copy_(was + found)
+        for value, was in zip(sums, before, strict=True):
+            value.add_(was)
         return captured
 
     def replay(self, words: Tensor) -> None:

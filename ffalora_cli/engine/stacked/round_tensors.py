@@ -56,6 +56,7 @@ class RoundTensors:
         if job.privacy is not None:
             self.clip.fill_(job.privacy.max_grad_norm)
         clients = len(job.clients)
+        self.flat.data[clients:].zero_()  # who had these places before does not matter
         for name, value in {**self.trained, **self.held}.items():
             value[:clients].copy_(job.start[name])
         for name, value in self.common.items():

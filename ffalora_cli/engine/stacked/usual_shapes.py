@@ -8,7 +8,7 @@ Which one a micro-batch takes depends on its lengths alone: a run that goes on t
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -32,20 +32,23 @@ class UsualShapes:
     lengths: np.ndarray
     _made: list[Layout] = field(default_factory=list)  # each full of its own longest examples
 
-    def holding(self, lengths: np.ndarray) -> Layout:
-        """The smallest layout with a place for every example.
+    def holding(self, lengths: np.ndarray) -> tuple[Layout, bool]:
+        """The smallest usual layout with a place for every example, or else one of their own.
 
         Args:
             lengths: int [examples], longest first.
+
+        Returns:
+            The layout, and whether it is a usual one.
         """
         own = Layout.of(lengths, CLASS_ROWS)
         for number in itertools.count():
             shape = self._shape(number)
             if len(shape.owner) > MOST_ROWS * len(own.owner) + CLASS_ROWS:
-                return replace(own, full=(False,) * len(own.counts))
+                return own, False
             room = np.repeat(shape.lengths, shape.counts)
             if len(room) >= len(lengths) and (lengths <= room[: len(lengths)]).all():
-                return Layout.within(shape.counts, shape.lengths, lengths)
+                return Layout.within(shape.counts, shape.lengths, lengths), True
         raise AssertionError("shapes grow without end")
 
     def _shape(self, number: int) -> Layout:

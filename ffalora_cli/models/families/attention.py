@@ -67,8 +67,8 @@ def attend(
     outs = []
     for q, k, v, keys in zip(*blocks, layout.masks(), strict=True):
         mask = _mask(q, keys, causal, sliding_window)
-        heads = (x.transpose(1, 2) for x in (q, k, v))  # [n, heads, tokens, head_dim]
-        outs.append(_attention(*heads, mask, scaling, softcap).transpose(1, 2).flatten(2))
+        q, k, v = (x.transpose(1, 2) for x in (q, k, v))  # [n, heads, tokens, head_dim]
+        outs.append(_attention(q, k, v, mask, scaling, softcap).transpose(1, 2).flatten(2))
     return layout.join(outs)[None].unflatten(-1, (query.shape[1], -1)), None
 
 

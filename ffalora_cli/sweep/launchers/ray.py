@@ -55,7 +55,7 @@ class Driver:
         self._ended: dict[int, Ended] = {}
         self._gone: Ended | None = None  # how every job ended once the driver has
         self._heard: queue.SimpleQueue[Mapping[str, Any]] = queue.SimpleQueue()
-        with log.open("wb") as stream:
+        with log.open("ab") as stream:
             self._process = subprocess.Popen(
                 [*PYTHON, "-m", "ffalora_cli.sweep.launchers.ray_driver", self.address],
                 stdin=subprocess.PIPE,
@@ -160,7 +160,10 @@ class Driver:
 
     def _absent(self, why: str) -> ConfigError:
         if self.address == _LOCAL:
-            return ConfigError(f"hydra/launcher=ray: no cluster could be started here: {why[:150]}")
+            return ConfigError(
+                f"hydra/launcher=ray: no cluster could be started here ({why[:100]}); "
+                f"what Ray printed is in {self._log}"
+            )
         key = "hydra.launcher.address" if self._settings.address else "RAY_ADDRESS"
         return ConfigError(
             f"{key}={brief(self.address)}: no Ray cluster there ({why[:100]}); "

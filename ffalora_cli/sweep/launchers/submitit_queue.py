@@ -46,6 +46,11 @@ class Task:
         Raises:
             SystemExit: it is in the queue again, or cancelled: there is no result.
         """
+        from submitit import JobEnvironment
+        from submitit.helpers import TorchDistributedEnvironment
+
+        if JobEnvironment().num_tasks > 1:  # one run on several processes, as torchrun starts it
+            TorchDistributedEnvironment().export(set_cuda_visible_devices=False, overwrite=True)
         requeue: Any = signal.getsignal(_LATE)  # submitit's handler, which does not return
         told: list[int] = []
         for number in (signal.SIGTERM, _LATE):
@@ -70,8 +75,8 @@ class Task:
 def _again(requeue: Any, told: Sequence[int], ended: Ended) -> Ended:
     """Put a job that was interrupted, and has saved, back into the queue; return if it may not.
 
-    Slurm requeues a preempted job by itself, but not one that leaves within its time of grace; and
-    one that somebody cancelled would come back to life. Only the first two are still RUNNING.
+    Slurm requeues a preempted job by itself, but not one that leaves in its time of grace, which
+    is still RUNNING; and one that somebody cancelled would come back to life if it were asked for.
     """
     from submitit.core.utils import UncompletedJobError
 
@@ -121,7 +126,7 @@ def outcome(handle: Any) -> Ended:
     try:
         result: Ended = first.result()
     except Exception as error:
-        trace = [line.strip() for line in str(error).split("-----\n") if line.strip()]
-        lines = [line for line in (trace[1:2] or [str(error)])[0].splitlines() if line.strip()]
-        return Ended(1, 0.0, f"{lines[-1].strip()}; its output: {first.paths.stderr}"[:300])
+        text = str(error).partition("\nYou can check full logs")[0]
+        lines = [line.strip("- ") for line in text.splitlines() if line.strip("- ")]
+        return Ended(1, 0.0, f"{lines[-1]}; its output: {first.paths.stderr}"[:300])
     return result
