@@ -32,7 +32,14 @@ from ffalora_cli.engine.job import LocalJob, StepBatches
 from ffalora_cli.engine.memory import CPU_TOKENS
 from ffalora_cli.engine.ranks import Ranks
 from ffalora_cli.models.network import Network
-from scripts.bench.workload import PROFILES, load_texts, load_weights, make_job, make_network
+from scripts.bench.workload import (
+    MODELS,
+    PROFILES,
+    load_texts,
+    load_weights,
+    make_job,
+    make_network,
+)
 
 TOLERANCE = 1e-6
 
@@ -59,7 +66,9 @@ def main(argv: list[str] | None = None) -> int:
     for name in args.profiles:
         profile = PROFILES[name]
         examples, _ = load_texts(profile, args.data)
-        network = make_network(load_weights(profile.model, "cpu")[0], "fp32")
+        network = make_network(
+            load_weights(profile.model, "cpu")[0], "fp32", MODELS[profile.model].targets
+        )
         job = make_job(network, profile, "ffa", private=True)
         found = forked(args.world, partial(timed, network, examples, job, args.reps))
         alone, shared, alike = (max(row[i] for row in found) for i in range(3))
