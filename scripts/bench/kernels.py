@@ -75,7 +75,7 @@ def count(args: argparse.Namespace, precision: str, private: bool) -> dict[str, 
         model = workload.random_model(profile.model)
     with imagined_gpu():
         network = workload.make_network(
-            Backbone(model, "imagined", (), TASK), precision, workload.MODELS[profile.model].targets
+            Backbone(model, "imagined", (), TASK, real=False), precision, workload.MODELS[profile.model].targets
         )
         job = workload.make_job(network, profile, args.method, private=True)
         job = job if private else as_plain(job)
