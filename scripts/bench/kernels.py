@@ -74,11 +74,9 @@ def count(args: argparse.Namespace, precision: str, private: bool) -> dict[str, 
     with torch.device("meta"):
         model = workload.random_model(profile.model)
     with imagined_gpu():
-        network = workload.make_network(
-            Backbone(model, "imagined", (), TASK, real=False),
-            precision,
-            workload.MODELS[profile.model].targets,
-        )
+        backbone = Backbone(model, "imagined", (), TASK, real=False)
+        targets = workload.MODELS[profile.model].targets
+        network = workload.make_network(backbone, precision, targets)
         job = workload.make_job(network, profile, args.method, private=True)
         job = job if private else as_plain(job)
         max_tokens = args.max_tokens or auto_max_tokens(network)
