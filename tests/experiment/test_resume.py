@@ -204,7 +204,8 @@ def test_every_semantic_field_is_refused_by_name_and_the_others_may_change(built
     free = {key for key in refused | allowed if key.startswith(("name", "tracking.", "paths."))}
     free |= {key for key in refused | allowed if key.startswith("model.local_lr.")}
     assert allowed == free | {
-        "engine.device", "engine.max_tokens", "engine.threads", "model.max_grad_norm",
+        "engine.device", "engine.max_tokens", "engine.threads", "engine.share_secret",
+        "model.max_grad_norm",
         "model.head_scale", "privacy.budget_guard", "privacy.trials", "privacy.trial_distribution",
         "task.license",
     }  # fmt: skip
