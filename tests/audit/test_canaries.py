@@ -158,7 +158,7 @@ def test_every_kind_of_run_can_be_audited(overrides) -> None:
     found = run_canaries(one, canaries=800)
     claim = float(one.plan.epsilon_planned.max())
     assert all(0 <= b.epsilon_lower < claim for b in found if b.rigorous)
-    assert found[3].epsilon_lower > 0.3 * claim  # the fit by step: signal arrives in every kind
+    assert found[3].epsilon_lower > 0.25 * claim  # the fit by step: signal arrives in every kind
 
 
 @pytest.mark.slow

@@ -34,7 +34,7 @@ from tests.docs.blocks import (
 from tests.entry_points import offer
 from tests.tiny import save_tiny_bert
 
-SKIPPED = 4  # blocks that are not run; raise it only with a reason beside the block
+SKIPPED = 6  # blocks that are not run; raise it only with a reason beside the block
 FROM_THE_COPY = """
 import sys
 # Without the finders of an editable install, which would find the checkout's configs.
