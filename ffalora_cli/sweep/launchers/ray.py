@@ -182,8 +182,8 @@ def launch(
     log = jobs[0].command.log.parent.parent / "ray.log"
     with Driver(settings, log, note) as driver:
         if driver.up(stop):
-            note(f"what Ray prints is in {log}")
             driver.resources = _resources(jobs, settings, driver, note)
+            note(f"what Ray prints is in {log}")
             follow(driver, jobs, on_change, stop)
 
 
