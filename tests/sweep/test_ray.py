@@ -104,7 +104,11 @@ def two(tmp_path_factory):
     """A cluster of two nodes: two CPUs, with two GPUs that it claims to have, and one CPU."""
     from ray.cluster_utils import Cluster
 
-    with gpus_of_jobs(tmp_path_factory.mktemp("told")) as told:
+    with (
+        gpus_of_jobs(tmp_path_factory.mktemp("told")) as told,
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        patch.setenv("RAY_worker_niceness", "0")  # 15 by itself: a busy machine starves the jobs
         cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "num_gpus": 2})
         second = cluster.add_node(num_cpus=1, num_gpus=0)
         try:

@@ -149,7 +149,7 @@ class Driver:
         elif "failed" in told:
             raise self._absent(told["failed"])
         elif "lost" in told:
-            self._note(f"job {told['lost']} goes on elsewhere: Ray lost it ({told['why']})"[:200])
+            self._note(f"job {told['lost']} goes on elsewhere: Ray lost it ({told['why'][:120]})")
         elif "ended" in told:
             self._ended[told["ended"]] = Ended(**told["how"])
         elif self.nodes is None:
