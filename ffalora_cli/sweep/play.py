@@ -7,6 +7,7 @@ import threading
 from collections.abc import Sequence
 from typing import Protocol
 
+from ffalora_cli.config.errors import ConfigError
 from ffalora_cli.stopping import StopFlag, Stopped
 from ffalora_cli.sweep.jobs import ALREADY, FAILED, Ended, Status, SweepJob, status_of
 from ffalora_cli.sweep.launchers.base import Launch
@@ -44,6 +45,9 @@ def play_jobs(
 
     Returns:
         The last status of each job, by number.
+
+    Raises:
+        ConfigError: of the launcher: nothing began, and a new record is gone again.
     """
     statuses = {job.number: Status() for job in jobs}
     lock, broken = threading.Lock(), threading.Event()
@@ -76,6 +80,10 @@ def play_jobs(
     try:
         if missing and asked() is None:
             launch(missing, on_change, asked, observer.note)
+    except ConfigError as error:
+        if str(record.path) not in str(error):  # else it names a log there
+            record.forget()
+        raise
     finally:
         record.stop_file.unlink(missing_ok=True)
     return statuses

@@ -15,7 +15,9 @@ The runs themselves are where they always are; a sweep is done when they are.
 
 from __future__ import annotations
 
+import contextlib
 import os
+import shutil
 import uuid
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -27,7 +29,7 @@ from ffalora_cli.config.job import Job
 from ffalora_cli.config.signature import digest
 from ffalora_cli.records.files import append, read_json_lines, to_json, write_whole
 from ffalora_cli.records.run_directory import run_folder
-from ffalora_cli.sweep.jobs import Command, Status, SweepJob, short_keys
+from ffalora_cli.sweep.jobs import ALREADY, Command, Status, SweepJob, short_keys
 
 SCHEMA_VERSION = 1
 SWEEPS, SWEEP, JOBS, LOGS = "sweeps", "sweep.json", "jobs.jsonl", "logs"
@@ -53,8 +55,10 @@ class SweepRecord:
         self.path = Path(runs).expanduser().absolute() / SWEEPS / name
         # Of this process alone: another one, beside or after it, is not asked to stop.
         self.stop_file = self.path / f".stop-{uuid.uuid4().hex}"
+        logs = self.path / LOGS
+        self._made = [folder for folder in (logs, *logs.parents) if not folder.exists()]
         try:
-            (self.path / LOGS).mkdir(parents=True, exist_ok=True)
+            logs.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise ConfigError(
                 f"paths.runs: {self.path} cannot be made ({error.strerror}); "
@@ -103,3 +107,11 @@ class SweepRecord:
     def history(self) -> list[dict[str, Any]]:
         """Every change so far, of all resumes."""
         return read_json_lines(self.path / JOBS)[0]
+
+    def forget(self) -> None:
+        """Leave nothing of a sweep that is new and of which no job has begun."""
+        if self.path in self._made and all(line["state"] == ALREADY for line in self.history()):
+            shutil.rmtree(self.path)
+            with contextlib.suppress(OSError):  # another sweep began beside it
+                for folder in self._made[2:]:
+                    folder.rmdir()

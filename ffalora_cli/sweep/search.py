@@ -58,7 +58,7 @@ def search(space: Mapping[str, Axis], settings: Settings, folder: Path, play: Pl
     study = optuna.create_study(
         storage=JournalStorage(JournalFileBackend(str(folder / JOURNAL))),
         study_name=folder.name,
-        direction=settings.direction,
+        direction=optuna.study.StudyDirection[settings.direction.upper()],
         load_if_exists=True,
     )
     axes = {key: _distribution(axis) for key, axis in space.items()}

@@ -165,14 +165,14 @@ def test_a_signal_reaches_the_jobs_and_the_same_command_goes_on(
     words = ["sweep", *settings, "federation.rounds=150", "seed=0,1", f"hydra/launcher={launcher}"]
     child = start(words)
     try:
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 240
         while not any(f.stat().st_size for f in tmp_path.glob("runs/*/rounds.jsonl")):
             assert child.poll() is None, child.communicate()
             assert time.monotonic() < deadline
             time.sleep(0.05)
         time.sleep(0.5)
         child.send_signal(number)
-        _, err = child.communicate(timeout=60)
+        _, err = child.communicate(timeout=120)
     finally:
         child.kill()
     assert child.returncode == 128 + number, err

@@ -51,6 +51,24 @@ def test_what_is_done_is_skipped_and_every_ending_is_recorded(tmp_path):
     assert find_runs(tmp_path) == []  # neither the record nor an empty folder is a run
 
 
+def test_a_launcher_that_refuses_leaves_nothing_of_a_sweep_that_has_not_begun(tmp_path):
+    record, jobs = sweep_of(tmp_path / "runs", "seed=0,1")
+
+    def launch(missing, on_change, stop, note):
+        if tmp_path.joinpath("begin").exists():
+            on_change(missing[0], None)
+        raise ConfigError("no place")
+
+    with pytest.raises(ConfigError, match="no place"):
+        play_jobs(jobs, record, launch, Seen(), StopFlag())
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "begin").touch()
+    record, jobs = sweep_of(tmp_path / "runs", "seed=0,1")
+    with pytest.raises(ConfigError, match="no place"):
+        play_jobs(jobs, record, launch, Seen(), StopFlag())
+    assert [line["state"] for line in record.history()] == ["running"]
+
+
 def test_fail_fast_stops_what_runs_and_starts_nothing_else(tmp_path):
     record, jobs = sweep_of(tmp_path, "seed=0,1,2")
 

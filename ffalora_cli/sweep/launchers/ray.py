@@ -149,7 +149,7 @@ class Driver:
         elif "failed" in told:
             raise self._absent(told["failed"])
         elif "lost" in told:
-            self._note(f"job {told['lost']} goes on elsewhere: Ray lost it ({told['why']})"[:200])
+            self._note(f"job {told['lost']} goes on elsewhere: Ray lost it ({told['why'][:120]})")
         elif "ended" in told:
             self._ended[told["ended"]] = Ended(**told["how"])
         elif self.nodes is None:
@@ -182,8 +182,8 @@ def launch(
     log = jobs[0].command.log.parent.parent / "ray.log"
     with Driver(settings, log, note) as driver:
         if driver.up(stop):
-            note(f"what Ray prints is in {log}")
             driver.resources = _resources(jobs, settings, driver, note)
+            note(f"what Ray prints is in {log}")
             follow(driver, jobs, on_change, stop)
 
 

@@ -35,7 +35,7 @@ def main() -> None:
 
     address = sys.argv[1]
     dashboard = False if address == "local" else None
-    quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     try:
         ray.init(address=address, include_dashboard=dashboard, **quiet)
     except Exception as error:
@@ -55,7 +55,7 @@ class Tasks:
         import ray
 
         self._ray, self._tell = ray, tell
-        self._play = ray.remote(play)
+        self._play: Any = ray.remote(play)
         self._open: dict[Any, dict[str, Any]] = {}  # the line that asked for it, by reference
 
     def take(self, lines: queue.Queue[dict[str, Any] | None]) -> bool:
