@@ -91,27 +91,38 @@ class Ranks:
         return self.added(table)
 
     def joined(self, part: LocalResult, slots: np.ndarray, count: int) -> LocalResult:
-        """The result of all ``count`` clients, from this rank's ``slots`` and the others'."""
+        """The result of all ``count`` clients, from this rank's ``slots`` and the others'.
+
+        Raises:
+            RunFailed: a client was trained by two ranks or by none, or ranks hold other results.
+        """
 
         def whole(values: np.ndarray) -> np.ndarray:
             table = np.zeros((count, *values.shape[1:]), values.dtype)
             table[slots] = values
             return self.added(table)
 
+        if (whole(np.ones(len(slots), np.int64)) != 1).any():
+            raise RunFailed(
+                "ranks dealt out the clients otherwise, likely another version of a library; start "
+                "all ranks on equal ones"
+            )
         fields = ("loss_sum", "examples", "units", "clipped", "nonfinite")
         counts: dict[str, Any] = {name: whole(getattr(part, name)) for name in fields}
         tally = np.array([part.tokens, part.padded_tokens, part.halvings])
         tokens, padded, halvings = self.added(tally).tolist()
+        trained = {n: torch.from_numpy(whole(v.numpy())) for n, v in part.trained.items()}
+        self.check_same([*trained.values()], "results of all clients")
         return replace(
             part,
-            trained={n: torch.from_numpy(whole(v.numpy())) for n, v in part.trained.items()},
+            trained=trained,
             tokens=tokens,
             padded_tokens=padded,
             halvings=halvings,
             **counts,
         )
 
-    def check_same(self, values: Tensor, what: str) -> None:
+    def check_same(self, values: Sequence[Tensor], what: str) -> None:
         """Compare a hash of ``values`` with every other rank's.
 
         Raises:
@@ -119,8 +130,10 @@ class Ranks:
         """
         if self.world == 1:
             return
-        raw = values.detach().cpu().contiguous().numpy().tobytes()
-        marks = self.gather(hashlib.blake2b(raw, digest_size=16).digest())
+        mine = hashlib.blake2b(digest_size=16)
+        for value in values:
+            mine.update(value.detach().cpu().contiguous().numpy())
+        marks = self.gather(mine.digest())
         other = [rank for rank, mark in enumerate(marks) if mark != marks[0]]
         if other:
             raise RunFailed(

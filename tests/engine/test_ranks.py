@@ -131,6 +131,41 @@ def test_whole_clients_are_shared_where_that_is_as_even():
     assert owners_of_clients(few, TinyExamples(96).lengths, 2) is None
 
 
+def tight(ranks):
+    """Rank 1 has memory for half a micro-batch only; the engine's ``max_tokens`` afterwards."""
+    network, examples = tiny_network("bert"), TinyExamples(192)
+    engine = build_engine("stacked", network, examples, 64, ranks)
+    inner, calls = engine.per_example_gradients, []
+
+    def gradients(*args):
+        calls.append(1)
+        if ranks.rank == 1 and len(calls) == 3:
+            raise torch.OutOfMemoryError("no memory")
+        return inner(*args)
+
+    engine.per_example_gradients = gradients
+    found = engine.train(many(network, clients=range(16)))
+    return found.halvings, found.max_tokens, engine.max_tokens
+
+
+@pytest.mark.parametrize("even", [0.0, ranks_module.EVEN], ids=["units", "clients"])
+def test_what_one_rank_has_no_memory_for_none_does_again(even, monkeypatch):
+    monkeypatch.setattr(ranks_module, "EVEN", even)
+    assert on_two_ranks(tight) == [(1, 32, 32)] * 2
+
+
+def trained_twice(ranks):
+    """Both ranks hold that a client is theirs: the sum of their rows would be no client's."""
+    network, examples = tiny_network("bert"), TinyExamples(192)
+    part = build_engine("stacked", network, examples, 64).train(many(network, clients=(0, 1)))
+    with pytest.raises(RunFailed, match="ranks dealt out the clients otherwise"):
+        ranks.joined(part, np.array([0, 1 + ranks.rank]), 3)
+
+
+def test_a_client_is_of_one_rank():
+    assert on_two_ranks(trained_twice) == [None, None]
+
+
 def test_a_unit_is_never_divided(by_unit):
     """Its rows on two ranks, each part clipped by itself, would move the sum by more than C."""
     one, _, units = sums(ALONE)
@@ -162,8 +197,8 @@ def test_shares_are_whole_units_and_even(world):
 
 def other_bits(ranks):
     with pytest.raises(RunFailed, match="round 3: tensors of rank 1 differ"):
-        ranks.check_same(torch.tensor([1.0, float(ranks.rank)]), "round 3: tensors")
-    ranks.check_same(torch.tensor([0.0, 1.0]), "round 3: tensors")
+        ranks.check_same([torch.ones(1), torch.tensor([float(ranks.rank)])], "round 3: tensors")
+    ranks.check_same([torch.tensor([0.0, 1.0])], "round 3: tensors")
     return ranks.gather(b"rank" * ranks.rank), ranks.tell(b"from 0" if not ranks.rank else b"")
 
 

@@ -67,18 +67,22 @@ class StackedEngine:
         Returns:
             New values of the trainable tensors ``[clients, ...]`` and per-client counts.
         """
+        self.max_tokens = began = min(self.max_tokens, job.max_tokens or self.max_tokens)
         lengths, world = self.examples.lengths, self.ranks.world
         owner = None if world == 1 else owners_of_clients(job, lengths, world)
         if owner is None:
-            return self._train(job, self.ranks)
-        mine = np.flatnonzero(owner == self.ranks.rank)
-        part = self._train(of_clients(job, mine), ALONE)
-        return self.ranks.joined(part, mine, len(owner))
+            result = self._train(job, self.ranks)
+        else:
+            mine = np.flatnonzero(owner == self.ranks.rank)
+            part = self._train(of_clients(job, mine), ALONE)
+            result = self.ranks.joined(part, mine, len(owner))
+        # What one rank had no memory for, none does again.
+        self.max_tokens = int(self.ranks.every(np.array(self.max_tokens)).min())
+        return replace(result, max_tokens=self.max_tokens if self.max_tokens < began else None)
 
     def _train(self, job: LocalJob, sharing: Ranks) -> LocalResult:
         """``train``, every step shared with the other ranks, if there are any."""
         device = self.network.device
-        self.max_tokens = began = min(self.max_tokens, job.max_tokens or self.max_tokens)
         captures = self._shapes.graph is not None
         tensors = self._shapes.tensors(job) if captures else RoundTensors.of(job, device)
         tally, clients = Tally(), len(job.clients)
@@ -91,8 +95,8 @@ class StackedEngine:
             tensors.flat.grad = tensors.total
             optimizer.step()
         counts = sharing.added(tensors.counts[:clients].cpu().numpy())  # [clients, 5]
-        sharing.check_same(tensors.flat, f"round {job.round}: the clients' tensors")
-        tally = self._agreed(tally, sharing)
+        sharing.check_same([tensors.flat], f"round {job.round}: the clients' tensors")
+        tokens, padded, halvings = sharing.added(np.array(astuple(tally))).tolist()
         return LocalResult(
             trained={n: v[:clients].to("cpu", copy=True) for n, v in tensors.trained.items()},
             loss_sum=counts[:, LOSS].copy(),
@@ -100,17 +104,10 @@ class StackedEngine:
             units=counts[:, UNITS].astype(np.int64),
             clipped=counts[:, CLIPPED].astype(np.int64),
             nonfinite=counts[:, NONFINITE].astype(np.int64),
-            tokens=tally.tokens,
-            padded_tokens=tally.padded,
-            halvings=tally.halvings,
-            max_tokens=self.max_tokens if self.max_tokens < began else None,
+            tokens=tokens,
+            padded_tokens=padded,
+            halvings=halvings,
         )
-
-    def _agreed(self, tally: Tally, sharing: Ranks) -> Tally:
-        """The tally of all ranks; what one of them had no memory for, none does again."""
-        rows = sharing.every(np.array([*astuple(tally), self.max_tokens]))
-        self.max_tokens = int(rows[:, -1].min())
-        return Tally(*rows[:, :-1].sum(0).tolist())
 
     def _sum_with_backoff(
         self, job: LocalJob, step: int, pairs: StepBatches, tensors: RoundTensors, tally: Tally
