@@ -89,17 +89,18 @@ def made(family, settings, auto="AutoModel", **more):
     return model.eval().requires_grad_(False)
 
 
-def both(model, one_row=False):
+def both(model, one_row=False, lengths=LENGTHS):
     """Outputs without padding and with it, of the real tokens."""
     generator = np.random.default_rng(0)
-    ids = torch.from_numpy(generator.integers(5, 100, LENGTHS.sum()))
-    mask = torch.from_numpy(np.arange(LENGTHS[0]) < LENGTHS[:, None])
+    ids = torch.from_numpy(generator.integers(5, 100, lengths.sum()))
+    mask = torch.from_numpy(np.arange(lengths[0]) < lengths[:, None])
     padded = torch.full(mask.shape, model.config.pad_token_id).masked_scatter(mask, ids)
     wanted = model(input_ids=padded, attention_mask=mask.long())[0]
     context = Context()
     attention.install(model, context)
-    layout = Layout.of(LENGTHS, class_rows=2)
-    assert [mask is None for mask in layout.masks()] == [True, False, True, True]
+    layout = Layout.of(lengths, class_rows=2)
+    if lengths is LENGTHS:
+        assert [mask is None for mask in layout.masks()] == [True, False, True, True]
     inputs = packed.Packed.of(ids, None, layout)
     found = packed.outputs(model, context, inputs, one_row)
     assert context.attended and context.layout is None
@@ -120,6 +121,17 @@ def test_the_hidden_states_of_every_token(family):
 def test_classifiers_read_one_row_of_each_example(family):
     model = made(family, ENCODERS[family], "AutoModelForSequenceClassification", num_labels=3)
     assert off(*both(model, one_row=True)) < 1e-5
+
+
+@pytest.mark.parametrize("family", ENCODERS)
+@pytest.mark.parametrize(
+    "lengths",
+    [[5] + 59 * [1], 3 * [1], 3 * [62], [1]],  # the first: as many head rows as rows, in disorder
+    ids=["59 of one token", "one token", "every position", "one row"],
+)
+def test_rows_of_one_token_and_of_every_position(family, lengths):
+    model = made(family, ENCODERS[family], "AutoModelForSequenceClassification", num_labels=3)
+    assert off(*both(model, one_row=True, lengths=np.array(lengths))) < 1e-5
 
 
 def test_a_head_that_reads_the_mean_of_an_example():
@@ -143,6 +155,22 @@ def test_the_last_layer_computes_the_head_s_rows_alone():
 def test_who_never_calls_the_interface_is_refused(family):
     settings = (GPT if family == "bloom" else SMALL) | {"pad_token_id": 1}
     assert "is not transformers' AttentionInterface" in check.refusal(made(family, settings), False)
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+def test_a_head_that_reads_the_last_row_is_refused_before_it_looks_for_it(family):
+    """It would look behind the rows it is given, which on a GPU ends the process."""
+    model = made(family, DECODERS[family], "AutoModelForSequenceClassification", num_labels=3)
+    assert "reads its last row" in check.refusal(model, True)
+    model = made(family, DECODERS[family], "AutoModelForTokenClassification", num_labels=3)
+    assert not check.refusal(model, False)
+
+
+@pytest.mark.parametrize("family", ["canine", "ibert"])
+def test_a_family_without_an_ordinary_table_of_words_is_padded(family):
+    settings = SMALL | {"num_hash_functions": 4, "num_hash_buckets": 64, "local_attention": 8}
+    model = made(family, settings, "AutoModelForSequenceClassification", num_labels=3)
+    assert check.refusal(model, True)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -63,8 +63,7 @@ def attend(
     assert layout is not None, "a padded pass: Network.outputs names the model's own attention"
     context.attended = True
     causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
-    # [rows, heads, head_dim]
-    parts = (part.squeeze(0).transpose(0, 1) for part in (query, key, value))
+    parts = (x.squeeze(0).transpose(0, 1) for x in (query, key, value))  # [rows, heads, head_dim]
     blocks = [layout.blocks(x) for x in parts]
     outs = []
     for q, k, v, keys in zip(*blocks, layout.masks(), strict=True):

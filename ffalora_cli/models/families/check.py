@@ -41,9 +41,8 @@ class _Rows:
         window = getattr(model.config, "sliding_window", None) or MOST
         first = window + 2 if window < MOST else LENGTHS[0]
         lengths = np.array([first, *LENGTHS[1:]])
-        drawn = np.random.default_rng(0).integers(
-            0, model.get_input_embeddings().num_embeddings - 1, lengths.sum()
-        )
+        words = getattr(model.config.get_text_config(), "vocab_size", 100)  # CANINE reads letters
+        drawn = np.random.default_rng(0).integers(0, words - 1, lengths.sum())
         padding = getattr(model.config, "pad_token_id", None)
         return _Rows(torch.from_numpy(drawn + (drawn == padding)), lengths)
 

@@ -117,10 +117,13 @@ def _read_one_row(passing: ExitStack, base: Any, context: Context, inputs: Packe
     queries = [module for name, module in named if name.endswith(QUERIES)]
 
     def narrow(module: nn.Module, rows: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        context.layout, heads = inputs.heads, len(inputs.first)
-        return tuple(x if x.shape[1] == heads else x.index_select(1, inputs.first) for x in rows)
+        there = int(context.layout is inputs.heads)  # the attention's output, where it was asked so
+        context.layout = inputs.heads
+        return (*rows[:there], *(x.index_select(1, inputs.first) for x in rows[there:]))
 
     def hand_over(module: nn.Module, _: Any, output: Any) -> Any:
+        if any(getattr(part, "is_causal", False) for part in base.modules()):
+            raise ValueError("the head of a causal model reads its last row")
         x = output[0].squeeze(0)  # [rows, d], or of the heads' rows alone
         if mean:
             x = _means(x, inputs.layout)
