@@ -109,8 +109,10 @@ def two(tmp_path_factory):
         pytest.MonkeyPatch.context() as patch,
     ):
         patch.setenv("RAY_worker_niceness", "0")  # 15 by itself: a busy machine starves the jobs
-        cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "num_gpus": 2})
-        second = cluster.add_node(num_cpus=1, num_gpus=0)
+        bare = {"include_dashboard": False, "include_log_monitor": False}
+        head = {"num_cpus": 2, "num_gpus": 2, **bare}
+        cluster = Cluster(initialize_head=True, head_node_args=head)
+        second = cluster.add_node(num_cpus=1, num_gpus=0, **bare)
         try:
             yield SimpleNamespace(cluster=cluster, second=second, told=told)
         finally:

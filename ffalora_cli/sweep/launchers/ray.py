@@ -160,9 +160,9 @@ class Driver:
 
     def _absent(self, why: str) -> ConfigError:
         if self.address == _LOCAL:
+            printed = f"; what Ray printed is in {self._log}" if self._log.stat().st_size else ""
             return ConfigError(
-                f"hydra/launcher=ray: no cluster could be started here ({why[:100]}); "
-                f"what Ray printed is in {self._log}"
+                f"hydra/launcher=ray: no cluster could be started here ({why[:100]}){printed}"
             )
         key = "hydra.launcher.address" if self._settings.address else "RAY_ADDRESS"
         return ConfigError(
