@@ -121,7 +121,7 @@ def test_a_sweep_goes_on_after_a_failure_and_ends_with_a_table(
     monkeypatch.chdir(tmp_path)
     seen: list[int] = []
 
-    def play(command, stop, threads, *of_gpus) -> Ended:  # the process of a job
+    def play(command, stop, threads, gpus) -> Ended:  # the process of a job
         seen.append(int(command.arguments[-1].removeprefix("seed=")))
         return Ended(1, 1.0, "broken") if seen[-1] in bad else Ended(0, 1.0)
 
