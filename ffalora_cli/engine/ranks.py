@@ -132,7 +132,7 @@ class Ranks:
             return
         mine = hashlib.blake2b(digest_size=16)
         for value in values:
-            mine.update(value.detach().cpu().contiguous().numpy())
+            mine.update(value.detach().cpu().contiguous().numpy().data)
         marks = self.gather(mine.digest())
         other = [rank for rank, mark in enumerate(marks) if mark != marks[0]]
         if other:
