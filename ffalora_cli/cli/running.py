@@ -41,7 +41,7 @@ def play_shared(read: Callable[[], Job], quiet: bool) -> int:
 
     if place.rank > 0:
         return _serve(read)
-    with stop_on_signals() as stop:
+    with stop_on_signals(relayed=True) as stop:
         job = read()
         ranks = Ranks.join(has_gpus(job.config.engine.device))
         code = play(job, quiet, stop, ranks)[0]

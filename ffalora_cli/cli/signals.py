@@ -18,10 +18,14 @@ _ECHO = 1.0  # seconds in which one cause may say it twice: kernel and shell, Sl
 
 
 @contextmanager
-def stop_on_signals() -> Iterator[StopFlag]:
+def stop_on_signals(relayed: bool = False) -> Iterator[StopFlag]:
     """The flag that signals set while the block runs; the handlers before it come back after.
 
     In a thread nothing is handled: signals are the main thread's affair, and its program's.
+
+    Args:
+        relayed: whether a launcher passes on the Ctrl-C that the terminal has sent here already, as
+            torchrun does: then the second within a second is no haste.
     """
     stop = StopFlag()
     if threading.current_thread() is not threading.main_thread():
@@ -31,7 +35,8 @@ def stop_on_signals() -> Iterator[StopFlag]:
 
     def handle(number: int, frame: FrameType | None) -> None:
         now = time.monotonic()
-        if asked and number == asked[0][0] != signal.SIGINT and now - asked[0][1] < _ECHO:
+        echoes = relayed or number != signal.SIGINT
+        if asked and echoes and number == asked[0][0] and now - asked[0][1] < _ECHO:
             return
         if asked:  # every finished round is on disk, so nothing is lost by leaving here and now
             if sys.stderr.isatty():

@@ -156,10 +156,10 @@ def test_a_signal_ends_with_128_and_its_number_and_a_line(number, tmp_path) -> N
     assert process.stderr.read() == "ffalora: stopped: nothing was trained yet\n"
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGUSR2])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGUSR2, signal.SIGINT])
 def test_a_signal_that_comes_twice_in_a_moment_is_one(number) -> None:
-    """A preempted Slurm job gets SIGTERM twice; meant twice, it would have ended the tests."""
-    with stop_on_signals() as stop:
+    """A preempted Slurm job gets SIGTERM twice, a rank Ctrl-C; meant, it would end the tests."""
+    with stop_on_signals(relayed=number == signal.SIGINT) as stop:
         stop.defer()
         os.kill(os.getpid(), number)
         os.kill(os.getpid(), number)
