@@ -73,7 +73,8 @@ class Form(ABC):
                 norms; ``adapters.context.times`` multiplies by any of them.
             layout: which rows are whose.
             scale: alpha / rank.
-            y: rows ``[rows, d_out]``.
+            y: rows ``[rows, d_out]``, the form's to overwrite: what it needs of them, it takes
+                before ``times`` writes there.
         """
 
     @abstractmethod

@@ -11,6 +11,7 @@ import torch
 from ffalora_cli import keys
 from ffalora_cli.engine.build import build_engine
 from ffalora_cli.engine.job import ExamplePrivacy, LocalJob, LocalOptimizer, StepBatches, stack_step
+from ffalora_cli.models.families import short_attention
 from ffalora_cli.privacy.mechanism import batches
 from tests.tiny import TinyExamples, tiny_network
 
@@ -234,6 +235,32 @@ def test_one_bad_example_leaves_the_others_alone():
         batches=[StepBatches(work.batches[0].slots[kept], work.batches[0].rows[kept])],
     )
     assert gap(result.trained, engine.train(without).trained) < 1e-6
+
+
+@pytest.mark.parametrize("short", [48, 0], ids=["short attention", "fused"])
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_a_bad_embedding_does_not_leave_its_example(bad, short, monkeypatch):
+    """Others of its class, and rows that only fill it up, have the bits they have without it."""
+    monkeypatch.setitem(short_attention.LONGEST, torch.float32, short)
+    network, examples = tiny_network("bert"), TinyExamples(12)
+    examples.lengths[:] = np.linspace(40, 3, 12)
+    draw = np.random.default_rng(0).integers
+    examples.tokens = [draw(4, 59, n) for n in examples.lengths]
+    examples.tokens[4][-1] = 59
+    work = job(network, clients=(0,), factors=("lora_a", "lora_b"), head=True)
+    engine = build_engine("stacked", network, examples, 1024)
+
+    def found():
+        given = (np.zeros(12, np.int64), np.arange(12), work.start, {}, work.common)
+        losses, grads = engine.per_example_gradients(*given)
+        return torch.cat([losses[:, None], *(grad.flatten(1) for grad in grads.values())], 1)
+
+    expected = found()
+    words = network.model.get_input_embeddings()
+    words.weight = torch.nn.Parameter(words.weight.clone(), requires_grad=False)
+    words.weight[59] = bad
+    same = (found() == expected).all(1)
+    assert same.tolist() == [row != 4 for row in range(12)]
 
 
 def test_a_step_moves_by_at_most_the_clip():

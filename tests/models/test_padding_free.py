@@ -166,6 +166,13 @@ def test_a_head_that_reads_the_last_row_is_refused_before_it_looks_for_it(family
     assert not check.refusal(model, False)
 
 
+def test_attention_in_chunks_is_refused():
+    settings = SMALL | {"attention_chunk_size": 300, "intermediate_size_mlp": 48}
+    model = made("llama4_text", settings)
+    assert off(*both(model)) < 1e-5  # of rows that are shorter than a chunk
+    assert "in chunks" in check.refusal(model, False)
+
+
 @pytest.mark.parametrize("family", ["canine", "ibert"])
 def test_a_family_without_an_ordinary_table_of_words_is_padded(family):
     settings = SMALL | {"num_hash_functions": 4, "num_hash_buckets": 64, "local_attention": 8}

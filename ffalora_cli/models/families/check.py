@@ -112,4 +112,6 @@ def _attempt(model: Any, one_row: bool, rows: _Rows, values: Tensors) -> tuple[T
         reason = f"its modules do not take rows end to end ({said})"
     if not context.attended:
         return None, "its attention is not transformers' AttentionInterface"
+    if getattr(model.config, "attention_chunk_size", None):  # short rows would not show it
+        return None, "its attention is in chunks, which AttentionInterface is not told"
     return found, reason
