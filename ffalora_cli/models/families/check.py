@@ -7,7 +7,7 @@ factors of each row's own, without padding against padded.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,9 +18,6 @@ from ffalora_cli.adapters.layout import Layout
 from ffalora_cli.config.errors import one_line
 from ffalora_cli.models.families import attention, packed
 from ffalora_cli.types import Tensors
-
-if TYPE_CHECKING:
-    from ffalora_cli.models.network import Network
 
 LENGTHS, MOST = (7, 4, 3), 256  # the first row goes beyond a sliding window of less than MOST
 CLASS_ROWS = 2  # price of a class: the first row has one, the others share one and are filled up
@@ -64,11 +61,11 @@ def refusal(model: Any, one_row: bool) -> str:
     return _attempt(model, one_row, _Rows.of(model), {})[1]
 
 
-def why_padded(network: Network, real: bool) -> str:
+def why_padded(network: Any, real: bool) -> str:
     """Why a network pads; empty where its outputs without padding are those with it.
 
     Args:
-        network: as built.
+        network: a ``models.network.Network``, as built.
         real: whether its weights have values to compare.
     """
     rows, generator = _Rows.of(network.model), torch.Generator().manual_seed(0)
