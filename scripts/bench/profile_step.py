@@ -27,6 +27,7 @@ GROUPS = (
     "copies and the rest",
 )
 PRODUCTS = ("aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm", "mkldnn::_linear_pointwise")
+ATTENTION = ("scaled_dot_product", "ScaledDotProduct", "_ShortAttention")
 POINTWISE = ("layer_norm", "layernorm", "gelu", "embedding", "tanh")
 FORWARD, GRADIENTS = "forward of a micro-batch", "gradients of a micro-batch"
 
@@ -104,8 +105,10 @@ def group_of(event: Any) -> str:
     callers = list(_callers(event))
     around = " ".join(callers)
     backward = "evaluate_function" in around or "Backward" in around
-    if "scaled_dot_product" in around or "ScaledDotProduct" in around:
+    if any(word in around for word in ATTENTION):
         return "attention"
+    if "_AddProducts" in around:
+        return "adapters"
     if any(word in around.lower() for word in POINTWISE):
         return "embedding, norms, gelu"
     if event.name in PRODUCTS and (backward or FORWARD in callers):
