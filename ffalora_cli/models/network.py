@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -131,6 +132,34 @@ class Network:
             model.set_attn_implementation(own._attn_implementation)
         outputs: Tensor = model(**inputs).logits
         return outputs.float()
+
+    def next_scores(
+        self, values: Tensors, ids: Tensor, seen: Tensor, places: Tensor, cache: Any
+    ) -> Tensor:
+        """A language model's scores of the token after the last, fp32 ``[rows, vocabulary]``.
+
+        Args:
+            values: plain-shaped factors by name.
+            ids: int64 ``[rows, new]``, padded on the left.
+            seen: int64 ``[rows, tokens]``, 1 where there is a token, the new ones last.
+            places: int64 ``[rows, new]``, of each new token in its text, from 0.
+            cache: keys and values of the tokens before; the new ones' are added.
+        """
+        model = self._padding(values)
+        named = inspect.signature(model.forward).parameters
+        kept = "cache" if "cache" in named else "past_key_values"  # until transformers 5.24
+        given = {"input_ids": ids, "attention_mask": seen, "position_ids": places, kept: cache}
+        found: Tensor = model(**given, use_cache=True, logits_to_keep=1).logits
+        return found[:, -1].float()
+
+    def _padding(self, values: Mapping[str, Factor]) -> Any:
+        """The model for a pass of padded rows, with these factors and the attention of its own."""
+        self.context.values = dict(values)
+        model: Any = self.model
+        own: Any = self.plain.config
+        if model.config._attn_implementation != own._attn_implementation:
+            model.set_attn_implementation(own._attn_implementation)
+        return model
 
     def add_to_base(self, deltas: Tensors) -> None:
         """Set every merged site's base weight to its loaded value plus ``deltas[site]``."""
