@@ -163,18 +163,15 @@ class Network:
         Returns:
             Each target's row ``[targets, width]``; without ``targets`` every row, as it comes.
         """
-        self.context.values = dict(values)
         part: Any = vocabulary.part_read(self.model, self.task.reads)
         if isinstance(inputs, packed.Packed):
+            self.context.values = dict(values)
             one_row = self.task.reads == "example"
             found = packed.outputs(part, self.context, inputs, one_row)
             if one_row or targets is None:
                 return found
             return found.index_select(0, inputs.rows(targets))
-        model: Any = self.model
-        own: Any = self.plain.config
-        if model.config._attn_implementation != own._attn_implementation:
-            model.set_attn_implementation(own._attn_implementation)
+        self._padding(values)
         padded: Tensor = part(**inputs)[0]
         return padded if targets is None else targets.read(padded)
 
