@@ -67,7 +67,7 @@ def prepare(
             f"{tokenizer.model_max_length} tokens; set task.max_length within that"
         )
     evaluated = evaluated_splits(task)
-    train, train_facts = _encoded_split(task, tokenizer, data_dir, cache_dir, "train", length)
+    train, train_facts = encoded_split(task, tokenizer, data_dir, cache_dir, "train", length)
     facts: dict[str, Any] = {"task": task.name, "version": task.version, "max_length": length}
     empty = train.empty_texts  # stays with the training rows: no count of them goes further
     train, held_out = _cut(task, keep_together, train)
@@ -77,7 +77,7 @@ def prepare(
         if name == HOLDOUT:
             evals[name], splits[name] = held_out[task.eval_on], train_facts
         else:
-            evals[name], splits[name] = _encoded_split(
+            evals[name], splits[name] = encoded_split(
                 task, tokenizer, data_dir, cache_dir, name, length
             )
     whole = {name: len(split) for name, split in evals.items()}
@@ -129,7 +129,7 @@ def training_rows(task: TaskConfig, data_dir: str | None, keep_together: str) ->
     return rows.keyed(left)
 
 
-def _encoded_split(
+def encoded_split(
     task: TaskConfig,
     tokenizer: PreTrainedTokenizerBase,
     data_dir: str | None,
