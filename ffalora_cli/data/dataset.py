@@ -83,10 +83,10 @@ def prepare(
     whole = {name: len(split) for name, split in evals.items()}
     evals = {name: some_rows(task, name, split, max_examples) for name, split in evals.items()}
     facts["eval_on"] = task.eval_on
-    facts["train"] = train_facts | _describe(train, task, length) | {"empty_texts": empty}
+    facts["train"] = train_facts | describe(train, task, length) | {"empty_texts": empty}
     facts["evals"] = {
         name: splits[name]
-        | _describe(split, task, length)
+        | describe(split, task, length)
         | {"rows_also_in_train": int(np.isin(split.text_keys, train.text_keys).sum())}
         | {"rows_of_split": whole[name]}
         for name, split in evals.items()
@@ -159,7 +159,8 @@ def encoded_split(
     return encoded, provenance | {"cache": cache}
 
 
-def _describe(split: Encoded, task: TaskConfig, max_length: int) -> dict[str, Any]:
+def describe(split: Encoded, task: TaskConfig, max_length: int) -> dict[str, Any]:
+    """What a manifest says about rows."""
     strata, names = registry.strata(task, split.targets)
     counts = np.bincount(strata, minlength=len(names))
     return {
