@@ -190,11 +190,10 @@ def _difference(
     for number, batch in enumerate(cut(rows.lengths, TOKENS, ROWS, packed=False)):
         asked |= {f"{number}/{name}": tensor for name, tensor in rows.inputs(batch).items()}
         targets = rows.targets.batch(batch)
-        if network.task.reads == "target":
+        if network.task.reads != "example":
             asked[str(number)] = targets.positions
         with torch.no_grad():
-            outputs = network.outputs(network.inputs(rows, batch), values)
-            ours.append(network.task.read(outputs, targets))
+            ours.append(network.outputs(network.inputs(rows, batch), values, targets))
     with tempfile.TemporaryDirectory() as private:  # real rows: readable by their owner alone
         files = [Path(private, name) for name in ("question", "inputs", "answer")]
         files[0].write_bytes(to_json(_question(folder, config, merge)))
@@ -222,7 +221,7 @@ def _question(folder: Path, config: Config, merge: bool) -> dict[str, Any]:
         "base": None if merge else resolve_source(config.model.source),
         "revision": config.model.revision,
         "auto_class": task.auto_class,
-        "width": task.outputs(config.task),
+        "width": task.outputs(config.task) or None,
         "settings": task.settings(config.task),
     }
 

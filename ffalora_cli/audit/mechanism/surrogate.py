@@ -216,7 +216,7 @@ class SurrogateRows:
         self._own = own
         self.lengths = lengths[own]
         targets = Targets(generator.integers(0, VOCABULARY, DISTINCT_ROWS))
-        if tasks.get(task.kind).reads == "target":
+        if tasks.get(task.kind).reads != "example":
             targets = _answers(lengths, task.loss_reduction, generator)
         self.targets = targets.take(own)
 
