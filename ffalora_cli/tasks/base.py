@@ -41,7 +41,14 @@ class Metric:
 
 
 OF_KINDS = frozenset(
-    {"prompt", "completion", "messages_column", "template_version", "loss_reduction"}
+    {
+        "prompt",
+        "completion",
+        "messages_column",
+        "template_version",
+        "loss_reduction",
+        "long_rows",
+    }
 )
 """Fields of ``TaskConfig`` that only some kinds read; ``Task.keys`` says which."""
 
