@@ -56,6 +56,7 @@ _UNSAID: Mapping[str, Any] = {
     "task.messages_column": None,
     "task.template_version": 1,
     "task.loss_reduction": "mean",
+    "task.generate": None,
 }
 """Younger keys, and the value at which each is left out."""
 

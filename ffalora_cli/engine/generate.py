@@ -7,14 +7,12 @@ of a step's time, and merged weights would take memory of their own.
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from ffalora_cli.engine.microbatch import cut
 from ffalora_cli.engine.ranks import ALONE, Ranks
@@ -61,7 +59,9 @@ class Ending:
         settings = getattr(model, "generation_config", None)
         said = getattr(settings, "eos_token_id", None)
         tokens = {tokenizer.eos_token_id, *(said if isinstance(said, list) else [said])}
-        special = {word: tokenizer.convert_tokens_to_ids(word) for word in tokenizer.all_special_tokens}
+        special = {
+            word: tokenizer.convert_tokens_to_ids(word) for word in tokenizer.all_special_tokens
+        }
         tokens |= {special[word] for word in stop if word in special}
         words = tuple(word for word in stop if word not in special)
         return Ending(most, frozenset(tokens - {None}), words, tokenizer)
