@@ -57,11 +57,12 @@ class TaskConfig:
     hub_name: str | None = None  # its configuration
     license: str = ""
     kind: str = TEXT_CLASSIFICATION  # a file in ``ffalora_cli/tasks``, or a package's
-    prompt: tuple[str, ...] = ()  # format strings; the first whose columns are all filled in
+    prompt: str | None = None  # format string; lines of empty columns alone are left out
     completion: str | None = None  # format string of what is learnt
     messages_column: str | None = None  # a chat instead of both, written by its model's template
     template_version: int = 1  # raised when prompt, completion or a chat template changes
     loss_reduction: Literal["mean", "sum"] = "mean"  # of a row's tokens
+    long_rows: Literal["cut", "leave_out"] = "cut"  # cut: from the left of the prompt
     generate: GenerateConfig | None = None  # null = never
 
 

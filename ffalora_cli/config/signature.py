@@ -51,11 +51,12 @@ _IGNORED = frozenset(
 _UNSAID: Mapping[str, Any] = {
     "adapter.form": "lora",
     "task.kind": "text_classification",
-    "task.prompt": [],
+    "task.prompt": None,
     "task.completion": None,
     "task.messages_column": None,
     "task.template_version": 1,
     "task.loss_reduction": "mean",
+    "task.long_rows": "cut",
     "task.generate": None,
 }
 """Younger keys, and the value at which each is left out."""

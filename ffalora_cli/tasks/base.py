@@ -41,7 +41,15 @@ class Metric:
 
 
 OF_KINDS = frozenset(
-    {"prompt", "completion", "messages_column", "template_version", "loss_reduction", "generate"}
+    {
+        "prompt",
+        "completion",
+        "messages_column",
+        "template_version",
+        "loss_reduction",
+        "long_rows",
+        "generate",
+    }
 )
 """Fields of ``TaskConfig`` that only some kinds read; ``Task.keys`` says which, and ``generate`` is
 read where something is ``generated``."""
