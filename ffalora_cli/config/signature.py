@@ -57,6 +57,7 @@ _UNSAID: Mapping[str, Any] = {
     "task.template_version": 1,
     "task.loss_reduction": "mean",
     "task.long_rows": "cut",
+    "task.generate": None,
 }
 """Younger keys, and the value at which each is left out."""
 
