@@ -41,6 +41,7 @@ UNITS: Mapping[str, str] = {
     "federation.min_clients": "uploads",
     "federation.dropout_rate": "probability",
     "federation.straggler_rate": "probability",
+    "federation.budget_megabytes": "MB of 10^6 bytes",
     "federation.eval_every": "rounds",
     "engine.max_tokens": "tokens",
     "engine.threads": "threads",

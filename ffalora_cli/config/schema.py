@@ -218,6 +218,7 @@ class FederationConfig:
     min_clients: int = 1  # accepted uploads below which a round with rejected ones ends the run
     dropout_rate: float = 0.0  # chance that a client of the cohort does not answer
     straggler_rate: float = 0.0  # chance that it answers too late
+    budget_megabytes: float | None = None  # of all rounds, both ways; for plans alone
 
 
 @dataclass(frozen=True)
