@@ -58,6 +58,7 @@ class Task(ABC):
 
     auto_class: ClassVar[str]
     pipeline: ClassVar[str]
+    modality: ClassVar[Literal["text", "image"]] = "text"
     reads: ClassVar[Literal["example", "target"]] = "example"
     metrics: ClassVar[Mapping[str, Metric]]
     client_metric: ClassVar[str]

@@ -21,7 +21,7 @@ KINDS = Folder(
     "ffalora.tasks",
     "TASK",
     "Task",
-    frozenset({"base", "registry", "labels", "metrics", "targets"}),
+    frozenset({"base", "classification", "labels", "metrics", "registry", "targets"}),
 )
 
 
