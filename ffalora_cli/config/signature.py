@@ -48,7 +48,18 @@ _IGNORED = frozenset(
     }
 )
 
-_UNSAID = {"adapter.form": "lora", "task.kind": "text_classification"}
+_UNSAID: Mapping[str, Any] = {
+    "adapter.form": "lora",
+    "task.kind": "text_classification",
+    "task.prompt": None,
+    "task.completion": None,
+    "task.messages_column": None,
+    "task.template_version": 1,
+    "task.loss_reduction": "mean",
+    "task.long_rows": "cut",
+    "task.image_column": None,
+    "task.image_size": None,
+}
 """Younger keys, and the value at which each is left out."""
 
 

@@ -13,16 +13,17 @@ class ImageClassification(Classification):
     auto_class = "AutoModelForImageClassification"
     pipeline = "image-classification"
     modality = "image"
+    keys = ("image_column", "image_size")
+    texts_a_row = (0, 0)
 
     def columns(self, config: TaskConfig) -> tuple[str, ...]:
         """The images and their labels."""
-        assert config.image_column is not None  # checked
-        return (config.image_column, config.label_column)
+        return tuple(filter(None, (config.image_column, config.label_column)))
 
     def check(self, config: TaskConfig) -> None:
         """A column of images, beside what classes need."""
         if config.image_column is None:
-            raise ConfigError("task.image_column is null; name the column that holds the images")
+            raise ConfigError("task.image_column=null: name the column of images")
         super().check(config)
 
 
