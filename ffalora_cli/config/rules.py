@@ -33,6 +33,7 @@ _RANGES: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
         "0 or more and below 2^64: it is sent as 8 bytes",
     ),
     ("task.max_length", lambda v: v >= 4, "4 or more tokens"),
+    ("task.image_size", lambda v: v >= 8, "8 or more pixels, or null for the model's own"),
     ("adapter.rank partition.min_client_size partition.max_tries", lambda v: v >= 1, _WHOLE),
     ("federation.rounds federation.local_steps", lambda v: v >= 1, _WHOLE),
     ("federation.local_batch_size federation.eval_every", lambda v: v >= 1, _WHOLE),

@@ -64,6 +64,8 @@ class TaskConfig:
     loss_reduction: Literal["mean", "sum"] = "mean"  # of a row's tokens
     long_rows: Literal["cut", "leave_out"] = "cut"  # cut: from the left of the prompt
     generate: GenerateConfig | None = None  # null = never
+    image_column: str | None = None  # files' bytes, paths, or both as the library `datasets` has it
+    image_size: int | None = None  # height and width in pixels; null = the model's own
 
 
 @dataclass(frozen=True)

@@ -60,6 +60,8 @@ _UNSAID: Mapping[str, Any] = {
     "task.loss_reduction": "mean",
     "task.long_rows": "cut",
     "task.generate": None,
+    "task.image_column": None,
+    "task.image_size": None,
 }
 """Younger keys, and the value at which each is left out."""
 

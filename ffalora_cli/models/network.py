@@ -20,7 +20,7 @@ from ffalora_cli.adapters.layout import CLASS_ROWS, Layout
 from ffalora_cli.config.schema import AdapterConfig, HeadConfig, ModelConfig, TaskConfig
 from ffalora_cli.hub.access import Note, silent
 from ffalora_cli.models.backbone import Backbone, Weights, load_backbone
-from ffalora_cli.models.families import attention, check, packed, vocabulary
+from ffalora_cli.models.families import attention, check, packed, vision, vocabulary
 from ffalora_cli.models.families.frozen import freeze_linears
 from ffalora_cli.tasks.base import Task
 from ffalora_cli.tasks.targets import BatchTargets
@@ -92,8 +92,12 @@ class Network:
 
     @property
     def packs(self) -> bool:
-        """Whether rows lie end to end now: the model can, and no dropout is on."""
-        return not self.padding and self.context.dropout is None
+        """Whether rows lie end to end now: texts do if the model can and no dropout is on.
+
+        Images are all of one size, so that a batch of them has nothing to leave out.
+        """
+        texts = self.task.modality == "text"
+        return texts and not self.padding and self.context.dropout is None
 
     @property
     def class_rows(self) -> int:
@@ -254,6 +258,7 @@ def build_network(
     freeze_linears(model)
     adapters.install(model, sites, form, adapter.scale, context)
     attention.install(model, context)
+    vision.read_class_row(model)
     network = Network(
         backbone.task,
         model,
@@ -269,7 +274,8 @@ def build_network(
         adapter.rank,
         backbone.rest,
     )
-    network.padding = check.why_padded(network, backbone.real)
+    if backbone.task.modality == "text":
+        network.padding = check.why_padded(network, backbone.real)
     return network
 
 

@@ -49,6 +49,8 @@ OF_KINDS = frozenset(
         "loss_reduction",
         "long_rows",
         "generate",
+        "image_column",
+        "image_size",
     }
 )
 """Fields of ``TaskConfig`` that only some kinds read; ``Task.keys`` says which, and ``generate`` is
@@ -64,6 +66,7 @@ class Task(ABC):
     Attributes:
         auto_class: class of transformers that loads the model.
         pipeline: what the Hugging Face hub calls such tasks.
+        modality: what the model reads, and so which processor prepares it.
         keys: fields of ``TaskConfig`` that this kind reads and others do not.
         texts_a_row: how many columns ``text_columns`` names, at least and at most.
         reads: what outputs a loss is made of: one of each example (what its pooled head gives), one
@@ -76,6 +79,7 @@ class Task(ABC):
 
     auto_class: ClassVar[str]
     pipeline: ClassVar[str]
+    modality: ClassVar[Literal["text", "image"]] = "text"
     keys: ClassVar[tuple[str, ...]] = ()
     texts_a_row: ClassVar[tuple[int, int]] = (1, 2)
     reads: ClassVar[Literal["example", "target", "vocabulary"]] = "example"

@@ -21,7 +21,17 @@ KINDS = Folder(
     "ffalora.tasks",
     "TASK",
     "Task",
-    frozenset({"base", "generated_answers", "labels", "metrics", "registry", "targets"}),
+    frozenset(
+        {
+            "base",
+            "classification",
+            "generated_answers",
+            "labels",
+            "metrics",
+            "registry",
+            "targets",
+        }
+    ),
 )
 
 
