@@ -27,6 +27,7 @@ from ffalora_cli.hub.model_files import (
 from ffalora_cli.hub.reasons import of_ours
 from ffalora_cli.models.families.vision import allow_any_size
 from ffalora_cli.models.fingerprint import fingerprint_tensors
+from ffalora_cli.models.quiet import quiet_transformers
 from ffalora_cli.models.source import no_tokenizer, resolve_source
 from ffalora_cli.tasks import registry
 from ffalora_cli.tasks.base import Task
@@ -259,20 +260,3 @@ def _holds_pickles(config: ModelConfig) -> bool:
     folder = Path(resolve_source(config.source))
     names = ("pytorch_model.bin", "pytorch_model.bin.index.json")
     return any((folder / n).exists() for n in names) and not any(folder.glob("*.safetensors"))
-
-
-@contextlib.contextmanager
-def quiet_transformers() -> Iterator[None]:
-    """Silence the load report: a new head is expected here and said in the manifest."""
-    from transformers.utils import logging
-
-    level = logging.get_verbosity()
-    bars = logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(level)
-        if bars:
-            logging.enable_progress_bar()

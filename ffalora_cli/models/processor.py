@@ -1,4 +1,4 @@
-"""A model's own image processor, cut in two: resizing once, scaling and normalising at batch time."""
+"""A model's own image processor, in two parts: resizing once, then normalising at batch time."""
 
 from __future__ import annotations
 
