@@ -70,7 +70,7 @@ def prepare(
             f"{processor.model_max_length} tokens; set task.max_length within that"
         )
     evaluated = evaluated_splits(task)
-    train, train_facts = _encoded_split(task, processor, data_dir, cache_dir, "train", length)
+    train, train_facts = encoded_split(task, processor, data_dir, cache_dir, "train", length)
     facts: dict[str, Any] = {"task": task.name, "version": task.version, "max_length": length}
     # Counts that stay with the training rows: they go no further.
     said = {"empty_texts": train.empty_texts, "rows_too_long": train.too_long}
@@ -81,16 +81,16 @@ def prepare(
         if name == HOLDOUT:
             evals[name], splits[name] = held_out[task.eval_on], train_facts
         else:
-            evals[name], splits[name] = _encoded_split(
+            evals[name], splits[name] = encoded_split(
                 task, processor, data_dir, cache_dir, name, length
             )
     whole = {name: len(split) for name, split in evals.items()}
     evals = {name: some_rows(task, name, split, max_examples) for name, split in evals.items()}
     facts["eval_on"] = task.eval_on
-    facts["train"] = train_facts | _describe(train, task, length) | said
+    facts["train"] = train_facts | describe(train, task, length) | said
     facts["evals"] = {
         name: splits[name]
-        | _describe(split, task, length)
+        | describe(split, task, length)
         | {"rows_also_in_train": int(np.isin(split.text_keys, train.text_keys).sum())}
         | {"rows_of_split": whole[name]}
         for name, split in evals.items()
@@ -133,7 +133,7 @@ def training_rows(task: TaskConfig, data_dir: str | None, keep_together: str) ->
     return rows.keyed(left)
 
 
-def _encoded_split(
+def encoded_split(
     task: TaskConfig,
     processor: Any,
     data_dir: str | None,
@@ -170,7 +170,8 @@ def _encoded_split(
     return encoded, provenance | {"cache": cache}
 
 
-def _describe(split: Ready, task: TaskConfig, max_length: int) -> dict[str, Any]:
+def describe(split: Ready, task: TaskConfig, max_length: int) -> dict[str, Any]:
+    """What a manifest says about rows."""
     strata, names = registry.strata(task, split.targets)
     counts = np.bincount(strata, minlength=len(names))
     return {

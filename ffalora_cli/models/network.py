@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,7 @@ from ffalora_cli.adapters import sites as adapters
 from ffalora_cli.adapters.context import Context, Factor
 from ffalora_cli.adapters.head import install_head
 from ffalora_cli.adapters.layout import CLASS_ROWS, Layout
+from ffalora_cli.config.errors import ConfigError
 from ffalora_cli.config.schema import AdapterConfig, HeadConfig, ModelConfig, TaskConfig
 from ffalora_cli.hub.access import Note, silent
 from ffalora_cli.models.backbone import Backbone, Weights, load_backbone
@@ -166,20 +168,45 @@ class Network:
         Returns:
             Each target's row ``[targets, width]``; without ``targets`` every row, as it comes.
         """
-        self.context.values = dict(values)
         part: Any = vocabulary.part_read(self.model, self.task.reads)
         if isinstance(inputs, packed.Packed):
+            self.context.values = dict(values)
             one_row = self.task.reads == "example"
             found = packed.outputs(part, self.context, inputs, one_row)
             if one_row or targets is None:
                 return found
             return found.index_select(0, inputs.rows(targets))
+        self._padding(values)
+        padded: Tensor = part(**inputs)[0]
+        return padded if targets is None else targets.read(padded)
+
+    def next_scores(
+        self, values: Tensors, ids: Tensor, seen: Tensor, places: Tensor, cache: Any
+    ) -> Tensor:
+        """A language model's scores of the token after the last, fp32 ``[rows, vocabulary]``.
+
+        Args:
+            values: plain-shaped factors by name.
+            ids: int64 ``[rows, new]``, padded on the left.
+            seen: int64 ``[rows, tokens]``, 1 where there is a token, the new ones last.
+            places: int64 ``[rows, new]``, of each new token in its text, from 0.
+            cache: keys and values of the tokens before; the new ones' are added.
+        """
+        model = self._padding(values)
+        named = inspect.signature(model.forward).parameters
+        kept = "cache" if "cache" in named else "past_key_values"  # until transformers 5.24
+        given = {"input_ids": ids, "attention_mask": seen, "position_ids": places, kept: cache}
+        found: Tensor = model(**given, use_cache=True, logits_to_keep=1).logits
+        return found[:, -1].float()
+
+    def _padding(self, values: Mapping[str, Factor]) -> Any:
+        """The model for a pass of padded rows, with these factors and the attention of its own."""
+        self.context.values = dict(values)
         model: Any = self.model
         own: Any = self.plain.config
         if model.config._attn_implementation != own._attn_implementation:
             model.set_attn_implementation(own._attn_implementation)
-        padded: Tensor = part(**inputs)[0]
-        return padded if targets is None else targets.read(padded)
+        return model
 
     def add_to_base(self, deltas: Tensors) -> None:
         """Set every merged site's base weight to its loaded value plus ``deltas[site]``."""
@@ -213,6 +240,8 @@ def build_network(
     """
     plain = backbone.model
     sites = adapters.find_sites(plain, targets)
+    if backbone.task.reads == "vocabulary":
+        _refuse_vocabulary(plain, sites)
     form = forms.get(adapter.form)
     specs = form.specs(sites, adapter.rank)
     draw = partial(form.initial, sites, adapter.rank, adapter.init)
@@ -267,6 +296,21 @@ def load_network(
     backbone = load_backbone(config, head, task, note, weights)
     backbone.model.to(device)
     return build_network(backbone, adapter, config.targets[adapter.targets], precision)
+
+
+def _refuse_vocabulary(model: Any, sites: list[Site]) -> None:
+    """The vocabulary's layer runs on some rows of all examples together: no copy an example there.
+
+    Raises:
+        ConfigError: a site is that layer.
+    """
+    last = model.get_output_embeddings()
+    named = next((site.name for site in sites if model.get_submodule(site.name) is last), None)
+    if named is not None:
+        raise ConfigError(
+            f"adapter.targets names {named}, the layer of the vocabulary, which stays frozen; "
+            "name layers of the decoder"
+        )
 
 
 def _share_weights_copy(model: nn.Module) -> nn.Module:
