@@ -40,6 +40,7 @@ _RANGES: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
     ("evaluation.max_examples", lambda v: v >= 1, f"{_WHOLE}, or null for all"),
     ("federation.cohort_size", lambda v: v >= 1, f"{_WHOLE}, or null for everybody"),
     ("engine.threads", lambda v: v >= 1, f"{_WHOLE}, or null"),
+    ("federation.budget_megabytes", lambda v: v > 0, "above 0, or null for none"),
     ("head.scale", lambda v: v > 0, "above 0 (a zero head passes no gradient)"),
     ("adapter.alpha federation.local_lr", lambda v: v > 0, "above 0"),
     (f"{_SERVER}.lr {_SERVER}.tau", lambda v: v > 0, "above 0"),

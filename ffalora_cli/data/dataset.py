@@ -110,9 +110,7 @@ def some_rows(task: TaskConfig, name: str, split: Ready, most: int | None) -> Re
     return split.take(np.sort(generator.permutation(len(split))[:most]))
 
 
-def _cut(
-    task: TaskConfig, keep_together: str, train: Ready
-) -> tuple[Ready, dict[str, Ready]]:
+def _cut(task: TaskConfig, keep_together: str, train: Ready) -> tuple[Ready, dict[str, Ready]]:
     """Cut what has to be cut; -> (training rows, {"eval" | "tune": held-out rows})."""
     kept, held_out = cut_rows(task, keep_together, train)
     if not held_out:

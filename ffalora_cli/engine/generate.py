@@ -7,14 +7,12 @@ of a step's time, and merged weights would take memory of their own.
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from ffalora_cli.engine.microbatch import cut
 from ffalora_cli.engine.ranks import ALONE, Ranks
@@ -29,6 +27,8 @@ if TYPE_CHECKING:
 CACHED = 8  # tokens in the cache for one of a micro-batch: a layer caches at most 2 values of the
 # hidden width of a token, and keeps 24 of it for a backward pass (``engine.memory.KEPT``)
 
+Write = Callable[..., list[list[int]]]
+"""``generate`` of given prompts, here or on all ranks: tensors, and who is polled and told."""
 Told = Callable[[float, int], None]
 """Is told how many of how many rows are done; a row half written is half a row."""
 
@@ -61,7 +61,9 @@ class Ending:
         settings = getattr(model, "generation_config", None)
         said = getattr(settings, "eos_token_id", None)
         tokens = {tokenizer.eos_token_id, *(said if isinstance(said, list) else [said])}
-        special = {word: tokenizer.convert_tokens_to_ids(word) for word in tokenizer.all_special_tokens}
+        special = {
+            word: tokenizer.convert_tokens_to_ids(word) for word in tokenizer.all_special_tokens
+        }
         tokens |= {special[word] for word in stop if word in special}
         words = tuple(word for word in stop if word not in special)
         return Ending(most, frozenset(tokens - {None}), words, tokenizer)
@@ -97,9 +99,9 @@ def prompts(examples: Examples, rows: Ints) -> list[Ints]:
 def generate(
     network: Network,
     beginnings: Sequence[Ints],
-    values: Tensors,
     ending: Ending,
     max_tokens: int,
+    values: Tensors,
     poll: Poll = never,
     told: Told = silent,
     ranks: Ranks = ALONE,
@@ -111,9 +113,9 @@ def generate(
     Args:
         network: of a task that reads the vocabulary.
         beginnings: tokens of each prompt, at least one.
-        values: plain-shaped tensors by name.
         ending: of an answer.
         max_tokens: of a micro-batch in training; decides how many rows are written at once.
+        values: plain-shaped tensors by name.
         poll: called before every step.
         told: how far this rank is.
         ranks: who share the rows.

@@ -17,7 +17,6 @@ from ffalora_cli.adapters import sites as adapters
 from ffalora_cli.adapters.context import Context, Factor
 from ffalora_cli.adapters.head import install_head
 from ffalora_cli.adapters.layout import CLASS_ROWS, Layout
-from ffalora_cli.config.errors import ConfigError
 from ffalora_cli.config.schema import AdapterConfig, HeadConfig, ModelConfig, TaskConfig
 from ffalora_cli.hub.access import Note, silent
 from ffalora_cli.models.backbone import Backbone, Weights, load_backbone
@@ -240,8 +239,6 @@ def build_network(
     """
     plain = backbone.model
     sites = adapters.find_sites(plain, targets)
-    if backbone.task.reads == "vocabulary":
-        _refuse_vocabulary(plain, sites)
     form = forms.get(adapter.form)
     specs = form.specs(sites, adapter.rank)
     draw = partial(form.initial, sites, adapter.rank, adapter.init)
@@ -296,21 +293,6 @@ def load_network(
     backbone = load_backbone(config, head, task, note, weights)
     backbone.model.to(device)
     return build_network(backbone, adapter, config.targets[adapter.targets], precision)
-
-
-def _refuse_vocabulary(model: Any, sites: list[Site]) -> None:
-    """The vocabulary's layer runs on some rows of all examples together: no copy an example there.
-
-    Raises:
-        ConfigError: a site is that layer.
-    """
-    last = model.get_output_embeddings()
-    named = next((site.name for site in sites if model.get_submodule(site.name) is last), None)
-    if named is not None:
-        raise ConfigError(
-            f"adapter.targets names {named}, the layer of the vocabulary, which stays frozen; "
-            "name layers of the decoder"
-        )
 
 
 def _share_weights_copy(model: nn.Module) -> nn.Module:

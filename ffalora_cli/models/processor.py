@@ -87,7 +87,9 @@ class ImageProcessor:
         """
         call = {"do_rescale": False, "do_normalize": False, "return_tensors": "np"}
         call |= {} if side is None else _sized(own, side)
-        sizes = {_resized(own, call, [np.zeros((*size, 3), np.uint8)]).shape[1:3] for size in PROBES}
+        sizes = {
+            _resized(own, call, [np.zeros((*size, 3), np.uint8)]).shape[1:3] for size in PROBES
+        }
         if len(sizes) > 1:
             raise ConfigError(
                 f"the image processor of this {model.config.model_type} model makes images of "

@@ -11,6 +11,10 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from ffalora_cli.config.errors import ConfigError, brief, choose, require
+from ffalora_cli.config.schema import GenerateConfig
+from ffalora_cli.tasks.base import Metric
+
 NOTHING = "[invalid]"  # extracted where nothing was found; no reference
 _STRICT = re.compile(r"#### (\-?[0-9\.\,]+)")
 _FLEXIBLE = re.compile(r"(-?[$0-9.,]{2,})|(-?[0-9]+)")
@@ -66,6 +70,46 @@ COMPARISONS: Mapping[str, Callable[[str, str, str | None], Compared]] = {
     for compare in (exact_match_strict, exact_match_flexible, exact_match, rouge_l)
 }
 """By the names that ``task.generate.metrics`` uses."""
+SHARES = frozenset(COMPARISONS) - {"rouge_l"}
+"""Those of right and wrong answers, which have an interval."""
+UNFINISHED = "generated_unfinished"
+METRICS: Mapping[str, Metric] = {
+    **dict.fromkeys(COMPARISONS, Metric("percent")),
+    UNFINISHED: Metric("percent", higher_is_better=False),
+}
+"""What is declared of them, and of the share of answers that ``max_new_tokens`` cut."""
+
+
+def check(config: GenerateConfig) -> None:
+    """Refuse what cannot be generated or compared.
+
+    Raises:
+        ConfigError: the first key that cannot be.
+    """
+    for name in ("rows", "every", "max_new_tokens"):
+        value = getattr(config, name)
+        require(f"task.generate.{name}", value, value >= 1, "1 or more")
+    require(
+        "task.generate.stop", list(config.stop), all(config.stop), "texts with a letter or more"
+    )
+    for name in config.metrics:
+        if name not in COMPARISONS:
+            raise choose("task.generate.metrics", name, list(COMPARISONS))
+    require("task.generate.metrics", [], bool(config.metrics), "one or more of what is compared")
+    if config.extract is None:
+        return
+    try:
+        re.compile(config.extract)
+    except re.error as error:
+        raise ConfigError(
+            f"task.generate.extract={brief(config.extract, 60)} is no regular expression ({error}); "
+            "mend it, or set null"
+        ) from error
+    if "exact_match" not in config.metrics:
+        raise ConfigError(
+            "task.generate.extract is what exact_match compares; add it to task.generate.metrics, "
+            "or set null"
+        )
 
 
 def wilson(share: float, rows: int) -> tuple[float, float]:

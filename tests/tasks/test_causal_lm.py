@@ -156,8 +156,8 @@ def test_the_vocabulary_s_layer_takes_no_adapter(tmp_path):
     model = ModelConfig("tiny", str(save_tiny_llama(tmp_path)), None, {}, {}, 1.0, 0.1)
     backbone = load_backbone(model, HeadConfig("frozen", 0.1, 0), task_of())
     adapter = AdapterConfig(4, 8.0, "all", "kaiming", 0, 0.0)
-    with pytest.raises(ConfigError, match="lm_head, the layer of the vocabulary"):
-        build_network(backbone, adapter, ("q_proj", "lm_head"))
+    with pytest.raises(ConfigError, match="lm_head' names no linear layer"):
+        build_network(backbone, adapter, ("lm_head",))
 
 
 def of_rows(network, values, examples, rows):

@@ -44,7 +44,9 @@ def decoder(values: Sequence[Any], folder: Path, place: Callable[[int], str]) ->
 
 def picture_keys(pictures: Iterable[np.ndarray]) -> np.ndarray:
     """A hash of each image's size and pixels, uint64 [n]."""
-    return as_keys(np.array(image.shape, np.int32).tobytes() + image.tobytes() for image in pictures)
+    return as_keys(
+        np.array(image.shape, np.int32).tobytes() + image.tobytes() for image in pictures
+    )
 
 
 def pictures_by_class(folder: Path) -> list[Path]:
