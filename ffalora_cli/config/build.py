@@ -64,6 +64,15 @@ def is_known(key: str) -> bool:
     return key in keys or any(k.endswith("*") and key.startswith(k[:-1]) for k in keys)
 
 
+def may_be_null(key: str) -> bool:
+    """Whether a dotted, known key takes null."""
+    try:
+        check_value(key, None)
+    except ConfigError:
+        return False
+    return True
+
+
 def check_value(key: str, value: Any) -> None:
     """Check one typed-in value alone, so that the error names the key a person typed.
 
