@@ -114,6 +114,10 @@ def of_earlier(plain: Mapping[str, Any]) -> dict[str, Any]:
     for (section, key), value in EARLIER_DEFAULTS.items():
         if isinstance(filled.get(section), Mapping):
             filled[section] = {key: value, **filled[section]}
+    model = filled.get("model")
+    if isinstance(model, Mapping) and isinstance(model.get("max_grad_norm"), float):
+        clips = dict.fromkeys(model["targets"], model["max_grad_norm"])  # one for all patterns
+        filled["model"] = {**model, "max_grad_norm": clips}
     for (dotted, word), today in EARLIER_WORDS.items():
         section, key = dotted.split(".")
         if isinstance(filled.get(section), Mapping) and filled[section].get(key) == word:
@@ -183,8 +187,10 @@ def _value(expected: Any, value: Any, key: str) -> Any:
     if origin in (Union, types.UnionType):
         if value is None:
             return None
-        (inner,) = (a for a in arguments if a is not type(None))
-        return _value(inner, value, key)
+        several = [a for a in arguments if a is not type(None)]
+        is_list = isinstance(value, list | tuple)
+        fitting = [a for a in several if (get_origin(a) is tuple) == is_list]
+        return _value([*fitting, *several][0], value, key)
     if origin is Literal:
         value = EARLIER_WORDS.get((key, value), value) if isinstance(value, str) else value
         if not isinstance(value, str) or value not in arguments:

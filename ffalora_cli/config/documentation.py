@@ -42,6 +42,8 @@ UNITS: Mapping[str, str] = {
     "federation.dropout_rate": "probability",
     "federation.straggler_rate": "probability",
     "federation.eval_every": "rounds",
+    "federation.warmup_rounds": "rounds",
+    "federation.lr_end": "share of local_lr",
     "engine.max_tokens": "tokens",
     "engine.threads": "threads",
 }
@@ -75,8 +77,8 @@ def key_type(key: str) -> KeyType:
 def _words(expected: Any) -> str:
     origin, arguments = get_origin(expected), get_args(expected)
     if origin in (Union, types.UnionType):
-        (inner,) = (a for a in arguments if a is not type(None))
-        return f"{_words(inner)}, or null"
+        several = [_words(a) for a in arguments if a is not type(None)]
+        return f"{' or '.join(several)}, or null"
     if origin is Literal:
         return "one of a set"
     if origin is tuple:
@@ -90,8 +92,7 @@ def _words(expected: Any) -> str:
 
 def _allowed(expected: Any) -> tuple[str, ...]:
     if get_origin(expected) in (Union, types.UnionType):
-        (inner,) = (a for a in get_args(expected) if a is not type(None))
-        found = _allowed(inner)
+        found = [one for a in get_args(expected) if a is not type(None) for one in _allowed(a)]
         return (*found, "null") if found else ()
     if get_origin(expected) is Literal:
         return tuple(str(value) for value in get_args(expected))
