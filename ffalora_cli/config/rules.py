@@ -188,9 +188,6 @@ def _task(config: Config) -> None:
         _package("task.package", task.package)
     if config.model.source.startswith("package:"):
         _package("model.source", config.model.source.removeprefix("package:"))
-    require(
-        "task.text_columns", list(task.text_columns), 1 <= len(task.text_columns) <= 2, "1 or 2"
-    )
     evaluated_splits(task)
 
 

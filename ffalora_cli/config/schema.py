@@ -26,7 +26,7 @@ class TaskConfig:
     name: str
     version: int
     text_columns: tuple[str, ...]  # one sentence or a pair
-    label_column: str
+    label_column: str | None  # causal_lm: what rows are dealt by, if anything
     classes: tuple[str, ...]  # class names, in label order; () where a kind has none
     metrics: tuple[str, ...]  # of those its kind knows; the first is the headline
     splits: dict[str, str]  # "train"/"validation"/"test"/... -> file stem (or hub split)
@@ -44,6 +44,11 @@ class TaskConfig:
     hub_name: str | None = None  # its configuration
     license: str = ""
     kind: str = TEXT_CLASSIFICATION  # a file in ``ffalora_cli/tasks``, or a package's
+    prompt: tuple[str, ...] = ()  # format strings; the first whose columns are all filled in
+    completion: str | None = None  # format string of what is learnt
+    messages_column: str | None = None  # a chat instead of both, written by its model's template
+    template_version: int = 1  # raised when prompt, completion or a chat template changes
+    loss_reduction: Literal["mean", "sum"] = "mean"  # of a row's tokens
 
 
 @dataclass(frozen=True)

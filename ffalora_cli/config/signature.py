@@ -48,10 +48,15 @@ _IGNORED = frozenset(
     }
 )
 
-_UNSAID = {
+_UNSAID: Mapping[str, Any] = {
     "adapter.form": "lora",
     "adapter.layers": None,
     "task.kind": "text_classification",
+    "task.prompt": [],
+    "task.completion": None,
+    "task.messages_column": None,
+    "task.template_version": 1,
+    "task.loss_reduction": "mean",
     "federation.lr_schedule": "constant",
     "federation.warmup_rounds": 0,
     "federation.lr_end": 0.0,

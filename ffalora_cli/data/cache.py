@@ -21,9 +21,9 @@ from ffalora_cli.tasks.targets import Targets
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-FORMAT = 4  # raise when the files or their meaning change
+FORMAT = 5  # raise when the files or their meaning change
 OPTIONAL = ("type_ids", "clients", "unit_keys")  # arrays that a split need not have
-FACTS = ("client_names", "pad_id", "fingerprint", "empty_texts")
+FACTS = ("client_names", "pad_id", "fingerprint", "empty_texts", "too_long")
 META = "meta.json"
 
 

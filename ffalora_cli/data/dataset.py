@@ -69,7 +69,8 @@ def prepare(
     evaluated = evaluated_splits(task)
     train, train_facts = _encoded_split(task, tokenizer, data_dir, cache_dir, "train", length)
     facts: dict[str, Any] = {"task": task.name, "version": task.version, "max_length": length}
-    empty = train.empty_texts  # stays with the training rows: no count of them goes further
+    # Counts that stay with the training rows: they go no further.
+    said = {"empty_texts": train.empty_texts, "rows_too_long": train.too_long}
     train, held_out = _cut(task, keep_together, train)
     evals: dict[str, Encoded] = {}
     splits: dict[str, dict[str, Any]] = {}
@@ -83,7 +84,7 @@ def prepare(
     whole = {name: len(split) for name, split in evals.items()}
     evals = {name: some_rows(task, name, split, max_examples) for name, split in evals.items()}
     facts["eval_on"] = task.eval_on
-    facts["train"] = train_facts | _describe(train, task, length) | {"empty_texts": empty}
+    facts["train"] = train_facts | _describe(train, task, length) | said
     facts["evals"] = {
         name: splits[name]
         | _describe(split, task, length)
@@ -140,17 +141,20 @@ def _encoded_split(
     """One whole split, from the cache if it is there and intact. -> (rows, facts)."""
     root, memory = cache_root(cache_dir), hash_memory(cache_dir)
     source = locate(task, data_dir, split, memory)
-    named = (task.label_column, task.client_column or "", task.unit_column or "")
+    named = (task.label_column or "", task.client_column or "", task.unit_column or "")
     kind = registry.get(task.kind)
     columns = [*task.text_columns, *named]
     identity: list[str | int] = [task.name, task.version, *columns, *task.classes]
-    identity += [] if task.kind == TEXT_CLASSIFICATION else [task.kind, *kind.columns(task)]
+    if task.kind != TEXT_CLASSIFICATION:
+        identity += [task.kind, *kind.columns(task), *(repr(getattr(task, k)) for k in kind.keys)]
+    if task.messages_column is not None:
+        identity.append(str(tokenizer.chat_template))
     provenance = {"origin": source.origin, "source_fingerprint": source.fingerprint}
     key = entry_key(tokenizer, *identity, source.fingerprint, max_length)
     folder = root / f"{task.name}-{split}-{key}"
     encoded, cache = read_entry(folder), "read"
     if encoded is None:
-        encoded = encode(read_rows(task, source, split), tokenizer, max_length, kind)
+        encoded = encode(read_rows(task, source, split), tokenizer, max_length, task)
         try:
             write_entry(folder, encoded)
             encoded, cache = read_entry(folder) or encoded, "written"

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 class Rows(KeyedRows):
     """The rows of one split, in the order of their source."""
 
-    texts: tuple[list[str], ...]  # one list a text column, each [n]
+    texts: tuple[list[str], ...]  # what ``Task.texts`` makes of the columns, each [n]
     fingerprint: str  # of texts, targets, clients and units, whatever the file format
     origin: str
     empty_texts: int = 0  # of pairs: the other text is there
@@ -53,11 +53,11 @@ def read_rows(task: TaskConfig, source: Source, split: str) -> Rows:
     columns = table.columns
     if not columns.num_rows:
         raise ConfigError(f"{source.origin} has no rows; give the split at least one")
-    _require_any(table, task.text_columns)
-    for name in filter(None, others):
-        _require_any(table, (name,))
-    texts = tuple(_texts(table, name) for name in task.text_columns)
+    for names in (task.text_columns, *((name,) for name in filter(None, others))):
+        _require_any(table, names)
     wanted = {name: columns[name].to_pylist() for name in kind.columns(task)}
+    wanted |= {name: _texts(table, name) for name in task.text_columns}
+    texts = kind.texts(task, wanted, table.place)
     targets = kind.targets(task, wanted, table.place, split)
     clients, names, units = None, None, None
     if task.client_column is not None:
@@ -86,7 +86,7 @@ def read_rows(task: TaskConfig, source: Source, split: str) -> Rows:
 def _require_any(table: Table, names: Sequence[str]) -> None:
     """Refuse rows with nothing in any of the columns; of a pair, one text may be empty."""
     empty = np.logical_and.reduce([_missing(table.columns[name]) for name in names])
-    if empty.any():
+    if names and empty.any():
         raise ConfigError(
             f"{table.place(int(empty.argmax()))}: {' and '.join(names)} missing or empty, in "
             f"{empty.sum()} of {len(empty)} rows; fill it in, or remove such rows"

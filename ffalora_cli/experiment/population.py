@@ -38,13 +38,19 @@ class ClientTable:
 
 
 def client_table(config: Config) -> ClientTable:
-    """Strata of every client's rows, before anything is tokenised."""
+    """Strata of every client's rows, before anything is tokenised where that leaves no row out."""
     from ffalora_cli.data.dataset import training_rows
     from ffalora_cli.data.partition.partition import strata_table
     from ffalora_cli.data.units import with_units
     from ffalora_cli.tasks import registry
 
-    rows = training_rows(config.task, config.paths.data, config.partition.keep_together)
+    if registry.get(config.task.kind).reads == "vocabulary":  # answers that do not fit are left out
+        from ffalora_cli.models.backbone import load_tokenizer
+
+        data, _ = load(config, load_tokenizer(config.model))
+        rows: KeyedRows = data.train
+    else:
+        rows = training_rows(config.task, config.paths.data, config.partition.keep_together)
     found = populate(config, rows)
     clients = with_units(found.clients, rows, config.privacy.unit)
     strata, names = registry.strata(config.task, rows.targets)

@@ -19,10 +19,9 @@ from ffalora_cli.engine.ranks import Ranks
 from ffalora_cli.experiment import identity
 from ffalora_cli.experiment.forecast.forecast import Nobody
 from ffalora_cli.stopping import Poll, never
+from ffalora_cli.tasks.targets import Scored
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from ffalora_cli.engine.job import LocalJob, LocalResult
     from ffalora_cli.experiment.parts import Parts
     from ffalora_cli.models.network import Network
@@ -107,7 +106,7 @@ class Leader:
         values: Tensors,
         max_tokens: int,
         poll: Poll = never,
-    ) -> tuple[np.ndarray, np.ndarray]:
+    ) -> Scored:
         """``engine.evaluate.predict`` on all ranks."""
         split = next(i for i, rows in enumerate(self._evals) if rows is examples)
         facts = {"split": split, "max_tokens": max_tokens, "names": list(values)}

@@ -100,7 +100,7 @@ def load_skeleton(config: ModelConfig, task: TaskConfig, note: Note = silent) ->
         ConfigError: the configuration cannot be had, or is of a family that has no such head.
     """
     kind = registry.get(task.kind)
-    settings = load_settings(config, note, num_labels=kind.outputs(task))
+    settings = load_settings(config, note, **_width(kind, task))
     with _readable_errors(config), quiet_transformers(), torch.device("meta"):
         try:
             return _auto_class(kind).from_config(settings)
@@ -110,6 +110,12 @@ def load_skeleton(config: ModelConfig, task: TaskConfig, note: Note = silent) ->
                 f"{kind.auto_class} (task.kind={task.kind}); supported families are "
                 f"{', '.join(FAMILIES)}"
             ) from error
+
+
+def _width(kind: Task, task: TaskConfig) -> dict[str, int]:
+    """What a configuration is told of the last layer; nothing where it is the model's own."""
+    width = kind.outputs(task)
+    return {"num_labels": width} if width else {}
 
 
 def _auto_class(kind: Task) -> Any:
@@ -160,7 +166,7 @@ def load_backbone(
         frozen = model.to_empty(device="cpu").eval().requires_grad_(False)
         return Backbone(frozen, "none", (), kind, real=False)
     if config.random_weights or weights == "random":
-        settings = load_settings(config, note, num_labels=kind.outputs(task))
+        settings = load_settings(config, note, **_width(kind, task))
         with _readable_errors(config), torch.random.fork_rng(devices=[]):
             torch.manual_seed(keys.torch_seed(keys.derive(head.seed, "random_weights")))
             model = _auto_class(kind).from_config(settings)
@@ -170,7 +176,7 @@ def load_backbone(
         with _readable_errors(config), quiet_transformers():
             model, info = _auto_class(kind).from_pretrained(
                 folder,
-                num_labels=kind.outputs(task),
+                **_width(kind, task),
                 dtype=torch.float32,
                 output_loading_info=True,
                 ignore_mismatched_sizes=True,
@@ -179,7 +185,8 @@ def load_backbone(
             )
         missing = set(info["missing_keys"]) | {key for key, *_ in info["mismatched_keys"]}
     model.eval().requires_grad_(False)
-    lost = sorted(name for name in missing if name.startswith(f"{model.base_model_prefix}."))
+    inside, whole = f"{model.base_model_prefix}.", kind.reads == "vocabulary"
+    lost = sorted(name for name in missing if whole or name.startswith(inside))
     lost = [name for name in lost if ".pooler." not in name]
     if lost:
         raise ConfigError(

@@ -52,7 +52,7 @@ def check_fit(
         )
     _check_length(model, config.task.max_length)
     if tokenizer.pad_token_id is None:
-        refusal = check.refusal(model, registry.get(config.task.kind).reads == "example")
+        refusal = check.refusal(model, registry.get(config.task.kind).reads)
         if why := why_padded(config, model.config.model_type, refusal):
             raise ConfigError(
                 f"{source}: its tokenizer has no pad token, and {why}; set pad_token in "

@@ -19,9 +19,10 @@ from ffalora_cli.adapters.layout import CLASS_ROWS, Layout
 from ffalora_cli.config.schema import AdapterConfig, HeadConfig, ModelConfig, TaskConfig
 from ffalora_cli.hub.access import Note, silent
 from ffalora_cli.models.backbone import Backbone, Weights, load_backbone
-from ffalora_cli.models.families import attention, check, packed
+from ffalora_cli.models.families import attention, check, packed, vocabulary
 from ffalora_cli.models.families.frozen import freeze_linears
 from ffalora_cli.tasks.base import Task
+from ffalora_cli.tasks.targets import BatchTargets
 from ffalora_cli.types import Examples, Site, Tensors, TensorSpec
 
 if TYPE_CHECKING:
@@ -113,24 +114,68 @@ class Network:
         padded = examples.inputs(rows, int(lengths.max()))
         return {name: tensor.to(self.device) for name, tensor in padded.items()}
 
-    def outputs(self, inputs: Inputs, values: Mapping[str, Factor]) -> Tensor:
-        """Outputs of a micro-batch, ``[examples, width]`` or ``[examples, tokens, width]``, fp32.
+    def outputs(
+        self, inputs: Inputs, values: Mapping[str, Factor], targets: BatchTargets | None = None
+    ) -> Tensor:
+        """Outputs of a micro-batch, fp32: of each target ``[targets, width]``.
 
         Args:
             inputs: of this network.
             values: factors by name (``adapters.context.Factor``): common, one copy an example, or
                 with ghost norms. Head tensors may be left out: then the head is as loaded.
+            targets: whose outputs; None where the task reads one an example.
+        """
+        rows = self.read(inputs, values, targets)
+        if self.task.reads == "vocabulary":
+            return vocabulary.scores(self.model, rows)
+        return rows.float()
+
+    def losses(self, inputs: Inputs, values: Mapping[str, Factor], targets: BatchTargets) -> Tensor:
+        """One number an example, fp32 ``[examples]``, differentiable in ``values``."""
+        rows = self.read(inputs, values, targets)
+        if self.task.reads == "vocabulary":
+            each = vocabulary.losses(self.model, rows, targets.values, self.task.elementwise)
+        else:
+            each = self.task.elementwise(rows.float(), targets.values)
+        return targets.by_example(each)
+
+    def answers(
+        self, inputs: Inputs, values: Mapping[str, Factor], targets: BatchTargets
+    ) -> tuple[Tensor, Tensor]:
+        """The task's answer to each target ``[targets]``, and its loss, fp32 ``[targets]``."""
+        rows = self.read(inputs, values, targets)
+        wanted = targets.values
+        if self.task.reads != "vocabulary":
+            return self.task.answers(rows.float()), self.task.elementwise(rows.float(), wanted)
+        answers, each = wanted.new_empty(len(rows)), rows.new_empty(len(rows), dtype=torch.float32)
+        for part in vocabulary.chunks(rows):
+            scores = vocabulary.scores(self.model, rows[part])
+            answers[part] = self.task.answers(scores)
+            each[part] = self.task.elementwise(scores, wanted[part])
+        return answers, each
+
+    def read(
+        self, inputs: Inputs, values: Mapping[str, Factor], targets: BatchTargets | None
+    ) -> Tensor:
+        """What the model gives, or of a language model its decoder, unrounded.
+
+        Returns:
+            Each target's row ``[targets, width]``; without ``targets`` every row, as it comes.
         """
         self.context.values = dict(values)
+        part: Any = vocabulary.part_read(self.model, self.task.reads)
         if isinstance(inputs, packed.Packed):
             one_row = self.task.reads == "example"
-            return packed.outputs(self.model, self.context, inputs, one_row).float()
+            found = packed.outputs(part, self.context, inputs, one_row)
+            if one_row or targets is None:
+                return found
+            return found.index_select(0, inputs.rows(targets))
         model: Any = self.model
         own: Any = self.plain.config
         if model.config._attn_implementation != own._attn_implementation:
             model.set_attn_implementation(own._attn_implementation)
-        outputs: Tensor = model(**inputs).logits
-        return outputs.float()
+        padded: Tensor = part(**inputs)[0]
+        return padded if targets is None else targets.read(padded)
 
     def add_to_base(self, deltas: Tensors) -> None:
         """Set every merged site's base weight to its loaded value plus ``deltas[site]``."""

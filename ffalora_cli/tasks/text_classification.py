@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from ffalora_cli.config.errors import ConfigError, brief, require
 from ffalora_cli.config.schema import TaskConfig
 from ffalora_cli.tasks.base import Metric, Place, Task
-from ffalora_cli.tasks.targets import Targets
+from ffalora_cli.tasks.targets import Scored, Targets
 
 if TYPE_CHECKING:
     import numpy as np
@@ -45,6 +45,7 @@ class TextClassification(Task):
         """A class index a row."""
         from ffalora_cli.tasks.labels import class_indices
 
+        assert config.label_column is not None  # checked
         return Targets(class_indices(config, table[config.label_column], place, split))
 
     def strata_names(self, config: TaskConfig) -> tuple[str, ...]:
@@ -67,11 +68,11 @@ class TextClassification(Task):
         """The class with the largest output."""
         return outputs.argmax(-1)
 
-    def score(self, config: TaskConfig, name: str, targets: Targets, answers: np.ndarray) -> float:
+    def score(self, config: TaskConfig, name: str, scored: Scored) -> float:
         """A score of the confusion matrix."""
         from ffalora_cli.tasks import metrics
 
-        table = metrics.confusion(targets.values, answers, len(config.classes))
+        table = metrics.confusion(scored.targets.values, scored.answers, len(config.classes))
         return metrics.SCORES[name](table)
 
     def uninformed_loss(self, config: TaskConfig) -> float:
@@ -87,8 +88,10 @@ class TextClassification(Task):
         }
 
     def check(self, config: TaskConfig) -> None:
-        """Two classes or more, each once."""
+        """Two classes or more, each once, and a column of them."""
         classes = config.classes
+        if config.label_column is None:
+            raise ConfigError("task.label_column=null: name the column of classes")
         require("task.classes", list(classes), len(classes) >= 2, "two classes or more")
         twice = next((name for name in classes if classes.count(name) > 1), None)
         if twice is not None:

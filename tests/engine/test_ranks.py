@@ -60,7 +60,7 @@ def outcome(parts):
         of_this_sitting = {ROUND_SECONDS, SAMPLES_PER_SECOND, PADDING}
         counted |= {k: v for k, v in record.metrics.items() if k not in of_this_sitting}
     tensors = sim.tensors | sim.client_states.to_tensors()
-    _, losses = parts.predict(sim.network, EVALUATED, sim.tensors, 64)
+    losses = parts.predict(sim.network, EVALUATED, sim.tensors, 64).losses
     return {n: v.numpy() for n, v in tensors.items()} | {"losses": losses}, counted
 
 
