@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 FAMILIES = (
     "bert", "roberta", "xlm-roberta", "electra", "distilbert", "deberta-v2", "modernbert",
-    "albert",
+    "albert", "vit", "deit", "dinov2", "swin",
 )  # fmt: skip
 """Families of models, as ``config.json`` spells them, that ``configs/model`` has targets for."""
 
@@ -51,7 +51,7 @@ class AdaptedLinear(nn.Module):
         return {factor: values[name] for factor, name in self._names.items()}
 
     def forward(self, x: Tensor) -> Tensor:  # [examples, ..., d_in] -> [examples, ..., d_out]
-        """Base output plus the form's."""
+        """Base output plus the form's; an example may be several blocks of ``x`` (Swin's windows)."""
         factors = self.factors()
         if factors is None:
             return self.base(x)
@@ -64,7 +64,7 @@ class AdaptedLinear(nn.Module):
         y = self.base(rows)
         if self.context.dropout is not None:
             rows = self.context.dropout(self.site, x).reshape(rows.shape)
-        layout = layout or Layout.padded(x.shape[0], len(rows) // x.shape[0])
+        layout = layout or Layout.padded(copies, len(rows) // copies)
         y = self.form.delta(rows, factors, layout, self.scale, y).view(*x.shape[:-1], -1)
         return y.as_subclass(_RowPerExample) if common_rows else y
 
