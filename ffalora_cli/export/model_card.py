@@ -14,6 +14,7 @@ from typing import Any
 from ffalora_cli.config.schema import Config
 from ffalora_cli.config.signature import relevant
 from ffalora_cli.export.peft import public_source
+from ffalora_cli.federation.schedule import in_words
 from ffalora_cli.methods import registry
 from ffalora_cli.methods.base import Method
 from ffalora_cli.metric_keys import DOWNLINK_TOTAL, UPLINK_TOTAL, evaluated
@@ -171,12 +172,12 @@ def _training(config: Config) -> str:
         ("rounds × local steps", f"{f.rounds} × {f.local_steps}"),
         ("batch of a client", f"{f.local_batch_size}"),
         ("clients a round", "all" if f.cohort_size is None else f"{f.cohort_size}"),
-        ("local optimiser", f"{f.local_optimizer}, lr {f.local_lr:g}"),
+        ("local optimiser", f"{f.local_optimizer}, lr {in_words(f)}"),
         ("server optimiser", f"{f.server_optimizer.name}, lr {f.server_optimizer.lr:g}"),
         ("combination", f"{f.combination}, weights by {f.weights}"),
         (
             "adapter",
-            f"rank {adapter.rank}, alpha {adapter.alpha:g}, {adapter.targets}, A {adapter.init}",
+            f"rank {adapter.rank}, alpha {adapter.alpha:g}, {adapter.place}, A {adapter.init}",
         ),
         ("head", f"{config.head.mode}, scale {config.head.scale:g}"),
         ("precision", config.engine.precision),
