@@ -54,17 +54,20 @@ class AdaptedLinear(nn.Module):
         factors = self.factors()
         if factors is None:
             return self.base(x)
-        copies = max(map(_copies, factors.values()))
+        copies, shape = max(map(_copies, factors.values())), x.shape[:-1]
         layout = self.context.layout
+        if layout is None and x.dim() == 2 and len(x) > copies > 1:  # OPT's: examples by tokens
+            x = x.unflatten(0, (copies, -1))
         common_rows = layout is None and x.shape[0] == 1 and copies > 1
         if common_rows:
             x = x.expand(copies, *x.shape[1:])
+            shape = x.shape[:-1]
         rows = x.reshape(-1, x.shape[-1])
         y = self.base(rows)
         if self.context.dropout is not None:
             rows = self.context.dropout(self.site, x).reshape(rows.shape)
         layout = layout or Layout.padded(x.shape[0], len(rows) // x.shape[0])
-        y = self.form.delta(rows, factors, layout, self.scale, y).view(*x.shape[:-1], -1)
+        y = self.form.delta(rows, factors, layout, self.scale, y).view(*shape, -1)
         return y.as_subclass(_RowPerExample) if common_rows else y
 
 
