@@ -40,6 +40,11 @@ def of_clients(metric: str) -> str:
     return evaluated(f"client_{metric}")
 
 
+def interval(key: str) -> tuple[str, str]:
+    """The keys of the ends of a share's 95 % interval."""
+    return f"{key}_low", f"{key}_high"
+
+
 def own_labels(key: str) -> str:
     """The key of the same mean, each client's classes weighted as in its own rows."""
     return f"{key}_own_labels"
@@ -97,10 +102,18 @@ METRICS: dict[str, Metric] = {
     own_labels(of_clients("<metric>")): Metric(
         _UNIT, _TASK, f"The global model, classes weighted as a client's own rows: {_MEAN}."
     ),
+    evaluated("generated_unfinished"): Metric(
+        "share", "lower", "Generated answers that `task.generate.max_new_tokens` cut."
+    ),
+    **dict.fromkeys(
+        interval(evaluated("<metric>")),
+        Metric("share", "", "End of the 95 % interval (Wilson) of a share of generated answers."),
+    ),
     evaluated("<metric>"): Metric(
         _UNIT,
         _TASK,
-        "A metric of `task.metrics` of the global model on the first evaluation split.",
+        "A metric of `task.metrics` or, of generated answers, of `task.generate.metrics`, of the "
+        "global model on the first evaluation split.",
     ),
     evaluated("<metric>", "<split>"): Metric(_UNIT, _TASK, "The same on a further split."),
     TRAIN_LOSS: Metric("nats", "lower", "Mean loss over the rows trained on, before each step."),

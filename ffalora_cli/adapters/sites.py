@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 FAMILIES = (
     "bert", "roberta", "xlm-roberta", "electra", "distilbert", "deberta-v2", "modernbert",
-    "albert",
+    "albert", "vit", "deit", "dinov2", "swin",
 )  # fmt: skip
 """Families of models, as ``config.json`` spells them, that ``configs/model`` has targets for."""
 
@@ -50,24 +50,21 @@ class AdaptedLinear(nn.Module):
         return {factor: values[name] for factor, name in self._names.items()}
 
     def forward(self, x: Tensor) -> Tensor:  # [examples, ..., d_in] -> [examples, ..., d_out]
-        """Base output plus the form's."""
+        """Base output plus the form's; an example may be several blocks of ``x`` (Swin's windows)."""
         factors = self.factors()
         if factors is None:
             return self.base(x)
-        copies, shape = max(map(_copies, factors.values())), x.shape[:-1]
+        copies = max(map(_copies, factors.values()))
         layout = self.context.layout
-        if layout is None and x.dim() == 2 and len(x) > copies > 1:  # OPT's: examples by tokens
-            x = x.unflatten(0, (copies, -1))
         common_rows = layout is None and x.shape[0] == 1 and copies > 1
         if common_rows:
             x = x.expand(copies, *x.shape[1:])
-            shape = x.shape[:-1]
         rows = x.reshape(-1, x.shape[-1])
         y = self.base(rows)
         if self.context.dropout is not None:
-            rows = self.context.dropout(self.site, x).reshape(rows.shape)
-        layout = layout or Layout.padded(x.shape[0], len(rows) // x.shape[0])
-        y = self.form.delta(rows, factors, layout, self.scale, y).view(*shape, -1)
+            rows = self.context.dropout(self.site, rows.unflatten(0, (copies, -1))).flatten(0, 1)
+        layout = layout or Layout.padded(copies, len(rows) // copies)
+        y = self.form.delta(rows, factors, layout, self.scale, y).view(*x.shape[:-1], -1)
         return y.as_subclass(_RowPerExample) if common_rows else y
 
 

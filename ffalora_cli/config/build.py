@@ -79,6 +79,7 @@ def check_value(key: str, value: Any) -> None:
     expected: Any = Config
     parts = key.split(".")
     for depth, part in enumerate(parts):
+        expected = inner_type(expected)
         if dataclasses.is_dataclass(expected):
             hints: dict[str, Any] = _hints(expected)  # type: ignore[arg-type]
             if part not in hints:
@@ -134,12 +135,20 @@ def earlier_words(plain: Mapping[str, Any]) -> list[str]:
 
 def _keys(schema: type, prefix: str) -> Iterator[str]:
     for name, expected in _hints(schema).items():
-        key = f"{prefix}{name}"
+        key, expected = f"{prefix}{name}", inner_type(expected)
         yield key
         if dataclasses.is_dataclass(expected):
             yield from _keys(expected, f"{key}.")  # type: ignore[arg-type]
         elif get_origin(expected) is dict:
             yield f"{key}.*"
+
+
+def inner_type(expected: Any) -> Any:
+    """What a value is if it is not null."""
+    if get_origin(expected) not in (Union, types.UnionType):
+        return expected
+    (inner,) = (a for a in get_args(expected) if a is not type(None))
+    return inner
 
 
 @cache  # reading them anew for every job takes as long as all the rest
@@ -183,8 +192,7 @@ def _value(expected: Any, value: Any, key: str) -> Any:
     if origin in (Union, types.UnionType):
         if value is None:
             return None
-        (inner,) = (a for a in arguments if a is not type(None))
-        return _value(inner, value, key)
+        return _value(inner_type(expected), value, key)
     if origin is Literal:
         value = EARLIER_WORDS.get((key, value), value) if isinstance(value, str) else value
         if not isinstance(value, str) or value not in arguments:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import ast
 import dataclasses
 import inspect
-import types
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from ffalora_cli.config import schema
+from ffalora_cli.config.build import inner_type
 from ffalora_cli.config.schema import Config
 
 UNITS: Mapping[str, str] = {
@@ -41,6 +41,7 @@ UNITS: Mapping[str, str] = {
     "federation.min_clients": "uploads",
     "federation.dropout_rate": "probability",
     "federation.straggler_rate": "probability",
+    "federation.budget_megabytes": "MB of 10^6 bytes",
     "federation.eval_every": "rounds",
     "engine.max_tokens": "tokens",
     "engine.threads": "threads",
@@ -64,6 +65,7 @@ def key_type(key: str) -> KeyType:
     expected: Any = Config
     comment = ""
     for part in key.split("."):
+        expected = inner_type(expected)
         if dataclasses.is_dataclass(expected):
             comment = _comments(expected.__name__).get(part, "")  # type: ignore[union-attr]
             expected = get_type_hints(expected)[part]
@@ -73,9 +75,8 @@ def key_type(key: str) -> KeyType:
 
 
 def _words(expected: Any) -> str:
-    origin, arguments = get_origin(expected), get_args(expected)
-    if origin in (Union, types.UnionType):
-        (inner,) = (a for a in arguments if a is not type(None))
+    origin, arguments, inner = get_origin(expected), get_args(expected), inner_type(expected)
+    if inner is not expected:
         return f"{_words(inner)}, or null"
     if origin is Literal:
         return "one of a set"
@@ -89,8 +90,7 @@ def _words(expected: Any) -> str:
 
 
 def _allowed(expected: Any) -> tuple[str, ...]:
-    if get_origin(expected) in (Union, types.UnionType):
-        (inner,) = (a for a in get_args(expected) if a is not type(None))
+    if (inner := inner_type(expected)) is not expected:
         found = _allowed(inner)
         return (*found, "null") if found else ()
     if get_origin(expected) is Literal:

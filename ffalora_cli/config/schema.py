@@ -20,6 +20,19 @@ FEW_CLIENTS = 3
 
 
 @dataclass(frozen=True)
+class GenerateConfig:
+    """Answers that a language model writes to evaluation rows, and how they are scored."""
+
+    rows: int = 100  # of the first evaluation split, the same ones in every run
+    every: int = 100  # rounds; the last one is scored whatever it is
+    initial: bool = False  # also before training
+    max_new_tokens: int = 256  # of an answer
+    stop: tuple[str, ...] = ()  # texts that end an answer, beside the model's own end of text
+    metrics: tuple[str, ...] = ("exact_match",)  # comparisons with the reference answers
+    extract: str | None = None  # exact_match: regular expression of what is compared; null = all
+
+
+@dataclass(frozen=True)
 class TaskConfig:
     """A task as data: its kind, columns, classes, metrics, splits."""
 
@@ -44,11 +57,15 @@ class TaskConfig:
     hub_name: str | None = None  # its configuration
     license: str = ""
     kind: str = TEXT_CLASSIFICATION  # a file in ``ffalora_cli/tasks``, or a package's
-    prompt: tuple[str, ...] = ()  # format strings; the first whose columns are all filled in
+    prompt: str | None = None  # format string; lines of empty columns alone are left out
     completion: str | None = None  # format string of what is learnt
     messages_column: str | None = None  # a chat instead of both, written by its model's template
     template_version: int = 1  # raised when prompt, completion or a chat template changes
     loss_reduction: Literal["mean", "sum"] = "mean"  # of a row's tokens
+    long_rows: Literal["cut", "leave_out"] = "cut"  # cut: from the left of the prompt
+    generate: GenerateConfig | None = None  # null = never
+    image_column: str | None = None  # files' bytes, paths, or both as the library `datasets` has it
+    image_size: int | None = None  # height and width in pixels; null = the model's own
 
 
 @dataclass(frozen=True)
@@ -203,6 +220,7 @@ class FederationConfig:
     min_clients: int = 1  # accepted uploads below which a round with rejected ones ends the run
     dropout_rate: float = 0.0  # chance that a client of the cohort does not answer
     straggler_rate: float = 0.0  # chance that it answers too late
+    budget_megabytes: float | None = None  # of all rounds, both ways; for plans alone
 
 
 @dataclass(frozen=True)

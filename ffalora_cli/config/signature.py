@@ -12,6 +12,7 @@ Left out, because the same numbers come out either way:
 - ``privacy.trials``, ``privacy.trial_distribution``: they change what the statement says about a
   search over runs, not the run;
 - ``privacy.budget_guard``: it decides whether a run starts, not what comes out of it;
+- ``federation.budget_megabytes``: plans alone read it;
 - ``task.license``.
 
 A key that is younger than recorded runs is left out at the value that says what those did, so that
@@ -41,6 +42,7 @@ _IGNORED = frozenset(
         "model.local_lr",
         "model.max_grad_norm",
         "model.head_scale",
+        "federation.budget_megabytes",
         "privacy.budget_guard",
         "privacy.trials",
         "privacy.trial_distribution",
@@ -51,11 +53,15 @@ _IGNORED = frozenset(
 _UNSAID: Mapping[str, Any] = {
     "adapter.form": "lora",
     "task.kind": "text_classification",
-    "task.prompt": [],
+    "task.prompt": None,
     "task.completion": None,
     "task.messages_column": None,
     "task.template_version": 1,
     "task.loss_reduction": "mean",
+    "task.long_rows": "cut",
+    "task.generate": None,
+    "task.image_column": None,
+    "task.image_size": None,
 }
 """Younger keys, and the value at which each is left out."""
 

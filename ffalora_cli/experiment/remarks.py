@@ -23,8 +23,7 @@ def of_data(task: TaskConfig, data: TaskData) -> tuple[str, ...]:
     notes, counted = [], data.facts["train"]
     if left_out := counted["rows_too_long"]:
         notes.append(
-            f"{left_out} of {left_out + len(data.train)} rows are left out: their answer is longer "
-            f"than task.max_length={task.max_length}"
+            f"{left_out} rows of train are left out: longer than task.max_length={task.max_length}"
         )
     if empty := counted["empty_texts"]:
         few = "text of the training pairs is" if empty == 1 else "texts of the training pairs are"

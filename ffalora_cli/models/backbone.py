@@ -25,6 +25,7 @@ from ffalora_cli.hub.model_files import (
     pinned_commit,
 )
 from ffalora_cli.hub.reasons import of_ours
+from ffalora_cli.models.families.vision import allow_any_size
 from ffalora_cli.models.fingerprint import fingerprint_tensors
 from ffalora_cli.models.source import no_tokenizer, resolve_source
 from ffalora_cli.tasks import registry
@@ -184,6 +185,7 @@ def load_backbone(
                 use_safetensors=True,  # a pickle is never opened
             )
         missing = set(info["missing_keys"]) | {key for key, *_ in info["mismatched_keys"]}
+    allow_any_size(model)
     model.eval().requires_grad_(False)
     inside, whole = f"{model.base_model_prefix}.", kind.reads == "vocabulary"
     lost = sorted(name for name in missing if whole or name.startswith(inside))

@@ -41,9 +41,20 @@ class Metric:
 
 
 OF_KINDS = frozenset(
-    {"prompt", "completion", "messages_column", "template_version", "loss_reduction"}
+    {
+        "prompt",
+        "completion",
+        "messages_column",
+        "template_version",
+        "loss_reduction",
+        "long_rows",
+        "generate",
+        "image_column",
+        "image_size",
+    }
 )
-"""Fields of ``TaskConfig`` that only some kinds read; ``Task.keys`` says which."""
+"""Fields of ``TaskConfig`` that only some kinds read; ``Task.keys`` says which, and ``generate`` is
+read where something is ``generated``."""
 
 LOSS = Metric("number", higher_is_better=False)
 """The mean of ``Task.losses``, which every evaluation records as ``loss``."""
@@ -55,21 +66,25 @@ class Task(ABC):
     Attributes:
         auto_class: class of transformers that loads the model.
         pipeline: what the Hugging Face hub calls such tasks.
+        modality: what the model reads, and so which processor prepares it.
         keys: fields of ``TaskConfig`` that this kind reads and others do not.
         texts_a_row: how many columns ``text_columns`` names, at least and at most.
         reads: what outputs a loss is made of: one of each example (what its pooled head gives), one
             of each target's token, or of each target's token the scores of the vocabulary, which
             are too many to be kept.
         metrics: what ``task.metrics`` may name.
+        generated: what is scored of answers that a model writes, where it can.
         client_metric: what a client's model is scored by.
     """
 
     auto_class: ClassVar[str]
     pipeline: ClassVar[str]
+    modality: ClassVar[Literal["text", "image"]] = "text"
     keys: ClassVar[tuple[str, ...]] = ()
     texts_a_row: ClassVar[tuple[int, int]] = (1, 2)
     reads: ClassVar[Literal["example", "target", "vocabulary"]] = "example"
     metrics: ClassVar[Mapping[str, Metric]]
+    generated: ClassVar[Mapping[str, Metric]] = {}
     client_metric: ClassVar[str]
 
     @abstractmethod
@@ -194,7 +209,8 @@ class Task(ABC):
         """
         for item in fields(config):
             given = item.default is not MISSING and getattr(config, item.name) != item.default
-            if item.name in OF_KINDS and item.name not in self.keys and given:
+            kept = item.name in self.keys or (item.name == "generate" and self.generated)
+            if item.name in OF_KINDS and not kept and given:
                 raise ConfigError(f"task.{item.name} is of another task.kind; remove it")
         least, most = self.texts_a_row
         count = f"{least}" if least == most else f"{least} or {most}"

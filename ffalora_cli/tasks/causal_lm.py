@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from ffalora_cli.config.errors import ConfigError, brief, require
 from ffalora_cli.config.schema import TaskConfig
+from ffalora_cli.tasks import generated_answers
 from ffalora_cli.tasks.base import Metric, Place, Task
 from ffalora_cli.tasks.targets import Scored, Targets
 
@@ -21,12 +22,20 @@ class CausalLM(Task):
     """Next-token prediction of the answer's tokens, its end among them.
 
     Prompt and answer are tokenised apart and joined. What does not fit is cut from the prompt's
-    left; a row whose answer does not fit is left out. One row is one example, however long.
+    left, or the row left out, as ``task.long_rows`` says; one whose answer does not fit is left
+    out. One row is one example, however long.
     """
 
     auto_class = "AutoModelForCausalLM"
     pipeline = "text-generation"
-    keys = ("prompt", "completion", "messages_column", "template_version", "loss_reduction")
+    keys = (
+        "prompt",
+        "completion",
+        "messages_column",
+        "template_version",
+        "loss_reduction",
+        "long_rows",
+    )
     texts_a_row = (0, 0)  # the format strings name the columns
     reads = "vocabulary"
     metrics: ClassVar[Mapping[str, Metric]] = {
@@ -34,6 +43,7 @@ class CausalLM(Task):
         "perplexity": Metric("number", higher_is_better=False, hub="perplexity"),
         "token_accuracy": Metric("percent"),
     }
+    generated = generated_answers.METRICS
     client_metric = "token_accuracy"
 
     def outputs(self, config: TaskConfig) -> int:
@@ -45,7 +55,7 @@ class CausalLM(Task):
         if config.messages_column is not None:
             named = [config.messages_column]
         else:
-            forms = [*config.prompt, *filter(None, [config.completion])]
+            forms = filter(None, [config.prompt, config.completion])
             named = [name for form in forms for name in _fields(form)]
         return tuple(dict.fromkeys([*named, *filter(None, [config.label_column])]))
 
@@ -91,6 +101,8 @@ class CausalLM(Task):
         for beginning, tokens in zip(beginnings, answers, strict=True):
             answer = [*tokens, tokenizer.eos_token_id]
             prompt = _cut(beginning, max_length - len(answer), tokenizer.bos_token_id)
+            if config.long_rows == "leave_out" and len(prompt) < len(beginning):
+                prompt = []
             kept = answer if prompt else []
             ids.append([*prompt, *answer])
             positions.append(range(len(prompt) - 1, len(prompt) - 1 + len(kept)))
@@ -134,12 +146,12 @@ class CausalLM(Task):
     def check(self, config: TaskConfig) -> None:
         """Prompt and completion, or a chat, of plain columns; classes where rows have a column."""
         chat = config.messages_column is not None
-        if chat == (config.completion is not None) or chat == bool(config.prompt):
+        if {chat} != {config.completion is None, config.prompt is None}:
             raise ConfigError(
                 "task.kind=causal_lm reads task.prompt and task.completion, or else "
                 "task.messages_column; give one of the two"
             )
-        for form in [*config.prompt, *filter(None, [config.completion])]:
+        for form in filter(None, [config.prompt, config.completion]):
             _fields(form)
         require(
             "task.classes",
@@ -147,6 +159,8 @@ class CausalLM(Task):
             bool(config.classes) == (config.label_column is not None),
             "the values of task.label_column, or [] without one",
         )
+        if config.generate is not None:
+            generated_answers.check(config.generate)
         super().check(config)
 
 
@@ -176,22 +190,24 @@ def _fields(form: str) -> list[str]:
 def _written(
     config: TaskConfig, table: Mapping[str, Sequence[Any]], place: Place, row: int
 ) -> tuple[str, str]:
-    """Prompt and completion of a row: of several prompts the first whose columns are filled in."""
+    """Prompt and completion of a row."""
     cells = {name: _text(values[row]) for name, values in table.items()}
-    assert config.completion is not None
-    for name in _fields(config.completion):
-        if not cells[name].strip():
+    assert config.prompt is not None and config.completion is not None
+    for key, form in {"prompt": config.prompt, "completion": config.completion}.items():
+        names = _fields(form)
+        if names and not any(cells[name].strip() for name in names):
             raise ConfigError(
-                f"{place(row)}: {name} is empty, and task.completion is made of it; fill it in, or "
-                "remove such rows"
+                f"{place(row)}: {' and '.join(names)} empty, and task.{key} is made of it; fill it "
+                "in, or remove such rows"
             )
-    for form in config.prompt:
-        if all(cells[name].strip() for name in _fields(form)):
-            return form.format_map(cells), config.completion.format_map(cells)
-    empty = next(name for name in _fields(config.prompt[-1]) if not cells[name].strip())
-    raise ConfigError(
-        f"{place(row)}: {empty} is empty; fill it in, or add a task.prompt that does without"
-    )
+    lines = [line for line in config.prompt.split("\n") if not _is_idle(line, cells)]
+    return "\n".join(lines).format_map(cells), config.completion.format_map(cells)
+
+
+def _is_idle(line: str, cells: Mapping[str, str]) -> bool:
+    """Whether a line of a format string has columns, and all are empty in this row."""
+    names = _fields(line)
+    return bool(names) and not any(cells[name].strip() for name in names)
 
 
 def _text(value: Any) -> str:

@@ -87,7 +87,7 @@ def disk(parts: Parts, seen: Rehearsed) -> dict[str, Any]:
         "run_folder": sum(sizes.values()) + delta + personal + kept * checkpoint + lines + _RECORDS,
         "checkpoint": checkpoint,
         "checkpoints_kept": kept,
-        "token_cache": sum(s.ids.nbytes + s.offsets.nbytes + 16 * len(s) for s in splits),
+        "token_cache": sum(split.stored_bytes for split in splits),
         "how": "tensors as they are stored; line files about "
         f"{_LINE} bytes a round and participation",
     }
