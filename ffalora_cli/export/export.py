@@ -208,7 +208,7 @@ def _reloaded(folder: Path, rows: Rows, config: Config, merge: bool) -> torch.Te
     task = registry.get(config.task.kind)
     question = {
         "folder": str(folder.resolve()),
-        "base": None if merge else resolve_source(config.model.source),
+        "base": None if merge else resolve_source(config.model.source, config.model.cache),
         "revision": config.model.revision,
         "texts": rows.texts,
         "max_length": config.task.max_length,

@@ -93,7 +93,7 @@ def why_padded(network: Any, real: bool) -> str:
 
 def _attempt(model: Any, one_row: bool, rows: _Rows, values: Tensors) -> tuple[Tensor | None, str]:
     """Outputs without padding, or why there are none."""
-    from ffalora_cli.models.backbone import quiet_transformers
+    from ffalora_cli.models.reading import quiet_transformers
 
     context = model.context
     layout = Layout.of(rows.lengths, CLASS_ROWS)
