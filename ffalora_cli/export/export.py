@@ -219,7 +219,7 @@ def _question(folder: Path, config: Config, merge: bool) -> dict[str, Any]:
     task = registry.get(config.task.kind)
     return {
         "folder": str(folder.resolve()),
-        "base": None if merge else resolve_source(config.model.source),
+        "base": None if merge else resolve_source(config.model.source, config.model.cache),
         "revision": config.model.revision,
         "auto_class": task.auto_class,
         "width": task.outputs(config.task) or None,
