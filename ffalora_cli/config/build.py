@@ -124,6 +124,10 @@ def of_earlier(plain: Mapping[str, Any]) -> dict[str, Any]:
     for (section, key), value in EARLIER_DEFAULTS.items():
         if isinstance(filled.get(section), Mapping):
             filled[section] = {key: value, **filled[section]}
+    model = filled.get("model")
+    if isinstance(model, Mapping) and isinstance(model.get("max_grad_norm"), float):
+        clips = dict.fromkeys(model["targets"], model["max_grad_norm"])  # one for all patterns
+        filled["model"] = {**model, "max_grad_norm": clips}
     for (dotted, word), today in EARLIER_WORDS.items():
         section, key = dotted.split(".")
         if isinstance(filled.get(section), Mapping) and filled[section].get(key) == word:
@@ -152,12 +156,13 @@ def _keys(schema: type, prefix: str) -> Iterator[str]:
             yield f"{key}.*"
 
 
-def inner_type(expected: Any) -> Any:
-    """What a value is if it is not null."""
+def inner_type(expected: Any, value: Any = None) -> Any:
+    """What a value is if it is not null; where it may be a list or something else, as it is."""
     if get_origin(expected) not in (Union, types.UnionType):
         return expected
-    (inner,) = (a for a in get_args(expected) if a is not type(None))
-    return inner
+    several = [a for a in get_args(expected) if a is not type(None)]
+    is_list = isinstance(value, list | tuple)
+    return next((a for a in several if (get_origin(a) is tuple) == is_list), several[0])
 
 
 @cache  # reading them anew for every job takes as long as all the rest
@@ -201,7 +206,7 @@ def _value(expected: Any, value: Any, key: str) -> Any:
     if origin in (Union, types.UnionType):
         if value is None:
             return None
-        return _value(inner_type(expected), value, key)
+        return _value(inner_type(expected, value), value, key)
     if origin is Literal:
         value = EARLIER_WORDS.get((key, value), value) if isinstance(value, str) else value
         if not isinstance(value, str) or value not in arguments:
@@ -232,8 +237,8 @@ def _scalar(expected: type, value: Any, key: str) -> Any:
             f""", as in '{key}="{value}"'""" if expected is str and type(value) in _SPOKEN else ""
         )
         raise _mistyped(key, value, _SPOKEN[expected] + quoted)
-    kept = value.replace("\n", "") if key.startswith(_OF_LINES) else value
-    if isinstance(kept, str) and _UNPRINTABLE.search(kept):
+    shown = str(value).replace("\n", "") if key.startswith(_OF_LINES) else value
+    if isinstance(shown, str) and _UNPRINTABLE.search(shown):
         raise _mistyped(key, value, "text without control characters")
     if isinstance(value, float) and not math.isfinite(value):
         raise _mistyped(key, value, "a finite number")

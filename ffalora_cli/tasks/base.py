@@ -51,6 +51,7 @@ OF_KINDS = frozenset(
         "generate",
         "image_column",
         "image_size",
+        "target_range",
     }
 )
 """Fields of ``TaskConfig`` that only some kinds read; ``Task.keys`` says which."""
@@ -68,6 +69,7 @@ class Task(ABC):
         modality: what the model reads, and so which processor prepares it.
         keys: fields of ``TaskConfig`` that this kind reads and others do not.
         texts_a_row: how many columns ``text_columns`` names, at least and at most.
+        reads_lists: whether a cell of ``text_columns`` may be a list (``texts`` checks it).
         reads: what outputs a loss is made of: one of each example (what its pooled head gives), one
             of each target's token, or of each target's token the scores of the vocabulary, which
             are too many to be kept.
@@ -81,6 +83,7 @@ class Task(ABC):
     modality: ClassVar[Literal["text", "image"]] = "text"
     keys: ClassVar[tuple[str, ...]] = ()
     texts_a_row: ClassVar[tuple[int, int]] = (1, 2)
+    reads_lists: ClassVar[bool] = False
     reads: ClassVar[Literal["example", "target", "vocabulary"]] = "example"
     metrics: ClassVar[Mapping[str, Metric]]
     generated: ClassVar[Mapping[str, Metric]] = {}
