@@ -28,6 +28,7 @@ class CausalLM(Task):
 
     auto_class = "AutoModelForCausalLM"
     pipeline = "text-generation"
+    headed = False
     keys = (
         "prompt",
         "completion",
