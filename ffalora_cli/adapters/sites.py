@@ -50,7 +50,7 @@ class AdaptedLinear(nn.Module):
         return {factor: values[name] for factor, name in self._names.items()}
 
     def forward(self, x: Tensor) -> Tensor:  # [examples, ..., d_in] -> [examples, ..., d_out]
-        """Base output plus the form's; an example may be several blocks of ``x`` (Swin's windows)."""
+        """Base output plus the form's; an example may be several blocks (Swin's windows)."""
         factors = self.factors()
         if factors is None:
             return self.base(x)

@@ -1,4 +1,4 @@
-"""Keeps splits as a model reads them on disk: written once, atomically, checked and memory-mapped."""
+"""Keeps splits as a model reads them on disk: written once, atomically, checked, memory-mapped."""
 
 from __future__ import annotations
 

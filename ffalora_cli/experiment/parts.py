@@ -172,6 +172,7 @@ def build(
     import torch
 
     from ffalora_cli.data.cache import entry_key
+    from ffalora_cli.data.encode import Encoded
     from ffalora_cli.data.partition.partition import fingerprint, strata_table
     from ffalora_cli.data.units import unit_keys
     from ffalora_cli.engine.build import build_engine, pick_device
@@ -185,9 +186,10 @@ def build(
     from ffalora_cli.federation.server.robust import combination_warnings
     from ffalora_cli.federation.simulation import Simulation
     from ffalora_cli.methods import registry
-    from ffalora_cli.models.backbone import load_skeleton, load_tokenizer
+    from ffalora_cli.models.backbone import load_skeleton
     from ffalora_cli.models.fit import check_fit, check_tokens
     from ffalora_cli.models.network import load_network
+    from ffalora_cli.models.processor import load_processor
     from ffalora_cli.privacy.mechanism.secret import run_secret
     from ffalora_cli.privacy.planning.make import make_plan
     from ffalora_cli.privacy.planning.network_rules import check_network
@@ -201,17 +203,18 @@ def build(
     method = registry.get(config.method.name)
     observer.note("reading data")
     config = pin(config, observer)
-    tokenizer = load_tokenizer(config.model, observer.note)
+    processor = load_processor(config.model, config.task, observer.note)
     skeleton = load_skeleton(config.model, config.task, observer.note)
-    about_data = check_fit(skeleton, tokenizer, config)
+    about_data = check_fit(skeleton, processor, config)
     if given is None:
-        data, people = population.load(config, tokenizer)
+        data, people = population.load(config, processor)
     else:
         data, people = given.data, given.people
     config, clients = people.config, people.clients
     if weights != "loaded":
         config = replace(config, model=replace(config.model, random_weights=True))
-    about_data += check_tokens(data.train.ids, data.train.lengths, tokenizer, config)
+    if isinstance(data.train, Encoded):
+        about_data += check_tokens(data.train.ids, data.train.lengths, processor, config)
     about_data += remarks.of_data(config.task, data)
     observer.note("planning privacy" if config.privacy.unit != "none" else "loading the model")
     keys = unit_keys(data.train, config.privacy.unit)
@@ -244,7 +247,7 @@ def build(
         clients=fingerprint(clients),
         weights=network.fingerprint,
         model=network.rest,
-        tokenizer=entry_key(tokenizer),
+        tokenizer=entry_key(processor),
     )
     max_tokens = config.engine.max_tokens or auto_max_tokens(network)
     engine = build_engine(config.engine.name, network, data.train, max_tokens, ranks)

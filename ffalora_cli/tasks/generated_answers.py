@@ -102,7 +102,7 @@ def check(config: GenerateConfig) -> None:
         re.compile(config.extract)
     except re.error as error:
         raise ConfigError(
-            f"task.generate.extract={brief(config.extract, 60)} is no regular expression ({error}); "
+            f"task.generate.extract={brief(config.extract, 60)} is no pattern ({error}); "
             "mend it, or set null"
         ) from error
     if "exact_match" not in config.metrics:

@@ -23,7 +23,7 @@ from ffalora_cli.experiment import population
 from ffalora_cli.experiment.forecast.forecast import Nobody
 from ffalora_cli.experiment.parts import Given, pin
 from ffalora_cli.keys import Key
-from ffalora_cli.models.backbone import load_tokenizer
+from ffalora_cli.models.processor import load_processor
 from ffalora_cli.tasks import registry
 
 VARIANTS = ("as it is", "unit removed", "unit changed")
@@ -68,7 +68,7 @@ def play_neighbours(job: Job, secret: Key, within: Path) -> list[Neighbour]:
 def _given(config: Config, secret: Key) -> list[Given]:
     """What each of ``VARIANTS`` is handed."""
     config = pin(config, Nobody())
-    data, people = population.load(config, load_tokenizer(config.model))
+    data, people = population.load(config, load_processor(config.model, config.task))
     evals = {
         name: rows.take(np.arange(min(SCORED, len(rows)))) for name, rows in data.evals.items()
     }
