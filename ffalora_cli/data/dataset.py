@@ -147,7 +147,8 @@ def encoded_split(
     columns = [*task.text_columns, *named]
     identity: list[str | int] = [task.name, task.version, *columns, *task.classes]
     if task.kind != TEXT_CLASSIFICATION:
-        identity += [task.kind, *kind.columns(task), *(repr(getattr(task, k)) for k in kind.keys)]
+        keys = (key for key in kind.keys if key != "generate")  # which makes no tokens
+        identity += [task.kind, *kind.columns(task), *(repr(getattr(task, key)) for key in keys)]
     if task.messages_column is not None:
         identity.append(str(processor.chat_template))
     provenance = {"origin": source.origin, "source_fingerprint": source.fingerprint}

@@ -18,7 +18,9 @@ from ffalora_cli.types import RoundRecord
 if TYPE_CHECKING:
     from ffalora_cli.data.dataset import TaskData
     from ffalora_cli.engine.evaluate import Predict
+    from ffalora_cli.engine.generate import Told, Write
     from ffalora_cli.engine.ranks import Ranks
+    from ffalora_cli.experiment.generated import Asked
     from ffalora_cli.experiment.inputs import Loaded
     from ffalora_cli.experiment.population import Population
     from ffalora_cli.federation.simulation import Simulation
@@ -26,6 +28,10 @@ if TYPE_CHECKING:
     from ffalora_cli.methods.base import Method
     from ffalora_cli.models.backbone import Weights
     from ffalora_cli.privacy.planning.plan import PrivacyPlan
+
+
+Lines = list[dict[str, Any]]
+"""Of generated answers, as ``generated.jsonl`` has them."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +63,8 @@ class Parts:
     max_tokens: int
     loaded: Loaded
     predict: Predict  # scores rows, here or on all ranks
+    asked: Asked | None  # rows that answers are generated to
+    write: Write | None  # generates them, here or on all ranks
     processes: int = 1
     names: tuple[str, ...] | None = None  # of the clients, where the data names them
     warnings: tuple[str, ...] = ()
@@ -98,6 +106,20 @@ class Parts:
         if simulation.personal or self.config.federation.eval_clients:
             record = self._evaluate_clients(record)
         return record
+
+    def generate(self, record: RoundRecord, told: Told) -> tuple[RoundRecord, Lines]:
+        """The record with scores of what the global model writes where that is due, and what.
+
+        Args:
+            record: of a round.
+            told: how many answers of how many are written.
+        """
+        simulation = self.simulation
+        last = simulation.is_last(record.round)
+        if self.asked is None or self.write is None or not self.asked.due(record.round, last):
+            return record, []
+        metrics, lines = self.asked.scored(self.write, simulation.tensors, simulation.poll, told)
+        return replace(record, metrics={**record.metrics, **metrics}), lines
 
     def _evaluate_clients(self, record: RoundRecord) -> RoundRecord:
         """The record with scores of the clients that took part (at most 100 of them).
@@ -181,6 +203,7 @@ def build(
     from ffalora_cli.engine.memory import auto_max_tokens
     from ffalora_cli.engine.precision import set_precision
     from ffalora_cli.engine.ranks import ALONE
+    from ffalora_cli.experiment.generated import Asked
     from ffalora_cli.experiment.inputs import Loaded
     from ffalora_cli.federation.roles import covered_names
     from ffalora_cli.federation.server.robust import combination_warnings
@@ -216,6 +239,7 @@ def build(
     if isinstance(data.train, Encoded):
         about_data += check_tokens(data.train.ids, data.train.lengths, processor, config)
     about_data += remarks.of_data(config.task, data)
+    asked = Asked.of(config.task, data.evals, processor, skeleton)
     observer.note("planning privacy" if config.privacy.unit != "none" else "loading the model")
     keys = unit_keys(data.train, config.privacy.unit)
     shared = find_shared_rows(keys, clients.rows, clients.offsets)
@@ -283,6 +307,8 @@ def build(
         max_tokens,
         loaded,
         partial(predict, ranks=ranks or ALONE),
+        asked,
+        asked and asked.writer(network, max_tokens, ranks or ALONE),
         ranks.world if ranks else 1,
         people.names,
         warnings,

@@ -15,6 +15,7 @@ from ffalora_cli.config.schema import Config, TaskConfig
 from ffalora_cli.config.signature import relevant
 from ffalora_cli.export.peft import public_source
 from ffalora_cli.export.usage import from_hub, usage
+from ffalora_cli.federation.schedule import in_words
 from ffalora_cli.methods import registry
 from ffalora_cli.methods.base import Method
 from ffalora_cli.metric_keys import DOWNLINK_TOTAL, UPLINK_TOTAL, evaluated, interval
@@ -177,11 +178,14 @@ def _data(records: RunRecords, config: Config) -> str:
 def _of_kind(task: TaskConfig) -> list[tuple[str, str]]:
     """How rows become what the model reads: the template of a language model's among it."""
     kind = tasks.get(task.kind)
-    named = [(key, getattr(task, key)) for key in kind.keys]
+    named = [(key, getattr(task, key)) for key in kind.keys if key != "generate"]
     rows = [(key, f"`{value}`".replace("\n", "\\n")) for key, value in named if value is not None]
     if kind.modality == "text":
         cut = "the first" if kind.reads != "vocabulary" else "at most"
         rows.append(("tokens", f"{cut} {task.max_length} of a row"))
+    if (asked := task.generate) is not None:
+        said = f"to {asked.rows} rows, greedy, at most {asked.max_new_tokens} tokens"
+        rows.append(("generated answers", said))
     return [(key.replace("_", " "), value.replace("|", "\\|")) for key, value in rows]
 
 
@@ -201,26 +205,21 @@ def _training(config: Config) -> str:
         ("rounds × local steps", f"{f.rounds} × {f.local_steps}"),
         ("batch of a client", f"{f.local_batch_size}"),
         ("clients a round", "all" if f.cohort_size is None else f"{f.cohort_size}"),
-        ("local optimiser", f"{f.local_optimizer}, lr {f.local_lr:g}"),
+        ("local optimiser", f"{f.local_optimizer}, lr {in_words(f)}"),
         ("server optimiser", f"{f.server_optimizer.name}, lr {f.server_optimizer.lr:g}"),
         ("combination", f"{f.combination}, weights by {f.weights}"),
         (
             "adapter",
-            f"rank {adapter.rank}, alpha {adapter.alpha:g}, {adapter.targets}, A {adapter.init}",
+            f"rank {adapter.rank}, alpha {adapter.alpha:g}, {adapter.place}, A {adapter.init}",
         ),
         *(
             [("head", f"{config.head.mode}, scale {config.head.scale:g}")]
-            if _has_head(config)
+            if tasks.get(config.task.kind).headed
             else []
         ),
         ("precision", config.engine.precision),
     ]
     return _table(("", ""), rows)
-
-
-def _has_head(config: Config) -> bool:
-    """Whether anything is learnt on top of the base; a language model's vocabulary is its base."""
-    return tasks.get(config.task.kind).reads != "vocabulary"
 
 
 def _versions(manifest: Mapping[str, Any], config: Config, facts: CardFacts) -> str:
@@ -366,7 +365,7 @@ def _limitations(config: Config, facts: CardFacts) -> str:
         "Clients were simulated on one machine; no network, no attacker and no real population.",
         "Biases of the base model and of the data are still there; none was measured.",
     ]
-    if _has_head(config) and config.head.mode == "frozen":
+    if tasks.get(config.task.kind).headed and config.head.mode == "frozen":
         lines.append("The head is random and frozen: the adapter learnt to feed it.")
     if config.engine.precision != "fp32":
         lines.append(f"Trained with engine.precision={config.engine.precision}, exported in fp32.")

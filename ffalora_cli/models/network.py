@@ -230,7 +230,7 @@ def build_network(
 
     Args:
         backbone: loaded, frozen.
-        adapter: form, rank, alpha, init, seed.
+        adapter: form, rank, alpha, init, seed, layers.
         targets: module-name suffixes.
         precision: of the frozen weights in the adapted model; ``bf16`` copies them.
 
@@ -238,7 +238,7 @@ def build_network(
         ConfigError: a target matches no layer, or no form has this name.
     """
     plain = backbone.model
-    sites = adapters.find_sites(plain, targets)
+    sites = adapters.find_sites(plain, targets, adapter.layers)
     form = forms.get(adapter.form)
     specs = form.specs(sites, adapter.rank)
     draw = partial(form.initial, sites, adapter.rank, adapter.init)

@@ -14,7 +14,15 @@ from datetime import datetime
 from functools import cache
 from typing import Any, Literal
 
-from ffalora_cli.metric_keys import CLIP, EPSILON, UNCLIPPED, evaluated, own_labels, personalized
+from ffalora_cli.metric_keys import (
+    CLIP,
+    EPSILON,
+    LEARNING_RATE,
+    UNCLIPPED,
+    evaluated,
+    own_labels,
+    personalized,
+)
 from ffalora_cli.records.reading import RunRecords
 from ffalora_cli.types import RoundRecord
 
@@ -86,6 +94,7 @@ LINES: tuple[tuple[str, Kind, Kind], ...] = (
     (f"metrics.{UNCLIPPED}", "noised", "noised"),
     # A round's seconds follow from the rows that were drawn and from their lengths.
     ("metrics.time/*", "home", "home"),
+    (f"metrics.{LEARNING_RATE}", "public", "public"),  # of the configuration alone
     ("metrics.train/*", "home", "home"),  # loss, clipped share, counts
     ("metrics.engine/*", "home", "home"),  # padding tells the drawn lengths
     ("metrics.*", "home", "home"),
