@@ -66,7 +66,6 @@ class Task(ABC):
     Attributes:
         auto_class: class of transformers that loads the model.
         pipeline: what the Hugging Face hub calls such tasks.
-        headed: whether its models have a head.
         modality: what the model reads, and so which processor prepares it.
         keys: fields of ``TaskConfig`` that this kind reads and others do not.
         texts_a_row: how many columns ``text_columns`` names, at least and at most.
@@ -81,7 +80,6 @@ class Task(ABC):
 
     auto_class: ClassVar[str]
     pipeline: ClassVar[str]
-    headed: ClassVar[bool] = True
     modality: ClassVar[Literal["text", "image"]] = "text"
     keys: ClassVar[tuple[str, ...]] = ()
     texts_a_row: ClassVar[tuple[int, int]] = (1, 2)

@@ -28,7 +28,6 @@ class CausalLM(Task):
 
     auto_class = "AutoModelForCausalLM"
     pipeline = "text-generation"
-    headed = False
     keys = (
         "prompt",
         "completion",
