@@ -63,7 +63,7 @@ class AdaptedLinear(nn.Module):
         rows = x.reshape(-1, x.shape[-1])
         y = self.base(rows)
         if self.context.dropout is not None:
-            rows = self.context.dropout(self.site, x).reshape(rows.shape)
+            rows = self.context.dropout(self.site, rows.unflatten(0, (copies, -1))).flatten(0, 1)
         layout = layout or Layout.padded(copies, len(rows) // copies)
         y = self.form.delta(rows, factors, layout, self.scale, y).view(*x.shape[:-1], -1)
         return y.as_subclass(_RowPerExample) if common_rows else y

@@ -237,8 +237,8 @@ def _scalar(expected: type, value: Any, key: str) -> Any:
             f""", as in '{key}="{value}"'""" if expected is str and type(value) in _SPOKEN else ""
         )
         raise _mistyped(key, value, _SPOKEN[expected] + quoted)
-    kept = value.replace("\n", "") if key.startswith(_OF_LINES) else value
-    if isinstance(kept, str) and _UNPRINTABLE.search(kept):
+    shown = str(value).replace("\n", "") if key.startswith(_OF_LINES) else value
+    if isinstance(shown, str) and _UNPRINTABLE.search(shown):
         raise _mistyped(key, value, "text without control characters")
     if isinstance(value, float) and not math.isfinite(value):
         raise _mistyped(key, value, "a finite number")

@@ -239,7 +239,7 @@ def build(
     if isinstance(data.train, Encoded):
         about_data += check_tokens(data.train.ids, data.train.lengths, processor, config)
     about_data += remarks.of_data(config.task, data)
-    asked = Asked.of(config.task, data.evals, tokenizer, skeleton)
+    asked = Asked.of(config.task, data.evals, processor, skeleton)
     observer.note("planning privacy" if config.privacy.unit != "none" else "loading the model")
     keys = unit_keys(data.train, config.privacy.unit)
     shared = find_shared_rows(keys, clients.rows, clients.offsets)

@@ -23,7 +23,7 @@ from ffalora_cli.config.errors import ConfigError, RunFailed
 from ffalora_cli.config.schema import Config
 from ffalora_cli.engine.microbatch import cut
 from ffalora_cli.export import reload
-from ffalora_cli.export.model_card import CardFacts, from_hub, model_card
+from ffalora_cli.export.model_card import CardFacts, model_card
 from ffalora_cli.export.peft import (
     merged_model,
     public_source,
@@ -31,6 +31,7 @@ from ffalora_cli.export.peft import (
     write_merged,
 )
 from ffalora_cli.export.trained_model import TrainedModel, read_model
+from ffalora_cli.export.usage import from_hub
 from ffalora_cli.records.files import sync_folder, to_json, write_new
 from ffalora_cli.records.leaving import leaving
 from ffalora_cli.records.manifest import recorded_commits
@@ -43,7 +44,7 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedTokenizerBase
 
-    from ffalora_cli.data.encode import Encoded
+    from ffalora_cli.data.dataset import Ready
     from ffalora_cli.models.network import Network
     from ffalora_cli.types import Tensors
 
@@ -153,7 +154,7 @@ def _check_form(config: Config, trained: TrainedModel, merge: bool) -> None:
         )
 
 
-def _rows(config: Config, tokenizer: PreTrainedTokenizerBase) -> Encoded:
+def _rows(config: Config, tokenizer: PreTrainedTokenizerBase) -> Ready:
     """Some real rows of the evaluation split, or of train where that is cut from it.
 
     Where single tokens are scored, each row keeps its last target: there the model has read all of
@@ -175,7 +176,7 @@ def _rows(config: Config, tokenizer: PreTrainedTokenizerBase) -> Encoded:
 
 
 def _difference(
-    network: Network, rows: Encoded, values: Tensors, folder: Path, config: Config, merge: bool
+    network: Network, rows: Ready, values: Tensors, folder: Path, config: Config, merge: bool
 ) -> float:
     """Largest difference between our outputs and those of the folder's model.
 
@@ -218,7 +219,7 @@ def _question(folder: Path, config: Config, merge: bool) -> dict[str, Any]:
     task = registry.get(config.task.kind)
     return {
         "folder": str(folder.resolve()),
-        "base": None if merge else resolve_source(config.model.source),
+        "base": None if merge else resolve_source(config.model.source, config.model.cache),
         "revision": config.model.revision,
         "auto_class": task.auto_class,
         "width": task.outputs(config.task) or None,

@@ -42,7 +42,8 @@ class Regression(Task):
         for row, cell in enumerate(table[name or ""]):
             value = _number(cell)
             if value is None or not low <= value <= high:
-                inside = f" from {low:g} to {high:g} (task.target_range)" * bool(config.target_range)
+                inside = f" from {low:g} to {high:g} (task.target_range)"
+                inside = inside if config.target_range else ""
                 raise ConfigError(
                     f"{place(row)}: {name} is {brief(cell)} in split {split!r}; give a number"
                     f"{inside}, or remove such rows"

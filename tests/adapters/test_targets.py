@@ -77,5 +77,5 @@ def test_the_clip_follows_pattern_and_model() -> None:
         (["adapter.targets=value", "privacy.max_grad_norm=0.1"], 0.1),
     ):
         assert plan(words)[0].config.privacy.max_grad_norm == clip
-    with pytest.raises(ConfigError, match="privacy.max_grad_norm.*model.max_grad_norm.mine"):
+    with pytest.raises(ConfigError, match=r"privacy.max_grad_norm.*model.max_grad_norm.mine"):
         plan(["++model.targets.mine=[a]", "adapter.targets=mine"])

@@ -112,7 +112,7 @@ def own_sentences(examples: Examples, rows: int, length: int) -> Sentences:
 def own_rows(config: Config) -> tuple[Examples, np.ndarray]:
     """The run's tokenised training rows, and units of each client int64 ``[num_clients]``."""
     data, found = population.load(config, load_tokenizer(config.model))
-    assert isinstance(data.train, Encoded)  # attacks are on texts: no other kind comes here
+    assert isinstance(data.train, Encoded)  # ``ffalora attack`` refuses all but texts
     return data.train, found.clients.num_units
 
 
