@@ -78,7 +78,7 @@ def key_type(key: str) -> KeyType:
 
 def _words(expected: Any) -> str:
     origin, arguments = get_origin(expected), get_args(expected)
-    if origin in (Union, types.UnionType):
+    if inner_type(expected) is not expected:
         several = [_words(a) for a in arguments if a is not type(None)]
         return f"{' or '.join(several)}, or null"
     if origin is Literal:

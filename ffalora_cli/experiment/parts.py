@@ -223,7 +223,7 @@ def build(
     warnings += (*(plan.warnings if plan else ()), *combination_warnings(config, len(clients)))
     for warning in warnings:
         observer.note(f"warning: {warning}")
-    notes = remarks.of_precision(config, device)
+    notes = (*remarks.of_precision(config, device), *remarks.of_clip(config))
     for note in notes:
         observer.note(note)
     network = load_network(

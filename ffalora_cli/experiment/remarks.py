@@ -63,3 +63,19 @@ def of_spread_units(config: Config, spread: bool) -> tuple[str, ...]:
         f"some values of task.unit_column={column} lie on several clients, which all release "
         f"something of them; partition.keep_together={column} keeps each on one",
     )
+
+
+def of_clip(config: Config) -> tuple[str, ...]:
+    """A recommended clip is for all layers, and for the mean of a row's losses."""
+    privacy, layers = config.privacy, config.adapter.layers
+    recommended = config.model.max_grad_norm.get(config.adapter.targets)
+    follows = privacy.inside_clients and privacy.max_grad_norm == recommended
+    others = ["task.loss_reduction=sum"] * (config.task.loss_reduction == "sum")
+    others += ["adapter.layers"] * (layers is not None)
+    if not follows or privacy.clip_quantile is not None or not others:
+        return ()
+    return (
+        f"privacy.max_grad_norm={recommended:g} is recommended for all layers and the mean of a "
+        f"row's tokens, and norms are others with {' and '.join(others)}; give one that suits, or "
+        "privacy.clip_quantile=0.5, which follows them",
+    )

@@ -147,9 +147,7 @@ def why_padded(config: Config, family: str, refusal: str) -> str | None:
 def _check_rank(model: nn.Module, config: Config) -> list[str]:
     """Sites there must be; rows of A can only be orthogonal where there is room for them."""
     rank = config.adapter.rank
-    sites = find_sites(
-        model, config.model.targets[config.adapter.targets], config.adapter.layers
-    )
+    sites = find_sites(model, config.model.targets[config.adapter.targets], config.adapter.layers)
     room = min(site.d_in for site in sites)
     if config.adapter.init == "orthogonal" and rank > room:
         raise ConfigError(

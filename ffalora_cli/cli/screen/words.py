@@ -13,8 +13,8 @@ from ffalora_cli.cli.screen.streams import WIDTH, width
 from ffalora_cli.cli.screen.units import count, human_bytes, human_seconds, score
 from ffalora_cli.config.errors import one_line
 from ffalora_cli.config.schema import Config
-from ffalora_cli.federation.schedule import in_words
 from ffalora_cli.config.secrets import redact
+from ffalora_cli.federation.schedule import in_words
 from ffalora_cli.metric_keys import DOWNLINK_TOTAL, UPLINK_TOTAL, bytes_of, evaluated, personalized
 from ffalora_cli.privacy.rounding import epsilon_text
 
