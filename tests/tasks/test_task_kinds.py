@@ -21,6 +21,7 @@ from ffalora_cli.tasks.targets import Targets
 from tests.engine.test_engines import gap, job
 from tests.tiny import BERT_TARGETS, SMALL, TinyExamples, save_tiny_bert
 
+
 def network_of(kind, model_class, outputs):
     torch.manual_seed(0)
     model = model_class(BertConfig(**SMALL | {"num_labels": outputs}))
