@@ -82,13 +82,14 @@ class ModelConfig:
     """A pretrained backbone and what suits it."""
 
     name: str
-    source: str  # hub id, local folder, or "package:<module>/<folder>"
+    source: str  # hub id, folder, GGUF file, or "package:<module>/<folder or file>"
     revision: str | None
     targets: dict[str, tuple[str, ...]]  # pattern name -> module-name suffixes
     local_lr: dict[str, LearningRates]  # local optimiser -> recommended rates
     max_grad_norm: dict[str, float]  # pattern name -> recommended clip
     head_scale: float  # recommended standard deviation of a freshly drawn head
     random_weights: bool = False  # real architecture, random weights (benchmarks only)
+    cache: str | None = None  # paths.cache: a model inside one file is unpacked there
 
 
 @dataclass(frozen=True)

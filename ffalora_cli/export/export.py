@@ -228,7 +228,7 @@ def _question(
     task = registry.get(config.task.kind)
     return {
         "folder": str(folder.resolve()),
-        "base": None if merge else resolve_source(config.model.source),
+        "base": None if merge else resolve_source(config.model.source, config.model.cache),
         "revision": config.model.revision,
         "auto_class": task.auto_class,
         "width": task.outputs(config.task) or None,
