@@ -196,7 +196,7 @@ def _difference(
     asked: Tensors = {}
     ours: list[torch.Tensor] = []
     for number, batch in enumerate(cut(rows.lengths, TOKENS, ROWS, packed=False)):
-        asked |= {f"{number}/{name}": tensor for name, tensor in rows.inputs(batch).items()}
+        asked |= {f"{number}/{name}": x.contiguous() for name, x in rows.inputs(batch).items()}
         targets = rows.targets.batch(batch)
         if network.task.reads != "example":
             asked[str(number)] = targets.positions

@@ -121,7 +121,12 @@ def write_pictures(folder: Path, rows: int = 40) -> Path:
 )
 def test_an_image_is_classified_by_the_code_of_its_card(side, merge, tmp_path):
     base, data = save_tiny_vit(tmp_path / "vit"), write_pictures(tmp_path / "data")
-    words = ["task=digits", 'task.classes=["0","1"]', "task.splits={train: train}", "model=vit_small"]
+    words = [
+        "task=digits",
+        'task.classes=["0","1"]',
+        "task.splits={train: train}",
+        "model=vit_small",
+    ]
     words += [f"model.source={base}", f"paths.data={data}", f"paths.runs={tmp_path / 'runs'}"]
     words += ["debug=tiny", "privacy=none", "federation.local_lr=1"]
     words += [] if side is None else [f"task.image_size={side}"]
