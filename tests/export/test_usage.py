@@ -17,7 +17,7 @@ from ffalora_cli.export import export as room
 from ffalora_cli.export import reload
 from ffalora_cli.records.reading import read_run
 from tests.language import save_tiny_llama, write_rows
-from tests.tiny import tiny_image_network
+from tests.tiny import save_tiny_bert, tiny_image_network
 
 TALK = [
     "task=sst2",
@@ -142,3 +142,41 @@ def test_an_image_is_classified_by_the_code_of_its_card(side, merge, tmp_path):
         assert "'label': '0'" in said and "score" in said
     else:
         assert names["logits"].shape == (1, 2) and names["inputs"]["pixel_values"].shape[-1] == side
+
+
+@pytest.mark.parametrize(
+    ("kind", "words", "shape", "said"),
+    [
+        (
+            "regression",
+            ["task.classes=[]", "task.metrics=[pearson]"],
+            (1, 1),
+            "(text classification)",
+        ),
+        (
+            "token_classification",
+            ["task.classes=[O,B-X]", "task.metrics=[token_accuracy]"],
+            (1, 3, 2),  # [CLS] text [SEP]
+            "(token classification, 2 classes)",
+        ),
+        ("text_classification", ["task.classes=[no,yes]"], (1, 2), "(text classification, 2"),
+    ],
+)
+def test_numbers_tags_and_classes_by_the_code_of_their_cards(kind, words, shape, said, tmp_path):
+    label = {"regression": "{}.5", "token_classification": '["O","B-X"]'}.get(kind, "{}")
+    rows = [f'{{"text": "film {i}", "label": {label.format(i % 2)}}}' for i in range(40)]
+    file = tmp_path / "data" / "mine" / "train.jsonl"
+    file.parent.mkdir(parents=True)
+    file.write_text("\n".join(rows))
+    base = Path(save_tiny_bert(tmp_path / "bert"))
+    typed = ["task=sst2", "task.name=mine", f"task.kind={kind}", "task.text_columns=[text]", *words]
+    typed += ["task.splits={train: train}", "task.eval_split=holdout", "partition=iid"]
+    typed += ["debug=tiny", "privacy=none", "model=auto", f"model.source={base}"]
+    typed += [f"paths.data={tmp_path / 'data'}", f"paths.runs={tmp_path / 'runs'}"]
+    assert main(["run", "--quiet", *typed]) == 0
+    (run,), to = (tmp_path / "runs").iterdir(), tmp_path / "out"
+    assert main(["export", str(run), "--to", str(to)]) == 0
+    card = (to / "README.md").read_text()
+    names, _ = run_code(card, to, base)
+    assert names["logits"].shape == shape
+    assert said in card
