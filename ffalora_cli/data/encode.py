@@ -1,4 +1,4 @@
-"""Holds token ids of a split, flat and memory-mapped, and pads any rows of it."""
+"""Holds a split as a model reads it; of texts the token ids, flat, padded row by row as wanted."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from itertools import chain
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -38,51 +38,78 @@ DTYPES = {
     "values": np.int64,
 }
 """What ``Task.encode`` gives a list of for each row."""
-ARRAYS = ("ids", "type_ids", "offsets", "targets", "clients", "hashes", "text_keys",
-          "sequence_keys", "unit_keys")  # fmt: skip
-"""What ``content`` hashes, in this order."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Encoded(KeyedRows):
-    """A split as flat token ids: row ``i`` is ``ids[offsets[i]:offsets[i + 1]]``."""
+class Split(KeyedRows):
+    """The rows of a split, made ready for a model.
 
-    ids: np.ndarray  # int32 [tokens]
-    type_ids: np.ndarray | None  # int8 [tokens]; None when the model takes none
-    offsets: np.ndarray  # int64 [n + 1]
-    sequence_keys: np.ndarray  # uint64 [n], equal where these are one sequence to the model
-    pad_id: int
-    fingerprint: str  # of the rows (texts, labels, clients, units), not of the tokens
+    Attributes:
+        ARRAYS: fields that files and ``content`` are made of, in this order.
+        FACTS: fields that are stored beside them.
+        UNHASHED: arrays that ``content`` leaves out, as another one says what is in them.
+    """
+
+    ARRAYS: ClassVar[tuple[str, ...]]
+    FACTS: ClassVar[tuple[str, ...]] = ("client_names", "fingerprint", "empty_texts", "too_long")
+    UNHASHED: ClassVar[tuple[str, ...]] = ()
+    fingerprint: str  # of the rows (texts, labels, clients, units), not of what the model reads
     empty_texts: int = 0  # of pairs of the whole split: the other text is there
     too_long: int = 0  # rows of the whole split of which no target fits: they are left out
-
-    @cached_property
-    def lengths(self) -> np.ndarray:
-        """Tokens of each row, int32 [n]."""
-        return np.diff(self.offsets).astype(np.int32)
 
     @cached_property
     def content(self) -> str:
         """BLAKE2b of every array: tokens, targets, clients and whatever else a row has.
 
-        Unlike ``fingerprint`` it is of what the model reads, to the last token.
+        Unlike ``fingerprint`` it is of what the model reads, to the last token or pixel.
         """
         digest = hashlib.blake2b(digest_size=32)
         for name, value in self.arrays().items():
-            digest.update(f"{name} {value.dtype.str} {value.shape}\n".encode())
-            digest.update(np.ascontiguousarray(value))
+            if name not in self.UNHASHED:
+                digest.update(f"{name} {value.dtype.str} {value.shape}\n".encode())
+                digest.update(np.ascontiguousarray(value))
         return digest.hexdigest()
 
     def arrays(self) -> dict[str, np.ndarray]:
         """Every array that is there, by name; a target's values are called ``labels``."""
         found: dict[str, np.ndarray] = {}
-        for part in ARRAYS:
+        for part in self.ARRAYS:
             value = getattr(self, part)
             if isinstance(value, Targets):
                 found |= {TARGET_ARRAYS[name]: array for name, array in value.arrays().items()}
             elif value is not None:
                 found[part] = value
         return found
+
+    def chosen(self, rows: np.ndarray) -> str:
+        """Fingerprint of some of the rows, int64 [m]."""
+        digest = hashlib.blake2b(self.fingerprint.encode(), digest_size=16)
+        digest.update(rows.tobytes())
+        return digest.hexdigest()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Encoded(Split):
+    """A split as flat token ids: row ``i`` is ``ids[offsets[i]:offsets[i + 1]]``."""
+
+    ARRAYS = ("ids", "type_ids", "offsets", "targets", "clients", "hashes", "text_keys",
+              "sequence_keys", "unit_keys")  # fmt: skip
+    FACTS = (*Split.FACTS, "pad_id")
+    ids: np.ndarray  # int32 [tokens]
+    type_ids: np.ndarray | None = None  # int8 [tokens]; None when the model takes none
+    offsets: np.ndarray  # int64 [n + 1]
+    sequence_keys: np.ndarray  # uint64 [n], equal where these are one sequence to the model
+    pad_id: int
+
+    @cached_property
+    def lengths(self) -> np.ndarray:
+        """Tokens of each row, int32 [n]."""
+        return np.diff(self.offsets).astype(np.int32)
+
+    @property
+    def stored_bytes(self) -> int:
+        """What the rows take in the cache."""
+        return self.ids.nbytes + self.offsets.nbytes + 16 * len(self)
 
     def inputs(self, rows: np.ndarray, pad_to: int | None = None) -> dict[str, torch.Tensor]:
         """Model inputs of some rows, padded on the right.
@@ -143,8 +170,6 @@ class Encoded(KeyedRows):
         lengths = self.lengths[rows].astype(np.int64)
         offsets = np.concatenate([[0], np.cumsum(lengths)])
         index = self._index(rows)
-        chosen = hashlib.blake2b(self.fingerprint.encode(), digest_size=16)
-        chosen.update(rows.tobytes())
         return Encoded(
             **vars(self.keyed(rows)),
             ids=self.ids[index],
@@ -152,7 +177,7 @@ class Encoded(KeyedRows):
             offsets=offsets,
             sequence_keys=self.sequence_keys[rows],
             pad_id=self.pad_id,
-            fingerprint=chosen.hexdigest(),
+            fingerprint=self.chosen(rows),
         )
 
 

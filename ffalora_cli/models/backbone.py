@@ -25,7 +25,9 @@ from ffalora_cli.hub.model_files import (
     pinned_commit,
 )
 from ffalora_cli.hub.reasons import of_ours
+from ffalora_cli.models.families.vision import allow_any_size
 from ffalora_cli.models.fingerprint import fingerprint_tensors
+from ffalora_cli.models.quiet import quiet_transformers
 from ffalora_cli.models.source import no_tokenizer, resolve_source
 from ffalora_cli.tasks import registry
 from ffalora_cli.tasks.base import Task
@@ -69,7 +71,7 @@ def model_origin(config: ModelConfig) -> dict[str, str | None]:
     return {"source": config.source, "commit": config.revision if hub else None}
 
 
-def _local_folder(config: ModelConfig, part: Part, note: Note) -> str:
+def local_folder(config: ModelConfig, part: Part, note: Note) -> str:
     """The folder of a model: its own, or the hub's cache with the wanted part in it."""
     path = resolve_source(config.source)
     if Path(path).is_dir():
@@ -82,9 +84,9 @@ def load_tokenizer(config: ModelConfig, note: Note = silent) -> PreTrainedTokeni
     """The fast tokenizer that belongs to the model; ``note`` is told of a download."""
     from transformers import AutoTokenizer
 
-    folder = _local_folder(config, "tokenizer", note)
+    folder = local_folder(config, "tokenizer", note)
     check_sentencepiece(Path(folder), config.source)
-    with _readable_errors(config), quiet_transformers():
+    with readable_errors(config), quiet_transformers():
         # Left open, ``trust_remote_code`` asks on the terminal whether to run the folder's code.
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     # Without files transformers makes one up: special tokens alone, every word unknown or gone.
@@ -101,7 +103,7 @@ def load_skeleton(config: ModelConfig, task: TaskConfig, note: Note = silent) ->
     """
     kind = registry.get(task.kind)
     settings = load_settings(config, note, **_width(kind, task))
-    with _readable_errors(config), quiet_transformers(), torch.device("meta"):
+    with readable_errors(config), quiet_transformers(), torch.device("meta"):
         try:
             return _auto_class(kind).from_config(settings)
         except ValueError as error:
@@ -133,8 +135,8 @@ def load_settings(config: ModelConfig, note: Note = silent, **changed: Any) -> P
     """
     from transformers import AutoConfig
 
-    folder = _local_folder(config, "config", note)
-    with _readable_errors(config), quiet_transformers():
+    folder = local_folder(config, "config", note)
+    with readable_errors(config), quiet_transformers():
         return AutoConfig.from_pretrained(folder, trust_remote_code=False, **changed)
 
 
@@ -167,13 +169,13 @@ def load_backbone(
         return Backbone(frozen, "none", (), kind, real=False)
     if config.random_weights or weights == "random":
         settings = load_settings(config, note, **_width(kind, task))
-        with _readable_errors(config), torch.random.fork_rng(devices=[]):
+        with readable_errors(config), torch.random.fork_rng(devices=[]):
             torch.manual_seed(keys.torch_seed(keys.derive(head.seed, "random_weights")))
             model = _auto_class(kind).from_config(settings)
         missing = {*_head_parameters(kind, model)}
     else:
-        folder = _local_folder(config, "weights", note)
-        with _readable_errors(config), quiet_transformers():
+        folder = local_folder(config, "weights", note)
+        with readable_errors(config), quiet_transformers():
             model, info = _auto_class(kind).from_pretrained(
                 folder,
                 **_width(kind, task),
@@ -184,6 +186,7 @@ def load_backbone(
                 use_safetensors=True,  # a pickle is never opened
             )
         missing = set(info["missing_keys"]) | {key for key, *_ in info["mismatched_keys"]}
+    allow_any_size(model)
     model.eval().requires_grad_(False)
     inside, whole = f"{model.base_model_prefix}.", kind.reads == "vocabulary"
     lost = sorted(name for name in missing if whole or name.startswith(inside))
@@ -232,7 +235,7 @@ def _draw_missing(model: nn.Module, missing: set[str], head: HeadConfig) -> tupl
 
 
 @contextlib.contextmanager
-def _readable_errors(config: ModelConfig) -> Iterator[None]:
+def readable_errors(config: ModelConfig) -> Iterator[None]:
     """Re-word what transformers raises about a folder's files into one line with a remedy."""
     try:
         yield
@@ -257,20 +260,3 @@ def _holds_pickles(config: ModelConfig) -> bool:
     folder = Path(resolve_source(config.source))
     names = ("pytorch_model.bin", "pytorch_model.bin.index.json")
     return any((folder / n).exists() for n in names) and not any(folder.glob("*.safetensors"))
-
-
-@contextlib.contextmanager
-def quiet_transformers() -> Iterator[None]:
-    """Silence the load report: a new head is expected here and said in the manifest."""
-    from transformers.utils import logging
-
-    level = logging.get_verbosity()
-    bars = logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(level)
-        if bars:
-            logging.enable_progress_bar()

@@ -9,9 +9,11 @@ from pathlib import Path
 
 from ffalora_cli.config.errors import ConfigError, brief
 from ffalora_cli.config.schema import ModelConfig
-from ffalora_cli.hub.model_files import INDEX, SETTINGS, VOCABULARIES, WEIGHTS
+from ffalora_cli.hub.model_files import INDEX, PROCESSOR, SETTINGS, VOCABULARIES, WEIGHTS
 
-_TOKENIZER = dict.fromkeys((*(name for names in VOCABULARIES for name in names), *SETTINGS))
+_PROCESSORS = dict.fromkeys(
+    (*(name for names in VOCABULARIES for name in names), *SETTINGS, PROCESSOR)
+)
 
 
 @dataclass(frozen=True)
@@ -22,7 +24,7 @@ class ModelFiles:
         folder: that they are in.
         weights: the configuration and the weights; the configuration alone for random weights;
             empty where weights are not on this machine.
-        tokenizer: whatever there is of it.
+        tokenizer: whatever there is of it, or of an image processor.
         commit: of the hub's repository; None for a folder.
     """
 
@@ -76,7 +78,7 @@ def model_files(config: ModelConfig) -> ModelFiles | None:
         folder = Path(found).parent
         commit = folder.name  # snapshots/<commit>
     folder = folder.absolute()
-    names = [name for name in _TOKENIZER if (folder / name).is_file()]
+    names = [name for name in _PROCESSORS if (folder / name).is_file()]
     weights = () if config.random_weights else _weights(folder)
     whole = bool(weights) or config.random_weights
     settings = folder / "config.json"
@@ -88,8 +90,8 @@ def model_files(config: ModelConfig) -> ModelFiles | None:
     )
 
 
-def check_tokenizer_files(config: ModelConfig) -> None:
-    """Refuse a folder in which no file holds a tokenizer; nothing is loaded.
+def check_processor_files(config: ModelConfig, images: bool) -> None:
+    """Refuse a folder in which no file holds a tokenizer (or image processor); nothing is loaded.
 
     Raises:
         ConfigError: there is none, or no such package or folder.
@@ -98,8 +100,19 @@ def check_tokenizer_files(config: ModelConfig) -> None:
     if files is None or files.commit is not None:
         return  # of the hub: what is not in the cache may still come
     present = {file.name for file in files.tokenizer}
-    if not any(present.issuperset(names) for names in VOCABULARIES):
+    if images:
+        if PROCESSOR not in present:
+            raise no_processor(config)
+    elif not any(present.issuperset(names) for names in VOCABULARIES):
         raise no_tokenizer(config)
+
+
+def no_processor(config: ModelConfig) -> ConfigError:
+    """What to say of a source without an image processor."""
+    return ConfigError(
+        f"model.source={brief(config.source, 60)}: no {PROCESSOR} there, so nobody knows what "
+        "images it takes; save it beside the model (AutoImageProcessor, save_pretrained)"
+    )
 
 
 def no_tokenizer(config: ModelConfig) -> ConfigError:

@@ -48,6 +48,10 @@ OF_KINDS = frozenset(
         "template_version",
         "loss_reduction",
         "long_rows",
+        "generate",
+        "image_column",
+        "image_size",
+        "target_range",
     }
 )
 """Fields of ``TaskConfig`` that only some kinds read; ``Task.keys`` says which."""
@@ -62,21 +66,27 @@ class Task(ABC):
     Attributes:
         auto_class: class of transformers that loads the model.
         pipeline: what the Hugging Face hub calls such tasks.
+        modality: what the model reads, and so which processor prepares it.
         keys: fields of ``TaskConfig`` that this kind reads and others do not.
         texts_a_row: how many columns ``text_columns`` names, at least and at most.
+        reads_lists: whether a cell of ``text_columns`` may be a list (``texts`` checks it).
         reads: what outputs a loss is made of: one of each example (what its pooled head gives), one
             of each target's token, or of each target's token the scores of the vocabulary, which
             are too many to be kept.
         metrics: what ``task.metrics`` may name.
+        generated: what is scored of answers that a model writes, where it can.
         client_metric: what a client's model is scored by.
     """
 
     auto_class: ClassVar[str]
     pipeline: ClassVar[str]
+    modality: ClassVar[Literal["text", "image"]] = "text"
     keys: ClassVar[tuple[str, ...]] = ()
     texts_a_row: ClassVar[tuple[int, int]] = (1, 2)
+    reads_lists: ClassVar[bool] = False
     reads: ClassVar[Literal["example", "target", "vocabulary"]] = "example"
     metrics: ClassVar[Mapping[str, Metric]]
+    generated: ClassVar[Mapping[str, Metric]] = {}
     client_metric: ClassVar[str]
 
     @abstractmethod

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from ffalora_cli.config.errors import ConfigError, brief, require
 from ffalora_cli.config.schema import TaskConfig
+from ffalora_cli.tasks import generated_answers
 from ffalora_cli.tasks.base import Metric, Place, Task
 from ffalora_cli.tasks.targets import Scored, Targets
 
@@ -34,6 +35,7 @@ class CausalLM(Task):
         "template_version",
         "loss_reduction",
         "long_rows",
+        "generate",
     )
     texts_a_row = (0, 0)  # the format strings name the columns
     reads = "vocabulary"
@@ -42,6 +44,7 @@ class CausalLM(Task):
         "perplexity": Metric("number", higher_is_better=False, hub="perplexity"),
         "token_accuracy": Metric("percent"),
     }
+    generated = generated_answers.METRICS
     client_metric = "token_accuracy"
 
     def outputs(self, config: TaskConfig) -> int:
@@ -157,6 +160,8 @@ class CausalLM(Task):
             bool(config.classes) == (config.label_column is not None),
             "the values of task.label_column, or [] without one",
         )
+        if config.generate is not None:
+            generated_answers.check(config.generate)
         super().check(config)
 
 

@@ -73,7 +73,9 @@ def test_a_chat_is_written_by_the_template_and_its_last_message_is_learnt():
     unknown = [i for i in rows["input_ids"][0] if i == 2]
     assert len(unknown) == 8  # the brackets of four roles
     assert said(tokenizer(), rows["values"][0]) == "gh</s>"
-    with pytest.raises(ConfigError, match="line 2: the chat does not end with something the assis"):
+    with pytest.raises(
+        ConfigError, match=r"line 2: the chat does not end with something the assis"
+    ):
         TASK.texts(task, {"chat": [chat[:1]]}, place)
 
 
@@ -150,6 +152,14 @@ def test_head_and_embeddings_are_frozen_backbone(trained):
     assert network.frozen_parameters == sum(p.numel() for p in network.plain.parameters())
 
 
+def test_the_vocabulary_s_layer_takes_no_adapter(tmp_path):
+    model = ModelConfig("tiny", str(save_tiny_llama(tmp_path)), None, {}, {}, 1.0, 0.1)
+    backbone = load_backbone(model, HeadConfig("frozen", 0.1, 0), task_of())
+    adapter = AdapterConfig(4, 8.0, "all", "kaiming", 0, 0.0)
+    with pytest.raises(ConfigError, match="lm_head' names no linear layer"):
+        build_network(backbone, adapter, ("lm_head",))
+
+
 def of_rows(network, values, examples, rows):
     """Losses and gradients of all factors, one copy an example."""
     order = rows[np.argsort(-examples.lengths[rows], kind="stable")]
@@ -187,7 +197,7 @@ def test_chunks_change_nothing(trained, monkeypatch):
 
 
 def test_losses_are_of_the_answers_tokens_and_nothing_else(trained):
-    network, values, data = trained
+    network, _, data = trained
     examples = data["mean"].train
     scored = predict(network, examples, network.initial, 64)
     for row in (0, 5):
@@ -225,6 +235,6 @@ def test_rows_are_dealt_by_category_and_long_ones_are_counted(tmp_path):
     assert again.facts["train"]["cache"] == "read" and again.train.content == found.train.content
     lines = (data / "talk" / "train.jsonl").read_text().splitlines()
     assert len(json.loads(lines[0])) == 4
-    with pytest.raises(ConfigError, match="no row's answer fits task.max_length=5"):
+    with pytest.raises(ConfigError, match=r"no row's answer fits task\.max_length=5"):
         none = task_of(max_length=5)
         prepare(none, tokenizer(), str(data), str(tmp_path / "cache"), keep_together="text")

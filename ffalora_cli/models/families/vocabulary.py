@@ -31,10 +31,10 @@ def chunks(rows: Tensor) -> Iterator[slice]:
 
 def scores(model: Any, hidden: Tensor) -> Tensor:
     """The vocabulary's scores, fp32 ``[rows, vocabulary]``, of last hidden rows ``[rows, d]``."""
-    from transformers.modeling_outputs import BaseModelOutputWithPast
+    from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions
 
     decoder = model.get_decoder()
-    answered = BaseModelOutputWithPast(last_hidden_state=hidden[None])
+    answered = BaseModelOutputWithPastAndCrossAttentions(last_hidden_state=hidden[None])
     decoder.forward = lambda *args, **kwargs: answered
     try:
         found: Tensor = model(inputs_embeds=hidden[None], use_cache=False).logits
