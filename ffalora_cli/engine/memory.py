@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from ffalora_cli.models.families.recompute import layers_of
 from ffalora_cli.models.families.vocabulary import CHUNK
@@ -66,6 +67,11 @@ def recompute_if_short(network: Network, tokens: int | None, free: int | None = 
 def needed(network: Network, tokens: int) -> int:
     """Bytes that a micro-batch of so many tokens takes at most."""
     return tokens * kept_bytes(network) + copy_bytes(network, tokens) + score_bytes(network)
+
+
+def weight_bytes(model: nn.Module, precision: str) -> int:
+    """Of a model's weights in this precision; a tied weight counts once."""
+    return (2 if precision == "bf16" else 4) * sum(p.numel() for p in model.parameters())
 
 
 def copy_bytes(network: Network, tokens: int) -> int:

@@ -40,10 +40,12 @@ class Gathers:
         """Memory for what comes in."""
         return torch.empty(*size, dtype=dtype, device=device)
 
-    def __call__(self, whole: Tensor, share: Tensor, group: Any, async_op: bool = False) -> Any:
+    def __call__(
+        self, output_tensor: Tensor, input_tensor: Tensor, group: Any, async_op: bool = False
+    ) -> Any:
         """The shares of all ranks end to end."""
-        self.made.append((share.to("meta"), group))
-        return dist.all_gather_into_tensor(whole, share, group=group, async_op=async_op)
+        self.made.append((input_tensor.to("meta"), group))
+        return dist.all_gather_into_tensor(output_tensor, input_tensor, group, async_op)
 
 
 @dataclass

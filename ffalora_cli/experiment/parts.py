@@ -227,7 +227,7 @@ def build(
         torch.set_num_threads(config.engine.threads)
     method = registry.get(config.method.name)
     if config.engine.shard:
-        check_shares(method, ranks.world if ranks else 1)
+        check_shares(config, method, ranks.world if ranks else 1)
     observer.note("reading data")
     config = pin(config, observer)
     processor = load_processor(config.model, config.task, observer.note)

@@ -63,8 +63,8 @@ def check(config: Config, world: int) -> None:
         )
 
 
-def check_shares(method: Method, world: int) -> None:
-    """Refuse ``engine.shard=true`` where there are no others, or the frozen weights change."""
+def check_shares(config: Config, method: Method, world: int) -> None:
+    """Refuse ``engine.shard=true`` where ranks could not keep step, or frozen weights change."""
     if world < 2:
         raise ConfigError(
             "engine.shard=true: one process cannot share its weights with others; start several, "
@@ -74,6 +74,11 @@ def check_shares(method: Method, world: int) -> None:
         raise ConfigError(
             f"engine.shard=true: method={method.name} adds to the frozen weights, of which each "
             "process holds a part; use a method whose weights stay as they are, such as ffa_lora"
+        )
+    if config.task.generate is not None:
+        raise ConfigError(
+            "engine.shard=true: generated answers end at different steps on each process, and "
+            "every step needs all of them; use task.generate=null"
         )
 
 
