@@ -51,7 +51,7 @@ class AdaptedLinear(nn.Module):
         return {factor: values[name] for factor, name in self._names.items()}
 
     def forward(self, x: Tensor) -> Tensor:  # [examples, ..., d_in] -> [examples, ..., d_out]
-        """Base output plus the form's; an example may be several blocks of ``x`` (Swin's windows)."""
+        """Base output plus the form's; an example may be several blocks (Swin's windows)."""
         factors = self.factors()
         if factors is None:
             return self.base(x)
@@ -63,7 +63,7 @@ class AdaptedLinear(nn.Module):
         rows = x.reshape(-1, x.shape[-1])
         y = self.base(rows)
         if self.context.dropout is not None:
-            rows = self.context.dropout(self.site, x).reshape(rows.shape)
+            rows = self.context.dropout(self.site, rows.unflatten(0, (copies, -1))).flatten(0, 1)
         layout = layout or Layout.padded(copies, len(rows) // copies)
         y = self.form.delta(rows, factors, layout, self.scale, y).view(*x.shape[:-1], -1)
         return y.as_subclass(_RowPerExample) if common_rows else y

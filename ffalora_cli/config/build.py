@@ -64,6 +64,15 @@ def is_known(key: str) -> bool:
     return key in keys or any(k.endswith("*") and key.startswith(k[:-1]) for k in keys)
 
 
+def may_be_null(key: str) -> bool:
+    """Whether a dotted, known key takes null."""
+    try:
+        check_value(key, None)
+    except ConfigError:
+        return False
+    return True
+
+
 def check_value(key: str, value: Any) -> None:
     """Check one typed-in value alone, so that the error names the key a person typed.
 
@@ -228,7 +237,8 @@ def _scalar(expected: type, value: Any, key: str) -> Any:
             f""", as in '{key}="{value}"'""" if expected is str and type(value) in _SPOKEN else ""
         )
         raise _mistyped(key, value, _SPOKEN[expected] + quoted)
-    if isinstance(value, str) and _UNPRINTABLE.search(value):
+    shown = str(value).replace("\n", "") if key.startswith(_OF_LINES) else value
+    if isinstance(shown, str) and _UNPRINTABLE.search(shown):
         raise _mistyped(key, value, "text without control characters")
     if isinstance(value, float) and not math.isfinite(value):
         raise _mistyped(key, value, "a finite number")
@@ -260,6 +270,7 @@ EARLIER_WORDS = {("privacy.unit", "example"): "row"}
 EARLIER_DEFAULTS = {("partition", "keep_together"): "row"}
 """What runs older than a key did, where its default is something else today."""
 
+_OF_LINES = ("task.prompt", "task.completion", "task.generate.stop")  # texts that may have several
 _UNPRINTABLE = re.compile("[\x00-\x1f\x7f\ud800-\udfff]")  # no file, record or line holds them
 _SPOKEN = {
     str: "text",

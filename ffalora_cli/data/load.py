@@ -1,4 +1,4 @@
-"""Loads one split of a task as checked rows: texts or images, targets, clients, and a fingerprint."""
+"""Loads one split of a task as checked rows: texts or images, targets, clients, a fingerprint."""
 
 from __future__ import annotations
 

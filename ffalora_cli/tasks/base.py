@@ -54,8 +54,7 @@ OF_KINDS = frozenset(
         "target_range",
     }
 )
-"""Fields of ``TaskConfig`` that only some kinds read; ``Task.keys`` says which, and ``generate`` is
-read where something is ``generated``."""
+"""Fields of ``TaskConfig`` that only some kinds read; ``Task.keys`` says which."""
 
 LOSS = Metric("number", higher_is_better=False)
 """The mean of ``Task.losses``, which every evaluation records as ``loss``."""
@@ -89,6 +88,11 @@ class Task(ABC):
     metrics: ClassVar[Mapping[str, Metric]]
     generated: ClassVar[Mapping[str, Metric]] = {}
     client_metric: ClassVar[str]
+
+    @property
+    def headed(self) -> bool:
+        """Whether a head is learnt or drawn; a language model's vocabulary is its base."""
+        return self.reads != "vocabulary"
 
     @abstractmethod
     def outputs(self, config: TaskConfig) -> int:
@@ -212,8 +216,7 @@ class Task(ABC):
         """
         for item in fields(config):
             given = item.default is not MISSING and getattr(config, item.name) != item.default
-            kept = item.name in self.keys or (item.name == "generate" and self.generated)
-            if item.name in OF_KINDS and not kept and given:
+            if item.name in OF_KINDS and item.name not in self.keys and given:
                 raise ConfigError(f"task.{item.name} is of another task.kind; remove it")
         least, most = self.texts_a_row
         count = f"{least}" if least == most else f"{least} or {most}"
