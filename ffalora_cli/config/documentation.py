@@ -5,11 +5,10 @@ from __future__ import annotations
 import ast
 import dataclasses
 import inspect
-import types
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from ffalora_cli.config import schema
 from ffalora_cli.config.build import inner_type
