@@ -1,4 +1,4 @@
-"""Checks that tokenizer (or image processor), model, task and adapter fit each other, before anything is loaded.
+"""Checks that tokenizer or image processor, model, task and adapter fit, before anything is loaded.
 
 All of it is known from the configuration of the model (its modules without weights), from the
 tokenizer and, at the end, from the tokens. What cannot work is refused; what is odd is noted.
@@ -148,7 +148,7 @@ def why_padded(config: Config, family: str, refusal: str) -> str | None:
 def _check_rank(model: nn.Module, config: Config) -> list[str]:
     """Sites there must be; rows of A can only be orthogonal where there is room for them."""
     rank = config.adapter.rank
-    sites = find_sites(model, config.model.targets[config.adapter.targets])
+    sites = find_sites(model, config.model.targets[config.adapter.targets], config.adapter.layers)
     room = min(site.d_in for site in sites)
     if config.adapter.init == "orthogonal" and rank > room:
         raise ConfigError(
