@@ -40,6 +40,11 @@ def of_clients(metric: str) -> str:
     return evaluated(f"client_{metric}")
 
 
+def interval(key: str) -> tuple[str, str]:
+    """The keys of the ends of a share's 95 % interval."""
+    return f"{key}_low", f"{key}_high"
+
+
 def own_labels(key: str) -> str:
     """The key of the same mean, each client's classes weighted as in its own rows."""
     return f"{key}_own_labels"
@@ -58,6 +63,7 @@ def bytes_of(what: str, total: bool = False) -> str:
 LOSS = evaluated("loss")
 EXAMPLES, UNITS, TRAIN_LOSS = "train/examples", "train/units", "train/loss"
 NONFINITE, CLIPPED = "train/nonfinite_examples", "train/clipped_share"
+LEARNING_RATE = "train/lr"
 DROPPED, LATE = "train/dropped_clients", "train/late_uploads"
 REJECTED = "train/rejected_uploads"
 PADDING, HALVINGS = "engine/padding_share", "engine/memory_halvings"
@@ -97,10 +103,18 @@ METRICS: dict[str, Metric] = {
     own_labels(of_clients("<metric>")): Metric(
         _UNIT, _TASK, f"The global model, classes weighted as a client's own rows: {_MEAN}."
     ),
+    evaluated("generated_unfinished"): Metric(
+        "share", "lower", "Generated answers that `task.generate.max_new_tokens` cut."
+    ),
+    **dict.fromkeys(
+        interval(evaluated("<metric>")),
+        Metric("share", "", "End of the 95 % interval (Wilson) of a share of generated answers."),
+    ),
     evaluated("<metric>"): Metric(
         _UNIT,
         _TASK,
-        "A metric of `task.metrics` of the global model on the first evaluation split.",
+        "A metric of `task.metrics` or, of generated answers, of `task.generate.metrics`, of the "
+        "global model on the first evaluation split.",
     ),
     evaluated("<metric>", "<split>"): Metric(_UNIT, _TASK, "The same on a further split."),
     TRAIN_LOSS: Metric("nats", "lower", "Mean loss over the rows trained on, before each step."),
@@ -108,6 +122,7 @@ METRICS: dict[str, Metric] = {
     UNITS: Metric("units", "", "Units of privacy trained on, where one may be several rows."),
     NONFINITE: Metric("rows", "lower", "Rows left out: their gradient was not finite."),
     CLIPPED: Metric("share", "", "Units whose gradient was clipped."),
+    LEARNING_RATE: Metric("rate", "", "Of the round's local steps (`federation.lr_schedule`)."),
     DROPPED: Metric("clients", "lower", "Clients of the cohort that did not answer."),
     LATE: Metric("uploads", "lower", "Uploads that came after the round had closed."),
     REJECTED: Metric("uploads", "lower", "Uploads that broke the contract and were left out."),

@@ -65,7 +65,7 @@ def _row(key: str, plain: dict, choices: dict[str, str | None]) -> str:
     kind, place = key_type(key), who_set(key, choices)
     value: object = plain
     for part in key.split("."):
-        value = value[part]  # type: ignore[index]
+        value = value and value[part]  # type: ignore[index]
     written = place.written if place and place.written else _spelled(value)
     default = written if len(written) <= _DEFAULT else "see the file"
     values = f"`{'`, `'.join(kind.allowed)}`" if kind.allowed else kind.words

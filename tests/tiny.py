@@ -8,8 +8,11 @@ import numpy as np
 import torch
 
 from ffalora_cli.config.schema import AdapterConfig, TaskConfig
+from ffalora_cli.data.images import Images
 from ffalora_cli.models.backbone import Backbone
+from ffalora_cli.models.families.vision import allow_any_size
 from ffalora_cli.models.network import Network, build_network
+from ffalora_cli.tasks.image_classification import TASK as IMAGES
 from ffalora_cli.tasks.targets import Targets
 from ffalora_cli.tasks.text_classification import TASK
 
@@ -64,6 +67,19 @@ MODELS = FAMILIES | {
     )
 }
 
+VISION = {"image_size": 32, "patch_size": 8, "num_labels": 3}
+VISION |= {n: SMALL[n] for n in ("hidden_size", "num_hidden_layers", "num_attention_heads")}
+IMAGE_MODELS = {
+    "vit": ("ViT", VISION | {"intermediate_size": 48}),
+    "deit": ("DeiT", VISION | {"intermediate_size": 48}),
+    "dinov2": ("Dinov2", VISION | {"mlp_ratio": 2, "layerscale_value": 0.7}),
+    "swin": (
+        "Swin",
+        {"image_size": 32, "patch_size": 2, "embed_dim": 16, "depths": [2, 2], "num_labels": 3}
+        | {"num_heads": [2, 4], "window_size": 4},
+    ),
+}
+
 
 def task_of(classes: int) -> TaskConfig:
     """A classification of single texts."""
@@ -96,12 +112,15 @@ class TinyExamples:
 
 def tiny_model(family: str = "bert", seed: int = 0) -> torch.nn.Module:
     """A random classifier of a family, large enough weights that gradients are not tiny."""
+    name, settings, _ = MODELS[family]
+    return _random(f"{name}ForSequenceClassification", f"{name}Config", settings, seed)
+
+
+def _random(name: str, config: str, settings: dict, seed: int) -> torch.nn.Module:
     import transformers
 
-    name, settings, _ = MODELS[family]
     torch.manual_seed(seed)
-    config = getattr(transformers, f"{name}Config")(**settings)
-    model = getattr(transformers, f"{name}ForSequenceClassification")(config)
+    model = getattr(transformers, name)(getattr(transformers, config)(**settings))
     for parameter in model.parameters():
         if parameter.dim() == 2:
             torch.nn.init.normal_(parameter, std=0.15)
@@ -115,6 +134,36 @@ def tiny_network(
     adapter = AdapterConfig(rank, alpha, "query_value", init, seed, 0.0)
     backbone = Backbone(tiny_model(family, seed), "tiny", (), TASK)
     return build_network(backbone, adapter, MODELS[family][2])
+
+
+def tiny_image_network(family: str, targets: tuple[str, ...] = ("q_proj", "v_proj")) -> Network:
+    """A tiny random model of images with adapters of rank 4."""
+    name, settings = IMAGE_MODELS[family]
+    model = _random(f"{name}ForImageClassification", f"{name}Config", settings, 0)
+    allow_any_size(model)
+    adapter = AdapterConfig(4, 8.0, "query_value", "kaiming", 0, 0.0)
+    return build_network(Backbone(model, "tiny", (), IMAGES), adapter, targets)
+
+
+def tiny_images(rows: int, side: int = 32, tokens: int = 17, classes: int = 3) -> Images:
+    """Random pixels, each value of a row's around its own mean."""
+    generator = np.random.default_rng(0)
+    middle = generator.integers(40, 216, (rows, 1, 1, 3))
+    pixels = (middle + generator.integers(-40, 40, (rows, side, side, 3))).astype(np.uint8)
+    keys = np.arange(rows, dtype=np.uint64)
+    return Images(
+        targets=Targets(generator.integers(0, classes, rows)),
+        hashes=keys,
+        text_keys=keys,
+        pixels=pixels,
+        places=np.arange(rows),
+        digests=np.frombuffer(generator.bytes(16 * rows), np.uint8).reshape(rows, 16),
+        tokens=tokens,
+        scale=1 / 255,
+        mean=(0.5, 0.4, 0.3),
+        std=(0.2, 0.3, 0.4),
+        fingerprint="f" * 32,
+    )
 
 
 def save_tiny_bert(folder: Path) -> str:

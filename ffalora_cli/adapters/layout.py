@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -85,6 +86,7 @@ class Layout:
         return Layout(counts, sizes, owner, torch.from_numpy(keys), (False,) * len(counts))
 
     @staticmethod
+    @lru_cache(64)  # one object for all layers of a pass
     def padded(examples: int, tokens: int) -> Layout:
         """Rows of a model that pads; its own mask keeps the examples apart."""
         return Layout((examples,), (tokens,), np.repeat(np.arange(examples), tokens))

@@ -12,6 +12,7 @@ from functools import cache
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from ffalora_cli.config import schema
+from ffalora_cli.config.build import inner_type
 from ffalora_cli.config.schema import Config
 
 UNITS: Mapping[str, str] = {
@@ -41,7 +42,10 @@ UNITS: Mapping[str, str] = {
     "federation.min_clients": "uploads",
     "federation.dropout_rate": "probability",
     "federation.straggler_rate": "probability",
+    "federation.budget_megabytes": "MB of 10^6 bytes",
     "federation.eval_every": "rounds",
+    "federation.warmup_rounds": "rounds",
+    "federation.lr_end": "share of local_lr",
     "engine.max_tokens": "tokens",
     "engine.threads": "threads",
 }
@@ -64,6 +68,7 @@ def key_type(key: str) -> KeyType:
     expected: Any = Config
     comment = ""
     for part in key.split("."):
+        expected = inner_type(expected)
         if dataclasses.is_dataclass(expected):
             comment = _comments(expected.__name__).get(part, "")  # type: ignore[union-attr]
             expected = get_type_hints(expected)[part]
@@ -75,8 +80,8 @@ def key_type(key: str) -> KeyType:
 def _words(expected: Any) -> str:
     origin, arguments = get_origin(expected), get_args(expected)
     if origin in (Union, types.UnionType):
-        (inner,) = (a for a in arguments if a is not type(None))
-        return f"{_words(inner)}, or null"
+        several = [_words(a) for a in arguments if a is not type(None)]
+        return f"{' or '.join(several)}, or null"
     if origin is Literal:
         return "one of a set"
     if origin is tuple:
@@ -89,8 +94,7 @@ def _words(expected: Any) -> str:
 
 
 def _allowed(expected: Any) -> tuple[str, ...]:
-    if get_origin(expected) in (Union, types.UnionType):
-        (inner,) = (a for a in get_args(expected) if a is not type(None))
+    if (inner := inner_type(expected)) is not expected:
         found = _allowed(inner)
         return (*found, "null") if found else ()
     if get_origin(expected) is Literal:

@@ -33,19 +33,22 @@ _RANGES: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
         "0 or more and below 2^64: it is sent as 8 bytes",
     ),
     ("task.max_length", lambda v: v >= 4, "4 or more tokens"),
+    ("task.image_size", lambda v: v >= 8, "8 or more pixels, or null for the model's own"),
     ("adapter.rank partition.min_client_size partition.max_tries", lambda v: v >= 1, _WHOLE),
     ("federation.rounds federation.local_steps", lambda v: v >= 1, _WHOLE),
     ("federation.local_batch_size federation.eval_every", lambda v: v >= 1, _WHOLE),
     ("evaluation.max_examples", lambda v: v >= 1, f"{_WHOLE}, or null for all"),
     ("federation.cohort_size", lambda v: v >= 1, f"{_WHOLE}, or null for everybody"),
     ("engine.threads", lambda v: v >= 1, f"{_WHOLE}, or null"),
+    ("federation.budget_megabytes", lambda v: v > 0, "above 0, or null for none"),
     ("head.scale", lambda v: v > 0, "above 0 (a zero head passes no gradient)"),
     ("adapter.alpha federation.local_lr", lambda v: v > 0, "above 0"),
     (f"{_SERVER}.lr {_SERVER}.tau", lambda v: v > 0, "above 0"),
-    ("federation.local_weight_decay", lambda v: v >= 0, "0 or more"),
+    ("federation.local_weight_decay federation.warmup_rounds", lambda v: v >= 0, "0 or more"),
     ("adapter.dropout federation.local_momentum", lambda v: 0 <= v < 1, _SHARE),
     (f"{_SERVER}.momentum {_SERVER}.beta2", lambda v: 0 <= v < 1, _SHARE),
     ("federation.dropout_rate federation.straggler_rate", lambda v: 0 <= v < 1, _SHARE),
+    ("federation.lr_end", lambda v: 0 <= v <= 1, "a share of federation.local_lr, 0 to 1"),
 )
 """Keys, which values each may have, in words; null is judged elsewhere."""
 _DEVICE = re.compile(r"auto|cpu|cuda(:\d+)?")
@@ -187,9 +190,6 @@ def _task(config: Config) -> None:
         _package("task.package", task.package)
     if config.model.source.startswith("package:"):
         _package("model.source", config.model.source.removeprefix("package:"))
-    require(
-        "task.text_columns", list(task.text_columns), 1 <= len(task.text_columns) <= 2, "1 or 2"
-    )
     evaluated_splits(task)
 
 
@@ -199,6 +199,14 @@ def _adapter(config: Config) -> None:
         raise choose("adapter.targets", adapter.targets, config.model.targets)
     if not config.model.targets[adapter.targets]:
         raise ConfigError(f"model.targets.{adapter.targets} is empty; name at least one layer")
+    layers = adapter.layers
+    least = min(layers, default=-1) + 1 if isinstance(layers, tuple) else layers
+    require(
+        "adapter.layers",
+        list(layers) if isinstance(layers, tuple) else layers,
+        least is None or least >= 1,
+        "the last so many layers (1 or more), numbers of layers from 0, or null for all",
+    )
 
 
 def _partition(config: Config) -> None:
@@ -232,6 +240,16 @@ def _federation(config: Config) -> None:
     if scheme != "full" and size is None:
         raise ConfigError(
             f"federation.cohort_size is null; federation.cohort_sampling={scheme} needs a number"
+        )
+    if federation.warmup_rounds >= federation.rounds:
+        raise ConfigError(
+            f"federation.warmup_rounds={federation.warmup_rounds} leaves none of federation.rounds="
+            f"{federation.rounds} at the full rate; give at most {federation.rounds - 1}"
+        )
+    if federation.lr_schedule == "constant" and federation.lr_end:
+        raise ConfigError(
+            f"federation.lr_end={federation.lr_end:g} has no effect with federation.lr_schedule="
+            "constant; use cosine or linear"
         )
 
 

@@ -20,13 +20,26 @@ FEW_CLIENTS = 3
 
 
 @dataclass(frozen=True)
+class GenerateConfig:
+    """Answers that a language model writes to evaluation rows, and how they are scored."""
+
+    rows: int = 100  # of the first evaluation split, the same ones in every run
+    every: int = 100  # rounds; the last one is scored whatever it is
+    initial: bool = False  # also before training
+    max_new_tokens: int = 256  # of an answer
+    stop: tuple[str, ...] = ()  # texts that end an answer, beside the model's own end of text
+    metrics: tuple[str, ...] = ("exact_match",)  # comparisons with the reference answers
+    extract: str | None = None  # exact_match: regular expression of what is compared; null = all
+
+
+@dataclass(frozen=True)
 class TaskConfig:
     """A task as data: its kind, columns, classes, metrics, splits."""
 
     name: str
     version: int
     text_columns: tuple[str, ...]  # one sentence or a pair
-    label_column: str
+    label_column: str | None  # causal_lm: what rows are dealt by, if anything
     classes: tuple[str, ...]  # class names, in label order; () where a kind has none
     metrics: tuple[str, ...]  # of those its kind knows; the first is the headline
     splits: dict[str, str]  # "train"/"validation"/"test"/... -> file stem (or hub split)
@@ -44,6 +57,16 @@ class TaskConfig:
     hub_name: str | None = None  # its configuration
     license: str = ""
     kind: str = TEXT_CLASSIFICATION  # a file in ``ffalora_cli/tasks``, or a package's
+    prompt: str | None = None  # format string; lines of empty columns alone are left out
+    completion: str | None = None  # format string of what is learnt
+    messages_column: str | None = None  # a chat instead of both, written by its model's template
+    template_version: int = 1  # raised when prompt, completion or a chat template changes
+    loss_reduction: Literal["mean", "sum"] = "mean"  # of a row's tokens (or words)
+    long_rows: Literal["cut", "leave_out"] = "cut"  # cut: from the left of the prompt
+    generate: GenerateConfig | None = None  # null = never
+    image_column: str | None = None  # files' bytes, paths, or both as the library `datasets` has it
+    image_size: int | None = None  # height and width in pixels; null = the model's own
+    target_range: tuple[float, ...] = ()  # lowest and highest number there is; () = any
 
 
 @dataclass(frozen=True)
@@ -63,7 +86,7 @@ class ModelConfig:
     revision: str | None
     targets: dict[str, tuple[str, ...]]  # pattern name -> module-name suffixes
     local_lr: dict[str, LearningRates]  # local optimiser -> recommended rates
-    max_grad_norm: float  # recommended clip
+    max_grad_norm: dict[str, float]  # pattern name -> recommended clip
     head_scale: float  # recommended standard deviation of a freshly drawn head
     random_weights: bool = False  # real architecture, random weights (benchmarks only)
     cache: str | None = None  # paths.cache: a model inside one file is unpacked there
@@ -80,11 +103,21 @@ class AdapterConfig:
     seed: int  # of the factors alone
     dropout: float
     form: str = "lora"  # a file in ffalora_cli/adapters, or an entry point of ffalora.forms
+    layers: int | tuple[int, ...] | None = None  # the last so many, or these from 0; null = all
 
     @property
     def scale(self) -> float:
         """Factor of dW: alpha / rank."""
         return self.alpha / self.rank
+
+    @property
+    def place(self) -> str:
+        """What is adapted, for people: ``value of the last 6 layers``."""
+        if self.layers is None:
+            return self.targets
+        if isinstance(self.layers, int):
+            return f"{self.targets} of the last {self.layers} layers"
+        return f"{self.targets} of layers {', '.join(map(str, self.layers))}"
 
 
 @dataclass(frozen=True)
@@ -199,6 +232,10 @@ class FederationConfig:
     min_clients: int = 1  # accepted uploads below which a round with rejected ones ends the run
     dropout_rate: float = 0.0  # chance that a client of the cohort does not answer
     straggler_rate: float = 0.0  # chance that it answers too late
+    lr_schedule: Literal["constant", "cosine", "linear"] = "constant"  # of local_lr over rounds
+    warmup_rounds: int = 0  # first rounds in which local_lr rises
+    lr_end: float = 0.0  # share of local_lr towards which a schedule falls
+    budget_megabytes: float | None = None  # of all rounds, both ways; for plans alone
 
 
 @dataclass(frozen=True)

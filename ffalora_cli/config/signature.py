@@ -13,6 +13,7 @@ Left out, because the same numbers come out either way:
 - ``privacy.trials``, ``privacy.trial_distribution``: they change what the statement says about a
   search over runs, not the run;
 - ``privacy.budget_guard``: it decides whether a run starts, not what comes out of it;
+- ``federation.budget_megabytes``: plans alone read it;
 - ``task.license``.
 
 A key that is younger than recorded runs is left out at the value that says what those did, so that
@@ -43,6 +44,7 @@ _IGNORED = frozenset(
         "model.max_grad_norm",
         "model.head_scale",
         "model.cache",
+        "federation.budget_megabytes",
         "privacy.budget_guard",
         "privacy.trials",
         "privacy.trial_distribution",
@@ -50,8 +52,27 @@ _IGNORED = frozenset(
     }
 )
 
-_UNSAID = {"adapter.form": "lora", "task.kind": "text_classification"}
+_UNSAID: Mapping[str, Any] = {
+    "adapter.form": "lora",
+    "adapter.layers": None,
+    "task.kind": "text_classification",
+    "task.prompt": None,
+    "task.completion": None,
+    "task.messages_column": None,
+    "task.template_version": 1,
+    "task.loss_reduction": "mean",
+    "federation.lr_schedule": "constant",
+    "federation.warmup_rounds": 0,
+    "federation.lr_end": 0.0,
+    "task.long_rows": "cut",
+    "task.generate": None,
+    "task.image_column": None,
+    "task.image_size": None,
+    "task.target_range": [],
+}
 """Younger keys, and the value at which each is left out."""
+_YOUNG_PATTERNS = frozenset({"value"})
+"""Patterns that ``model.targets`` has had since; left out where another one is used."""
 
 
 def signature(resolved: Mapping[str, Any]) -> str:
@@ -74,7 +95,10 @@ def digest(value: Any) -> str:
 
 def relevant(resolved: Mapping[str, Any]) -> dict[str, Any]:
     """The configuration without what cannot change results."""
-    return _relevant(resolved, "")
+    kept = _relevant(resolved, "")
+    for pattern in _YOUNG_PATTERNS - {resolved["adapter"]["targets"]}:
+        kept["model"]["targets"].pop(pattern, None)
+    return kept
 
 
 def in_identity(key: str) -> bool:

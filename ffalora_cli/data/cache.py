@@ -1,4 +1,4 @@
-"""Keeps tokenised splits on disk: written once, atomically, checked and memory-mapped."""
+"""Keeps splits as a model reads them on disk: written once, atomically, checked, memory-mapped."""
 
 from __future__ import annotations
 
@@ -16,15 +16,14 @@ import numpy as np
 
 from ffalora_cli.config.errors import ConfigError
 from ffalora_cli.content import cache_folder
-from ffalora_cli.data.encode import TARGET_ARRAYS, Encoded
+from ffalora_cli.data.encode import TARGET_ARRAYS, Encoded, Split
+from ffalora_cli.data.images import Images
 from ffalora_cli.tasks.targets import Targets
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-FORMAT = 4  # raise when the files or their meaning change
-OPTIONAL = ("type_ids", "clients", "unit_keys")  # arrays that a split need not have
-FACTS = ("client_names", "pad_id", "fingerprint", "empty_texts")
+FORMAT = 5  # raise when the files or their meaning change
 META = "meta.json"
 
 
@@ -33,14 +32,25 @@ def cache_root(cache_dir: str | None) -> Path:
     return cache_folder(cache_dir) / "tokens"
 
 
-def entry_key(tokenizer: PreTrainedTokenizerBase, *parts: str | int) -> str:
-    """Hash of everything that decides the tokens: the tokenizer's content and ``parts``.
+def entry_key(processor: Any, *parts: str | int) -> str:
+    """Hash of everything that decides tokens or pixels: the processor's content and ``parts``.
 
-    Without parts it says which tokenizer it is.
+    Without parts it says which processor it is.
+
+    Args:
+        processor: a tokenizer, or a ``models.processor.ImageProcessor``, which has ``settings``.
+        parts: what else decides them.
 
     Raises:
         ConfigError: the tokenizer has no content to hash (a slow, Python-only one).
     """
+    images = getattr(processor, "settings", None)
+    content = [FORMAT, *(_of_tokenizer(processor) if images is None else [images]), list(parts)]
+    text = json.dumps(content, sort_keys=True)
+    return hashlib.blake2b(text.encode(), digest_size=12).hexdigest()
+
+
+def _of_tokenizer(tokenizer: PreTrainedTokenizerBase) -> list[Any]:
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
         name = tokenizer.name_or_path
@@ -52,15 +62,14 @@ def entry_key(tokenizer: PreTrainedTokenizerBase, *parts: str | int) -> str:
         tokenizer.truncation_side,
         sorted(tokenizer.model_input_names),
     ]
-    text = json.dumps([FORMAT, content, settings, list(parts)], sort_keys=True)
-    return hashlib.blake2b(text.encode(), digest_size=12).hexdigest()
+    return [content, settings]
 
 
-def read_entry(folder: Path) -> Encoded | None:
+def read_entry(folder: Path) -> Any:
     """A cached split, memory-mapped; None when absent or when any byte is not as written."""
     try:
         meta = json.loads((folder / META).read_text())
-        arrays: dict[str, Any] = dict.fromkeys(OPTIONAL)
+        arrays: dict[str, Any] = {}
         for name, checksum in meta["crc32"].items():
             path = folder / f"{name}.npy"
             if _crc32(path) != checksum:
@@ -68,16 +77,15 @@ def read_entry(folder: Path) -> Encoded | None:
             arrays[name] = np.load(path, mmap_mode="r", allow_pickle=False).view(np.ndarray)
         if _checksum(meta["facts"]) != meta["facts_crc32"]:
             return None
-        facts = meta["facts"]
-        names = facts["client_names"]
-        facts["client_names"] = None if names is None else tuple(names)
+        facts = {n: tuple(v) if isinstance(v, list) else v for n, v in meta["facts"].items()}
         found = {n: arrays.pop(name, None) for n, name in TARGET_ARRAYS.items()}
-        return Encoded(targets=Targets(**found), **arrays, **facts)
+        made = Images if "pixels" in arrays else Encoded
+        return made(targets=Targets(**found), **arrays, **facts)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
 
 
-def write_entry(folder: Path, encoded: Encoded) -> None:
+def write_entry(folder: Path, encoded: Split) -> None:
     """Write beside the target, then rename: a reader sees all of it or nothing.
 
     Raises:
@@ -90,7 +98,7 @@ def write_entry(folder: Path, encoded: Encoded) -> None:
         for name, array in encoded.arrays().items():
             np.save(partial / f"{name}.npy", array, allow_pickle=False)
             checksums[name] = _crc32(partial / f"{name}.npy")
-        facts = {name: getattr(encoded, name) for name in FACTS}
+        facts = {name: getattr(encoded, name) for name in encoded.FACTS}
         meta = {"crc32": checksums, "facts": facts, "facts_crc32": _checksum(facts)}
         (partial / META).write_text(json.dumps(meta))
         if folder.exists():  # damaged, or another process was faster: ours is as good

@@ -1,19 +1,21 @@
-"""Holds token ids of a split, flat and memory-mapped, and pads any rows of it."""
+"""Holds a split as a model reads it; of texts the token ids, flat, padded row by row as wanted."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from itertools import chain
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
+from ffalora_cli.config.errors import ConfigError
+from ffalora_cli.config.schema import TaskConfig
 from ffalora_cli.data.groups import KeyedRows, as_keys, normalised
 from ffalora_cli.data.load import Rows
-from ffalora_cli.tasks.base import Task
+from ffalora_cli.tasks import registry
 from ffalora_cli.tasks.targets import Targets
 
 if TYPE_CHECKING:
@@ -26,52 +28,88 @@ TARGET_ARRAYS = {
     "offsets": "target_offsets",
     "positions": "target_positions",
     "weights": "target_weights",
+    "strata": "strata",
 }
 """Fields of ``Targets`` under the names that a split's hash and files have for them."""
-ARRAYS = ("ids", "type_ids", "offsets", "targets", "clients", "hashes", "text_keys",
-          "sequence_keys", "unit_keys")  # fmt: skip
-"""What ``content`` hashes, in this order."""
+DTYPES = {
+    "input_ids": np.int32,
+    "token_type_ids": np.int8,
+    "positions": np.int32,
+    "values": np.int64,
+}
+"""What ``Task.encode`` gives a list of for each row."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Encoded(KeyedRows):
-    """A split as flat token ids: row ``i`` is ``ids[offsets[i]:offsets[i + 1]]``."""
+class Split(KeyedRows):
+    """The rows of a split, made ready for a model.
 
-    ids: np.ndarray  # int32 [tokens]
-    type_ids: np.ndarray | None  # int8 [tokens]; None when the model takes none
-    offsets: np.ndarray  # int64 [n + 1]
-    sequence_keys: np.ndarray  # uint64 [n], equal where these are one sequence to the model
-    pad_id: int
-    fingerprint: str  # of the rows (texts, labels, clients, units), not of the tokens
+    Attributes:
+        ARRAYS: fields that files and ``content`` are made of, in this order.
+        FACTS: fields that are stored beside them.
+        UNHASHED: arrays that ``content`` leaves out, as another one says what is in them.
+    """
+
+    ARRAYS: ClassVar[tuple[str, ...]]
+    FACTS: ClassVar[tuple[str, ...]] = ("client_names", "fingerprint", "empty_texts", "too_long")
+    UNHASHED: ClassVar[tuple[str, ...]] = ()
+    fingerprint: str  # of the rows (texts, labels, clients, units), not of what the model reads
     empty_texts: int = 0  # of pairs of the whole split: the other text is there
-
-    @cached_property
-    def lengths(self) -> np.ndarray:
-        """Tokens of each row, int32 [n]."""
-        return np.diff(self.offsets).astype(np.int32)
+    too_long: int = 0  # rows of the whole split of which no target fits: they are left out
 
     @cached_property
     def content(self) -> str:
         """BLAKE2b of every array: tokens, targets, clients and whatever else a row has.
 
-        Unlike ``fingerprint`` it is of what the model reads, to the last token.
+        Unlike ``fingerprint`` it is of what the model reads, to the last token or pixel.
         """
         digest = hashlib.blake2b(digest_size=32)
         for name, value in self.arrays().items():
-            digest.update(f"{name} {value.dtype.str} {value.shape}\n".encode())
-            digest.update(np.ascontiguousarray(value))
+            if name not in self.UNHASHED:
+                digest.update(f"{name} {value.dtype.str} {value.shape}\n".encode())
+                digest.update(np.ascontiguousarray(value))
         return digest.hexdigest()
 
     def arrays(self) -> dict[str, np.ndarray]:
         """Every array that is there, by name; a target's values are called ``labels``."""
         found: dict[str, np.ndarray] = {}
-        for part in ARRAYS:
+        for part in self.ARRAYS:
             value = getattr(self, part)
             if isinstance(value, Targets):
                 found |= {TARGET_ARRAYS[name]: array for name, array in value.arrays().items()}
             elif value is not None:
                 found[part] = value
         return found
+
+    def chosen(self, rows: np.ndarray) -> str:
+        """Fingerprint of some of the rows, int64 [m]."""
+        digest = hashlib.blake2b(self.fingerprint.encode(), digest_size=16)
+        digest.update(rows.tobytes())
+        return digest.hexdigest()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Encoded(Split):
+    """A split as flat token ids: row ``i`` is ``ids[offsets[i]:offsets[i + 1]]``."""
+
+    ARRAYS = ("ids", "type_ids", "offsets", "targets", "clients", "hashes", "text_keys",
+              "sequence_keys", "unit_keys")  # fmt: skip
+    FACTS = (*Split.FACTS, "pad_id")
+    ids: np.ndarray  # int32 [tokens]
+    type_ids: np.ndarray | None = None  # int8 [tokens]; None when the model takes none
+    offsets: np.ndarray  # int64 [n + 1]
+    sequence_keys: np.ndarray  # uint64 [n], equal where these are one sequence to the model
+    pad_id: int
+
+    @cached_property
+    def lengths(self) -> np.ndarray:
+        """Tokens of each row, int32 [n]."""
+        return np.diff(self.offsets).astype(np.int32)
+
+    @property
+    def stored_bytes(self) -> int:
+        """What the rows take in the cache."""
+        return self.ids.nbytes + self.offsets.nbytes + 16 * len(self)
 
     def inputs(self, rows: np.ndarray, pad_to: int | None = None) -> dict[str, torch.Tensor]:
         """Model inputs of some rows, padded on the right.
@@ -132,8 +170,6 @@ class Encoded(KeyedRows):
         lengths = self.lengths[rows].astype(np.int64)
         offsets = np.concatenate([[0], np.cumsum(lengths)])
         index = self._index(rows)
-        chosen = hashlib.blake2b(self.fingerprint.encode(), digest_size=16)
-        chosen.update(rows.tobytes())
         return Encoded(
             **vars(self.keyed(rows)),
             ids=self.ids[index],
@@ -141,39 +177,82 @@ class Encoded(KeyedRows):
             offsets=offsets,
             sequence_keys=self.sequence_keys[rows],
             pad_id=self.pad_id,
-            fingerprint=chosen.hexdigest(),
+            fingerprint=self.chosen(rows),
         )
 
 
-def encode(rows: Rows, tokenizer: PreTrainedTokenizerBase, max_length: int, task: Task) -> Encoded:
+def encode(
+    rows: Rows, tokenizer: PreTrainedTokenizerBase, max_length: int, task: TaskConfig
+) -> Encoded:
     """Tokenise a split as its kind of task does.
 
     Normalised texts are tokenised as well, for ``sequence_keys``: what a row's unit of privacy is
     must follow from the row alone, or one row more could join two units.
+
+    Raises:
+        ConfigError: targets that are none, or no row of which one fits.
     """
-    with_types = "token_type_ids" in tokenizer.model_input_names
-    ids, types, lengths, keys = [], [], [], []
+    kind = registry.get(task.kind)
+    found: dict[str, list[np.ndarray]] = {}
+    keys = []
     for start in range(0, len(rows), BATCH):
         batch = [column[start : start + BATCH] for column in rows.texts]
-        tokens = task.encode(batch, tokenizer, max_length)
+        tokens = kind.encode(task, batch, tokenizer, max_length)
         alike = [[normalised(text) for text in column] for column in batch]
         same = alike == batch
-        keys.append(_sequences(tokens if same else task.encode(alike, tokenizer, max_length)))
-        lengths.append(np.array([len(row) for row in tokens["input_ids"]], dtype=np.int64))
-        total = int(lengths[-1].sum())
-        ids.append(np.fromiter(chain.from_iterable(tokens["input_ids"]), np.int32, total))
-        if with_types:
-            types.append(np.fromiter(chain.from_iterable(tokens["token_type_ids"]), np.int8, total))
-    rows.targets.check(np.concatenate(lengths), rows.origin)
-    return Encoded(
-        **{part.name: getattr(rows, part.name) for part in fields(KeyedRows)},
-        ids=np.concatenate(ids),
-        type_ids=np.concatenate(types) if with_types else None,
-        offsets=np.concatenate([[0], np.cumsum(np.concatenate(lengths))]),
+        keys.append(_sequences(tokens if same else kind.encode(task, alike, tokenizer, max_length)))
+        for name, lists in tokens.items():
+            counts = np.fromiter(map(len, lists), np.int64, len(lists))
+            found.setdefault(f"of_{name}", []).append(counts)
+            flat = np.fromiter(chain.from_iterable(lists), DTYPES[name], int(counts.sum()))
+            found.setdefault(name, []).append(flat)
+    flat = {name: np.concatenate(parts) for name, parts in found.items()}
+    targets = _placed(rows.targets, flat, task.loss_reduction)
+    targets.check(flat["of_input_ids"], rows.origin)
+    encoded = Encoded(
+        **{part.name: getattr(rows, part.name) for part in fields(KeyedRows)}
+        | {"targets": targets},
+        ids=flat["input_ids"],
+        type_ids=flat.get("token_type_ids"),
+        offsets=np.r_[0, np.cumsum(flat["of_input_ids"])],
         sequence_keys=np.concatenate(keys),
         pad_id=int(tokenizer.pad_token_id or 0),  # a run that pads was refused without one
         fingerprint=rows.fingerprint,
         empty_texts=rows.empty_texts,
+    )
+    return _fitting(encoded, rows.origin, max_length)
+
+
+def _placed(targets: Targets, flat: Mapping[str, np.ndarray], reduction: str) -> Targets:
+    """Targets where the tokens are, of those that the length leaves; else as the table has them."""
+    if "positions" not in flat:
+        return targets
+    counts = flat["of_positions"]
+    owner = np.repeat(np.arange(len(counts)), counts)
+    offsets = np.r_[0, np.cumsum(counts)]
+    if "values" in flat:
+        values = flat["values"]
+    else:  # the first ones of each row
+        assert targets.offsets is not None
+        values = targets.values[targets.offsets[owner] + np.arange(len(owner)) - offsets[owner]]
+    weights = 1.0 / counts[owner] if reduction == "mean" else np.ones(len(owner))
+    return Targets(values, offsets, flat["positions"], weights.astype(np.float32), targets.strata)
+
+
+def _fitting(encoded: Encoded, origin: str, max_length: int) -> Encoded:
+    """Without the rows that have no target."""
+    ends = encoded.targets.offsets
+    if ends is None or (np.diff(ends) > 0).all():
+        return encoded
+    kept = np.flatnonzero(np.diff(ends))
+    if not len(kept):
+        raise ConfigError(
+            f"{origin}: no row's answer fits task.max_length={max_length}; make it larger"
+        )
+    return replace(
+        encoded.take(kept),
+        empty_texts=encoded.empty_texts,
+        too_long=len(encoded) - len(kept),
     )
 
 

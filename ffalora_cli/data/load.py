@@ -1,4 +1,4 @@
-"""Loads one split of a task as checked rows: texts, targets, clients, and a fingerprint."""
+"""Loads one split of a task as checked rows: texts or images, targets, clients, a fingerprint."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import numpy as np
 from ffalora_cli.config.errors import ConfigError
 from ffalora_cli.config.schema import TaskConfig
 from ffalora_cli.data.groups import KeyedRows, as_keys, text_keys
+from ffalora_cli.data.sources.pictures import Decode, decoder, picture_keys
 from ffalora_cli.data.sources.readers import Table
 from ffalora_cli.data.sources.source import Source, locate
 from ffalora_cli.tasks import registry
@@ -24,8 +25,9 @@ if TYPE_CHECKING:
 class Rows(KeyedRows):
     """The rows of one split, in the order of their source."""
 
-    texts: tuple[list[str], ...]  # one list a text column, each [n]
-    fingerprint: str  # of texts, targets, clients and units, whatever the file format
+    texts: tuple[list[str], ...]  # what ``Task.texts`` makes of the columns, each [n]
+    decode: Decode | None = None  # of images instead, decoded when they are wanted
+    fingerprint: str  # of texts or pixels, targets, clients and units, whatever the file format
     origin: str
     empty_texts: int = 0  # of pairs: the other text is there
 
@@ -40,7 +42,7 @@ def load_rows(task: TaskConfig, data_dir: str | None, split: str) -> Rows:
 
     Raises:
         ConfigError: the split is not to be found; a column, or a cell, is missing; a text is not
-            text; a target cannot be one (``Task.targets``).
+            text or an image none; a target cannot be one (``Task.targets``).
     """
     return read_rows(task, locate(task, data_dir, split), split)
 
@@ -48,34 +50,41 @@ def load_rows(task: TaskConfig, data_dir: str | None, split: str) -> Rows:
 def read_rows(task: TaskConfig, source: Source, split: str) -> Rows:
     """The same, of a source already located."""
     kind = registry.get(task.kind)
-    others = [task.label_column, task.client_column, task.unit_column]
+    others = [task.image_column, task.label_column, task.client_column, task.unit_column]
     table = source.read(list(dict.fromkeys([*kind.columns(task), *filter(None, others)])))
     columns = table.columns
     if not columns.num_rows:
         raise ConfigError(f"{source.origin} has no rows; give the split at least one")
-    _require_any(table, task.text_columns)
-    for name in filter(None, others):
-        _require_any(table, (name,))
-    texts = tuple(_texts(table, name) for name in task.text_columns)
+    for names in (task.text_columns, *((name,) for name in filter(None, others))):
+        _require_any(table, names)
     wanted = {name: columns[name].to_pylist() for name in kind.columns(task)}
+    if not kind.reads_lists:
+        wanted |= {name: _texts(table, name) for name in task.text_columns}
+    texts = kind.texts(task, wanted, table.place)
     targets = kind.targets(task, wanted, table.place, split)
     clients, names, units = None, None, None
     if task.client_column is not None:
         clients, names = _clients(table, task.client_column)
     if task.unit_column is not None:
         units = as_keys(map(str, columns[task.unit_column].to_pylist()))
-    hashes = _hash_texts(texts)
+    decode = None
+    if task.image_column is None:
+        hashes, alike = _hash_texts(texts), text_keys(texts)
+    else:
+        decode = decoder(wanted[task.image_column], source.folder, table.place)
+        hashes = alike = picture_keys(map(decode, range(columns.num_rows)))
     digest = hashlib.blake2b(hashes.tobytes(), digest_size=16)
     for column in (*targets.arrays().values(), clients, units):
         if column is not None:
             digest.update(column.tobytes())
     return Rows(
         texts=texts,
+        decode=decode,
         targets=targets,
         clients=clients,
         client_names=names,
         hashes=hashes,
-        text_keys=text_keys(texts),
+        text_keys=alike,
         unit_keys=units,
         fingerprint=digest.hexdigest(),
         origin=source.origin,
@@ -86,7 +95,7 @@ def read_rows(task: TaskConfig, source: Source, split: str) -> Rows:
 def _require_any(table: Table, names: Sequence[str]) -> None:
     """Refuse rows with nothing in any of the columns; of a pair, one text may be empty."""
     empty = np.logical_and.reduce([_missing(table.columns[name]) for name in names])
-    if empty.any():
+    if names and empty.any():
         raise ConfigError(
             f"{table.place(int(empty.argmax()))}: {' and '.join(names)} missing or empty, in "
             f"{empty.sum()} of {len(empty)} rows; fill it in, or remove such rows"

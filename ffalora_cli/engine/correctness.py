@@ -9,6 +9,7 @@ against what each has alone, by an ordinary backward pass without any hook.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -42,11 +43,22 @@ class _FirstTokens:
 
     @property
     def targets(self) -> Targets:
-        return self.whole.targets.take(self.rows)
+        """Where single tokens are scored, of all that are left: an answer may begin behind them."""
+        found = self.whole.targets.take(self.rows)
+        if found.positions is None:
+            return found
+        ends = np.concatenate([[0], np.cumsum(self.lengths)])
+        return Targets(
+            np.resize(found.values, ends[-1]),
+            ends,
+            (np.arange(ends[-1]) - np.repeat(ends[:-1], self.lengths)).astype(np.int32),
+            np.repeat(1.0 / self.lengths, self.lengths).astype(np.float32),
+        )
 
     def inputs(self, rows: np.ndarray, pad_to: int | None = None) -> Tensors:
         width = pad_to or int(self.lengths[rows].max())
-        return {n: t[:, :width] for n, t in self.whole.inputs(self.rows[rows]).items()}
+        whole = self.whole.inputs(self.rows[rows])
+        return {n: t[:, :width] if t.dim() == 2 else t for n, t in whole.items()}
 
     def packed(self, rows: np.ndarray) -> tuple[Tensor, Tensor | None]:
         inputs = self.inputs(rows)
@@ -92,6 +104,8 @@ def _difference(found: Stack, alone: Stack) -> float:
 
     A tensor with a thousandth of its example's norm or less may differ by its rounding.
     """
+    if any(found[name].shape != value.shape for name, value in alone.items()):
+        return math.inf  # a layer's first axis is not the examples (Swin's is of windows)
     norms = {name: value.flatten(1).norm(dim=1) for name, value in alone.items()}
     least = 1e-3 * torch.stack(list(norms.values())).norm(dim=0)
     off = [

@@ -15,7 +15,7 @@ from ffalora_cli.engine.job import LocalJob
 def keyed_dropout(
     job: LocalJob, step: int, slots: np.ndarray, rows: np.ndarray
 ) -> Callable[[str, Tensor], Tensor]:
-    """A function (site, x ``[examples, tokens, d_in]``) -> x with dropped and rescaled entries.
+    """A function (site, x ``[examples, ..., d_in]``) -> x with dropped and rescaled entries.
 
     A row's mask is drawn token by token from its own generator, so it depends neither on the
     padding nor on which other rows share the micro-batch.
@@ -27,10 +27,10 @@ def keyed_dropout(
     keep = 1.0 - job.dropout
 
     def apply(site: str, x: Tensor) -> Tensor:
-        masks = torch.empty(x.shape, dtype=torch.float32)
+        masks = torch.empty(len(row_keys), x.numel() // len(row_keys), dtype=torch.float32)
         for i, key in enumerate(row_keys):
             generator = torch.Generator().manual_seed(keys.torch_seed(keys.derive(key, site)))
             masks[i].bernoulli_(keep, generator=generator)
-        return x * (masks.to(x) / keep)
+        return x * (masks.view(x.shape).to(x) / keep)
 
     return apply

@@ -14,12 +14,13 @@ from ffalora_cli.engine.ranks import ALONE, Ranks
 from ffalora_cli.metric_keys import evaluated
 from ffalora_cli.stopping import Poll, never
 from ffalora_cli.tasks import registry
+from ffalora_cli.tasks.targets import Scored
 
 if TYPE_CHECKING:
     from ffalora_cli.models.network import Network
     from ffalora_cli.types import Examples, Tensors
 
-Predict = Callable[..., tuple[np.ndarray, np.ndarray]]
+Predict = Callable[..., Scored]
 """``predict`` without its last argument, or what shares it out."""
 
 
@@ -30,25 +31,25 @@ def predict(
     max_tokens: int,
     poll: Poll = never,
     ranks: Ranks = ALONE,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Answers ``[targets]`` and losses float64 ``[rows]`` under common tensors ``values``.
+) -> Scored:
+    """Answers and losses of a split's targets under common tensors ``values``.
 
     Micro-batches are dealt out to the ranks; what one rank answered is zero on the others, so their
     sum has the bits of one process.
     """
-    device, task, targets = network.device, network.task, examples.targets
+    device, targets = network.device, examples.targets
     values = {name: tensor.to(device) for name, tensor in values.items()}
     lengths = np.asarray(examples.lengths)
     answers = np.zeros_like(targets.values)
-    losses = np.zeros(len(lengths), np.float64)
+    losses = np.zeros(len(targets.values), np.float64)
     with torch.no_grad():
         for rows in ranks.turns(cut(lengths, max_tokens, len(lengths), network.packs)):
             poll()
-            outputs = network.outputs(network.inputs(examples, rows), values)
             batch = targets.batch(rows).to(device)
-            losses[rows] = task.losses(outputs, batch).cpu()
-            answers[targets.index(rows)[0]] = task.answers(task.read(outputs, batch)).cpu()
-    return ranks.added(answers), ranks.added(losses)
+            given, each = network.answers(network.inputs(examples, rows), values, batch)
+            places = targets.index(rows)[0]
+            answers[places], losses[places] = given.cpu(), each.cpu()
+    return Scored(targets, ranks.added(answers), ranks.added(losses))
 
 
 def evaluate(
@@ -76,12 +77,9 @@ def evaluate(
     Returns:
         ``{prefix + name: value}`` with ``loss`` and every metric asked for.
     """
-    answers, losses = answer(network, examples, values, max_tokens, poll)
-    result = {
-        prefix + name: network.task.score(task, name, examples.targets, answers)
-        for name in task.metrics
-    }
-    result[prefix + "loss"] = float(losses.mean())
+    scored = answer(network, examples, values, max_tokens, poll)
+    result = {prefix + name: network.task.score(task, name, scored) for name in task.metrics}
+    result[prefix + "loss"] = float(scored.by_row().mean())
     return result
 
 
@@ -113,15 +111,14 @@ def client_scores(
     Returns:
         Two arrays float64 [clients].
     """
-    kind, targets = network.task, examples.targets
-    strata, names = registry.strata(task, targets)
+    kind = network.task
+    strata, names = registry.strata(task, examples.targets)
     parts = [np.arange(len(strata)), *(np.flatnonzero(strata == c) for c in range(len(names)))]
     scores = np.empty((len(models), len(parts)))
     for model, line in zip(models, scores, strict=True):
-        answers, _ = answer(network, examples, model, max_tokens, poll)
+        scored = answer(network, examples, model, max_tokens, poll)
         for place, rows in enumerate(parts):
-            given = answers[targets.index(rows)[0]]
-            line[place] = kind.score(task, kind.client_metric, targets.take(rows), given)
+            line[place] = kind.score(task, kind.client_metric, scored.take(rows))
     mix = strata_counts / strata_counts.sum(1, keepdims=True)  # [clients, strata]
     own = (mix * scores[:, 1:]).sum(1)
     return np.broadcast_to(scores[:, 0], own.shape), own

@@ -52,8 +52,7 @@ def gradients(
     """
     leaves = {n: v.index_select(0, batch.slots).requires_grad_() for n, v in trained.items()}
     copies = {n: v.index_select(0, batch.slots) for n, v in held.items()}
-    outputs = network.outputs(batch.inputs, {**common, **copies, **leaves})
-    losses = network.task.losses(outputs, batch.targets)
+    losses = network.losses(batch.inputs, {**common, **copies, **leaves}, batch.targets)
     anchors = [value.anchor for value in common.values() if isinstance(value, Ghost)]
     grads = torch.autograd.grad(losses.sum(), [*leaves.values(), *anchors])
     return losses.detach(), dict(zip(leaves, grads, strict=False))

@@ -174,7 +174,8 @@ class ReferenceEngine:
         inputs = self.examples.inputs(rows, int(lengths.max()))
         outputs = model(**{n: t.to(device) for n, t in inputs.items()}).logits
         targets = self.examples.targets.batch(rows).to(device)
-        losses = self.network.task.losses(outputs, targets)
+        read = targets.read(outputs.float())
+        losses = targets.by_example(self.network.task.elementwise(read, targets.values))
         with warnings.catch_warnings():
             # FFA-LoRA's lowest B has an input without gradient; Opacus' hook handles that.
             warnings.filterwarnings("ignore", message="Full backward hook is firing")

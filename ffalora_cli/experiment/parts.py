@@ -18,7 +18,9 @@ from ffalora_cli.types import RoundRecord
 if TYPE_CHECKING:
     from ffalora_cli.data.dataset import TaskData
     from ffalora_cli.engine.evaluate import Predict
+    from ffalora_cli.engine.generate import Told, Write
     from ffalora_cli.engine.ranks import Ranks
+    from ffalora_cli.experiment.generated import Asked
     from ffalora_cli.experiment.inputs import Loaded
     from ffalora_cli.experiment.population import Population
     from ffalora_cli.federation.simulation import Simulation
@@ -26,6 +28,10 @@ if TYPE_CHECKING:
     from ffalora_cli.methods.base import Method
     from ffalora_cli.models.backbone import Weights
     from ffalora_cli.privacy.planning.plan import PrivacyPlan
+
+
+Lines = list[dict[str, Any]]
+"""Of generated answers, as ``generated.jsonl`` has them."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +63,8 @@ class Parts:
     max_tokens: int
     loaded: Loaded
     predict: Predict  # scores rows, here or on all ranks
+    asked: Asked | None  # rows that answers are generated to
+    write: Write | None  # generates them, here or on all ranks
     processes: int = 1
     names: tuple[str, ...] | None = None  # of the clients, where the data names them
     warnings: tuple[str, ...] = ()
@@ -98,6 +106,20 @@ class Parts:
         if simulation.personal or self.config.federation.eval_clients:
             record = self._evaluate_clients(record)
         return record
+
+    def generate(self, record: RoundRecord, told: Told) -> tuple[RoundRecord, Lines]:
+        """The record with scores of what the global model writes where that is due, and what.
+
+        Args:
+            record: of a round.
+            told: how many answers of how many are written.
+        """
+        simulation = self.simulation
+        last = simulation.is_last(record.round)
+        if self.asked is None or self.write is None or not self.asked.due(record.round, last):
+            return record, []
+        metrics, lines = self.asked.scored(self.write, simulation.tensors, simulation.poll, told)
+        return replace(record, metrics={**record.metrics, **metrics}), lines
 
     def _evaluate_clients(self, record: RoundRecord) -> RoundRecord:
         """The record with scores of the clients that took part (at most 100 of them).
@@ -172,6 +194,7 @@ def build(
     import torch
 
     from ffalora_cli.data.cache import entry_key
+    from ffalora_cli.data.encode import Encoded
     from ffalora_cli.data.partition.partition import fingerprint, strata_table
     from ffalora_cli.data.units import unit_keys
     from ffalora_cli.engine.build import build_engine, pick_device
@@ -180,14 +203,16 @@ def build(
     from ffalora_cli.engine.memory import auto_max_tokens
     from ffalora_cli.engine.precision import set_precision
     from ffalora_cli.engine.ranks import ALONE
+    from ffalora_cli.experiment.generated import Asked
     from ffalora_cli.experiment.inputs import Loaded
     from ffalora_cli.federation.roles import covered_names
     from ffalora_cli.federation.server.robust import combination_warnings
     from ffalora_cli.federation.simulation import Simulation
     from ffalora_cli.methods import registry
-    from ffalora_cli.models.backbone import load_skeleton, load_tokenizer
+    from ffalora_cli.models.backbone import load_skeleton
     from ffalora_cli.models.fit import check_fit, check_tokens
     from ffalora_cli.models.network import load_network
+    from ffalora_cli.models.processor import load_processor
     from ffalora_cli.privacy.mechanism.secret import run_secret
     from ffalora_cli.privacy.planning.make import make_plan
     from ffalora_cli.privacy.planning.network_rules import check_network
@@ -201,18 +226,20 @@ def build(
     method = registry.get(config.method.name)
     observer.note("reading data")
     config = pin(config, observer)
-    tokenizer = load_tokenizer(config.model, observer.note)
+    processor = load_processor(config.model, config.task, observer.note)
     skeleton = load_skeleton(config.model, config.task, observer.note)
-    about_data = check_fit(skeleton, tokenizer, config)
+    about_data = check_fit(skeleton, processor, config)
     if given is None:
-        data, people = population.load(config, tokenizer)
+        data, people = population.load(config, processor)
     else:
         data, people = given.data, given.people
     config, clients = people.config, people.clients
     if weights != "loaded":
         config = replace(config, model=replace(config.model, random_weights=True))
-    about_data += check_tokens(data.train.ids, data.train.lengths, tokenizer, config)
+    if isinstance(data.train, Encoded):
+        about_data += check_tokens(data.train.ids, data.train.lengths, processor, config)
     about_data += remarks.of_data(config.task, data)
+    asked = Asked.of(config.task, data.evals, processor, skeleton)
     observer.note("planning privacy" if config.privacy.unit != "none" else "loading the model")
     keys = unit_keys(data.train, config.privacy.unit)
     shared = find_shared_rows(keys, clients.rows, clients.offsets)
@@ -244,7 +271,7 @@ def build(
         clients=fingerprint(clients),
         weights=network.fingerprint,
         model=network.rest,
-        tokenizer=entry_key(tokenizer),
+        tokenizer=entry_key(processor),
     )
     max_tokens = config.engine.max_tokens or auto_max_tokens(network)
     engine = build_engine(config.engine.name, network, data.train, max_tokens, ranks)
@@ -280,6 +307,8 @@ def build(
         max_tokens,
         loaded,
         partial(predict, ranks=ranks or ALONE),
+        asked,
+        asked and asked.writer(network, max_tokens, ranks or ALONE),
         ranks.world if ranks else 1,
         people.names,
         warnings,

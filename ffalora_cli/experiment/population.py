@@ -38,13 +38,21 @@ class ClientTable:
 
 
 def client_table(config: Config) -> ClientTable:
-    """Strata of every client's rows, before anything is tokenised."""
+    """Strata of every client's rows, before anything is tokenised where that leaves no row out."""
     from ffalora_cli.data.dataset import training_rows
     from ffalora_cli.data.partition.partition import strata_table
     from ffalora_cli.data.units import with_units
     from ffalora_cli.tasks import registry
 
-    rows = training_rows(config.task, config.paths.data, config.partition.keep_together)
+    kind = registry.get(config.task.kind)
+    # Answers that do not fit are left out; images are decoded once, for the cache.
+    if kind.reads == "vocabulary" or kind.modality == "image":
+        from ffalora_cli.models.processor import load_processor
+
+        data, _ = load(config, load_processor(config.model, config.task))
+        rows: KeyedRows = data.train
+    else:
+        rows = training_rows(config.task, config.paths.data, config.partition.keep_together)
     found = populate(config, rows)
     clients = with_units(found.clients, rows, config.privacy.unit)
     strata, names = registry.strata(config.task, rows.targets)
@@ -52,14 +60,14 @@ def client_table(config: Config) -> ClientTable:
     return ClientTable(table, names, clients.sizes, clients.num_units, found.names, found.notes)
 
 
-def load(config: Config, tokenizer: Any) -> tuple[TaskData, Population]:
-    """Tokenised rows, and who owns which, in units of privacy."""
+def load(config: Config, processor: Any) -> tuple[TaskData, Population]:
+    """Rows as the model reads them, and who owns which, in units of privacy."""
     from ffalora_cli.data.dataset import prepare
     from ffalora_cli.data.units import with_units
 
     data = prepare(
         config.task,
-        tokenizer,
+        processor,
         config.paths.data,
         config.paths.cache,
         max_examples=config.evaluation.max_examples,

@@ -19,10 +19,10 @@ from ffalora_cli.engine.ranks import Ranks
 from ffalora_cli.experiment import identity
 from ffalora_cli.experiment.forecast.forecast import Nobody
 from ffalora_cli.stopping import Poll, never
+from ffalora_cli.tasks.targets import Scored
 
 if TYPE_CHECKING:
-    import numpy as np
-
+    from ffalora_cli.engine.generate import Told
     from ffalora_cli.engine.job import LocalJob, LocalResult
     from ffalora_cli.experiment.parts import Parts
     from ffalora_cli.models.network import Network
@@ -72,6 +72,7 @@ def lead(ranks: Ranks, parts: Parts, resolved: Mapping[str, Any]) -> None:
     _compare([json.loads(text) for text in ranks.gather(json.dumps(own).encode())])
     leader = Leader(ranks, parts)
     parts.simulation.engine, parts.predict = leader, leader.predict
+    parts.write = parts.write and leader.write
 
 
 def _compare(answers: list[dict[str, Any]]) -> None:
@@ -92,6 +93,7 @@ class Leader:
     def __init__(self, ranks: Ranks, parts: Parts) -> None:
         self._ranks, self._outbox = ranks, Outbox()
         self._engine, self._predict = parts.simulation.engine, parts.predict
+        self._write = parts.write
         self._network, self._evals = parts.simulation.network, list(parts.data.evals.values())
         self._merged: Tensors = {}
 
@@ -107,12 +109,18 @@ class Leader:
         values: Tensors,
         max_tokens: int,
         poll: Poll = never,
-    ) -> tuple[np.ndarray, np.ndarray]:
+    ) -> Scored:
         """``engine.evaluate.predict`` on all ranks."""
         split = next(i for i, rows in enumerate(self._evals) if rows is examples)
         facts = {"split": split, "max_tokens": max_tokens, "names": list(values)}
         self._tell("predict", facts, {}, named("plain", values))
         return self._predict(network, examples, values, max_tokens, poll)
+
+    def write(self, values: Tensors, poll: Poll, told: Told) -> list[list[int]]:
+        """``engine.generate.generate`` on all ranks."""
+        assert self._write is not None
+        self._tell("write", {"names": list(values)}, {}, named("plain", values))
+        return self._write(values, poll, told)
 
     def _tell(self, what: str, facts: dict[str, Any], once: Tensors, lasting: Tensors) -> None:
         """One message; what was merged into the base weights since the last goes with it."""
@@ -160,7 +168,11 @@ def follow(ranks: Ranks, parts: Parts) -> None:
         simulation.network.add_to_base({n.removeprefix("base/"): v for n, v in merged.items()})
         if facts["do"] == "train":
             simulation.engine.train(job_of(facts, tensors))
+            continue
+        values = {n: tensors[f"plain/{n}"] for n in facts["names"]}
+        if facts["do"] == "write":
+            assert parts.write is not None
+            parts.write(values)
         else:
-            values = {n: tensors[f"plain/{n}"] for n in facts["names"]}
             rows = evals[facts["split"]]
             parts.predict(simulation.network, rows, values, facts["max_tokens"])

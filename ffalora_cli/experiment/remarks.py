@@ -20,8 +20,12 @@ def of_data(task: TaskConfig, data: TaskData) -> tuple[str, ...]:
     Raises:
         ConfigError: where the training rows have one label: there is nothing to learn.
     """
-    notes, empty = [], data.facts["train"]["empty_texts"]
-    if empty:
+    notes, counted = [], data.facts["train"]
+    if left_out := counted["rows_too_long"]:
+        notes.append(
+            f"{left_out} rows of train are left out: longer than task.max_length={task.max_length}"
+        )
+    if empty := counted["empty_texts"]:
         few = "text of the training pairs is" if empty == 1 else "texts of the training pairs are"
         notes.append(f"{empty} {few} empty")
     for name, rows in {"train": data.train, **data.evals}.items():

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -21,8 +21,9 @@ from ffalora_cli.adapters import registry as forms
 from ffalora_cli.config.build import build
 from ffalora_cli.config.errors import ConfigError, RunFailed
 from ffalora_cli.config.schema import Config
+from ffalora_cli.engine.microbatch import cut
 from ffalora_cli.export import reload
-from ffalora_cli.export.model_card import CardFacts, from_hub, model_card
+from ffalora_cli.export.model_card import CardFacts, model_card
 from ffalora_cli.export.peft import (
     merged_model,
     public_source,
@@ -30,23 +31,25 @@ from ffalora_cli.export.peft import (
     write_merged,
 )
 from ffalora_cli.export.trained_model import TrainedModel, read_model
+from ffalora_cli.export.usage import from_hub
 from ffalora_cli.records.files import sync_folder, to_json, write_new
 from ffalora_cli.records.leaving import leaving
 from ffalora_cli.records.manifest import recorded_commits
 from ffalora_cli.records.reading import RunRecords
 from ffalora_cli.report.runs.moments import headline
 from ffalora_cli.tasks import registry
+from ffalora_cli.tasks.targets import Targets
 
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedTokenizerBase
 
-    from ffalora_cli.data.encode import Encoded
-    from ffalora_cli.data.load import Rows
+    from ffalora_cli.data.dataset import Ready
     from ffalora_cli.models.network import Network
     from ffalora_cli.types import Tensors
 
 ROWS = 64  # compared, evenly spaced over a split
+TOKENS = 2048  # of a micro-batch
 TOLERANCE = 1e-4  # on an output
 CARD, FACTS = "README.md", "export.json"
 
@@ -76,7 +79,6 @@ def export(
         ConfigError: nothing was written.
         RunFailed: the reloaded model is another one; nothing was kept.
     """
-    from ffalora_cli.data.encode import encode
     from ffalora_cli.models.backbone import load_backbone, load_tokenizer, pin_model
     from ffalora_cli.models.network import build_network
 
@@ -90,8 +92,8 @@ def export(
             f"--client {client}: at privacy.unit=client a client's own tensors are neither clipped "
             "nor noised, so they stay at home; leave out --client for the global model"
         )
-    rows = _rows(config)
     tokenizer = load_tokenizer(config.model)
+    rows = _rows(config, tokenizer)
     backbone = load_backbone(config.model, config.head, config.task)
     targets = config.model.targets[config.adapter.targets]
     network = build_network(backbone, config.adapter, targets)
@@ -102,8 +104,6 @@ def export(
         )
     values = trained.values(network.initial, client)
     network.add_to_base(trained.base_delta)
-    encoded = encode(rows, tokenizer, config.task.max_length, backbone.task)
-    ours = _outputs(network, encoded, values)
     with _aside(to) as folder:
         if merge:
             model = merged_model(network, values, trained.base_delta)
@@ -111,7 +111,7 @@ def export(
         else:
             write_adapter(folder, network, values, backbone.drawn, config)
         _save_tokenizer(tokenizer, folder)
-        difference = float((ours - _reloaded(folder, rows, config, merge)).abs().max())
+        difference = _difference(network, rows, values, folder, config, merge)
         if not difference <= TOLERANCE:
             raise RunFailed(
                 f"the reloaded model's outputs differ by {difference:.2g} from ours "
@@ -154,81 +154,98 @@ def _check_form(config: Config, trained: TrainedModel, merge: bool) -> None:
         )
 
 
-def _rows(config: Config) -> Rows:
-    """Some real texts of the evaluation split, or of train where that is cut from it."""
-    from ffalora_cli.data.load import load_rows
+def _rows(config: Config, tokenizer: PreTrainedTokenizerBase) -> Ready:
+    """Some real rows of the evaluation split, or of train where that is cut from it.
+
+    Where single tokens are scored, each row keeps its last target: there the model has read all of
+    the row.
+    """
+    from ffalora_cli.data.dataset import encoded_split
 
     task = config.task
     split = task.eval_split if task.eval_split in task.splits else "train"
-    rows = load_rows(task, config.paths.data, split)
-    chosen = np.unique(np.linspace(0, len(rows) - 1, min(ROWS, len(rows))).astype(np.int64))
-    texts = tuple([column[i] for i in chosen] for column in rows.texts)
-    return replace(
-        rows,
-        texts=texts,
-        targets=rows.targets.take(chosen),
-        clients=None,
-        client_names=None,
-        hashes=rows.hashes[chosen],
-        text_keys=rows.text_keys[chosen],
-        unit_keys=None,
-    )
+    paths = config.paths
+    rows, _ = encoded_split(task, tokenizer, paths.data, paths.cache, split, task.max_length)
+    targets = rows.targets
+    ends = np.arange(1, len(rows) + 1) if targets.offsets is None else targets.offsets[1:]
+    there = np.flatnonzero(np.diff(ends, prepend=0))  # a row may have none
+    chosen = there[np.unique(np.linspace(0, len(there) - 1, min(ROWS, len(there))).astype(int))]
+    last = ends[chosen] - 1
+    positions = None if targets.positions is None else targets.positions[last]
+    return replace(rows.take(chosen), targets=Targets(targets.values[last], positions=positions))
 
 
-def _outputs(network: Network, examples: Encoded, values: Tensors) -> torch.Tensor:
-    """Outputs of our own forward pass, float32 [rows, width], in the rows' order."""
+def _difference(
+    network: Network, rows: Ready, values: Tensors, folder: Path, config: Config, merge: bool
+) -> float:
+    """Largest difference between our outputs and those of the folder's model.
+
+    Raises:
+        RunFailed: it cannot be loaded; says why.
+    """
     import torch
+    from safetensors.torch import load_file, save_file
 
-    order = np.argsort(-examples.lengths, kind="stable")
-    with torch.no_grad():
-        outputs = network.outputs(network.inputs(examples, order), values)
-    return outputs[torch.from_numpy(np.argsort(order))]
+    asked: Tensors = {}
+    ours: list[torch.Tensor] = []
+    for number, batch in enumerate(cut(rows.lengths, TOKENS, ROWS, packed=False)):
+        asked |= {f"{number}/{name}": tensor for name, tensor in rows.inputs(batch).items()}
+        targets = rows.targets.batch(batch)
+        if network.task.reads != "example":
+            asked[str(number)] = targets.positions
+        with torch.no_grad():
+            ours.append(network.outputs(network.inputs(rows, batch), values, targets))
+    with tempfile.TemporaryDirectory() as private:  # real rows: readable by their owner alone
+        files = [Path(private, name) for name in ("question", "inputs", "answer")]
+        files[0].write_bytes(to_json(_question(folder, config, merge)))
+        save_file(asked, files[1])
+        done = subprocess.run(
+            [sys.executable, "-P", str(reload.__file__), *map(str, files)],
+            env={**os.environ, "HF_HUB_OFFLINE": "1"},  # what the run loaded is on this machine
+            capture_output=True,
+            text=True,
+        )
+        if done.returncode or not files[2].is_file():
+            reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1][:150]
+            raise RunFailed(f"plain transformers cannot load the export ({reason}); nothing kept")
+        theirs = load_file(files[2])
+    return max(float((o - theirs[str(n)]).abs().max()) for n, o in enumerate(ours))
+
+
+def _question(folder: Path, config: Config, merge: bool) -> dict[str, Any]:
+    """What ``reload`` has to know."""
+    from ffalora_cli.models.source import resolve_source
+
+    task = registry.get(config.task.kind)
+    return {
+        "folder": str(folder.resolve()),
+        "base": None if merge else resolve_source(config.model.source, config.model.cache),
+        "revision": config.model.revision,
+        "auto_class": task.auto_class,
+        "width": task.outputs(config.task) or None,
+        "settings": task.settings(config.task),
+    }
 
 
 def _save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
-    """Its files, without the path it was loaded from."""
+    """Its files, without the path it was loaded from; read back they are the same tokenizer.
+
+    Raises:
+        RunFailed: they are another one.
+    """
+    from transformers import AutoTokenizer
+
+    from ffalora_cli.data.cache import entry_key
+
     tokenizer.save_pretrained(str(folder))
     file = folder / "tokenizer_config.json"
     settings = json.loads(file.read_text(encoding="utf-8"))
     for key in ("name_or_path", "tokenizer_file", "special_tokens_map_file"):
         settings.pop(key, None)
     file.write_bytes(to_json(settings, indent=2))
-
-
-def _reloaded(folder: Path, rows: Rows, config: Config, merge: bool) -> torch.Tensor:
-    """Outputs of the folder's model, by plain transformers and peft in a fresh process.
-
-    Raises:
-        RunFailed: it cannot be loaded; says why.
-    """
-    from safetensors.torch import load_file
-
-    from ffalora_cli.models.source import resolve_source
-
-    task = registry.get(config.task.kind)
-    question = {
-        "folder": str(folder.resolve()),
-        "base": None if merge else resolve_source(config.model.source, config.model.cache),
-        "revision": config.model.revision,
-        "texts": rows.texts,
-        "max_length": config.task.max_length,
-        "auto_class": task.auto_class,
-        "width": task.outputs(config.task),
-        "settings": task.settings(config.task),
-    }
-    with tempfile.TemporaryDirectory() as private:  # real texts: readable by their owner alone
-        ask, answer = Path(private, "question.json"), Path(private, "answer.safetensors")
-        ask.write_bytes(to_json(question))
-        done = subprocess.run(
-            [sys.executable, "-P", str(reload.__file__), str(ask), str(answer)],
-            env={**os.environ, "HF_HUB_OFFLINE": "1"},  # what the run loaded is on this machine
-            capture_output=True,
-            text=True,
-        )
-        if done.returncode or not answer.is_file():
-            reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1][:150]
-            raise RunFailed(f"plain transformers cannot load the export ({reason}); nothing kept")
-        return load_file(answer)["logits"]
+    back = AutoTokenizer.from_pretrained(folder)
+    if (entry_key(back), back.chat_template) != (entry_key(tokenizer), tokenizer.chat_template):
+        raise RunFailed("the saved tokenizer is another one when it is loaded: nothing was kept")
 
 
 @contextmanager

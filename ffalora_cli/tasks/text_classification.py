@@ -2,100 +2,14 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
-
-from ffalora_cli.config.errors import ConfigError, brief, require
-from ffalora_cli.config.schema import TaskConfig
-from ffalora_cli.tasks.base import Metric, Place, Task
-from ffalora_cli.tasks.targets import Targets
-
-if TYPE_CHECKING:
-    import numpy as np
-    from torch import Tensor
+from ffalora_cli.tasks.classification import Classification
 
 
-def _commonest(targets: Targets) -> float:
-    """Share of the most frequent class, what a constant answer is right in."""
-    import numpy as np
-
-    return float(np.bincount(targets.values).max() / len(targets))
-
-
-class TextClassification(Task):
+class TextClassification(Classification):
     """Sequence classification as transformers has it."""
 
     auto_class = "AutoModelForSequenceClassification"
     pipeline = "text-classification"
-    metrics: ClassVar[Mapping[str, Metric]] = {
-        "accuracy": Metric("percent", chance=_commonest, hub="accuracy"),
-        "f1": Metric("percent", hub="f1"),
-        "mcc": Metric("number", chance=lambda targets: 0.0, hub="matthews_correlation"),
-    }
-    client_metric = "accuracy"
-
-    def outputs(self, config: TaskConfig) -> int:
-        """One a class."""
-        return len(config.classes)
-
-    def targets(
-        self, config: TaskConfig, table: Mapping[str, Sequence[Any]], place: Place, split: str
-    ) -> Targets:
-        """A class index a row."""
-        from ffalora_cli.tasks.labels import class_indices
-
-        return Targets(class_indices(config, table[config.label_column], place, split))
-
-    def strata_names(self, config: TaskConfig) -> tuple[str, ...]:
-        """The classes."""
-        return config.classes
-
-    def strata(self, targets: Targets) -> np.ndarray | None:
-        """The class of each row, int64 [rows]."""
-        import numpy as np
-
-        return np.asarray(targets.values)
-
-    def elementwise(self, outputs: Tensor, values: Tensor) -> Tensor:
-        """Cross-entropy in nats."""
-        from torch.nn import functional
-
-        return functional.cross_entropy(outputs, values, reduction="none")
-
-    def answers(self, outputs: Tensor) -> Tensor:
-        """The class with the largest output."""
-        return outputs.argmax(-1)
-
-    def score(self, config: TaskConfig, name: str, targets: Targets, answers: np.ndarray) -> float:
-        """A score of the confusion matrix."""
-        from ffalora_cli.tasks import metrics
-
-        table = metrics.confusion(targets.values, answers, len(config.classes))
-        return metrics.SCORES[name](table)
-
-    def uninformed_loss(self, config: TaskConfig) -> float:
-        """Of equal chances for all classes, nats."""
-        return math.log(len(config.classes))
-
-    def settings(self, config: TaskConfig) -> dict[str, Any]:
-        """The classes, both ways, and the loss that transformers would take."""
-        return {
-            "id2label": dict(enumerate(config.classes)),
-            "label2id": {name: number for number, name in enumerate(config.classes)},
-            "problem_type": "single_label_classification",
-        }
-
-    def check(self, config: TaskConfig) -> None:
-        """Two classes or more, each once."""
-        classes = config.classes
-        require("task.classes", list(classes), len(classes) >= 2, "two classes or more")
-        twice = next((name for name in classes if classes.count(name) > 1), None)
-        if twice is not None:
-            raise ConfigError(
-                f"task.classes names {brief(twice)} twice; give every class its own name"
-            )
-        super().check(config)
 
 
 TASK = TextClassification()

@@ -201,9 +201,8 @@ class _Shared:
                 rows = pairs.rows[batch]
                 gathered = {n: v.index_select(0, index) for n, v in stack.items()}
                 inputs = self.network.inputs(self.examples, rows)
-                outputs = self.network.outputs(inputs, common | gathered)
                 targets = self.examples.targets.batch(rows).to(device)
-                losses = self.network.task.losses(outputs, targets)
+                losses = self.network.losses(inputs, common | gathered, targets)
                 (losses * weights[index]).sum().backward()
                 padded += padded_tokens(lengths[batch], self.network.class_rows if packed else None)
             optimizer.step()

@@ -42,7 +42,12 @@ VARIANTS = {
         "privacy.clip_quantile=0.5",
         "privacy.clip_count_noise=1.0",
     ],
-    "personal": ["method=fedsa_lora", "federation.local_optimizer=adamw", "federation.local_lr=1"],
+    "personal": [
+        "method=fedsa_lora",
+        "federation.local_optimizer=adamw",
+        "federation.local_lr=1",
+        "federation.lr_schedule=cosine",
+    ],
     "merging": ["method=fedex_lora", "privacy=none", "head.mode=trained"],
     "momentum": ["method=lora", "federation.server_optimizer.momentum=0.9"],
     "partial": ["method=rolora", "federation.cohort_sampling=fixed", "federation.cohort_size=2"],

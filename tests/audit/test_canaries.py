@@ -11,8 +11,13 @@ import torch
 
 from ffalora_cli.audit.canary import canaries as room
 from ffalora_cli.audit.canary.canaries import run_canaries, step_weights
-from ffalora_cli.audit.canary.canary_engine import Canaries, CanaryEngine, CanaryRows
-from ffalora_cli.audit.mechanism.surrogate import Subject, build_subject, some_clients
+from ffalora_cli.audit.canary.canary_engine import Canaries, CanaryEngine
+from ffalora_cli.audit.mechanism.surrogate import (
+    Subject,
+    SurrogateRows,
+    build_subject,
+    some_clients,
+)
 from ffalora_cli.compose.jobs import plan as plan_jobs
 from ffalora_cli.engine.stacked.engine import StackedEngine
 from ffalora_cli.privacy.mechanism import example_level
@@ -36,7 +41,7 @@ def audited() -> Subject:
 
 def test_crafted_and_real_gradients_side_by_side(audited) -> None:
     network = audited.network
-    rows = CanaryRows(10, 4, 64)
+    rows = SurrogateRows(np.r_[np.arange(10), np.zeros(4, np.int64)], audited.config.task)
     made = Canaries(
         np.array([True, False, True, True, True]), np.array([0, 2, 3, 4]), 10, 7.0, b"k", ()
     )

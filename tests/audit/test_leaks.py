@@ -47,7 +47,7 @@ def play(tmp_path_factory):
 
     def played(name: str) -> Played:
         if name not in done:
-            common = ["model=auto", f"model.source={model}", "debug=tiny", "task.max_length=16"]
+            common = ["model=auto", f"model.source={model}", "debug=tiny", "task.max_length=256"]
             common += ["federation.rounds=2", "privacy.accountant=rdp", "privacy.noise=secure"]
             (job,) = plan([*common, *UNITS[name]])
             secret = SecureKey(b"k" * 32)

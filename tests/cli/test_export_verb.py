@@ -57,7 +57,7 @@ def in_this_process(monkeypatch, request):
     class Process:
         @staticmethod
         def run(command, **_):
-            reload.main(*command[-2:])
+            reload.main(*command[-3:])
             return type("Done", (), {"returncode": 0, "stderr": ""})
 
     monkeypatch.setattr(room, "subprocess", Process)

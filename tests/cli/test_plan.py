@@ -121,9 +121,21 @@ def test_the_screen_fits_80_columns(small, more, capsys):
     assert "add/remove one" in " ".join(" ".join(lines).split())
 
 
+def test_bytes_are_held_against_a_budget(small, capsys):
+    """Half of it used, and the signature is that of a run without one."""
+    (plain,) = planned(capsys, *small, "--no-measure")["jobs"]
+    total = sum(plain["communication"][way]["total"] for way in ("uplink", "downlink"))
+    words = [*small, "--no-measure", f"federation.budget_megabytes={total / 5e5}"]
+    (held,) = planned(capsys, *words)["jobs"]
+    assert held["signature"] == plain["signature"] and plain["communication"]["budget"] is None
+    assert main(["plan", *words]) == 0
+    assert ": 50 % of" in " ".join(capsys.readouterr().out.split())
+
+
 def test_every_kind_has_its_row():
     sent = {"by_kind": dict.fromkeys(KINDS, 5), "first_round": 1, "median_round": 2, "total": 35}
     both = {"uplink": sent, "downlink": sent, "exact": False, "how": "x", "setup": 10}
+    both["budget"] = None
     lines = plan_words._bytes(both)
     assert [line.split()[2] for line in lines if "of it" in line] == list(KINDS)
 

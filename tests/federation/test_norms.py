@@ -106,7 +106,7 @@ def test_of_two_honest_clients_one_may_have_learnt_already():
     head = {name: 20 * value for name, value in sim.tensors.items() if name.startswith("head.")}
     sim.network.initial.update(head)
     examples = TinyExamples(64)
-    right, _ = predict(sim.network, examples, sim.tensors, 64)
+    right = predict(sim.network, examples, sim.tensors, 64).answers
     examples.targets = Targets(np.concatenate([right[:32], (right[32:] + 1) % 3]))
     sim.engine = build_engine("stacked", sim.network, examples, 64)
     seen = []

@@ -120,7 +120,7 @@ def test_client_scores_are_reweighted_to_the_clients_labels() -> None:
     models = [network.initial, {n: v + 0.3 for n, v in network.initial.items()}]
     plain, own = client_scores(network, examples, models, counts, task_of(3))
     for client, model in enumerate(models):
-        predicted, _ = predict(network, examples, model, 64)
+        predicted = predict(network, examples, model, 64).answers
         right = predicted == examples.targets.values
         assert plain[client] == right.mean()
         expected = sum(

@@ -51,8 +51,8 @@ class Regression(Task):
     def answers(self, outputs):
         return outputs[:, 0]
 
-    def score(self, config, name, targets, answers):
-        return float(np.mean((answers - targets.values) ** 2))
+    def score(self, config, name, scored):
+        return float(np.mean((scored.answers - scored.targets.values) ** 2))
 
 
 class Tagging(Regression):
@@ -135,7 +135,8 @@ def test_both_engines_train_kinds_they_have_never_seen(kinds, private):
 
 def test_an_example_s_loss_is_the_weighted_sum_of_its_own_targets(kinds):
     _, (network, examples) = cases()
-    answers, losses = predict(network, examples, network.initial, 64)
+    scored = predict(network, examples, network.initial, 64)
+    answers, losses = scored.answers, scored.by_row()
     ends = examples.targets.offsets
     for row in range(len(losses)):
         logits = network.plain(**examples.inputs(np.array([row]))).logits[0, ::2]  # [targets, 3]

@@ -17,12 +17,14 @@ import numpy as np
 import torch
 
 from ffalora_cli import keys
-from ffalora_cli.audit.canary.canary_engine import Canaries, CanaryEngine, CanaryRows
+from ffalora_cli.audit.canary.canary_engine import Canaries, CanaryEngine
 from ffalora_cli.audit.canary.guessing import Claim, Sight, measure, plan_guesses
 from ffalora_cli.audit.mechanism.surrogate import (
+    DISTINCT_ROWS,
     SEVERAL,
     WIDTH,
     Subject,
+    SurrogateRows,
     clients_of_units,
     some_clients,
     surrogate_network,
@@ -115,7 +117,8 @@ def _federation(subject: Subject, canaries: int, rounds: int) -> tuple[Simulatio
     several = SEVERAL if subject.clients.units is not None else 1
     sizes = np.where(np.arange(len(inside)) % 2, several, 1)
     units = np.array([real + len(inside)])
-    rows = CanaryRows(real, int(sizes.sum()), width)
+    unread = np.zeros(int(sizes.sum()), np.int64)  # no model sees a canary's one token
+    rows = SurrogateRows(np.r_[np.arange(real) % DISTINCT_ROWS, unread], config.task)
     plan = replace(plan, examples=units, covered=covered_names(network, method, config.head))
     clients = clients_of_units(np.concatenate([np.ones(real, np.int64), sizes]), units)
     wide = replace(subject, plan=plan, clients=clients, network=network, examples=rows)

@@ -11,10 +11,8 @@ import torch
 from ffalora_cli import keys
 from ffalora_cli.adapters.context import Factor
 from ffalora_cli.audit.mechanism.observe import WatchedOptimizer
-from ffalora_cli.audit.mechanism.surrogate import SurrogateRows
 from ffalora_cli.engine.job import LocalJob, LocalResult
 from ffalora_cli.engine.stacked.engine import StackedEngine
-from ffalora_cli.tasks.targets import Targets
 from ffalora_cli.types import Stack, Tensors
 
 SeeStep = Callable[[np.ndarray], None]
@@ -69,15 +67,6 @@ class Canaries:
             name: part.unflatten(1, shape)
             for (name, shape), part in zip(shapes.items(), parts, strict=True)
         }
-
-
-class CanaryRows(SurrogateRows):
-    """Surrogate rows, then the canaries': one token each, which no model ever sees."""
-
-    def __init__(self, rows: int, canaries: int, classes: int) -> None:
-        super().__init__(rows, classes)
-        self.lengths = np.concatenate([self.lengths, np.ones(canaries, self.lengths.dtype)])
-        self.targets = Targets(np.r_[self.targets.values, np.zeros(canaries, np.int64)])
 
 
 @dataclass

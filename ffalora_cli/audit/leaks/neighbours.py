@@ -9,23 +9,22 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from ffalora_cli import experiment
 from ffalora_cli.config.errors import ConfigError
 from ffalora_cli.config.job import Job
-from ffalora_cli.config.schema import Config
+from ffalora_cli.config.schema import Config, TaskConfig
 from ffalora_cli.config.splits import HOLDOUT
-from ffalora_cli.data.dataset import TaskData
-from ffalora_cli.data.encode import Encoded
+from ffalora_cli.data.dataset import Ready, TaskData, describe
 from ffalora_cli.data.partition.partition import ClientRows
 from ffalora_cli.experiment import population
 from ffalora_cli.experiment.forecast.forecast import Nobody
 from ffalora_cli.experiment.parts import Given, pin
 from ffalora_cli.keys import Key
-from ffalora_cli.models.backbone import load_tokenizer
+from ffalora_cli.models.processor import load_processor
+from ffalora_cli.tasks import registry
 
 VARIANTS = ("as it is", "unit removed", "unit changed")
 SCORED = 64  # rows of every evaluation split
@@ -69,37 +68,40 @@ def play_neighbours(job: Job, secret: Key, within: Path) -> list[Neighbour]:
 def _given(config: Config, secret: Key) -> list[Given]:
     """What each of ``VARIANTS`` is handed."""
     config = pin(config, Nobody())
-    data, people = population.load(config, load_tokenizer(config.model))
-    data = replace(
-        data,
-        evals={
-            name: rows.take(np.arange(min(SCORED, len(rows)))) for name, rows in data.evals.items()
-        },
-    )
-    owned = min(OWNED, config.federation.local_batch_size)
-    data, clients = _few(data, people.clients, owned)
-    gone = _unit(config.privacy.unit, data.train, clients)
-    kept = np.setdiff1d(np.arange(len(data.train)), gone)
-    changed = _changed(data.train, gone)
+    data, people = population.load(config, load_processor(config.model, config.task))
+    evals = {
+        name: rows.take(np.arange(min(SCORED, len(rows)))) for name, rows in data.evals.items()
+    }
+    data = replace(data, evals=evals)
+    kept, clients = _few(people.clients, min(OWNED, config.federation.local_batch_size))
+    whole, train = data.train, data.train.take(kept)
+    gone = _unit(config.privacy.unit, train, clients)
+    stays = np.setdiff1d(np.arange(len(train)), gone)
+    strata, _ = registry.strata(config.task, whole.targets)
+    trains = (train, train.take(stays), _changed(whole, kept, gone, strata))
     owners = (clients, _without(clients, gone), clients)
     return [
-        Given(secret, _with(data, train), replace(people, clients=owner))
-        for train, owner in zip((data.train, data.train.take(kept), changed), owners, strict=True)
+        Given(secret, _with(data, one, config.task), replace(people, clients=owner))
+        for one, owner in zip(trains, owners, strict=True)
     ]
 
 
-def _few(data: TaskData, clients: ClientRows, most: int) -> tuple[TaskData, ClientRows]:
-    """At most so many rows of every client, spread over its rows: these may be sorted by label."""
+def _few(clients: ClientRows, most: int) -> tuple[np.ndarray, ClientRows]:
+    """At most so many rows of every client, spread over its rows: these may be sorted by label.
+
+    Returns:
+        Their numbers, int64 ascending, and the clients with rows numbered among them.
+    """
     kept = np.sort(np.concatenate([_spread(clients.of(i), most) for i in range(len(clients))]))
-    surplus = np.setdiff1d(np.arange(len(data.train)), kept)
-    return replace(data, train=data.train.take(kept)), _without(clients, surplus)
+    surplus = np.setdiff1d(np.arange(int(clients.rows.max()) + 1), kept)
+    return kept, _without(clients, surplus)
 
 
 def _spread(rows: np.ndarray, most: int) -> np.ndarray:
     return rows[np.unique(np.linspace(0, len(rows) - 1, min(most, len(rows))).astype(np.int64))]
 
 
-def _unit(unit: str, train: Encoded, clients: ClientRows) -> np.ndarray:
+def _unit(unit: str, train: Ready, clients: ClientRows) -> np.ndarray:
     """Rows of one unit, int64; of the largest client, and of no other.
 
     At unit ``client`` all rows but one: a client that is there in name must have one.
@@ -140,46 +142,43 @@ def _without(clients: ClientRows, gone: np.ndarray) -> ClientRows:
     )
 
 
-def _changed(train: Encoded, rows: np.ndarray) -> Encoded:
-    """Rows with other tokens, where there are several one fewer, and another target."""
-    ids, values = np.array(train.ids), np.array(train.targets.values)
-    told: dict[str, Any] = {
-        n: np.array(getattr(train, n)) for n in ("hashes", "text_keys", "sequence_keys")
-    }
-    for row in rows:
-        inner = slice(train.offsets[row] + 1, train.offsets[row + 1] - 1)
-        ids[inner] = np.roll(ids[inner][::-1], 1)
-    places, _ = train.targets.index(rows)
-    values[places] = (values[places] + 1) % (values.max() + 1)
-    for keys in told.values():  # other texts, and rows of one text stay rows of one text
-        keys[rows] ^= np.uint64(2**63 - 1)
-    shorter = rows[train.lengths[rows] > 3]
-    dropped = train.offsets[shorter + 1] - 2  # the last token but the separator
-    lengths = np.array(train.lengths, dtype=np.int64)
-    lengths[shorter] -= 1
-    ids = np.delete(ids, dropped)
-    content = hashlib.blake2b(ids.tobytes() + values.tobytes(), digest_size=16).hexdigest()
+def _changed(whole: Ready, kept: np.ndarray, gone: np.ndarray, strata: np.ndarray) -> Ready:
+    """The kept rows with one other row in the place of each of a unit's.
+
+    Args:
+        whole: the training set.
+        kept: its rows that clients have.
+        gone: the unit, as places in ``kept``.
+        strata: of all rows ``[rows]``.
+
+    Raises:
+        ConfigError: nobody's row is another text.
+    """
+    ours = kept[gone]
+    others = np.setdiff1d(np.arange(len(whole)), kept)
+    others = others[~np.isin(whole.hashes[others], whole.hashes[kept])]
+    if not len(others):
+        raise ConfigError("audit: no row is left to put in a unit's place; take a larger data set")
+    unlike = (strata[others] != strata[ours[0]]).astype(np.int64)
+    unlike += whole.lengths[others] * len(ours) != whole.lengths[ours].sum()
+    rows = kept.copy()
+    rows[gone] = others[unlike.argmax()]
     return replace(
-        train,
-        ids=ids,
-        type_ids=None if train.type_ids is None else np.delete(train.type_ids, dropped),
-        offsets=np.concatenate([[0], np.cumsum(lengths)]),
-        targets=replace(train.targets, values=values),
-        fingerprint=content,
-        **told,
+        whole.take(rows),
+        clients=None if whole.clients is None else whole.clients[kept],
+        unit_keys=None if whole.unit_keys is None else whole.unit_keys[kept],
     )
 
 
-def _with(data: TaskData, train: Encoded) -> TaskData:
+def _with(data: TaskData, train: Ready, task: TaskConfig) -> TaskData:
     """The same hold-outs beside other training rows; what is hashed from those is hashed anew."""
     evals = dict(data.evals)
     if HOLDOUT in evals:
         mixed = (evals[HOLDOUT].fingerprint + train.fingerprint).encode()
         made = hashlib.blake2b(mixed, digest_size=16).hexdigest()
         evals[HOLDOUT] = replace(evals[HOLDOUT], fingerprint=made)
-    counts = np.unique(train.targets.values, return_counts=True)[1].tolist()
-    about = {"rows": len(train), "tokens": int(train.offsets[-1]), "fingerprint": train.fingerprint}
-    facts = {**data.facts, "train": {**data.facts["train"], **about, "labels": counts}}
+    length = data.facts["max_length"]
+    facts = {**data.facts, "train": {**data.facts["train"], **describe(train, task, length)}}
     facts["evals"] = {
         name: {**facts["evals"][name], "fingerprint": rows.fingerprint}
         | {"rows_also_in_train": int(np.isin(rows.hashes, train.hashes).sum())}

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ffalora_cli.config.schema import Config
+from ffalora_cli.config.schema import Config, TaskConfig
 from ffalora_cli.data.partition.partition import ClientRows
 from ffalora_cli.engine.build import build_engine
 from ffalora_cli.engine.job import Engine
@@ -26,11 +26,11 @@ from ffalora_cli.models.backbone import Backbone, load_settings
 from ffalora_cli.models.network import Network, build_network
 from ffalora_cli.privacy.ledger import PrivacyLedger
 from ffalora_cli.privacy.planning.plan import PrivacyPlan
+from ffalora_cli.tasks import registry as tasks
 from ffalora_cli.tasks.targets import Targets
-from ffalora_cli.tasks.text_classification import TASK
 
 WIDTH = 64  # hidden size and classes: no trained tensor has fewer elements, so each gets its draws
-VOCABULARY = 64
+VOCABULARY = 64  # words; targets are below it, be they words or classes
 DISTINCT_ROWS = 61
 CLIENTS = 8  # most clients audited: the statistics are per client
 SEVERAL = 5  # rows of every tenth unit, where units may have more than one
@@ -113,7 +113,7 @@ def build_subject(config: Config, plan: PrivacyPlan, secret: Key, width: int = W
     covered = covered_names(network, registry.get(config.method.name), config.head)
     kept = replace(some_clients(plan, CLIENTS), covered=covered)
     clients = surrogate_clients(kept)
-    rows = SurrogateRows(len(clients.rows), width)
+    rows = SurrogateRows(np.arange(len(clients.rows)) % DISTINCT_ROWS, config.task)
     tokens = float(kept.expected_batch.sum()) * float(rows.lengths[:DISTINCT_ROWS].mean())
     # Several micro-batches a step, so that what must happen once a step is seen to.
     return Subject(config, kept, clients, network, rows, secret, max(64, int(tokens / 4)))
@@ -155,65 +155,70 @@ def some_clients(plan: PrivacyPlan, most: int) -> PrivacyPlan:
 
 
 def surrogate_network(config: Config, width: int = WIDTH) -> Network:
-    """A random classifier of the run's architecture, two layers, with the run's adapters.
+    """A random model of the run's architecture and kind of task, two layers, its adapters."""
+    import transformers
 
-    What a loss is made of plays no part in clipping and noising its gradients.
-    """
-    from transformers import AutoModelForSequenceClassification
-
+    kind = tasks.get(config.task.kind)
     full = load_settings(config.model)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        model = AutoModelForSequenceClassification.from_config(shrink(full, width))
+        model = getattr(transformers, kind.auto_class).from_config(shrink(full, width))
         for parameter in model.parameters():
             if parameter.dim() == 2:  # larger than usual, so that no gradient is tiny
                 torch.nn.init.normal_(parameter, std=0.15)
     model.eval().requires_grad_(False)
     targets = config.model.targets[config.adapter.targets]
-    return build_network(Backbone(model, "surrogate", (), TASK), config.adapter, targets)
+    return build_network(Backbone(model, "surrogate", (), kind), config.adapter, targets)
 
 
 def shrink(full: Any, width: int) -> Any:
     """The same architecture with two layers, ``width`` wide, ``width`` classes, 64 words."""
+    settings = full.to_dict()
     small = {
-        "hidden_size": width,
-        "num_hidden_layers": 2,
         "num_attention_heads": 4,
         "num_key_value_heads": 4,
+        "head_dim": width // 4,
+        "hidden_size": width,
+        "num_hidden_layers": 2,
         "intermediate_size": 2 * width,
         "hidden_dim": 2 * width,
+        "ffn_dim": 2 * width,
         "embedding_size": width,
+        "word_embed_proj_dim": width,
         "pooler_hidden_size": width,
         "vocab_size": VOCABULARY,
         "max_position_embeddings": 40,
     }
-    settings = full.to_dict()
     for derived in ("layer_types", "id2label", "label2id", "architectures", "problem_type"):
         settings.pop(derived, None)
     names = {full.attribute_map.get(name, name): value for name, value in small.items()}
-    settings |= {name: value for name, value in names.items() if name in settings}
+    settings |= {n: v for n, v in names.items() if settings.get(n) is not None}
     for name, value in settings.items():
-        if name.endswith("_token_id") and isinstance(value, int) and value >= VOCABULARY:
-            settings[name] = 0
+        if name.endswith("_token_id"):  # one, or a list of those that end a text
+            ids = value if isinstance(value, list) else [value]
+            settings[name] = 0 if any(i is not None and i >= VOCABULARY for i in ids) else value
     return type(full)(**settings, num_labels=width)
 
 
 class SurrogateRows:
-    """Random token rows, some of the least length, some twice; row ``i`` is ``i % 61``.
+    """Random token rows, some of the least length, long answers and short ones.
 
     Args:
-        rows: how many a reader sees.
-        classes: of the labels.
+        own: which of ``DISTINCT_ROWS`` each row is, int64 ``[rows]``; row 0 has one token.
+        task: of the run; where its loss is made of single tokens, a row's last ones are targets.
     """
 
-    def __init__(self, rows: int, classes: int) -> None:
+    def __init__(self, own: np.ndarray, task: TaskConfig) -> None:
         generator = np.random.default_rng(0)
-        own = np.arange(rows) % DISTINCT_ROWS
         lengths = generator.integers(2, 14, DISTINCT_ROWS).astype(np.int32)
         lengths[:3] = 1  # nothing but one special token: the shortest row there is
         self._tokens = [generator.integers(5, VOCABULARY, n) for n in lengths]
+        self._own = own
         self.lengths = lengths[own]
-        self.targets = Targets(generator.integers(0, classes, DISTINCT_ROWS)[own])
+        targets = Targets(generator.integers(0, VOCABULARY, DISTINCT_ROWS))
+        if tasks.get(task.kind).reads != "example":
+            targets = _answers(lengths, task.loss_reduction, generator)
+        self.targets = targets.take(own)
 
     def inputs(self, rows: np.ndarray, pad_to: int | None = None) -> dict[str, torch.Tensor]:
         """Right-padded ``input_ids`` and ``attention_mask``, int64 ``[rows, width]``."""
@@ -221,11 +226,24 @@ class SurrogateRows:
         ids = np.zeros((len(rows), width), np.int64)
         mask = np.zeros((len(rows), width), np.int64)
         for i, row in enumerate(rows):
-            ids[i, : self.lengths[row]] = self._tokens[row % DISTINCT_ROWS]
+            ids[i, : self.lengths[row]] = self._tokens[self._own[row]]
             mask[i, : self.lengths[row]] = 1
         return {"input_ids": torch.from_numpy(ids), "attention_mask": torch.from_numpy(mask)}
 
     def packed(self, rows: np.ndarray) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Token ids end to end, int64 ``[tokens]``; no segments."""
-        tokens = [self._tokens[row % DISTINCT_ROWS] for row in rows]
-        return torch.from_numpy(np.concatenate(tokens)), None
+        return torch.from_numpy(np.concatenate([self._tokens[i] for i in self._own[rows]])), None
+
+
+def _answers(lengths: np.ndarray, reduction: str, generator: np.random.Generator) -> Targets:
+    """From one to all of each row's last tokens, their loss as the run has it."""
+    counts = generator.integers(1, lengths + 1)  # [rows]
+    ends = np.concatenate([[0], np.cumsum(counts)])
+    within = np.arange(ends[-1]) - np.repeat(ends[:-1], counts)
+    weights = np.repeat(1.0 / counts if reduction == "mean" else np.ones(len(counts)), counts)
+    return Targets(
+        generator.integers(0, VOCABULARY, ends[-1]),
+        ends,
+        (within + np.repeat(lengths - counts, counts)).astype(np.int32),
+        weights.astype(np.float32),
+    )

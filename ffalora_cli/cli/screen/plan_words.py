@@ -139,6 +139,11 @@ def _bytes(sent: Mapping[str, Any]) -> list[str]:
         if any(kind in way["by_kind"] for way in ways):
             cells = "".join(f"{human_bytes(way['by_kind'].get(kind, 0)):>12}" for way in ways)
             lines.append(f"    {'of it ' + kind:<18}{cells}")
+    if sent["budget"]:
+        used = sum(way["total"] for way in ways)
+        share = f"{100 * used / sent['budget']:.3g} % of {human_bytes(sent['budget'])}"
+        said = f"both ways {human_bytes(used)}: {share} (federation.budget_megabytes)"
+        lines += labelled("", said)
     mark = "exact" if sent["exact"] else "typical"
     return lines + labelled("", f"{mark}: {sent['how']}; set-up {human_bytes(sent['setup'])}")
 

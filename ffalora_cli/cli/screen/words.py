@@ -14,8 +14,10 @@ from ffalora_cli.cli.screen.units import count, human_bytes, human_seconds, scor
 from ffalora_cli.config.errors import one_line
 from ffalora_cli.config.schema import Config
 from ffalora_cli.config.secrets import redact
+from ffalora_cli.federation.schedule import in_words
 from ffalora_cli.metric_keys import DOWNLINK_TOTAL, UPLINK_TOTAL, bytes_of, evaluated, personalized
 from ffalora_cli.privacy.rounding import epsilon_text
+from ffalora_cli.tasks import registry as tasks
 
 _LABEL = 10
 _UNIT = re.compile(r"(?<=\d) (?=[kMGT]?B\b|%)")
@@ -69,9 +71,9 @@ def protocol(config: Config) -> str:
     parts = [
         f"{counted(federation.rounds, 'round')} of {counted(federation.local_steps, 'step')}",
         f"batch {federation.local_batch_size}",
-        f"{federation.local_optimizer} lr {federation.local_lr:g}",
-        f"rank {adapter.rank}",
-        f"{config.head.mode} head",
+        f"{federation.local_optimizer} lr {in_words(federation)}",
+        f"rank {adapter.rank} at {adapter.place}",
+        *([f"{config.head.mode} head"] if tasks.get(config.task.kind).headed else []),
         f"partition {config.partition.label_mix or config.partition.name}",
     ]
     if federation.cohort_size is not None:

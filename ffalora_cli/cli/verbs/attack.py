@@ -13,6 +13,7 @@ from ffalora_cli.cli.exits import DONE
 from ffalora_cli.cli.screen.words import labelled
 from ffalora_cli.compose.jobs import plan
 from ffalora_cli.config.errors import ConfigError, choose
+from ffalora_cli.config.schema import TEXT_CLASSIFICATION
 from ffalora_cli.methods import registry
 
 if TYPE_CHECKING:
@@ -63,6 +64,11 @@ def main(arguments: Sequence[str]) -> int:
     file = file_to_write("--json", options.json) if options.json else None
     (job,) = plan([text for text in options.overrides if text != "invert"])
     config = job.config
+    if config.task.kind != TEXT_CLASSIFICATION:
+        raise ConfigError(
+            f"task.kind={config.task.kind}: ffalora attack recovers the tokens of classified texts "
+            "and their labels, nothing else; choose a task of text_classification, as in task=sst2"
+        )
     if options.dp != "off" and not config.privacy.inside_clients:
         raise ConfigError(
             f"privacy.unit={config.privacy.unit}: no noise is added to an example's step; "

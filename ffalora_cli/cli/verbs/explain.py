@@ -103,6 +103,8 @@ def _sets(setting: Setting, key: str) -> bool:
 def _value(plain: Mapping[str, Any], key: str) -> Any:
     value: Any = plain
     for part in key.split("."):
+        if value is None:  # a section that is null
+            return None
         if not isinstance(value, Mapping) or part not in value:
             names = ", ".join(value) if isinstance(value, Mapping) else "no keys"
             raise ConfigError(f"{key} is not set in this configuration; there is {names}")

@@ -233,6 +233,15 @@ def read_texts(task: TaskConfig, files: Sequence[Path], columns: Sequence[str]) 
     return _typed({known[0]: texts, known[1]: labels}, lambda row: str(files[row]))
 
 
+def read_pictures(task: TaskConfig, files: Sequence[Path], columns: Sequence[str]) -> Table:
+    """The paths of images, the folder of each its class."""
+    known = (str(task.image_column), str(task.label_column))
+    require(columns, known, f"the folder of {task.name}")
+    labels = [path.parent.name for path in files]
+    paths = [str(path.absolute()) for path in files]
+    return _typed({known[0]: paths, known[1]: labels}, lambda row: str(files[row]))
+
+
 def require(columns: Sequence[str], present: Collection[str], where: str) -> None:
     """Raise a ConfigError naming the first wanted column that is not there, or is there twice."""
     times = Counter(present)
@@ -243,7 +252,7 @@ def require(columns: Sequence[str], present: Collection[str], where: str) -> Non
             hint = f"nearest is {close!r}" if close else f"it has {listed(names) or 'none'}"
             raise ConfigError(
                 f"{where} has no column {name!r} ({hint}); rename it, or set task.text_columns / "
-                "task.label_column / task.client_column / task.unit_column"
+                "task.image_column / task.label_column / task.client_column / task.unit_column"
             )
         if times[name] > 1:
             raise ConfigError(f"{where} has {times[name]} columns {name!r}; rename all but one")

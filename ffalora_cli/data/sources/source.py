@@ -17,6 +17,7 @@ from ffalora_cli.config.errors import ConfigError, choose, listed, nearest
 from ffalora_cli.config.schema import TaskConfig
 from ffalora_cli.content import content_hash
 from ffalora_cli.data.sources import hub, readers
+from ffalora_cli.data.sources.pictures import pictures_by_class
 from ffalora_cli.data.sources.readers import Table
 from ffalora_cli.hub.access import Note, silent
 
@@ -30,6 +31,7 @@ class Source:
     origin: str  # for people: the file, package or hub id
     fingerprint: str  # of the stored bytes; equal means nothing has to be read again
     read: Callable[[Sequence[str]], Table]  # wanted columns -> their values
+    folder: Path = Path()  # that relative paths in its rows start from
 
 
 def locate(
@@ -111,6 +113,10 @@ def _from_folder(task: TaskConfig, root: Path, stem: str, memory: Path | None) -
             "paths.data=null to use the Hugging Face cache and hub"
         )
     files = _files(folder, stem)
+    pictures = pictures_by_class(folder / stem) if task.image_column and not files else []
+    if pictures:
+        digest = content_hash(folder.absolute(), [file.absolute() for file in pictures], memory)
+        return Source(f"{task.name}/{stem}", digest, partial(readers.read_pictures, task, pictures))
     if not files:
         present = sorted(p.name for p in folder.iterdir())
         raise ConfigError(
@@ -119,7 +125,7 @@ def _from_folder(task: TaskConfig, root: Path, stem: str, memory: Path | None) -
         )
     origin = f"{task.name}/{files[0].relative_to(folder)}"
     digest = content_hash(folder.absolute(), [file.absolute() for file in files], memory)
-    return Source(origin, digest, partial(readers.read_files, files))
+    return Source(origin, digest, partial(readers.read_files, files), files[0].parent)
 
 
 def _files(folder: Path, stem: str) -> list[Path]:

@@ -33,6 +33,9 @@ _NO_COST: Mapping[str, Any] = {
     "federation.rounds": 0,
     "federation.eval_every": 0,
     "federation.local_lr": 0,
+    "federation.lr_schedule": "",
+    "federation.warmup_rounds": 0,
+    "federation.lr_end": 0,
 }
 
 
@@ -87,7 +90,7 @@ def disk(parts: Parts, seen: Rehearsed) -> dict[str, Any]:
         "run_folder": sum(sizes.values()) + delta + personal + kept * checkpoint + lines + _RECORDS,
         "checkpoint": checkpoint,
         "checkpoints_kept": kept,
-        "token_cache": sum(s.ids.nbytes + s.offsets.nbytes + 16 * len(s) for s in splits),
+        "token_cache": sum(split.stored_bytes for split in splits),
         "how": "tensors as they are stored; line files about "
         f"{_LINE} bytes a round and participation",
     }

@@ -31,6 +31,9 @@ class Nobody:
     def started(self, facts: Mapping[str, Any]) -> None:
         """Never comes."""
 
+    def working(self, on: str, done: float, total: int) -> None:
+        """Never comes."""
+
     def round_done(self, record: RoundRecord) -> None:
         """Never comes."""
 

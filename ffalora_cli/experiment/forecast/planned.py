@@ -135,8 +135,10 @@ def communication(seen: Rehearsed, config: Config) -> dict[str, Any]:
             "largest_round": int(per_round.max(initial=0)),
         }
     sizes = ledger.per_client()
+    budget = config.federation.budget_megabytes
     return {
         **directions,
+        "budget": budget and int(1e6 * budget),
         "setup": ledger.total(None, ["seed", "setup"]),
         "per_client": {way: spread(values) for way, values in sizes.items()},
         "participations": spread(seen.participations),

@@ -16,7 +16,8 @@ from torch import Tensor
 from ffalora_cli.adapters.context import Context
 from ffalora_cli.adapters.layout import Layout
 from ffalora_cli.config.errors import one_line
-from ffalora_cli.models.families import attention, packed
+from ffalora_cli.models.families import attention, packed, vocabulary
+from ffalora_cli.models.quiet import quiet_transformers
 from ffalora_cli.types import Tensors
 
 LENGTHS, MOST = (7, 4, 3), 256  # the first row goes beyond a sliding window of less than MOST
@@ -50,15 +51,15 @@ class _Rows:
         return {"input_ids": ids, "attention_mask": mask.long()}
 
 
-def refusal(model: Any, one_row: bool) -> str:
+def refusal(model: Any, reads: str) -> str:
     """Why a model cannot run without padding, as far as its modules tell; empty where it can.
 
     Args:
         model: on any device; no value is looked at. It is changed: take one that is of no more use.
-        one_row: whether its head reads one row of each example.
+        reads: as its task does (``Task.reads``).
     """
     attention.install(model, Context())
-    return _attempt(model, one_row, _Rows.of(model), {})[1]
+    return _attempt(model, reads, _Rows.of(model), {})[1]
 
 
 def why_padded(network: Any, real: bool) -> str:
@@ -75,15 +76,15 @@ def why_padded(network: Any, real: bool) -> str:
         if name not in network.head_names
     }
     values = {name: value.to(network.device) for name, value in values.items()}
-    found, reason = _attempt(network.model, network.task.reads == "example", rows, values)
+    found, reason = _attempt(network.model, network.task.reads, rows, values)
     if found is None or not real:
         return reason
     pad_id = getattr(network.model.config, "pad_token_id", None) or 0
     inputs = {name: t.to(network.device) for name, t in rows.padded(pad_id).items()}
     with torch.no_grad():
-        wanted = network.outputs(inputs, values)
+        wanted = network.read(inputs, values, None).float()
     if wanted.dim() == 3:  # every token's: what stands beside them is nobody's
-        found, wanted = (x[inputs["attention_mask"].bool()] for x in (found, wanted))
+        wanted = wanted[inputs["attention_mask"].bool()]
     network.context.values = {}
     off = float((found - wanted).abs().max() / wanted.abs().max().clamp_min(1e-30))
     whole = next(network.model.parameters()).dtype == torch.float32
@@ -91,10 +92,8 @@ def why_padded(network: Any, real: bool) -> str:
     return "" if off <= limit else f"its outputs without padding are off by {off:.0e}"
 
 
-def _attempt(model: Any, one_row: bool, rows: _Rows, values: Tensors) -> tuple[Tensor | None, str]:
-    """Outputs without padding, or why there are none."""
-    from ffalora_cli.models.reading import quiet_transformers
-
+def _attempt(model: Any, reads: str, rows: _Rows, values: Tensors) -> tuple[Tensor | None, str]:
+    """Outputs without padding (of tokens alone), or why there are none."""
     context = model.context
     layout = Layout.of(rows.lengths, CLASS_ROWS)
     inputs = packed.Packed.of(rows.ids, None, layout).to(model.device)
@@ -103,7 +102,10 @@ def _attempt(model: Any, one_row: bool, rows: _Rows, values: Tensors) -> tuple[T
     reason = ""
     try:
         with torch.no_grad(), quiet_transformers():
-            found = packed.outputs(model, context, inputs, one_row).float()
+            part = vocabulary.part_read(model, reads)
+            found = packed.outputs(part, context, inputs, reads == "example").float()
+            if reads != "example":
+                found = found[torch.from_numpy(layout.owner >= 0)]
     except Exception as error:  # of a family that nobody has tried
         said = one_line(f"{type(error).__name__}: {error}")
         reason = f"its modules do not take rows end to end ({said})"

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from ffalora_cli.adapters.context import Context
 from ffalora_cli.adapters.layout import Layout
 from ffalora_cli.models.families import attention
+from ffalora_cli.tasks.targets import BatchTargets
 
 TAILS = (".attention.output", ".sa_layer_norm")
 """Modules that take the last attention's rows, and the residual with them, in layers where nothing
@@ -64,6 +65,10 @@ class Packed:
             heads,
         )
 
+    def rows(self, targets: BatchTargets) -> Tensor:
+        """The row of each target's token, int64 [targets]."""
+        return self.first[targets.owner] + targets.positions
+
     def to(self, device: torch.device) -> Packed:
         """The same on a device."""
         moved = (t.to(device) for t in (self.ids, self.types, self.positions, self.first))
@@ -82,7 +87,7 @@ def outputs(model: Any, context: Context, inputs: Packed, one_row: bool) -> Tens
         one_row: whether the head reads one row of each example: its first, or their mean.
 
     Returns:
-        ``[examples, width]``, or of every token ``[examples, tokens, width]``.
+        ``[examples, width]``, or of every row ``[rows, width]``.
     """
     if model.config._attn_implementation != attention.NAME:
         model.set_attn_implementation(attention.NAME)
@@ -93,7 +98,7 @@ def outputs(model: Any, context: Context, inputs: Packed, one_row: bool) -> Tens
         context.layout = inputs.layout
         passing.callback(setattr, context, "layout", None)
         found: Tensor = model(**_arguments(base, inputs))[0]
-    return found if one_row else _by_example(found.squeeze(0), inputs.layout)
+    return found if one_row else found.squeeze(0)
 
 
 def _arguments(base: Any, inputs: Packed) -> dict[str, Any]:
@@ -148,10 +153,3 @@ def _means(x: Tensor, layout: Layout) -> Tensor:
         weights = block.new_ones(block.shape[:2]) if mask is None else mask.to(block)
         found.append((block * weights[:, :, None]).sum(1) / weights.sum(1, keepdim=True))
     return torch.cat(found)
-
-
-def _by_example(x: Tensor, layout: Layout) -> Tensor:
-    """Rows ``[rows, width]`` as ``[examples, tokens, width]``."""
-    blocks = layout.blocks(x)
-    most = max(block.shape[1] for block in blocks)
-    return torch.cat([nn.functional.pad(b, (0, 0, 0, most - b.shape[1])) for b in blocks])
