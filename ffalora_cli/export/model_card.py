@@ -178,11 +178,14 @@ def _data(records: RunRecords, config: Config) -> str:
 def _of_kind(task: TaskConfig) -> list[tuple[str, str]]:
     """How rows become what the model reads: the template of a language model's among it."""
     kind = tasks.get(task.kind)
-    named = [(key, getattr(task, key)) for key in kind.keys]
+    named = [(key, getattr(task, key)) for key in kind.keys if key != "generate"]
     rows = [(key, f"`{value}`".replace("\n", "\\n")) for key, value in named if value is not None]
     if kind.modality == "text":
         cut = "the first" if kind.reads != "vocabulary" else "at most"
         rows.append(("tokens", f"{cut} {task.max_length} of a row"))
+    if (asked := task.generate) is not None:
+        said = f"to {asked.rows} rows, greedy, at most {asked.max_new_tokens} tokens"
+        rows.append(("generated answers", said))
     return [(key.replace("_", " "), value.replace("|", "\\|")) for key, value in rows]
 
 

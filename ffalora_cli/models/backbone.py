@@ -25,8 +25,7 @@ from ffalora_cli.hub.model_files import (
 )
 from ffalora_cli.models.families.vision import allow_any_size
 from ffalora_cli.models.fingerprint import fingerprint_tensors
-from ffalora_cli.models.quiet import quiet_transformers
-from ffalora_cli.models.reading import readable_errors
+from ffalora_cli.models.reading import quiet_transformers, readable_errors
 from ffalora_cli.models.source import no_tokenizer, packed_file, resolve_source
 from ffalora_cli.tasks import registry
 from ffalora_cli.tasks.base import Task

@@ -30,8 +30,7 @@ def convert(file: Path, folder: Path, source: str) -> str:
     from gguf import GGUFReader
     from safetensors.torch import save_file
 
-    from ffalora_cli.models.quiet import quiet_transformers
-    from ffalora_cli.models.reading import readable_errors
+    from ffalora_cli.models.reading import quiet_transformers, readable_errors
 
     options = {"gguf_file": file.name, "trust_remote_code": False}
     dense = {}

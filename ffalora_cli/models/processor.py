@@ -17,14 +17,9 @@ from ffalora_cli.config.errors import ConfigError
 from ffalora_cli.config.schema import ModelConfig, TaskConfig
 from ffalora_cli.hub.access import Note, silent
 from ffalora_cli.hub.model_files import PROCESSOR
-from ffalora_cli.models.backbone import (
-    load_skeleton,
-    load_tokenizer,
-    local_folder,
-)
+from ffalora_cli.models.backbone import load_skeleton, load_tokenizer, local_folder
 from ffalora_cli.models.families.vision import takes_any_size
-from ffalora_cli.models.quiet import quiet_transformers
-from ffalora_cli.models.reading import readable_errors
+from ffalora_cli.models.reading import quiet_transformers, readable_errors
 from ffalora_cli.models.source import no_processor
 
 if TYPE_CHECKING:

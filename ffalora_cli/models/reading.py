@@ -1,4 +1,4 @@
-"""Re-words what goes wrong when transformers reads a model."""
+"""What reading a model with transformers has around it: quiet, and errors of one line."""
 
 from __future__ import annotations
 
@@ -40,3 +40,20 @@ def _holds_pickles(folder: Path) -> bool:
     """Whether a folder's weights are in ``pytorch_model.bin`` alone."""
     names = ("pytorch_model.bin", "pytorch_model.bin.index.json")
     return any((folder / n).exists() for n in names) and not any(folder.glob("*.safetensors"))
+
+
+@contextlib.contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """Silence the load report: a new head is expected here and said in the manifest."""
+    from transformers.utils import logging
+
+    level = logging.get_verbosity()
+    bars = logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()

@@ -67,6 +67,8 @@ class StopsAfter(Silent):
         super().__init__()
         self.round, self.stop = round, StopFlag()
 
+    def working(self, on, done, total): ...
+
     def round_done(self, record) -> None:
         if record.round == self.round:
             self.stop.request(signal.SIGTERM)

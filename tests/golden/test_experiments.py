@@ -35,6 +35,8 @@ class Silent:
     def started(self, facts):
         self.facts = dict(facts)
 
+    def working(self, on, done, total): ...
+
     def round_done(self, record):
         self.records.append(record)
 
