@@ -50,26 +50,27 @@ def tokenizer(**changed: Any) -> Any:
     return made
 
 
-def save_tiny_llama(folder: Path, seed: int = 0) -> Path:
-    """A random Llama (grouped heads, tied vocabulary) and its tokenizer."""
+def save_tiny_llama(folder: Path, seed: int = 0, words: Any = None, **changed: Any) -> Path:
+    """A random Llama (grouped heads, tied vocabulary) and its tokenizer, ``words`` or ours."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
     torch.manual_seed(seed)
-    settings = LlamaConfig(
-        vocab_size=48,
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=64,
-        tie_word_embeddings=True,
-        bos_token_id=0,
-        eos_token_id=1,
-        pad_token_id=None,
-    )
-    LlamaForCausalLM(settings).save_pretrained(folder)
-    tokenizer().save_pretrained(folder)
+    words = words or tokenizer()
+    settings: dict[str, Any] = {
+        "vocab_size": len(words),
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 64,
+        "tie_word_embeddings": True,
+        "bos_token_id": words.bos_token_id,
+        "eos_token_id": words.eos_token_id,
+        "pad_token_id": None,
+    }
+    LlamaForCausalLM(LlamaConfig(**settings | changed)).save_pretrained(folder)
+    words.save_pretrained(folder)
     return folder
 
 

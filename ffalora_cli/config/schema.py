@@ -248,6 +248,8 @@ class EngineConfig:
     max_tokens: int | None  # tokens in a micro-batch; null = auto
     threads: int | None  # null = torch's default
     share_secret: bool = False  # of noise=secure, with the other machines of a run
+    gradient_checkpointing: bool | None = None  # null = where memory is short
+    shard: bool = False  # the frozen weights over the processes of a run
 
 
 @dataclass(frozen=True)
