@@ -273,7 +273,8 @@ def build(
         dtype = torch.bfloat16 if config.engine.precision == "bf16" else torch.float32
         shares = shard(network, skeleton, ranks, device, dtype)
     if plan is not None:
-        plan = replace(plan, covered=covered_names(network, method, config.head))
+        covered = covered_names(network, method, config.head)
+        plan = replace(plan, covered=covered, content=network.task.modality)
         check_network(network.plain, plan.covered, config.adapter.init)
     loaded = Loaded(
         tokens=data.train.content,
