@@ -63,6 +63,7 @@ def bytes_of(what: str, total: bool = False) -> str:
 LOSS = evaluated("loss")
 EXAMPLES, UNITS, TRAIN_LOSS = "train/examples", "train/units", "train/loss"
 NONFINITE, CLIPPED = "train/nonfinite_examples", "train/clipped_share"
+LEARNING_RATE = "train/lr"
 DROPPED, LATE = "train/dropped_clients", "train/late_uploads"
 REJECTED = "train/rejected_uploads"
 PADDING, HALVINGS = "engine/padding_share", "engine/memory_halvings"
@@ -121,6 +122,7 @@ METRICS: dict[str, Metric] = {
     UNITS: Metric("units", "", "Units of privacy trained on, where one may be several rows."),
     NONFINITE: Metric("rows", "lower", "Rows left out: their gradient was not finite."),
     CLIPPED: Metric("share", "", "Units whose gradient was clipped."),
+    LEARNING_RATE: Metric("rate", "", "Of the round's local steps (`federation.lr_schedule`)."),
     DROPPED: Metric("clients", "lower", "Clients of the cohort that did not answer."),
     LATE: Metric("uploads", "lower", "Uploads that came after the round had closed."),
     REJECTED: Metric("uploads", "lower", "Uploads that broke the contract and were left out."),

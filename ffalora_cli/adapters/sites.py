@@ -8,6 +8,7 @@ hooks.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
@@ -50,7 +51,7 @@ class AdaptedLinear(nn.Module):
         return {factor: values[name] for factor, name in self._names.items()}
 
     def forward(self, x: Tensor) -> Tensor:  # [examples, ..., d_in] -> [examples, ..., d_out]
-        """Base output plus the form's; an example may be several blocks of ``x`` (Swin's windows)."""
+        """Base output plus the form's; an example may be several blocks (Swin's windows)."""
         factors = self.factors()
         if factors is None:
             return self.base(x)
@@ -81,13 +82,20 @@ def stores_transposed(layer: nn.Module) -> bool:
     return isinstance(layer, Conv1D)
 
 
-def find_sites(model: nn.Module, suffixes: Sequence[str]) -> list[Site]:
+def find_sites(
+    model: nn.Module, suffixes: Sequence[str], layers: int | tuple[int, ...] | None = None
+) -> list[Site]:
     """Linear layers of the base model whose path ends with one of the suffixes, in model order.
 
-    A suffix may list alternatives, ``a|b``: names of one role in different families.
+    Args:
+        model: of transformers.
+        suffixes: each may list alternatives, ``a|b``: names of one role in different families.
+        layers: ``adapter.layers``, in which transformer layers (as ``layer.5`` of
+            ``layer.5.attention.self.query``) sites are; those without a match are not counted.
 
     Raises:
         ConfigError: a suffix matches nothing; says which family this is and which are supported.
+            A layer that is not there.
     """
     prefix = model.base_model_prefix + "."
     linears = {
@@ -103,8 +111,27 @@ def find_sites(model: nn.Module, suffixes: Sequence[str]) -> list[Site]:
         if not found:
             raise ConfigError(_no_site(model, suffix, linears))
     chosen = {name for found in matched.values() for name in found}
+    if layers is not None:
+        chosen &= _inside(layers, [name for name in linears if name in chosen])
     shapes = {name: weight_of(module).shape for name, module in linears.items() if name in chosen}
     return [Site(name, d_in, d_out) for name, (d_out, d_in) in shapes.items()]
+
+
+def _inside(layers: int | tuple[int, ...], names: Sequence[str]) -> set[str]:
+    """Those of ``names``, in model order, that lie in the chosen layers."""
+    paths = {name: re.match(r".*\.\d+(?=\.)", name) for name in names}
+    numbered = {name: path[0] for name, path in paths.items() if path}
+    found = list(dict.fromkeys(numbered.values()))
+    least = len(found) - layers if isinstance(layers, int) else min(layers)
+    last = len(found) - 1 if isinstance(layers, int) else max(layers)
+    if least < 0 or last >= len(found):
+        shown = layers if isinstance(layers, int) else list(layers)
+        raise ConfigError(
+            f"adapter.layers={shown}: this model has {len(found)} layers to adapt, numbered from "
+            f"0; give a number up to {len(found)}, or numbers below it"
+        )
+    wanted = {found[n] for n in (range(least, last + 1) if isinstance(layers, int) else layers)}
+    return {name for name, path in numbered.items() if path in wanted}
 
 
 def _no_site(model: nn.Module, suffix: str, linears: Iterable[str]) -> str:

@@ -16,7 +16,7 @@ from ffalora_cli.config.errors import ConfigError
 from ffalora_cli.config.schema import Config
 from ffalora_cli.experiment import client_table, population
 from ffalora_cli.methods import registry
-from ffalora_cli.models.backbone import load_tokenizer
+from ffalora_cli.models.processor import load_processor
 from ffalora_cli.privacy.planning import make as planning
 from ffalora_cli.privacy.planning.plan import PrivacyPlan
 
@@ -47,7 +47,8 @@ def client_sizes(config: Config) -> np.ndarray:
     """Units of privacy of each client of a run, int64 ``[clients]``."""
     if config.privacy.unit not in ("text", "column"):
         return client_table(config).sizes
-    _, found = population.load(config, load_tokenizer(config.model))  # units are told by tokens
+    # Units are told by what the model reads.
+    _, found = population.load(config, load_processor(config.model, config.task))
     return found.clients.num_units
 
 

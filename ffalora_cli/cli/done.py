@@ -45,7 +45,7 @@ def check_inputs(jobs: Sequence[Job]) -> None:
         ConfigError: the first job, which it names, and what is not there.
     """
     from ffalora_cli.experiment.inputs import inputs_of
-    from ffalora_cli.models.source import check_tokenizer_files
+    from ffalora_cli.models.source import check_processor_files
 
     seen: set[str] = set()
     for number, job in enumerate(jobs, start=1):
@@ -55,4 +55,4 @@ def check_inputs(jobs: Sequence[Job]) -> None:
             seen.add(read)
             with naming_job(number, len(jobs)):
                 inputs_of(config)
-                check_tokenizer_files(config.model)
+                check_processor_files(config.model, config.task.image_column is not None)

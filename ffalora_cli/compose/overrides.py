@@ -19,7 +19,7 @@ from hydra.errors import HydraException
 from ffalora_cli.compose import catalogue
 from ffalora_cli.compose.grids import with_axes
 from ffalora_cli.compose.yaml_files import check_option
-from ffalora_cli.config.build import is_known, leaf_keys, unknown_key
+from ffalora_cli.config.build import is_known, leaf_keys, may_be_null, unknown_key
 from ffalora_cli.config.errors import ConfigError, brief, choose, listed, nearest
 
 _OPTIONAL = ("experiment", "debug")  # groups that may be null
@@ -161,7 +161,9 @@ def _check_key(override: Override, text: str) -> None:
     if key in catalogue.groups():
         return
     inner = [leaf for leaf in leaf_keys() if leaf.startswith(f"{key}.") and leaf[-1] != "*"]
-    if inner and not override.is_sweep_override() and not isinstance(override.value(), dict):
+    if not inner or override.is_sweep_override() or isinstance(override.value(), dict):
+        return
+    if not (override.value() is None and may_be_null(key)):
         raise ConfigError(f"{key} is a section; set one of {listed(inner)}")
 
 

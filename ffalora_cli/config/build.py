@@ -64,6 +64,15 @@ def is_known(key: str) -> bool:
     return key in keys or any(k.endswith("*") and key.startswith(k[:-1]) for k in keys)
 
 
+def may_be_null(key: str) -> bool:
+    """Whether a dotted, known key takes null."""
+    try:
+        check_value(key, None)
+    except ConfigError:
+        return False
+    return True
+
+
 def check_value(key: str, value: Any) -> None:
     """Check one typed-in value alone, so that the error names the key a person typed.
 
@@ -115,6 +124,10 @@ def of_earlier(plain: Mapping[str, Any]) -> dict[str, Any]:
     for (section, key), value in EARLIER_DEFAULTS.items():
         if isinstance(filled.get(section), Mapping):
             filled[section] = {key: value, **filled[section]}
+    model = filled.get("model")
+    if isinstance(model, Mapping) and isinstance(model.get("max_grad_norm"), float):
+        clips = dict.fromkeys(model["targets"], model["max_grad_norm"])  # one for all patterns
+        filled["model"] = {**model, "max_grad_norm": clips}
     for (dotted, word), today in EARLIER_WORDS.items():
         section, key = dotted.split(".")
         if isinstance(filled.get(section), Mapping) and filled[section].get(key) == word:
@@ -143,12 +156,13 @@ def _keys(schema: type, prefix: str) -> Iterator[str]:
             yield f"{key}.*"
 
 
-def inner_type(expected: Any) -> Any:
-    """What a value is if it is not null."""
+def inner_type(expected: Any, value: Any = None) -> Any:
+    """What a value is if it is not null; where it may be a list or something else, as it is."""
     if get_origin(expected) not in (Union, types.UnionType):
         return expected
-    (inner,) = (a for a in get_args(expected) if a is not type(None))
-    return inner
+    several = [a for a in get_args(expected) if a is not type(None)]
+    is_list = isinstance(value, list | tuple)
+    return next((a for a in several if (get_origin(a) is tuple) == is_list), several[0])
 
 
 @cache  # reading them anew for every job takes as long as all the rest
@@ -192,7 +206,7 @@ def _value(expected: Any, value: Any, key: str) -> Any:
     if origin in (Union, types.UnionType):
         if value is None:
             return None
-        return _value(inner_type(expected), value, key)
+        return _value(inner_type(expected, value), value, key)
     if origin is Literal:
         value = EARLIER_WORDS.get((key, value), value) if isinstance(value, str) else value
         if not isinstance(value, str) or value not in arguments:
@@ -223,7 +237,8 @@ def _scalar(expected: type, value: Any, key: str) -> Any:
             f""", as in '{key}="{value}"'""" if expected is str and type(value) in _SPOKEN else ""
         )
         raise _mistyped(key, value, _SPOKEN[expected] + quoted)
-    if isinstance(value, str) and _UNPRINTABLE.search(value):
+    shown = str(value).replace("\n", "") if key.startswith(_OF_LINES) else value
+    if isinstance(shown, str) and _UNPRINTABLE.search(shown):
         raise _mistyped(key, value, "text without control characters")
     if isinstance(value, float) and not math.isfinite(value):
         raise _mistyped(key, value, "a finite number")
@@ -255,6 +270,7 @@ EARLIER_WORDS = {("privacy.unit", "example"): "row"}
 EARLIER_DEFAULTS = {("partition", "keep_together"): "row"}
 """What runs older than a key did, where its default is something else today."""
 
+_OF_LINES = ("task.prompt", "task.completion", "task.generate.stop")  # texts that may have several
 _UNPRINTABLE = re.compile("[\x00-\x1f\x7f\ud800-\udfff]")  # no file, record or line holds them
 _SPOKEN = {
     str: "text",

@@ -5,10 +5,11 @@ from __future__ import annotations
 import ast
 import dataclasses
 import inspect
+import types
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from ffalora_cli.config import schema
 from ffalora_cli.config.build import inner_type
@@ -43,6 +44,8 @@ UNITS: Mapping[str, str] = {
     "federation.straggler_rate": "probability",
     "federation.budget_megabytes": "MB of 10^6 bytes",
     "federation.eval_every": "rounds",
+    "federation.warmup_rounds": "rounds",
+    "federation.lr_end": "share of local_lr",
     "engine.max_tokens": "tokens",
     "engine.threads": "threads",
 }
@@ -75,9 +78,10 @@ def key_type(key: str) -> KeyType:
 
 
 def _words(expected: Any) -> str:
-    origin, arguments, inner = get_origin(expected), get_args(expected), inner_type(expected)
-    if inner is not expected:
-        return f"{_words(inner)}, or null"
+    origin, arguments = get_origin(expected), get_args(expected)
+    if origin in (Union, types.UnionType):
+        several = [_words(a) for a in arguments if a is not type(None)]
+        return f"{' or '.join(several)}, or null"
     if origin is Literal:
         return "one of a set"
     if origin is tuple:

@@ -57,7 +57,7 @@ def check_mechanism(privacy: PrivacyConfig) -> None:
     if privacy.max_grad_norm is None:
         raise ConfigError(
             "privacy.max_grad_norm is null; noise needs a clip: "
-            "privacy.max_grad_norm=${model.max_grad_norm}"
+            "privacy.max_grad_norm=${model.max_grad_norm.query_value}"
         )
     _clip(privacy)
     require("privacy.trials", privacy.trials, privacy.trials >= 1, "1 (no tuning) or more")

@@ -44,10 +44,11 @@ _RANGES: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
     ("head.scale", lambda v: v > 0, "above 0 (a zero head passes no gradient)"),
     ("adapter.alpha federation.local_lr", lambda v: v > 0, "above 0"),
     (f"{_SERVER}.lr {_SERVER}.tau", lambda v: v > 0, "above 0"),
-    ("federation.local_weight_decay", lambda v: v >= 0, "0 or more"),
+    ("federation.local_weight_decay federation.warmup_rounds", lambda v: v >= 0, "0 or more"),
     ("adapter.dropout federation.local_momentum", lambda v: 0 <= v < 1, _SHARE),
     (f"{_SERVER}.momentum {_SERVER}.beta2", lambda v: 0 <= v < 1, _SHARE),
     ("federation.dropout_rate federation.straggler_rate", lambda v: 0 <= v < 1, _SHARE),
+    ("federation.lr_end", lambda v: 0 <= v <= 1, "a share of federation.local_lr, 0 to 1"),
 )
 """Keys, which values each may have, in words; null is judged elsewhere."""
 _DEVICE = re.compile(r"auto|cpu|cuda(:\d+)?")
@@ -198,6 +199,14 @@ def _adapter(config: Config) -> None:
         raise choose("adapter.targets", adapter.targets, config.model.targets)
     if not config.model.targets[adapter.targets]:
         raise ConfigError(f"model.targets.{adapter.targets} is empty; name at least one layer")
+    layers = adapter.layers
+    least = min(layers, default=-1) + 1 if isinstance(layers, tuple) else layers
+    require(
+        "adapter.layers",
+        list(layers) if isinstance(layers, tuple) else layers,
+        least is None or least >= 1,
+        "the last so many layers (1 or more), numbers of layers from 0, or null for all",
+    )
 
 
 def _partition(config: Config) -> None:
@@ -232,6 +241,16 @@ def _federation(config: Config) -> None:
         raise ConfigError(
             f"federation.cohort_size is null; federation.cohort_sampling={scheme} needs a number"
         )
+    if federation.warmup_rounds >= federation.rounds:
+        raise ConfigError(
+            f"federation.warmup_rounds={federation.warmup_rounds} leaves none of federation.rounds="
+            f"{federation.rounds} at the full rate; give at most {federation.rounds - 1}"
+        )
+    if federation.lr_schedule == "constant" and federation.lr_end:
+        raise ConfigError(
+            f"federation.lr_end={federation.lr_end:g} has no effect with federation.lr_schedule="
+            "constant; use cosine or linear"
+        )
 
 
 def check_precision(precision: str, device: str) -> None:
@@ -264,6 +283,11 @@ def _engine(config: Config) -> None:
             f"engine.max_tokens={engine.max_tokens} cannot hold one row of task.max_length="
             f"{config.task.max_length}; raise it, or null for automatic"
         )
+    for key in ("gradient_checkpointing", "shard"):
+        if engine.name != "stacked" and getattr(engine, key):
+            raise ConfigError(
+                f"engine.{key}=true: engine.name={engine.name} does not do that; use engine=stacked"
+            )
     if not config.tracking.project:
         raise ConfigError("tracking.project is empty; name a project, as in ffalora")
 

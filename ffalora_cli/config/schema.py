@@ -61,11 +61,12 @@ class TaskConfig:
     completion: str | None = None  # format string of what is learnt
     messages_column: str | None = None  # a chat instead of both, written by its model's template
     template_version: int = 1  # raised when prompt, completion or a chat template changes
-    loss_reduction: Literal["mean", "sum"] = "mean"  # of a row's tokens
+    loss_reduction: Literal["mean", "sum"] = "mean"  # of a row's tokens (or words)
     long_rows: Literal["cut", "leave_out"] = "cut"  # cut: from the left of the prompt
     generate: GenerateConfig | None = None  # null = never
     image_column: str | None = None  # files' bytes, paths, or both as the library `datasets` has it
     image_size: int | None = None  # height and width in pixels; null = the model's own
+    target_range: tuple[float, ...] = ()  # lowest and highest number there is; () = any
 
 
 @dataclass(frozen=True)
@@ -81,13 +82,14 @@ class ModelConfig:
     """A pretrained backbone and what suits it."""
 
     name: str
-    source: str  # hub id, local folder, or "package:<module>/<folder>"
+    source: str  # hub id, folder, GGUF file, or "package:<module>/<folder or file>"
     revision: str | None
     targets: dict[str, tuple[str, ...]]  # pattern name -> module-name suffixes
     local_lr: dict[str, LearningRates]  # local optimiser -> recommended rates
-    max_grad_norm: float  # recommended clip
+    max_grad_norm: dict[str, float]  # pattern name -> recommended clip
     head_scale: float  # recommended standard deviation of a freshly drawn head
     random_weights: bool = False  # real architecture, random weights (benchmarks only)
+    cache: str | None = None  # paths.cache: a model inside one file is unpacked there
 
 
 @dataclass(frozen=True)
@@ -101,11 +103,21 @@ class AdapterConfig:
     seed: int  # of the factors alone
     dropout: float
     form: str = "lora"  # a file in ffalora_cli/adapters, or an entry point of ffalora.forms
+    layers: int | tuple[int, ...] | None = None  # the last so many, or these from 0; null = all
 
     @property
     def scale(self) -> float:
         """Factor of dW: alpha / rank."""
         return self.alpha / self.rank
+
+    @property
+    def place(self) -> str:
+        """What is adapted, for people: ``value of the last 6 layers``."""
+        if self.layers is None:
+            return self.targets
+        if isinstance(self.layers, int):
+            return f"{self.targets} of the last {self.layers} layers"
+        return f"{self.targets} of layers {', '.join(map(str, self.layers))}"
 
 
 @dataclass(frozen=True)
@@ -220,6 +232,9 @@ class FederationConfig:
     min_clients: int = 1  # accepted uploads below which a round with rejected ones ends the run
     dropout_rate: float = 0.0  # chance that a client of the cohort does not answer
     straggler_rate: float = 0.0  # chance that it answers too late
+    lr_schedule: Literal["constant", "cosine", "linear"] = "constant"  # of local_lr over rounds
+    warmup_rounds: int = 0  # first rounds in which local_lr rises
+    lr_end: float = 0.0  # share of local_lr towards which a schedule falls
     budget_megabytes: float | None = None  # of all rounds, both ways; for plans alone
 
 
@@ -233,6 +248,8 @@ class EngineConfig:
     max_tokens: int | None  # tokens in a micro-batch; null = auto
     threads: int | None  # null = torch's default
     share_secret: bool = False  # of noise=secure, with the other machines of a run
+    gradient_checkpointing: bool | None = None  # null = where memory is short
+    shard: bool = False  # the frozen weights over the processes of a run
 
 
 @dataclass(frozen=True)

@@ -2,10 +2,11 @@
 
 Left out, because the same numbers come out either way:
 
-- ``tracking``, ``paths`` and ``name``: where records and trackers are and what they are called;
-- ``engine.device``, ``engine.max_tokens``, ``engine.threads``, ``engine.share_secret``: how the
-  work is cut and where it is done (equal within rounding, and what was used is recorded in the
-  manifest);
+- ``tracking``, ``paths``, ``model.cache`` and ``name``: where records and trackers are and what
+  they are called;
+- ``engine.device``, ``engine.max_tokens``, ``engine.threads``, ``engine.share_secret``,
+  ``engine.gradient_checkpointing``, ``engine.shard``: how the work is cut and where it is done
+  (equal within rounding, and what was used is recorded in the manifest);
 - ``model.local_lr``, ``model.max_grad_norm``, ``model.head_scale``: recommendations. The values a
   run really uses stand in ``federation``, ``privacy`` and ``head``, so retuning a recommendation
   does not rename runs that never used it;
@@ -39,10 +40,13 @@ _IGNORED = frozenset(
         "engine.max_tokens",
         "engine.threads",
         "engine.share_secret",
+        "engine.gradient_checkpointing",
+        "engine.shard",
         "model.local_lr",
         "model.max_grad_norm",
         "model.head_scale",
         "federation.budget_megabytes",
+        "model.cache",
         "privacy.budget_guard",
         "privacy.trials",
         "privacy.trial_distribution",
@@ -52,18 +56,25 @@ _IGNORED = frozenset(
 
 _UNSAID: Mapping[str, Any] = {
     "adapter.form": "lora",
+    "adapter.layers": None,
     "task.kind": "text_classification",
     "task.prompt": None,
     "task.completion": None,
     "task.messages_column": None,
     "task.template_version": 1,
     "task.loss_reduction": "mean",
+    "federation.lr_schedule": "constant",
+    "federation.warmup_rounds": 0,
+    "federation.lr_end": 0.0,
     "task.long_rows": "cut",
     "task.generate": None,
     "task.image_column": None,
     "task.image_size": None,
+    "task.target_range": [],
 }
 """Younger keys, and the value at which each is left out."""
+_YOUNG_PATTERNS = frozenset({"value"})
+"""Patterns that ``model.targets`` has had since; left out where another one is used."""
 
 
 def signature(resolved: Mapping[str, Any]) -> str:
@@ -86,7 +97,10 @@ def digest(value: Any) -> str:
 
 def relevant(resolved: Mapping[str, Any]) -> dict[str, Any]:
     """The configuration without what cannot change results."""
-    return _relevant(resolved, "")
+    kept = _relevant(resolved, "")
+    for pattern in _YOUNG_PATTERNS - {resolved["adapter"]["targets"]}:
+        kept["model"]["targets"].pop(pattern, None)
+    return kept
 
 
 def in_identity(key: str) -> bool:

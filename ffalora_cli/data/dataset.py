@@ -10,7 +10,8 @@ import numpy as np
 from ffalora_cli.config.errors import ConfigError
 from ffalora_cli.config.schema import TEXT_CLASSIFICATION, TaskConfig
 from ffalora_cli.config.splits import HOLDOUT, evaluated_splits
-from ffalora_cli.data.cache import cache_root, entry_key, hash_memory, read_entry, write_entry
+from ffalora_cli.content import hash_memory
+from ffalora_cli.data.cache import cache_root, entry_key, read_entry, write_entry
 from ffalora_cli.data.encode import Encoded, encode
 from ffalora_cli.data.groups import KeyedRows
 from ffalora_cli.data.holdout import cut_rows
@@ -147,7 +148,8 @@ def encoded_split(
     columns = [*task.text_columns, *named]
     identity: list[str | int] = [task.name, task.version, *columns, *task.classes]
     if task.kind != TEXT_CLASSIFICATION:
-        identity += [task.kind, *kind.columns(task), *(repr(getattr(task, k)) for k in kind.keys)]
+        keys = (key for key in kind.keys if key != "generate")  # which makes no tokens
+        identity += [task.kind, *kind.columns(task), *(repr(getattr(task, key)) for key in keys)]
     if task.messages_column is not None:
         identity.append(str(processor.chat_template))
     provenance = {"origin": source.origin, "source_fingerprint": source.fingerprint}

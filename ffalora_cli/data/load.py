@@ -1,4 +1,4 @@
-"""Loads one split of a task as checked rows: texts or images, targets, clients, and a fingerprint."""
+"""Loads one split of a task as checked rows: texts or images, targets, clients, a fingerprint."""
 
 from __future__ import annotations
 
@@ -58,7 +58,8 @@ def read_rows(task: TaskConfig, source: Source, split: str) -> Rows:
     for names in (task.text_columns, *((name,) for name in filter(None, others))):
         _require_any(table, names)
     wanted = {name: columns[name].to_pylist() for name in kind.columns(task)}
-    wanted |= {name: _texts(table, name) for name in task.text_columns}
+    if not kind.reads_lists:
+        wanted |= {name: _texts(table, name) for name in task.text_columns}
     texts = kind.texts(task, wanted, table.place)
     targets = kind.targets(task, wanted, table.place, split)
     clients, names, units = None, None, None

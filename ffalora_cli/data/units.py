@@ -11,7 +11,7 @@ from dataclasses import replace
 import numpy as np
 
 from ffalora_cli.config.errors import ConfigError
-from ffalora_cli.data.encode import Encoded
+from ffalora_cli.data.encode import Split
 from ffalora_cli.data.groups import KeyedRows, in_order
 from ffalora_cli.data.partition.partition import ClientRows
 
@@ -53,7 +53,7 @@ def with_units(clients: ClientRows, rows: KeyedRows, unit: str) -> ClientRows:
     if unit not in ("text", "column"):
         return clients
     keys = unit_keys(rows, unit)
-    if unit == "text" and isinstance(rows, Encoded):
+    if unit == "text" and isinstance(rows, Split):
         keys = np.asarray(rows.sequence_keys)
     owner = np.repeat(np.arange(len(clients)), clients.sizes)
     pairs = np.stack([owner.astype(np.uint64), keys[clients.rows]], axis=1)

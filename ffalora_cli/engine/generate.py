@@ -75,13 +75,13 @@ class Ending:
         reach = max((len(word.encode()) for word in self.stop), default=0)
         if not reach:
             return False
-        said = self.tokenizer.decode(answer[-reach - 1 :])
+        said = self.tokenizer.decode(list(answer[-reach - 1 :]))
         return any(word in said for word in self.stop)
 
     def text(self, answer: Sequence[int]) -> str:
         """The answer without what ended it and without special tokens."""
         kept = answer[:-1] if answer and answer[-1] in self.tokens else answer
-        said = str(self.tokenizer.decode(kept, skip_special_tokens=True))
+        said = str(self.tokenizer.decode(list(kept), skip_special_tokens=True))
         return said[: min((at for w in self.stop if (at := said.find(w)) >= 0), default=len(said))]
 
 

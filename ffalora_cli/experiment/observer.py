@@ -17,6 +17,9 @@ class Observer(Protocol):
     def started(self, facts: Mapping[str, Any]) -> None:
         """Everything is built; the first round is about to begin."""
 
+    def working(self, on: str, done: float, total: int) -> None:
+        """How far long work within a round is, in what it works ``on``."""
+
     def round_done(self, record: RoundRecord) -> None:
         """A round is on disk."""
 

@@ -18,7 +18,9 @@ from ffalora_cli.types import RoundRecord
 if TYPE_CHECKING:
     from ffalora_cli.data.dataset import TaskData
     from ffalora_cli.engine.evaluate import Predict
+    from ffalora_cli.engine.generate import Told, Write
     from ffalora_cli.engine.ranks import Ranks
+    from ffalora_cli.experiment.generated import Asked
     from ffalora_cli.experiment.inputs import Loaded
     from ffalora_cli.experiment.population import Population
     from ffalora_cli.federation.simulation import Simulation
@@ -26,6 +28,10 @@ if TYPE_CHECKING:
     from ffalora_cli.methods.base import Method
     from ffalora_cli.models.backbone import Weights
     from ffalora_cli.privacy.planning.plan import PrivacyPlan
+
+
+Lines = list[dict[str, Any]]
+"""Of generated answers, as ``generated.jsonl`` has them."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +63,8 @@ class Parts:
     max_tokens: int
     loaded: Loaded
     predict: Predict  # scores rows, here or on all ranks
+    asked: Asked | None  # rows that answers are generated to
+    write: Write | None  # generates them, here or on all ranks
     processes: int = 1
     names: tuple[str, ...] | None = None  # of the clients, where the data names them
     warnings: tuple[str, ...] = ()
@@ -98,6 +106,20 @@ class Parts:
         if simulation.personal or self.config.federation.eval_clients:
             record = self._evaluate_clients(record)
         return record
+
+    def generate(self, record: RoundRecord, told: Told) -> tuple[RoundRecord, Lines]:
+        """The record with scores of what the global model writes where that is due, and what.
+
+        Args:
+            record: of a round.
+            told: how many answers of how many are written.
+        """
+        simulation = self.simulation
+        last = simulation.is_last(record.round)
+        if self.asked is None or self.write is None or not self.asked.due(record.round, last):
+            return record, []
+        metrics, lines = self.asked.scored(self.write, simulation.tensors, simulation.poll, told)
+        return replace(record, metrics={**record.metrics, **metrics}), lines
 
     def _evaluate_clients(self, record: RoundRecord) -> RoundRecord:
         """The record with scores of the clients that took part (at most 100 of them).
@@ -172,22 +194,27 @@ def build(
     import torch
 
     from ffalora_cli.data.cache import entry_key
+    from ffalora_cli.data.encode import Encoded
     from ffalora_cli.data.partition.partition import fingerprint, strata_table
     from ffalora_cli.data.units import unit_keys
     from ffalora_cli.engine.build import build_engine, pick_device
     from ffalora_cli.engine.correctness import check_per_example_gradients
     from ffalora_cli.engine.evaluate import predict
-    from ffalora_cli.engine.memory import auto_max_tokens
+    from ffalora_cli.engine.memory import auto_max_tokens, recompute_if_short
     from ffalora_cli.engine.precision import set_precision
     from ffalora_cli.engine.ranks import ALONE
+    from ffalora_cli.engine.sharding import shard
+    from ffalora_cli.experiment.generated import Asked
     from ffalora_cli.experiment.inputs import Loaded
+    from ffalora_cli.experiment.ranks import check_shares
     from ffalora_cli.federation.roles import covered_names
     from ffalora_cli.federation.server.robust import combination_warnings
     from ffalora_cli.federation.simulation import Simulation
     from ffalora_cli.methods import registry
-    from ffalora_cli.models.backbone import load_skeleton, load_tokenizer
+    from ffalora_cli.models.backbone import load_skeleton
     from ffalora_cli.models.fit import check_fit, check_tokens
     from ffalora_cli.models.network import load_network
+    from ffalora_cli.models.processor import load_processor
     from ffalora_cli.privacy.mechanism.secret import run_secret
     from ffalora_cli.privacy.planning.make import make_plan
     from ffalora_cli.privacy.planning.network_rules import check_network
@@ -199,20 +226,24 @@ def build(
     if config.engine.threads is not None:
         torch.set_num_threads(config.engine.threads)
     method = registry.get(config.method.name)
+    if config.engine.shard:
+        check_shares(config, method, ranks.world if ranks else 1)
     observer.note("reading data")
     config = pin(config, observer)
-    tokenizer = load_tokenizer(config.model, observer.note)
+    processor = load_processor(config.model, config.task, observer.note)
     skeleton = load_skeleton(config.model, config.task, observer.note)
-    about_data = check_fit(skeleton, tokenizer, config)
+    about_data = check_fit(skeleton, processor, config)
     if given is None:
-        data, people = population.load(config, tokenizer)
+        data, people = population.load(config, processor)
     else:
         data, people = given.data, given.people
     config, clients = people.config, people.clients
     if weights != "loaded":
         config = replace(config, model=replace(config.model, random_weights=True))
-    about_data += check_tokens(data.train.ids, data.train.lengths, tokenizer, config)
+    if isinstance(data.train, Encoded):
+        about_data += check_tokens(data.train.ids, data.train.lengths, processor, config)
     about_data += remarks.of_data(config.task, data)
+    asked = Asked.of(config.task, data.evals, processor, skeleton)
     observer.note("planning privacy" if config.privacy.unit != "none" else "loading the model")
     keys = unit_keys(data.train, config.privacy.unit)
     shared = find_shared_rows(keys, clients.rows, clients.offsets)
@@ -226,16 +257,21 @@ def build(
     notes = remarks.of_precision(config, device)
     for note in notes:
         observer.note(note)
+    # Of a model in shares rank 0 has the weights on its CPU, the others their shapes.
+    shares, known = None, "none" if config.engine.shard and ranks and ranks.rank else weights
     network = load_network(
         config.model,
         config.adapter,
         config.head,
         config.task,
-        config.engine.precision if weights != "none" else "fp32",
-        device if weights != "none" else "cpu",
+        config.engine.precision if known != "none" else "fp32",
+        device if known != "none" and not config.engine.shard else "cpu",
         observer.note,
-        weights,
+        known,
     )
+    if config.engine.shard and ranks:
+        dtype = torch.bfloat16 if config.engine.precision == "bf16" else torch.float32
+        shares = shard(network, skeleton, ranks, device, dtype)
     if plan is not None:
         plan = replace(plan, covered=covered_names(network, method, config.head))
         check_network(network.plain, plan.covered, config.adapter.init)
@@ -244,10 +280,14 @@ def build(
         clients=fingerprint(clients),
         weights=network.fingerprint,
         model=network.rest,
-        tokenizer=entry_key(tokenizer),
+        tokenizer=entry_key(processor),
     )
+    if config.engine.gradient_checkpointing:
+        network.recompute()
+    elif config.engine.gradient_checkpointing is None and config.engine.name == "stacked":
+        recompute_if_short(network, config.engine.max_tokens)
     max_tokens = config.engine.max_tokens or auto_max_tokens(network)
-    engine = build_engine(config.engine.name, network, data.train, max_tokens, ranks)
+    engine = build_engine(config.engine.name, network, data.train, max_tokens, ranks, shares)
     if plan is not None and plan.unit != "client" and config.engine.name == "reference":
         check_per_example_gradients(network, data.train, plan.covered)
     simulation = Simulation(
@@ -280,6 +320,8 @@ def build(
         max_tokens,
         loaded,
         partial(predict, ranks=ranks or ALONE),
+        asked,
+        asked and asked.writer(network, max_tokens, ranks or ALONE),
         ranks.world if ranks else 1,
         people.names,
         warnings,

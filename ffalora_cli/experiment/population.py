@@ -44,10 +44,12 @@ def client_table(config: Config) -> ClientTable:
     from ffalora_cli.data.units import with_units
     from ffalora_cli.tasks import registry
 
-    if registry.get(config.task.kind).reads == "vocabulary":  # answers that do not fit are left out
-        from ffalora_cli.models.backbone import load_tokenizer
+    kind = registry.get(config.task.kind)
+    # Answers that do not fit are left out; images are decoded once, for the cache.
+    if kind.reads == "vocabulary" or kind.modality == "image":
+        from ffalora_cli.models.processor import load_processor
 
-        data, _ = load(config, load_tokenizer(config.model))
+        data, _ = load(config, load_processor(config.model, config.task))
         rows: KeyedRows = data.train
     else:
         rows = training_rows(config.task, config.paths.data, config.partition.keep_together)
@@ -58,14 +60,14 @@ def client_table(config: Config) -> ClientTable:
     return ClientTable(table, names, clients.sizes, clients.num_units, found.names, found.notes)
 
 
-def load(config: Config, tokenizer: Any) -> tuple[TaskData, Population]:
-    """Tokenised rows, and who owns which, in units of privacy."""
+def load(config: Config, processor: Any) -> tuple[TaskData, Population]:
+    """Rows as the model reads them, and who owns which, in units of privacy."""
     from ffalora_cli.data.dataset import prepare
     from ffalora_cli.data.units import with_units
 
     data = prepare(
         config.task,
-        tokenizer,
+        processor,
         config.paths.data,
         config.paths.cache,
         max_examples=config.evaluation.max_examples,

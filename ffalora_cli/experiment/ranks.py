@@ -22,8 +22,10 @@ from ffalora_cli.stopping import Poll, never
 from ffalora_cli.tasks.targets import Scored
 
 if TYPE_CHECKING:
+    from ffalora_cli.engine.generate import Told
     from ffalora_cli.engine.job import LocalJob, LocalResult
     from ffalora_cli.experiment.parts import Parts
+    from ffalora_cli.methods.base import Method
     from ffalora_cli.models.network import Network
     from ffalora_cli.types import Examples, Tensors
 
@@ -61,6 +63,25 @@ def check(config: Config, world: int) -> None:
         )
 
 
+def check_shares(config: Config, method: Method, world: int) -> None:
+    """Refuse ``engine.shard=true`` where ranks could not keep step, or frozen weights change."""
+    if world < 2:
+        raise ConfigError(
+            "engine.shard=true: one process cannot share its weights with others; start several, "
+            "as in torchrun --nproc-per-node=2 -m ffalora_cli run ..., or use engine.shard=false"
+        )
+    if method.merges:
+        raise ConfigError(
+            f"engine.shard=true: method={method.name} adds to the frozen weights, of which each "
+            "process holds a part; use a method whose weights stay as they are, such as ffa_lora"
+        )
+    if config.task.generate is not None:
+        raise ConfigError(
+            "engine.shard=true: generated answers end at different steps on each process, and "
+            "every step needs all of them; use task.generate=null"
+        )
+
+
 def lead(ranks: Ranks, parts: Parts, resolved: Mapping[str, Any]) -> None:
     """On rank 0, with the parts built: from now on the work of ``parts`` is shared.
 
@@ -71,6 +92,7 @@ def lead(ranks: Ranks, parts: Parts, resolved: Mapping[str, Any]) -> None:
     _compare([json.loads(text) for text in ranks.gather(json.dumps(own).encode())])
     leader = Leader(ranks, parts)
     parts.simulation.engine, parts.predict = leader, leader.predict
+    parts.write = parts.write and leader.write
 
 
 def _compare(answers: list[dict[str, Any]]) -> None:
@@ -91,6 +113,7 @@ class Leader:
     def __init__(self, ranks: Ranks, parts: Parts) -> None:
         self._ranks, self._outbox = ranks, Outbox()
         self._engine, self._predict = parts.simulation.engine, parts.predict
+        self._write = parts.write
         self._network, self._evals = parts.simulation.network, list(parts.data.evals.values())
         self._merged: Tensors = {}
 
@@ -112,6 +135,12 @@ class Leader:
         facts = {"split": split, "max_tokens": max_tokens, "names": list(values)}
         self._tell("predict", facts, {}, named("plain", values))
         return self._predict(network, examples, values, max_tokens, poll)
+
+    def write(self, values: Tensors, poll: Poll, told: Told) -> list[list[int]]:
+        """``engine.generate.generate`` on all ranks."""
+        assert self._write is not None
+        self._tell("write", {"names": list(values)}, {}, named("plain", values))
+        return self._write(values, poll, told)
 
     def _tell(self, what: str, facts: dict[str, Any], once: Tensors, lasting: Tensors) -> None:
         """One message; what was merged into the base weights since the last goes with it."""
@@ -159,7 +188,11 @@ def follow(ranks: Ranks, parts: Parts) -> None:
         simulation.network.add_to_base({n.removeprefix("base/"): v for n, v in merged.items()})
         if facts["do"] == "train":
             simulation.engine.train(job_of(facts, tensors))
+            continue
+        values = {n: tensors[f"plain/{n}"] for n in facts["names"]}
+        if facts["do"] == "write":
+            assert parts.write is not None
+            parts.write(values)
         else:
-            values = {n: tensors[f"plain/{n}"] for n in facts["names"]}
             rows = evals[facts["split"]]
             parts.predict(simulation.network, rows, values, facts["max_tokens"])

@@ -36,7 +36,7 @@ def drive(
     parts, directory = session.parts, session.directory
     watch = _watch(session)
     try:
-        for record in _records(session):
+        for record in _records(session, observer):
             session.commit(record)
             tracker.log(record)
             observer.round_done(record)
@@ -102,16 +102,27 @@ def privacy_statement(parts: Parts) -> dict[str, Any] | None:
     return statement(parts.plan, ledger.steps_taken if ledger.steps_taken.any() else None)
 
 
-def _records(session: Session) -> Iterator[RoundRecord]:
+def _records(session: Session, observer: Observer) -> Iterator[RoundRecord]:
     """Round 0 (evaluation before training), then every round, evaluated as often as asked."""
     parts = session.parts
     federation = parts.config.federation
     if not session.records:
-        yield parts.evaluate(RoundRecord(0, {}))
+        yield _with_answers(session, observer, parts.evaluate(RoundRecord(0, {})))
     for record in parts.simulation.rounds():
         if record.round % federation.eval_every == 0 or parts.simulation.is_last(record.round):
             record = parts.evaluate(record)
+        record = _with_answers(session, observer, record)
         yield _with_epsilon(parts, named_lines(parts, record))
+
+
+def _with_answers(session: Session, observer: Observer, record: RoundRecord) -> RoundRecord:
+    """The record with scores of generated answers where they are due; their texts in the folder."""
+    record, lines = session.parts.generate(
+        record, lambda done, rows: observer.working("answers", done, rows)
+    )
+    if lines:
+        session.directory.write_generated({"round": record.round, **line} for line in lines)
+    return record
 
 
 def named_lines(parts: Parts, record: RoundRecord) -> RoundRecord:

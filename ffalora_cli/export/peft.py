@@ -59,7 +59,7 @@ def whole_modules(network: Network, drawn: Sequence[str]) -> list[str]:
 def write_adapter(
     folder: Path, network: Network, values: Tensors, drawn: Sequence[str], config: Config
 ) -> None:
-    """``adapter_config.json`` and ``adapter_model.safetensors``.
+    """``adapter_config.json``, ``adapter_model.safetensors``, and how a language model generates.
 
     Args:
         folder: there, without these files.
@@ -92,6 +92,8 @@ def write_adapter(
             full = f"{name}.{leaf}"
             tensors[PREFIX + full] = values.get(f"head.{full}", value)
     write_new(folder / ADAPTER_WEIGHTS, to_safetensors(tensors, {"format": "pt"}))
+    if plain.can_generate():
+        plain.generation_config.save_pretrained(folder)
 
 
 def merged_model(network: Network, values: Tensors, base_delta: Tensors) -> nn.Module:

@@ -172,14 +172,15 @@ def advice(config: Config) -> str:
     usual = getattr(rates, config.method.trained_factors)
     used = f"federation.local_lr={federation.local_lr:g}, adapter.alpha={adapter.alpha:g}"
     clip = privacy.max_grad_norm
+    recommended = config.model.max_grad_norm.get(adapter.targets, math.inf)
     if clip is not None:
         used += f", privacy.max_grad_norm={clip:g}"
     if federation.local_lr > 2 * usual:
         cause = f"too high a learning rate; try federation.local_lr={usual:g}"
     elif adapter.scale > 2:
         cause = f"too large an adapter scale; try adapter.alpha={adapter.rank}"
-    elif clip is not None and clip > 2 * config.model.max_grad_norm:
-        cause = f"too large a clip; try privacy.max_grad_norm={config.model.max_grad_norm:g}"
+    elif clip is not None and clip > 2 * recommended:
+        cause = f"too large a clip; try privacy.max_grad_norm={recommended:g}"
     else:
         cause = f"too high a learning rate; try federation.local_lr={federation.local_lr / 10:g}"
     return f"used {used}; likely {cause}"

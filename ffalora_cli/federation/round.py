@@ -42,6 +42,7 @@ from ffalora_cli.federation.wire import contract, downlink, norms
 from ffalora_cli.federation.wire.contract import Receipt
 from ffalora_cli.federation.wire.ledger import CommunicationLedger
 from ffalora_cli.federation.wire.payload import Packed, WireDtype, pack, unpack
+from ffalora_cli.metric_keys import LEARNING_RATE
 from ffalora_cli.privacy.ledger import PrivacyLedger
 from ffalora_cli.types import (
     Dense,
@@ -112,6 +113,7 @@ def play(
     metrics = train_metrics(results, time.perf_counter() - began, clips=not rescales)
     late = int(invited.late.sum()) * len(numbers)
     metrics |= arrival_metrics(invited.dropped, late, rejected)
+    metrics[LEARNING_RATE] = setting.optimizer(round).lr
     release = release_of(setting.plan, setting.secret)
     adapted = adapt_clip(release, ledgers.communication, round, invited.ids, results, state)
     state, clip = replace(adapted[0], round=round), adapted[1]
@@ -251,7 +253,7 @@ def _job(
         start=start,
         common={n: v for n, v in held.items() if n not in start},
         trainable=tuple(trainable),
-        optimizer=setting.optimizer,
+        optimizer=setting.optimizer(setting.place(number)[0]),
         privacy=release.privacy(ids, state) if isinstance(release, ExampleRelease) else None,
         dropout=setting.dropout,
         dropout_key=keys.derive(setting.key(number), "dropout"),

@@ -13,6 +13,7 @@ from ffalora_cli.data.partition.partition import ClientRows
 from ffalora_cli.engine.job import LocalOptimizer
 from ffalora_cli.federation.ranks import nested
 from ffalora_cli.federation.roles import kept_names, personal_names, trained_specs
+from ffalora_cli.federation.schedule import local_lr
 from ffalora_cli.federation.server.release import (
     ClientRelease,
     ExampleRelease,
@@ -147,8 +148,7 @@ class Setting:
             sent = [replace(spec, shape=shapes.get(spec.name, spec.shape)) for spec in sent]
         return Manifest(self.place(number)[0], number, sent, self.config.wire_dtype, self.method)
 
-    @property
-    def optimizer(self) -> LocalOptimizer:
+    def optimizer(self, round: int) -> LocalOptimizer:
         """Of every client; its state is fresh in every exchange."""
-        c = self.config
-        return LocalOptimizer(c.local_optimizer, c.local_lr, c.local_momentum, c.local_weight_decay)
+        c, rate = self.config, local_lr(self.config, round)
+        return LocalOptimizer(c.local_optimizer, rate, c.local_momentum, c.local_weight_decay)

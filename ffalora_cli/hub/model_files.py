@@ -25,7 +25,7 @@ from ffalora_cli.hub.access import (
 )
 from ffalora_cli.hub.reasons import Wanted, absent, explained
 
-Part = Literal["config", "tokenizer", "weights"]
+Part = Literal["config", "tokenizer", "processor", "weights"]
 
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
 VOCABULARIES = (
@@ -34,6 +34,8 @@ VOCABULARIES = (
 )  # fmt: skip
 """Any one of these sets is a tokenizer; without one, transformers makes up an empty one."""
 
+PROCESSOR = "preprocessor_config.json"
+"""Of images."""
 SETTINGS = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
 _PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json")
 _INSTEAD = "use model=minilm (no download) or model.source=FOLDER"
@@ -95,6 +97,8 @@ def _has(repository: str, commit: str, part: Part) -> bool:
         known = any((p / settings).exists() for p in (folder, cache / ".no_exist" / commit))
         whole = any(all((folder / n).is_file() for n in names) for names in VOCABULARIES)
         return whole and (known or is_offline())
+    if part == "processor":
+        return (folder / PROCESSOR).is_file()
     if (folder / WEIGHTS).is_file():
         return True
     return (folder / INDEX).is_file() and all(
@@ -122,7 +126,7 @@ def _fetch(wanted: Wanted, commit: str, part: Part, note: Note) -> None:
     _download(wanted.repository, commit, CONFIG)
     if part == "config":
         return
-    names = _tokenizer(sizes, wanted) if part == "tokenizer" else _weights(sizes, wanted)
+    names = FILES[part](sizes, wanted)
     if INDEX in names:
         _download(wanted.repository, commit, INDEX)
         names += [name for name in _shards(folder / INDEX) if name in sizes]
@@ -158,6 +162,16 @@ def _weights(sizes: Collection[str], wanted: Wanted) -> list[str]:
     raise wanted.error(f"no weights there ({WEIGHTS}); {_INSTEAD}")
 
 
+def _processor(sizes: Collection[str], wanted: Wanted) -> list[str]:
+    if PROCESSOR not in sizes:
+        raise wanted.error(f"no {PROCESSOR} there, so nobody knows what images it takes")
+    return [PROCESSOR]
+
+
+FILES = {"tokenizer": _tokenizer, "processor": _processor, "weights": _weights}
+"""Part -> names of its files, of those that a repository has."""
+
+
 def _download(repository: str, commit: str, name: str) -> None:
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import EntryNotFoundError
@@ -173,7 +187,8 @@ def _download(repository: str, commit: str, name: str) -> None:
 def _missing_offline(folder: Path, part: Part, wanted: Wanted) -> str:
     if part == "weights" and any((folder / name).is_file() for name in _PICKLES):
         return _pickles()
-    what = {"config": "it", "tokenizer": "its tokenizer", "weights": "the whole of its weights"}
+    what = {"config": "it", "tokenizer": "its tokenizer", "processor": "its image processor"}
+    what |= {"weights": "the whole of its weights"}
     return absent(wanted, _of(wanted, what[part]))
 
 

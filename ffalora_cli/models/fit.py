@@ -1,4 +1,4 @@
-"""Checks that tokenizer, model, task and adapter fit each other, before anything is loaded.
+"""Checks that tokenizer or image processor, model, task and adapter fit, before anything is loaded.
 
 All of it is known from the configuration of the model (its modules without weights), from the
 tokenizer and, at the end, from the tokens. What cannot work is refused; what is odd is noted.
@@ -7,7 +7,7 @@ tokenizer and, at the end, from the tokens. What cannot work is refused; what is
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from torch import nn
@@ -25,14 +25,13 @@ _SAID, _MOST = 0.05, 0.5  # shares of unknown tokens: said, refused
 _CUT = 0.5  # share of rows that fill max_length: said
 
 
-def check_fit(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, config: Config
-) -> list[str]:
+def check_fit(model: PreTrainedModel, processor: Any, config: Config) -> list[str]:
     """Refuse what could only crash or learn nothing.
 
     Args:
         model: its modules; no value of them is read (``backbone.load_skeleton``).
-        tokenizer: of the same source.
+        processor: of the same source (``processor.load_processor``): one of images has looked at
+            their size itself.
         config: of the run.
 
     Returns:
@@ -43,15 +42,17 @@ def check_fit(
     """
     source = f"model.source={brief(config.model.source, 60)}"
     notes = _check_family(model, source) + _check_rank(model, config)
+    if config.task.image_column is not None:
+        return notes
     rows = model.get_input_embeddings().num_embeddings
-    largest = max(tokenizer.get_vocab().values(), default=0)
+    largest = max(processor.get_vocab().values(), default=0)
     if largest >= rows:
         raise ConfigError(
             f"{source}: its tokenizer has ids up to {largest}, its embedding {rows} rows; give it "
             "the tokenizer it was trained with, or resize the embedding and save it"
         )
     _check_length(model, config.task.max_length)
-    if tokenizer.pad_token_id is None:
+    if processor.pad_token_id is None:
         refusal = check.refusal(model, registry.get(config.task.kind).reads)
         if why := why_padded(config, model.config.model_type, refusal):
             raise ConfigError(
@@ -147,7 +148,7 @@ def why_padded(config: Config, family: str, refusal: str) -> str | None:
 def _check_rank(model: nn.Module, config: Config) -> list[str]:
     """Sites there must be; rows of A can only be orthogonal where there is room for them."""
     rank = config.adapter.rank
-    sites = find_sites(model, config.model.targets[config.adapter.targets])
+    sites = find_sites(model, config.model.targets[config.adapter.targets], config.adapter.layers)
     room = min(site.d_in for site in sites)
     if config.adapter.init == "orthogonal" and rank > room:
         raise ConfigError(

@@ -17,10 +17,11 @@ from ffalora_cli.adapters import sites as adapters
 from ffalora_cli.adapters.context import Context, Factor
 from ffalora_cli.adapters.head import install_head
 from ffalora_cli.adapters.layout import CLASS_ROWS, Layout
+from ffalora_cli.config.errors import ConfigError
 from ffalora_cli.config.schema import AdapterConfig, HeadConfig, ModelConfig, TaskConfig
 from ffalora_cli.hub.access import Note, silent
 from ffalora_cli.models.backbone import Backbone, Weights, load_backbone
-from ffalora_cli.models.families import attention, check, packed, vision, vocabulary
+from ffalora_cli.models.families import attention, check, packed, recompute, vision, vocabulary
 from ffalora_cli.models.families.frozen import freeze_linears
 from ffalora_cli.tasks.base import Task
 from ffalora_cli.tasks.targets import BatchTargets
@@ -53,6 +54,8 @@ class Network:
         fingerprint: of the frozen weights.
         rest: fingerprint of what else decides its function (``Backbone.rest``).
         padding: why the model pads; empty where its rows lie end to end.
+        recomputes: whether layers keep their input alone for the backward pass.
+        sharded: whether other processes hold parts of its layers; ``plain`` has no values then.
         base_delta: what was added to the base weights of merged sites, by site.
     """
 
@@ -70,6 +73,8 @@ class Network:
     rank: int
     rest: str = ""
     padding: str = ""
+    recomputes: bool = False
+    sharded: bool = False
     replaced: int = 0  # how often a frozen weight moved to another address
     base_delta: Tensors = field(default_factory=dict)
 
@@ -207,6 +212,21 @@ class Network:
             model.set_attn_implementation(own._attn_implementation)
         return model
 
+    def recompute(self) -> None:
+        """From now on layers recompute in the backward pass what they would have kept for it.
+
+        Raises:
+            ConfigError: transformers marks no layers of this family.
+        """
+        if len(recompute.layers_of(self.model)) < 2:
+            family = self.plain.config.model_type  # type: ignore[union-attr]
+            raise ConfigError(
+                f"engine.gradient_checkpointing=true: this {family} model has no layers that could "
+                "be recomputed one after another; use engine.gradient_checkpointing=false"
+            )
+        recompute.install(self.model, self.context)
+        self.recomputes = True
+
     def add_to_base(self, deltas: Tensors) -> None:
         """Set every merged site's base weight to its loaded value plus ``deltas[site]``."""
         self.base_delta |= deltas
@@ -230,7 +250,7 @@ def build_network(
 
     Args:
         backbone: loaded, frozen.
-        adapter: form, rank, alpha, init, seed.
+        adapter: form, rank, alpha, init, seed, layers.
         targets: module-name suffixes.
         precision: of the frozen weights in the adapted model; ``bf16`` copies them.
 
@@ -238,7 +258,7 @@ def build_network(
         ConfigError: a target matches no layer, or no form has this name.
     """
     plain = backbone.model
-    sites = adapters.find_sites(plain, targets)
+    sites = adapters.find_sites(plain, targets, adapter.layers)
     form = forms.get(adapter.form)
     specs = form.specs(sites, adapter.rank)
     draw = partial(form.initial, sites, adapter.rank, adapter.init)

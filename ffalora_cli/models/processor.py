@@ -1,21 +1,55 @@
-"""A model's own image processor, cut in two: resizing once, scaling and normalising at batch time."""
+"""What prepares rows for a model: its tokenizer, or its image processor cut in two.
+
+Images are resized once, and scaled and normalised batch by batch.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
 from ffalora_cli.config.errors import ConfigError
+from ffalora_cli.config.schema import ModelConfig, TaskConfig
+from ffalora_cli.hub.access import Note, silent
+from ffalora_cli.hub.model_files import PROCESSOR
+from ffalora_cli.models.backbone import load_skeleton, load_tokenizer, local_folder
 from ffalora_cli.models.families.vision import takes_any_size
+from ffalora_cli.models.reading import quiet_transformers, readable_errors
+from ffalora_cli.models.source import no_processor
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 PROBES = ((48, 64), (64, 48))  # [height, width] of two images: both must come out alike
+
+
+def load_processor(config: ModelConfig, task: TaskConfig, note: Note = silent) -> Any:
+    """What prepares the task's rows for its model; ``note`` is told of a download.
+
+    Returns:
+        A tokenizer, or of images an ``ImageProcessor``.
+
+    Raises:
+        ConfigError: the model has none, or images of no size that it takes.
+    """
+    if task.image_column is None:
+        return load_tokenizer(config, note)
+    import transformers
+
+    folder = Path(local_folder(config, "processor", note))
+    if not (folder / PROCESSOR).is_file():
+        raise no_processor(config)
+    with readable_errors(config.source), quiet_transformers():
+        # Pillow's resizing wherever the run is: torchvision's differs in its rounding.
+        own = transformers.AutoImageProcessor.from_pretrained(
+            folder, backend="pil", trust_remote_code=False
+        )
+    return ImageProcessor.of(own, load_skeleton(config, task, note), task.image_size)
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,15 @@ from datetime import datetime
 from functools import cache
 from typing import Any, Literal
 
-from ffalora_cli.metric_keys import CLIP, EPSILON, UNCLIPPED, evaluated, own_labels, personalized
+from ffalora_cli.metric_keys import (
+    CLIP,
+    EPSILON,
+    LEARNING_RATE,
+    UNCLIPPED,
+    evaluated,
+    own_labels,
+    personalized,
+)
 from ffalora_cli.records.reading import RunRecords
 from ffalora_cli.types import RoundRecord
 
@@ -46,12 +54,13 @@ _PUBLIC = {
     ),
     "config": "**",
     # An exported folder, which is also what goes to the hub.
-    "export": "schema ffalora signature base.* chosen merged client tolerance",
+    "export": "schema ffalora signature base.* chosen merged client tolerance sized",
     "adapter_config": "**",
     "file": (  # that README.md is there; card, in the release audit, is what it says
         "README.md export.json adapter_config.json config.json tokenizer* special_tokens_map.json "
         "added_tokens.json vocab.* merges.txt spiece.model sentencepiece.bpe.model "
-        "chat_template.jinja"
+        "chat_template.jinja generation_config.json preprocessor_config.json "
+        "model.safetensors.index.json"
     ),
     "tracker": "**",  # what a tracker adds itself
 }
@@ -85,6 +94,7 @@ LINES: tuple[tuple[str, Kind, Kind], ...] = (
     (f"metrics.{UNCLIPPED}", "noised", "noised"),
     # A round's seconds follow from the rows that were drawn and from their lengths.
     ("metrics.time/*", "home", "home"),
+    (f"metrics.{LEARNING_RATE}", "public", "public"),  # of the configuration alone
     ("metrics.train/*", "home", "home"),  # loss, clipped share, counts
     ("metrics.engine/*", "home", "home"),  # padding tells the drawn lengths
     ("metrics.*", "home", "home"),
@@ -105,7 +115,7 @@ LINES: tuple[tuple[str, Kind, Kind], ...] = (
     # Not the value of a headline that stays at home; an exported round is the best one by the
     # released model's scores.
     *_each("noised", {"summary": "value best.*", "export": "round", "adapter": "**"}),
-    *_each("noised", {"file": "adapter_model.safetensors model.safetensors"}),
+    *_each("noised", {"file": "adapter_model.safetensors model*.safetensors"}),
     *_each("sizes", _SIZES),
     *_each("public", _PUBLIC),
 )

@@ -8,6 +8,7 @@
 | communication.jsonl   | every round   | ledger rows                                            |
 | privacy_ledger.jsonl  | before a round| what it costs each client (``privacy/ledger.py``)      |
 | ckpt/                 | every round   | what a resume needs (``checkpoint.py``)                |
+| generated.jsonl       | where due     | the last generated answers, a line each; stays here    |
 | privacy.json          | after the last| the privacy statement                                  |
 | adapter.safetensors   | after the last| factors and head, with rank, alpha, base model         |
 | clients.safetensors   | after the last| what stayed with the clients, if anything did          |
@@ -44,6 +45,7 @@ LEDGER = "privacy_ledger.jsonl"
 ADAPTER, CLIENTS, SUMMARY = "adapter.safetensors", "clients.safetensors", "summary.json"
 FAILED = "failed.json"
 FORKS = "forks.jsonl"
+GENERATED = "generated.jsonl"
 
 _WORD = re.compile(r"[A-Za-z0-9._-]{1,80}")
 _MAX_FOLDER = 120  # a W&B run id, which is the folder's name, has at most 128 characters
@@ -159,7 +161,7 @@ class RunDirectory:
                 "set paths.runs to a folder you can write to"
             ) from None
         self.finished = (self.path / SUMMARY).exists()  # by another process, meanwhile
-        for name in (MANIFEST, CONFIG, PRIVACY, ADAPTER, CLIENTS, SUMMARY, FAILED):
+        for name in (MANIFEST, CONFIG, PRIVACY, ADAPTER, CLIENTS, SUMMARY, FAILED, GENERATED):
             for unfinished in self.path.glob(f".{name}.*"):
                 unfinished.unlink()  # by a crash in ``write_whole``
         for journal in self.journals.values():
@@ -207,6 +209,10 @@ class RunDirectory:
     def write_privacy(self, statement: Mapping[str, Any]) -> None:
         """Write the privacy statement."""
         write_whole(self.path / PRIVACY, to_json(statement, indent=2))
+
+    def write_generated(self, lines: Iterable[Mapping[str, Any]]) -> None:
+        """Write generated answers instead of those of an earlier round."""
+        write_whole(self.path / GENERATED, b"".join(map(to_json, lines)))
 
     def append(self, lines: Mapping[str, bytes]) -> None:
         """Append ``round_lines`` to their files; on disk when this returns."""

@@ -51,10 +51,10 @@ OF_KINDS = frozenset(
         "generate",
         "image_column",
         "image_size",
+        "target_range",
     }
 )
-"""Fields of ``TaskConfig`` that only some kinds read; ``Task.keys`` says which, and ``generate`` is
-read where something is ``generated``."""
+"""Fields of ``TaskConfig`` that only some kinds read; ``Task.keys`` says which."""
 
 LOSS = Metric("number", higher_is_better=False)
 """The mean of ``Task.losses``, which every evaluation records as ``loss``."""
@@ -69,6 +69,7 @@ class Task(ABC):
         modality: what the model reads, and so which processor prepares it.
         keys: fields of ``TaskConfig`` that this kind reads and others do not.
         texts_a_row: how many columns ``text_columns`` names, at least and at most.
+        reads_lists: whether a cell of ``text_columns`` may be a list (``texts`` checks it).
         reads: what outputs a loss is made of: one of each example (what its pooled head gives), one
             of each target's token, or of each target's token the scores of the vocabulary, which
             are too many to be kept.
@@ -82,10 +83,16 @@ class Task(ABC):
     modality: ClassVar[Literal["text", "image"]] = "text"
     keys: ClassVar[tuple[str, ...]] = ()
     texts_a_row: ClassVar[tuple[int, int]] = (1, 2)
+    reads_lists: ClassVar[bool] = False
     reads: ClassVar[Literal["example", "target", "vocabulary"]] = "example"
     metrics: ClassVar[Mapping[str, Metric]]
     generated: ClassVar[Mapping[str, Metric]] = {}
     client_metric: ClassVar[str]
+
+    @property
+    def headed(self) -> bool:
+        """Whether a head is learnt or drawn; a language model's vocabulary is its base."""
+        return self.reads != "vocabulary"
 
     @abstractmethod
     def outputs(self, config: TaskConfig) -> int:
@@ -209,8 +216,7 @@ class Task(ABC):
         """
         for item in fields(config):
             given = item.default is not MISSING and getattr(config, item.name) != item.default
-            kept = item.name in self.keys or (item.name == "generate" and self.generated)
-            if item.name in OF_KINDS and not kept and given:
+            if item.name in OF_KINDS and item.name not in self.keys and given:
                 raise ConfigError(f"task.{item.name} is of another task.kind; remove it")
         least, most = self.texts_a_row
         count = f"{least}" if least == most else f"{least} or {most}"

@@ -35,6 +35,7 @@ class CausalLM(Task):
         "template_version",
         "loss_reduction",
         "long_rows",
+        "generate",
     )
     texts_a_row = (0, 0)  # the format strings name the columns
     reads = "vocabulary"

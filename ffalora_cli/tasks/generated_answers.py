@@ -102,8 +102,8 @@ def check(config: GenerateConfig) -> None:
         re.compile(config.extract)
     except re.error as error:
         raise ConfigError(
-            f"task.generate.extract={brief(config.extract, 60)} is no regular expression ({error}); "
-            "mend it, or set null"
+            f"task.generate.extract={brief(config.extract, 60)} is no regular expression "
+            f"({error}); mend it, or set null"
         ) from error
     if "exact_match" not in config.metrics:
         raise ConfigError(

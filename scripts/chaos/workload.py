@@ -42,7 +42,12 @@ VARIANTS = {
         "privacy.clip_quantile=0.5",
         "privacy.clip_count_noise=1.0",
     ],
-    "personal": ["method=fedsa_lora", "federation.local_optimizer=adamw", "federation.local_lr=1"],
+    "personal": [
+        "method=fedsa_lora",
+        "federation.local_optimizer=adamw",
+        "federation.local_lr=1",
+        "federation.lr_schedule=cosine",
+    ],
     "merging": ["method=fedex_lora", "privacy=none", "head.mode=trained"],
     "momentum": ["method=lora", "federation.server_optimizer.momentum=0.9"],
     "partial": ["method=rolora", "federation.cohort_sampling=fixed", "federation.cohort_size=2"],
@@ -87,6 +92,9 @@ class Silent:
 
     def started(self, facts: object) -> None:
         """Nothing to show."""
+
+    def working(self, on: str, done: float, total: int) -> None:
+        """Nothing."""
 
     def round_done(self, record: object) -> None:
         """Nothing to show."""

@@ -162,7 +162,7 @@ def test_secrets_make_partial_cohorts_typical(small, capsys):
     for noise in ("reproducible", "secure"):  # either secret is of more than a plan reads
         found = planned(capsys, *words, f"privacy.noise={noise}", "--no-measure")["jobs"][0]
         assert not found["communication"]["exact"]
-        assert found["time"] is None and found["memory"] is None
+        assert found["time"] is None and found["memory"]["peak_bytes"] is None
     by_seed = [word for word in words if not word.startswith("privacy")]
     found = planned(capsys, *by_seed, "privacy=none", "--no-measure")["jobs"][0]
     assert found["communication"]["exact"]

@@ -49,7 +49,7 @@ def federation(method, unit, ranks=None):
     sim.engine = build_engine("stacked", sim.network, TinyExamples(64), 64, ranks)
     answer = predict if ranks is None else lambda *args: predict(*args, ranks=ranks)
     data = SimpleNamespace(evals={"validation": EVALUATED})
-    return SimpleNamespace(simulation=sim, predict=answer, data=data)
+    return SimpleNamespace(simulation=sim, predict=answer, write=None, data=data)
 
 
 def outcome(parts):

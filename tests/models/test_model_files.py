@@ -11,7 +11,7 @@ from ffalora_cli.compose.jobs import plan
 from ffalora_cli.config.errors import ConfigError
 from ffalora_cli.experiment.inputs import Inputs, InputsCheck, inputs_of
 from ffalora_cli.models.backbone import load_tokenizer
-from ffalora_cli.models.source import check_tokenizer_files, model_files
+from ffalora_cli.models.source import check_processor_files, model_files
 
 CONFIG = plan([])[0].config
 COMMITS = ("a" * 40, "b" * 40)
@@ -82,18 +82,18 @@ def test_a_moved_main_is_refused_and_the_old_commit_named(cached, tmp_path):
 
 
 def test_a_folder_without_a_tokenizer_is_refused_from_its_names_alone(tmp_path, cached):
-    check_tokenizer_files(model("lab/tiny"))  # of the hub: it may still come
+    check_processor_files(model("lab/tiny"), False)  # of the hub: it may still come
     (tmp_path / "config.json").write_text("{}")
     (tmp_path / "tokenizer_config.json").write_text("{}")
     with pytest.raises(ConfigError, match="no tokenizer files there"):
-        check_tokenizer_files(model(tmp_path))
+        check_processor_files(model(tmp_path), False)
     (tmp_path / "vocab.txt").write_text("word")
-    check_tokenizer_files(model(tmp_path))
+    check_processor_files(model(tmp_path), False)
 
 
 def test_the_packaged_model_has_everything():
     files = model_files(CONFIG.model)
     assert names(files.weights) == ["config.json", "model.safetensors"] and files.commit is None
     assert {"tokenizer.json", "vocab.txt"} <= set(names(files.tokenizer))
-    check_tokenizer_files(CONFIG.model)
+    check_processor_files(CONFIG.model, False)
     assert len(load_tokenizer(CONFIG.model)) > 30_000

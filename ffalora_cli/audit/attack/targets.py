@@ -11,6 +11,7 @@ import torch
 from ffalora_cli import keys
 from ffalora_cli.audit.attack.inversion import Sentences
 from ffalora_cli.config.schema import AdapterConfig, Config
+from ffalora_cli.data.encode import Encoded
 from ffalora_cli.experiment import population
 from ffalora_cli.models.backbone import Backbone, load_tokenizer
 from ffalora_cli.models.network import Network, build_network, load_network
@@ -111,6 +112,7 @@ def own_sentences(examples: Examples, rows: int, length: int) -> Sentences:
 def own_rows(config: Config) -> tuple[Examples, np.ndarray]:
     """The run's tokenised training rows, and units of each client int64 ``[num_clients]``."""
     data, found = population.load(config, load_tokenizer(config.model))
+    assert isinstance(data.train, Encoded)  # ``ffalora attack`` refuses all but texts
     return data.train, found.clients.num_units
 
 

@@ -17,14 +17,13 @@ from ffalora_cli.config.errors import ConfigError
 from ffalora_cli.config.job import Job
 from ffalora_cli.config.schema import Config, TaskConfig
 from ffalora_cli.config.splits import HOLDOUT
-from ffalora_cli.data.dataset import TaskData, describe
-from ffalora_cli.data.encode import Encoded
+from ffalora_cli.data.dataset import Ready, TaskData, describe
 from ffalora_cli.data.partition.partition import ClientRows
 from ffalora_cli.experiment import population
 from ffalora_cli.experiment.forecast.forecast import Nobody
 from ffalora_cli.experiment.parts import Given, pin
 from ffalora_cli.keys import Key
-from ffalora_cli.models.backbone import load_tokenizer
+from ffalora_cli.models.processor import load_processor
 from ffalora_cli.tasks import registry
 
 VARIANTS = ("as it is", "unit removed", "unit changed")
@@ -69,7 +68,7 @@ def play_neighbours(job: Job, secret: Key, within: Path) -> list[Neighbour]:
 def _given(config: Config, secret: Key) -> list[Given]:
     """What each of ``VARIANTS`` is handed."""
     config = pin(config, Nobody())
-    data, people = population.load(config, load_tokenizer(config.model))
+    data, people = population.load(config, load_processor(config.model, config.task))
     evals = {
         name: rows.take(np.arange(min(SCORED, len(rows)))) for name, rows in data.evals.items()
     }
@@ -102,7 +101,7 @@ def _spread(rows: np.ndarray, most: int) -> np.ndarray:
     return rows[np.unique(np.linspace(0, len(rows) - 1, min(most, len(rows))).astype(np.int64))]
 
 
-def _unit(unit: str, train: Encoded, clients: ClientRows) -> np.ndarray:
+def _unit(unit: str, train: Ready, clients: ClientRows) -> np.ndarray:
     """Rows of one unit, int64; of the largest client, and of no other.
 
     At unit ``client`` all rows but one: a client that is there in name must have one.
@@ -143,7 +142,7 @@ def _without(clients: ClientRows, gone: np.ndarray) -> ClientRows:
     )
 
 
-def _changed(whole: Encoded, kept: np.ndarray, gone: np.ndarray, strata: np.ndarray) -> Encoded:
+def _changed(whole: Ready, kept: np.ndarray, gone: np.ndarray, strata: np.ndarray) -> Ready:
     """The kept rows with one other row in the place of each of a unit's.
 
     Args:
@@ -171,7 +170,7 @@ def _changed(whole: Encoded, kept: np.ndarray, gone: np.ndarray, strata: np.ndar
     )
 
 
-def _with(data: TaskData, train: Encoded, task: TaskConfig) -> TaskData:
+def _with(data: TaskData, train: Ready, task: TaskConfig) -> TaskData:
     """The same hold-outs beside other training rows; what is hashed from those is hashed anew."""
     evals = dict(data.evals)
     if HOLDOUT in evals:

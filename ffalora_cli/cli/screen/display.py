@@ -80,6 +80,7 @@ class Display(Shown):
         self._first = 0  # round that this process began with
         self._began: float | None = None  # when the first round was done: training starts
         self._reached: float | None = None  # when the last round was done
+        self._work: tuple[str, float] | None = None  # within a round: what on, since when
 
     @property
     def lost(self) -> str | None:
@@ -97,8 +98,21 @@ class Display(Shown):
         self.facts = facts
         self.done = facts.get("done")
 
+    def working(self, on: str, done: float, total: int) -> None:
+        """How far long work within a round is."""
+        if self._work is None or self._work[0] != on:
+            self._work = on, time.monotonic()
+
+    def within(self, done: float, total: int) -> str:
+        """``answers 12 of 100, 1:20 left``."""
+        assert self._work is not None
+        on, since = self._work
+        left = (time.monotonic() - since) * (total - done) / done if done else None
+        return f"{on} {int(done)} of {total}, {human_seconds(left)} left"
+
     def round_done(self, record: RoundRecord) -> None:
         """A round is on disk."""
+        self._work = None
         self._reached = time.monotonic()
         if self._began is None:
             self._began, self._first = self._reached, record.round
@@ -155,6 +169,13 @@ class PlainDisplay(Display):
             self._write(line)
         self._written = time.monotonic()
 
+    def working(self, on: str, done: float, total: int) -> None:
+        """Print how far it is, if nothing was printed for a while."""
+        super().working(on, done, total)
+        if time.monotonic() - self._written >= _SILENCE:
+            self._write(self.within(done, total))
+            self._written = time.monotonic()
+
     def round_done(self, record: RoundRecord) -> None:
         """Print a row, if the round was evaluated or none was printed for a while."""
         super().round_done(record)
@@ -182,6 +203,7 @@ class LiveDisplay(PlainDisplay):
         self._opened = 0.0
         self._rows: deque[table.Line] = deque(maxlen=_ROWS)
         self._last: Mapping[str, float] = {}
+        self._doing = ""  # within a round
 
     def note(self, text: str) -> None:
         """Print the note above what is redrawn."""
@@ -198,10 +220,15 @@ class LiveDisplay(PlainDisplay):
         self._opened = time.monotonic()
         self._redraw(self._view, self._console, refresh_per_second=2)
 
+    def working(self, on: str, done: float, total: int) -> None:
+        """Keep how far it is for the next redrawing."""
+        Display.working(self, on, done, total)
+        self._doing = self.within(done, total)
+
     def round_done(self, record: RoundRecord) -> None:
         """Add a row if the round was evaluated, and move the bar."""
         Display.round_done(self, record)
-        self._last = record.metrics
+        self._last, self._doing = record.metrics, ""
         if self.evaluated(record):
             self._rows.append(self.line(record))
 
@@ -215,6 +242,7 @@ class LiveDisplay(PlainDisplay):
         speed = number(self._last.get(SAMPLES_PER_SECOND), 0)
         parts = [
             f"round {self.done or 0}/{rounds}",
+            *filter(None, [self._doing]),
             f"ETA {human_seconds(self.remaining())}",
             f"elapsed {human_seconds(time.monotonic() - self._opened)}",
             f"{speed} samples/s",

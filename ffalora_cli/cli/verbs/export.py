@@ -24,7 +24,7 @@ examples:
   ffalora export RUN --to model --push USER/REPO
 
 The folder is loaded again by plain transformers and peft in a process of its own; it is kept only
-if the class scores of real rows are ours. Only safetensors and JSON are written."""
+if the outputs for real rows are ours. Only safetensors and JSON are written."""
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -57,7 +57,7 @@ def main(arguments: Sequence[str]) -> int:
         _print("export", f"{to}, the model after round {done.round}")
         _print(
             "checked",
-            f"reloaded in a fresh process: class scores of {done.rows} real rows differ by "
+            f"reloaded in a fresh process: outputs for {done.rows} real rows differ by "
             f"{done.difference:.1e} at most",
         )
         if not standalone:

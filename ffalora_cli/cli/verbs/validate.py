@@ -15,7 +15,7 @@ from ffalora_cli.cli.screen.words import labelled
 from ffalora_cli.compose.jobs import from_file, plan
 from ffalora_cli.config.errors import ConfigError
 from ffalora_cli.config.job import Job
-from ffalora_cli.models.source import check_tokenizer_files
+from ffalora_cli.models.source import check_processor_files
 from ffalora_cli.records.run_directory import run_folder
 
 SCHEMA = 1
@@ -39,8 +39,9 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--format", choices=("table", "json"), default="table")
     options = parser.read(arguments)
     jobs = _jobs(options.words, options.multirun)
-    for model in {repr(job.config.model): job.config.model for job in jobs}.values():
-        check_tokenizer_files(model)
+    read = [(job.config.model, job.config.task.image_column is not None) for job in jobs]
+    for model, images in {repr(one): one for one in read}.values():
+        check_processor_files(model, images)
     found = [_row(job) for job in jobs]
     notes = check_done(jobs, options.multirun)
     if options.format == "json":

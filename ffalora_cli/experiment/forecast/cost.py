@@ -33,6 +33,9 @@ _NO_COST: Mapping[str, Any] = {
     "federation.rounds": 0,
     "federation.eval_every": 0,
     "federation.local_lr": 0,
+    "federation.lr_schedule": "",
+    "federation.warmup_rounds": 0,
+    "federation.lr_end": 0,
 }
 
 

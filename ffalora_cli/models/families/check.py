@@ -17,6 +17,7 @@ from ffalora_cli.adapters.context import Context
 from ffalora_cli.adapters.layout import Layout
 from ffalora_cli.config.errors import one_line
 from ffalora_cli.models.families import attention, packed, vocabulary
+from ffalora_cli.models.reading import quiet_transformers
 from ffalora_cli.types import Tensors
 
 LENGTHS, MOST = (7, 4, 3), 256  # the first row goes beyond a sliding window of less than MOST
@@ -93,8 +94,6 @@ def why_padded(network: Any, real: bool) -> str:
 
 def _attempt(model: Any, reads: str, rows: _Rows, values: Tensors) -> tuple[Tensor | None, str]:
     """Outputs without padding (of tokens alone), or why there are none."""
-    from ffalora_cli.models.backbone import quiet_transformers
-
     context = model.context
     layout = Layout.of(rows.lengths, CLASS_ROWS)
     inputs = packed.Packed.of(rows.ids, None, layout).to(model.device)

