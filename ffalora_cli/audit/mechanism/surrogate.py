@@ -34,7 +34,7 @@ WIDTH = 64  # hidden size and classes: no trained tensor has fewer elements, so 
 VOCABULARY = 64  # words; targets are below it, be they words or classes
 PATCHES = 4  # on each side of an image
 DERIVED = (
-    "layer_types", "id2label", "label2id", "architectures", "problem_type", "out_features",
+    "layer_types", "id2label", "label2id", "problem_type", "out_features",
     "out_indices", "stage_names",
 )  # fmt: skip
 """Settings of a model that follow from others, or are of its own task."""
@@ -204,6 +204,7 @@ def shrink(full: Any, width: int) -> Any:
         derived = (*DERIVED, "hidden_size", "num_layers")
     for name in derived:
         settings.pop(name, None)
+    settings["architectures"] = full.architectures or []  # where a class is chosen by them (DeiT)
     names = {full.attribute_map.get(name, name): value for name, value in small.items()}
     settings |= {n: v for n, v in names.items() if settings.get(n) is not None}
     for name, value in settings.items():
