@@ -264,8 +264,8 @@ def build(
         config.adapter,
         config.head,
         config.task,
-        config.engine.precision if known != "none" else "fp32",
-        device if known != "none" and not config.engine.shard else "cpu",
+        config.engine.precision,
+        "cpu" if config.engine.shard else device,
         observer.note,
         known,
     )
