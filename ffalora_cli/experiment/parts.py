@@ -206,7 +206,7 @@ def build(
     from ffalora_cli.engine.sharding import shard
     from ffalora_cli.experiment.generated import Asked
     from ffalora_cli.experiment.inputs import Loaded
-    from ffalora_cli.experiment.ranks import check_shares
+    from ffalora_cli.experiment.shares import check_shares
     from ffalora_cli.federation.roles import covered_names
     from ffalora_cli.federation.server.robust import combination_warnings
     from ffalora_cli.federation.simulation import Simulation
