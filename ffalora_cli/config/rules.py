@@ -283,6 +283,11 @@ def _engine(config: Config) -> None:
             f"engine.max_tokens={engine.max_tokens} cannot hold one row of task.max_length="
             f"{config.task.max_length}; raise it, or null for automatic"
         )
+    for key in ("gradient_checkpointing", "shard"):
+        if engine.name != "stacked" and getattr(engine, key):
+            raise ConfigError(
+                f"engine.{key}=true: engine.name={engine.name} does not do that; use engine=stacked"
+            )
     if not config.tracking.project:
         raise ConfigError("tracking.project is empty; name a project, as in ffalora")
 

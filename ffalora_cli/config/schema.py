@@ -244,10 +244,12 @@ class EngineConfig:
 
     name: Literal["stacked", "reference"]
     device: str  # "auto", "cpu", "cuda", "cuda:1"
-    precision: Literal["fp32", "bf16", "tf32"]  # bf16: of the frozen weights
+    precision: Literal["auto", "fp32", "bf16", "tf32"]  # bf16: of the frozen weights
     max_tokens: int | None  # tokens in a micro-batch; null = auto
     threads: int | None  # null = torch's default
     share_secret: bool = False  # of noise=secure, with the other machines of a run
+    gradient_checkpointing: bool | None = None  # null = where memory is short
+    shard: bool = False  # the frozen weights over the processes of a run
 
 
 @dataclass(frozen=True)

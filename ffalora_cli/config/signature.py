@@ -4,9 +4,9 @@ Left out, because the same numbers come out either way:
 
 - ``tracking``, ``paths``, ``model.cache`` and ``name``: where records and trackers are and what
   they are called;
-- ``engine.device``, ``engine.max_tokens``, ``engine.threads``, ``engine.share_secret``: how the
-  work is cut and where it is done (equal within rounding, and what was used is recorded in the
-  manifest);
+- ``engine.device``, ``engine.max_tokens``, ``engine.threads``, ``engine.share_secret``,
+  ``engine.gradient_checkpointing``, ``engine.shard``: how the work is cut and where it is done
+  (equal within rounding, and what was used is recorded in the manifest);
 - ``model.local_lr``, ``model.max_grad_norm``, ``model.head_scale``: recommendations. The values a
   run really uses stand in ``federation``, ``privacy`` and ``head``, so retuning a recommendation
   does not rename runs that never used it;
@@ -40,6 +40,8 @@ _IGNORED = frozenset(
         "engine.max_tokens",
         "engine.threads",
         "engine.share_secret",
+        "engine.gradient_checkpointing",
+        "engine.shard",
         "model.local_lr",
         "model.max_grad_norm",
         "model.head_scale",

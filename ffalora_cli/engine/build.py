@@ -10,14 +10,23 @@ from ffalora_cli.config.errors import ConfigError
 if TYPE_CHECKING:
     from ffalora_cli.engine.job import Engine
     from ffalora_cli.engine.ranks import Ranks
+    from ffalora_cli.engine.sharding import Shares
     from ffalora_cli.models.network import Network
     from ffalora_cli.types import Examples
 
 
 def build_engine(
-    name: str, network: Network, examples: Examples, max_tokens: int, ranks: Ranks | None = None
+    name: str,
+    network: Network,
+    examples: Examples,
+    max_tokens: int,
+    ranks: Ranks | None = None,
+    shares: Shares | None = None,
 ) -> Engine:
-    """The engine of this name over a network and a training set, one of several ``ranks``'."""
+    """The engine of this name over a network and a training set, one of several ``ranks``'.
+
+    Where they hold ``shares`` of its layers, they make their passes together.
+    """
     if name == "reference":
         from ffalora_cli.engine.reference import ReferenceEngine
 
@@ -28,7 +37,7 @@ def build_engine(
 
     if network.device.type == "cpu":
         keep_freed_memory()
-    return StackedEngine(network, examples, max_tokens, ranks=ranks or ALONE)
+    return StackedEngine(network, examples, max_tokens, ranks=ranks or ALONE, shares=shares)
 
 
 def has_gpus(wanted: str) -> bool:

@@ -42,13 +42,18 @@ def predict(
     lengths = np.asarray(examples.lengths)
     answers = np.zeros_like(targets.values)
     losses = np.zeros(len(targets.values), np.float64)
+    batches = cut(lengths, max_tokens, len(lengths), network.packs)
     with torch.no_grad():
-        for rows in ranks.turns(cut(lengths, max_tokens, len(lengths), network.packs)):
+        for rows in ranks.turns(batches):
             poll()
             batch = targets.batch(rows).to(device)
             given, each = network.answers(network.inputs(examples, rows), values, batch)
             places = targets.index(rows)[0]
             answers[places], losses[places] = given.cpu(), each.cpu()
+        if network.sharded and len(ranks.turns(batches)) < -(-len(batches) // ranks.world):
+            rows = batches[-1][-1:]  # the others make one pass more, and need this rank's layers
+            batch = targets.batch(rows).to(device)
+            network.answers(network.inputs(examples, rows), values, batch)
     return Scored(targets, ranks.added(answers), ranks.added(losses))
 
 

@@ -15,7 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
+from ffalora_cli.models.families.recompute import layers_of
+from ffalora_cli.models.families.vocabulary import CHUNK
 from ffalora_cli.models.network import Network
 
 LEAST_TOKENS = 512
@@ -25,6 +28,7 @@ KEPT = 24  # values of the hidden width that a layer keeps of a token for its ba
 COPIES = 1 / 8  # of what the tokens keep, for the copies of factors and their gradients
 LEAST_COPIES = 2**17  # bytes a token: a small model keeps little, and its copies are small change
 MALLOC = {-3: 32 * 2**20, -1: 2**30}  # M_MMAP_THRESHOLD, the most it takes; M_TRIM_THRESHOLD
+SCORES = 4  # fp32 tensors of a chunk's rows and the vocabulary: scores, softmax, their gradients
 SHARE = 0.5  # of the free memory, for all of it
 
 
@@ -45,9 +49,29 @@ def auto_max_tokens(network: Network, free: int | None = None) -> int:
     return tokens
 
 
+def recompute_if_short(network: Network, tokens: int | None, free: int | None = None) -> None:
+    """``engine.gradient_checkpointing=null``: where a micro-batch would not fit otherwise.
+
+    Args:
+        network: on its device.
+        tokens: of a micro-batch; None: as few as ``auto_max_tokens`` would go down to.
+        free: bytes; None: what there is now.
+    """
+    if free is None:
+        free = free_memory(network.device)
+    short = needed(network, tokens or LEAST_TOKENS) > SHARE * free
+    if short and len(layers_of(network.model)) > 1:
+        network.recompute()
+
+
 def needed(network: Network, tokens: int) -> int:
     """Bytes that a micro-batch of so many tokens takes at most."""
-    return tokens * kept_bytes(network) + copy_bytes(network, tokens)
+    return tokens * kept_bytes(network) + copy_bytes(network, tokens) + score_bytes(network)
+
+
+def weight_bytes(model: nn.Module, precision: str) -> int:
+    """Of a model's weights in this precision; a tied weight counts once."""
+    return (2 if precision == "bf16" else 4) * sum(p.numel() for p in model.parameters())
 
 
 def copy_bytes(network: Network, tokens: int) -> int:
@@ -59,7 +83,16 @@ def kept_bytes(network: Network) -> int:
     """What the model keeps of one token for its backward pass, bytes."""
     config: Any = network.model.config
     width = config.hidden_size * next(network.model.parameters()).element_size()
-    return int(KEPT * width * config.num_hidden_layers)
+    layers = config.num_hidden_layers
+    return int(width * (KEPT + layers if network.recomputes else KEPT * layers))
+
+
+def score_bytes(network: Network) -> int:
+    """What a chunk of a language model's scores takes, bytes; 0 for other tasks."""
+    if network.task.reads != "vocabulary":
+        return 0
+    settings: Any = network.model.config
+    return SCORES * 4 * CHUNK * int(settings.get_text_config().vocab_size)
 
 
 def free_memory(device: torch.device) -> int:

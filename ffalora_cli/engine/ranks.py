@@ -161,6 +161,11 @@ class Ranks:
             dist.broadcast(content, 0)
         return content.numpy().tobytes()
 
+    def hand_out(self, value: Tensor) -> None:
+        """Make ``value`` what rank 0 has there, in place, on its device."""
+        with self._reaching():
+            dist.broadcast(value, 0)
+
     def leave(self, why: str = "") -> None:
         """End of this process's part; ``why`` is what the others report, if it is not the end."""
         if self.world == 1:

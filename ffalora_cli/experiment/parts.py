@@ -200,11 +200,13 @@ def build(
     from ffalora_cli.engine.build import build_engine, pick_device
     from ffalora_cli.engine.correctness import check_per_example_gradients
     from ffalora_cli.engine.evaluate import predict
-    from ffalora_cli.engine.memory import auto_max_tokens
+    from ffalora_cli.engine.memory import auto_max_tokens, recompute_if_short
     from ffalora_cli.engine.precision import set_precision
     from ffalora_cli.engine.ranks import ALONE
+    from ffalora_cli.engine.sharding import shard
     from ffalora_cli.experiment.generated import Asked
     from ffalora_cli.experiment.inputs import Loaded
+    from ffalora_cli.experiment.shares import check_shares
     from ffalora_cli.federation.roles import covered_names
     from ffalora_cli.federation.server.robust import combination_warnings
     from ffalora_cli.federation.simulation import Simulation
@@ -224,6 +226,8 @@ def build(
     if config.engine.threads is not None:
         torch.set_num_threads(config.engine.threads)
     method = registry.get(config.method.name)
+    if config.engine.shard:
+        check_shares(config, method, ranks.world if ranks else 1)
     observer.note("reading data")
     config = pin(config, observer)
     processor = load_processor(config.model, config.task, observer.note)
@@ -250,21 +254,27 @@ def build(
     warnings += (*(plan.warnings if plan else ()), *combination_warnings(config, len(clients)))
     for warning in warnings:
         observer.note(f"warning: {warning}")
-    notes = remarks.of_precision(config, device)
+    notes = (*remarks.of_precision(config, device), *remarks.of_clip(config))
     for note in notes:
         observer.note(note)
+    # Of a model in shares rank 0 has the weights on its CPU, the others their shapes.
+    shares, known = None, "none" if config.engine.shard and ranks and ranks.rank else weights
     network = load_network(
         config.model,
         config.adapter,
         config.head,
         config.task,
-        config.engine.precision if weights != "none" else "fp32",
-        device if weights != "none" else "cpu",
+        config.engine.precision,
+        "cpu" if config.engine.shard else device,
         observer.note,
-        weights,
+        known,
     )
+    if config.engine.shard and ranks:
+        dtype = torch.bfloat16 if config.engine.precision == "bf16" else torch.float32
+        shares = shard(network, skeleton, ranks, device, dtype)
     if plan is not None:
-        plan = replace(plan, covered=covered_names(network, method, config.head))
+        covered = covered_names(network, method, config.head)
+        plan = replace(plan, covered=covered, content=network.task.modality)
         check_network(network.plain, plan.covered, config.adapter.init)
     loaded = Loaded(
         tokens=data.train.content,
@@ -273,8 +283,12 @@ def build(
         model=network.rest,
         tokenizer=entry_key(processor),
     )
+    if config.engine.gradient_checkpointing:
+        network.recompute()
+    elif config.engine.gradient_checkpointing is None and config.engine.name == "stacked":
+        recompute_if_short(network, config.engine.max_tokens)
     max_tokens = config.engine.max_tokens or auto_max_tokens(network)
-    engine = build_engine(config.engine.name, network, data.train, max_tokens, ranks)
+    engine = build_engine(config.engine.name, network, data.train, max_tokens, ranks, shares)
     if plan is not None and plan.unit != "client" and config.engine.name == "reference":
         check_per_example_gradients(network, data.train, plan.covered)
     simulation = Simulation(

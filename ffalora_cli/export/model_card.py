@@ -46,6 +46,7 @@ class CardFacts:
         rows: compared after reloading.
         tolerance: that outputs for these rows were within.
         difference: largest absolute difference of an output among them.
+        sized: whether the model has to be told that images are of another size than its own.
     """
 
     round: int
@@ -55,6 +56,7 @@ class CardFacts:
     rows: int
     tolerance: float
     difference: float
+    sized: bool = False
 
 
 def model_card(records: RunRecords, config: Config, facts: CardFacts) -> str:
@@ -79,7 +81,7 @@ def model_card(records: RunRecords, config: Config, facts: CardFacts) -> str:
     sections = [
         ("", about),
         ("Results", _results(records, config, facts, scores)),
-        ("Use", usage(config, facts.merged)),
+        ("Use", usage(config, facts.merged, facts.sized)),
         ("Privacy", _privacy(records.privacy, config, facts.client)),
         ("Data and clients", _data(records, config)),
         ("Training", _training(config)),

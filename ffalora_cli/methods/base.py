@@ -88,6 +88,7 @@ class Method:
         personal_head: whether the head is meant to stay with the client, too.
         exact: whether one round's merged global model equals the weighted mean of the clients'
             merged models; None where clients have no common model. Tested as declared.
+        merges: whether the server adds to the frozen weights.
     """
 
     name: ClassVar[str]
@@ -103,6 +104,7 @@ class Method:
     cycle: ClassVar[tuple[tuple[Exchange, ...], ...]] = ((Exchange(("lora_a", "lora_b")),),)
     personal_head: ClassVar[bool] = False
     exact: ClassVar[bool | None] = False
+    merges: ClassVar[bool] = False
     needs_plain_averaging: ClassVar[bool] = False  # refuses server optimisers other than sgd, lr 1
 
     def __init_subclass__(cls) -> None:

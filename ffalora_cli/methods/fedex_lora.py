@@ -37,6 +37,7 @@ class FedExLoRA(Method):
     )
     needs_plain_averaging = True  # the residual is relative to the plain means
     exact = True
+    merges = True
 
     def aggregate(
         self,

@@ -17,10 +17,11 @@ from ffalora_cli.adapters import sites as adapters
 from ffalora_cli.adapters.context import Context, Factor
 from ffalora_cli.adapters.head import install_head
 from ffalora_cli.adapters.layout import CLASS_ROWS, Layout
+from ffalora_cli.config.errors import ConfigError
 from ffalora_cli.config.schema import AdapterConfig, HeadConfig, ModelConfig, TaskConfig
 from ffalora_cli.hub.access import Note, silent
 from ffalora_cli.models.backbone import Backbone, Weights, load_backbone
-from ffalora_cli.models.families import attention, check, packed, vision, vocabulary
+from ffalora_cli.models.families import attention, check, packed, recompute, vision, vocabulary
 from ffalora_cli.models.families.frozen import freeze_linears
 from ffalora_cli.tasks.base import Task
 from ffalora_cli.tasks.targets import BatchTargets
@@ -53,6 +54,8 @@ class Network:
         fingerprint: of the frozen weights.
         rest: fingerprint of what else decides its function (``Backbone.rest``).
         padding: why the model pads; empty where its rows lie end to end.
+        recomputes: whether layers keep their input alone for the backward pass.
+        sharded: whether other processes hold parts of its layers; ``plain`` has no values then.
         base_delta: what was added to the base weights of merged sites, by site.
     """
 
@@ -70,6 +73,8 @@ class Network:
     rank: int
     rest: str = ""
     padding: str = ""
+    recomputes: bool = False
+    sharded: bool = False
     replaced: int = 0  # how often a frozen weight moved to another address
     base_delta: Tensors = field(default_factory=dict)
 
@@ -207,6 +212,21 @@ class Network:
             model.set_attn_implementation(own._attn_implementation)
         return model
 
+    def recompute(self) -> None:
+        """From now on layers recompute in the backward pass what they would have kept for it.
+
+        Raises:
+            ConfigError: transformers marks no layers of this family.
+        """
+        if len(recompute.layers_of(self.model)) < 2:
+            family = self.plain.config.model_type  # type: ignore[union-attr]
+            raise ConfigError(
+                f"engine.gradient_checkpointing=true: this {family} model has no layers that could "
+                "be recomputed one after another; use engine.gradient_checkpointing=false"
+            )
+        recompute.install(self.model, self.context)
+        self.recomputes = True
+
     def add_to_base(self, deltas: Tensors) -> None:
         """Set every merged site's base weight to its loaded value plus ``deltas[site]``."""
         self.base_delta |= deltas
@@ -247,7 +267,8 @@ def build_network(
     for name in head:
         for leaf, parameter in plain.get_submodule(name).named_parameters():
             full = f"head.{name}.{leaf}"
-            initial[full] = parameter.detach().to("cpu", copy=True)
+            value = parameter.detach() if backbone.real else torch.empty(parameter.shape)
+            initial[full] = value.to("cpu", copy=True)
             specs.append(TensorSpec(full, tuple(parameter.shape), "head", "head", f"{name}.{leaf}"))
     context = Context()
     if precision == "bf16":  # weights of its own: casting a shared parameter would cast both
@@ -291,7 +312,8 @@ def load_network(
 ) -> Network:
     """Load, adapt, move: the one way a run gets its network; ``note`` is told of a download."""
     backbone = load_backbone(config, head, task, note, weights)
-    backbone.model.to(device)
+    if backbone.real:
+        backbone.model.to(device)
     return build_network(backbone, adapter, config.targets[adapter.targets], precision)
 
 

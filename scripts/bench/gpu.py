@@ -24,7 +24,15 @@ from typing import Any
 
 from scripts.bench.run import ROOT, OneLine
 
-LIMITS = {"machine": 20, "k3": 40, "roberta_large": 75, "simulation": 35, "eight": 40, "tests": 70}
+LIMITS = {
+    "machine": 20,
+    "k3": 40,
+    "roberta_large": 75,
+    "simulation": 35,
+    "eight": 40,
+    "llama_7b": 60,
+    "tests": 70,
+}
 """Seconds a part may take, in order; what matters most comes first."""
 WHOLE = 235  # seconds after which no part is begun, and by which the last is ended
 

@@ -15,6 +15,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -98,6 +99,41 @@ def roberta_large(device: str, smoke: bool) -> Report:
         times = rows[names[2]]["wall_ratio"]
         report.target(f"times PEFT + Opacus (>= {OVER_PEER:g})", times, times >= OVER_PEER)
     return report
+
+
+def llama_7b(device: str, smoke: bool) -> Report:
+    """A step of LLaMA-7B's shapes, bf16, with layers that keep and with layers that recompute."""
+    from scripts.bench import large
+
+    report, steps = Report(), {}
+    settings = large.TINY if smoke else large.LLAMA_7B
+    for recomputes in (False, True):
+        name = "recomputed" if recomputes else "kept"
+        work = partial(large.step, settings, device, recomputes, smoke)
+        steps[name] = found = _with_peak(work)
+        peak = found["peak_mb"]
+        report.lines.append(
+            f"layers {name}: {found['seconds'] * 1e3:.0f} ms a step of {found['tokens']:,} tokens "
+            f"in micro-batches of {found['max_tokens']:,}; "
+            + ("" if peak is None else f"{peak:,.0f} MB at most, ")
+            + f"{(found['foretold_bytes'] + found['weights_bytes']) / 2**20:,.0f} MB foretold"
+        )
+        if found["padding"]:
+            report.wrong.append(f"rows are padded: {found['padding']}")
+        if peak is not None and torch.cuda.is_available():
+            torch.cuda.empty_cache()
+    for name, norm in steps["kept"]["norms"].items():
+        if abs(steps["recomputed"]["norms"][name] - norm) > 1e-2 * norm:
+            report.wrong.append(f"{name} differs where layers recompute")
+    report.facts = steps
+    return report
+
+
+def _with_peak(work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """What ``work`` found, and most MB held on the GPU meanwhile (None on a CPU)."""
+    found: list[dict[str, Any]] = []
+    peak = _peak_mb(lambda: found.append(work()))
+    return found[0] | {"peak_mb": peak}
 
 
 def _peer(name: str) -> list[str]:

@@ -29,7 +29,8 @@ def shape(width, layers, dtype, device):
     """As much of a network as the rule asks for."""
     model = torch.nn.Linear(1, 1, dtype=dtype)
     model.config = types.SimpleNamespace(hidden_size=width, num_hidden_layers=layers)
-    return types.SimpleNamespace(model=model, device=torch.device(device))
+    place = torch.device(device)
+    return types.SimpleNamespace(model=model, device=place, recomputes=False, task=TASK)
 
 
 LARGE, BASE = (1024, 24), (768, 12)  # RoBERTa

@@ -17,6 +17,8 @@ from ffalora_cli.config.errors import ConfigError, RunFailed
 from ffalora_cli.engine.ranks import Ranks
 from ffalora_cli.experiment.ranks import check, serve
 from ffalora_cli.experiment.run import run
+from ffalora_cli.experiment.shares import check_shares
+from ffalora_cli.methods import registry
 from ffalora_cli.stopping import StopFlag, Stopped
 from scripts.chaos.workload import Silent
 from tests.experiment.test_inputs import TASK, rows
@@ -107,6 +109,34 @@ def test_one_two_one_with_a_killed_process_is_one_run(job_in, monkeypatch):
         assert np.linalg.norm(tensors[name] - value) <= 1e-6 * np.linalg.norm(value)
     charged = [Path(at, "privacy_ledger.jsonl").read_text() for at in (folder, other)]
     assert charged[0] == charged[1]
+
+
+def test_weights_in_shares_are_one_run(job_in):
+    """Rank 1 has no weights but its shares of rank 0's; nothing of the run tells."""
+    wanted = run(job_in("fine", "alone", "privacy.noise=reproducible"), Silent())
+    job = job_in("fine", "shared", "privacy.noise=reproducible", "engine.shard=true")
+
+    def work(ranks):
+        return serve(ranks, job) if ranks.rank else (run(job, Silent(), ranks=ranks), ranks.tell())
+
+    (found, _), nothing = on_two_ranks(work)
+    assert nothing is None and found["signature"] == wanted["signature"]
+    tensors, same = (load_file(f"{r['run_dir']}/adapter.safetensors") for r in (found, wanted))
+    for name, value in same.items():
+        assert np.linalg.norm(tensors[name] - value) <= 1e-6 * np.linalg.norm(value)
+
+
+@pytest.mark.parametrize(
+    ("words", "world", "says"),
+    [
+        ((), 1, "one process cannot share .*; start several, as in torchrun"),
+        (("method=fedex_lora",), 2, "method=fedex_lora adds to the frozen weights"),
+    ],
+)
+def test_weights_that_cannot_be_shared_are_refused(job_in, words, world, says):
+    config = job_in("fine", "never", "engine.shard=true", *words).config
+    with pytest.raises(ConfigError, match=says):
+        check_shares(config, registry.get(config.method.name), world)
 
 
 @pytest.mark.parametrize(

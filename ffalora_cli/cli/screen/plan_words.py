@@ -176,10 +176,18 @@ def _range(time: Mapping[str, Any]) -> str:
     return f"about {human_seconds(middle)} ({low} to {high})"
 
 
-def _memory(memory: Mapping[str, int] | None) -> list[str]:
-    if memory is None:
-        return labelled("memory", "not measured")
-    return labelled("memory", f"{human_bytes(memory['peak_bytes'])} at most in those steps")
+def _memory(memory: Mapping[str, Any]) -> list[str]:
+    """What was measured, then the largest a step may hold, by kind."""
+    kinds = [f"{human_bytes(n)} {kind}" for kind, n in memory["by_kind"].items() if n]
+    how = "kept by layers that recompute" if memory["recomputes"] else "kept"
+    peak = memory["peak_bytes"]
+    return labelled(
+        "memory",
+        (f"{human_bytes(peak)} at most in those steps" if peak else "not measured")
+        + f"; {human_bytes(memory['total'])} foretold of {human_bytes(memory['free_bytes'])} free: "
+        f"{', '.join(kinds)}; micro-batches of {count(memory['max_tokens'])} tokens, "
+        f"{human_bytes(memory['token_bytes'])} {how} of each",
+    )
 
 
 def _disk(disk: Mapping[str, Any]) -> list[str]:

@@ -81,7 +81,7 @@ def _forecasts(jobs: list[Job], measured: bool) -> list[dict[str, Any]]:
 def total(found: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """The sum of all jobs, one after another; null where nothing was measured."""
     times = [job["time"] for job in found if job["time"] is not None]
-    peaks = [job["memory"]["peak_bytes"] for job in found if job["memory"] is not None]
+    peaks = [job["memory"]["peak_bytes"] for job in found if job["memory"]["peak_bytes"]]
     return {
         "jobs": len(found),
         "rounds": sum(job["rounds"]["planned"] for job in found),

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import astuple, dataclass, field, replace
+from functools import partial
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -17,6 +19,7 @@ from ffalora_cli.engine.job import LocalJob, LocalResult, StepBatches
 from ffalora_cli.engine.memory import copy_bytes, out_of_memory
 from ffalora_cli.engine.microbatch import cut, deal, padded_tokens
 from ffalora_cli.engine.ranks import ALONE, Ranks, of_clients, owners_of_clients
+from ffalora_cli.engine.sharding import Shares
 from ffalora_cli.engine.stacked import clipped_sums, unit_sums
 from ffalora_cli.engine.stacked.clipped_sums import CLIPPED, LOSS, NONFINITE, ROWS, UNITS
 from ffalora_cli.engine.stacked.cost import ghost_tensors
@@ -31,6 +34,7 @@ from ffalora_cli.types import Examples, Stack
 SEAMS = ("_privatise", "StackedEngine.train")
 """What an audit may replace; whoever calls it looks it up in this module."""
 NOISED_AT_ONCE = 16  # clients: noise still in the cache when added, no block of all [clients, P]
+Passed = TypeVar("Passed")
 MOST_HALVINGS = 3  # of micro-batches in one round, before running out of memory ends the run
 
 
@@ -46,6 +50,7 @@ class StackedEngine:
         fixed: whether micro-batches are rounded up to a few shapes; on a GPU they are.
         ghost_norms: whether large tensors may use them; an observer who hands in gradients says no.
         ranks: processes that train the same jobs, each its share of every step.
+        shares: of the model's layers, where each process holds one.
     """
 
     network: Network
@@ -54,11 +59,15 @@ class StackedEngine:
     fixed: bool = False
     ghost_norms: bool = True
     ranks: Ranks = ALONE
+    shares: Shares | None = None
     _shapes: FixedShapes = field(init=False)
 
     def __post_init__(self) -> None:
         self.fixed = self.fixed or self.network.device.type == "cuda"
-        graph = CudaGraph if self.network.device.type == "cuda" else None
+        # Where memory is short, kernels are long: their launches cost little.
+        short = self.network.recomputes or self.network.sharded
+        captures = self.network.device.type == "cuda" and not short
+        graph = CudaGraph if captures else None
         self._shapes = FixedShapes(self.network, self.examples, graph)
 
     def train(self, job: LocalJob) -> LocalResult:
@@ -87,6 +96,8 @@ class StackedEngine:
         tensors = self._shapes.tensors(job) if captures else RoundTensors.of(job, device)
         tally, clients = Tally(), len(job.clients)
         optimizer = job.optimizer.build([tensors.flat])
+        if self.shares is not None:
+            self.shares.learn(partial(self._nothing, tensors))
         for step, pairs in enumerate(job.batches):
             mine = sharing.share(pairs, self.examples.lengths)
             self._sum_with_backoff(job, step, mine, tensors, tally)
@@ -147,6 +158,8 @@ class StackedEngine:
             sums = Sums.of_units(part, totals)
             self._add_rows(job, step, part, tensors, tally, sums)
             unit_sums.close_units(job.privacy, sums, totals, counts)
+        if self.shares is not None:
+            self.shares.wait(partial(self._nothing, tensors))
 
     def _add_rows(
         self,
@@ -174,15 +187,27 @@ class StackedEngine:
             slots, rows = pairs.slots[batch], pairs.rows[batch]
             tally.tokens += int(lengths[batch].sum())
             if fixed:
-                tally.padded += self._shapes.add(slots, rows, job.privacy, tensors, ghosts)
+                work = partial(self._shapes.add, slots, rows, job.privacy, tensors, ghosts)
+                tally.padded += self._pass(work)
                 continue
             if job.dropout > 0:
                 self.network.with_dropout(keyed_dropout(job, step, slots, rows))
             tape = Tape(slots, len(tensors.flat), ghosts)
-            self._add(job, rows, tensors, tape, replace(sums, owner=sums.owner[batch]))
+            into = replace(sums, owner=sums.owner[batch])
+            self._pass(partial(self._add, job, rows, tensors, tape, into))
             self.network.with_dropout(None)
             class_rows = self.network.class_rows if packed else None
             tally.padded += padded_tokens(lengths[batch], class_rows)
+
+    def _pass(self, work: Callable[[], Passed]) -> Passed:
+        """Forward and backward of one micro-batch, by all ranks at once where they must be."""
+        return work() if self.shares is None else self.shares.together(work)
+
+    def _nothing(self, tensors: RoundTensors) -> None:
+        """A pass over one row that is added to nothing."""
+        shortest = np.array([np.asarray(self.examples.lengths).argmin()])
+        none, common = np.zeros(1, np.int64), tensors.common
+        self.per_example_gradients(none, shortest, tensors.trained, tensors.held, common)
 
     def _ghosts(self, tensors: RoundTensors, lengths: np.ndarray, room: int) -> frozenset[str]:
         """Names of the tensors with ghost norms.

@@ -7,10 +7,11 @@ once for all jobs whose steps cost the same.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from ffalora_cli.config.job import Job
+from ffalora_cli.config.schema import Config
 from ffalora_cli.experiment.forecast import cost, planned
 from ffalora_cli.experiment.forecast.measurement import Measurement, measure
 from ffalora_cli.experiment.observer import Observer
@@ -66,12 +67,13 @@ class Forecaster:
         from ffalora_cli.engine.build import pick_device
         from ffalora_cli.federation.rehearsal import rehearse
 
+        config = replace(job.config, engine=replace(job.config.engine, shard=False))
+        large = self.measured and self._too_large(config)
         # Bytes and epsilon need shapes alone; a step takes as long with random weights.
-        weights: Weights = "random" if self.measured else "none"
-        config = job.config
+        weights: Weights = "random" if self.measured and not large else "none"
         parts = build(config, job.signature, self.observer, weights=weights)
         seen = rehearse(parts.simulation)
-        measured = self._measured(parts) if self.measured else None
+        measured = self._measured(parts) if weights == "random" else None
         return {
             "clients": planned.clients(parts),
             "sampling": planned.sampling(parts),
@@ -80,13 +82,29 @@ class Forecaster:
             "parameters": planned.parameters(parts),
             "rounds": {"asked": config.federation.rounds, "planned": seen.rounds},
             "time": None if measured is None else cost.time(parts, seen, measured),
-            "memory": None if measured is None else {"peak_bytes": measured.peak_bytes},
+            "memory": planned.memory(parts, measured and measured.peak_bytes),
             "disk": cost.disk(parts, seen),
             "device": pick_device(config.engine.device),
             "padding": parts.padding,
             "warnings": list(parts.warnings),
-            "notes": list(parts.notes),
+            "notes": [*parts.notes, *([large] if large else [])],
         }
+
+    def _too_large(self, config: Config) -> str:
+        """Why no step can be measured here; empty where the weights have room."""
+        import torch
+
+        from ffalora_cli.engine.build import pick_device
+        from ffalora_cli.engine.memory import free_memory, weight_bytes
+        from ffalora_cli.models.backbone import load_skeleton, pin_model
+
+        model = load_skeleton(pin_model(config.model, self.observer.note), config.task)
+        wanted = weight_bytes(model, config.engine.precision)
+        free = free_memory(torch.device(pick_device(config.engine.device)))
+        if wanted <= free:
+            return ""
+        there = f"{free / 1e9:.1f} GB are free here"
+        return f"not measured: the weights take {wanted / 1e9:.1f} GB and {there}"
 
     def _measured(self, parts: Parts) -> Measurement:
         key = cost.cost_key(parts.config)

@@ -166,6 +166,39 @@ def parameters(parts: Parts) -> dict[str, Any]:
     }
 
 
+def memory(parts: Parts, peak_bytes: int | None) -> dict[str, Any]:
+    """Bytes of what a step holds at once, by what it is for, and what was measured.
+
+    A cohort's adapters stand for its largest chunk; of its tensors as many as the optimiser keeps.
+    """
+    from ffalora_cli.engine import memory
+    from ffalora_cli.federation.round import CHUNK_BYTES
+
+    network, federation = parts.simulation.network, parts.config.federation
+    trained = 4 * sum(spec.size for spec in parts.simulation.trained(1))
+    clients = federation.cohort_size or len(parts.simulation.clients)
+    stack = min(clients * trained, max(CHUNK_BYTES, trained))
+    moments = 2 if federation.local_optimizer == "adamw" else int(federation.local_momentum > 0)
+    tokens = parts.max_tokens
+    by_kind = {
+        "weights": memory.weight_bytes(network.plain, parts.config.engine.precision),
+        "adapters": 2 * stack,  # values and sums of gradients
+        "optimizer": moments * stack,
+        "activations": tokens * memory.kept_bytes(network),
+        "copies": memory.copy_bytes(network, tokens),
+        "scores": memory.score_bytes(network),
+    }
+    return {
+        "by_kind": by_kind,
+        "total": sum(by_kind.values()),
+        "max_tokens": tokens,
+        "token_bytes": memory.kept_bytes(network),
+        "recomputes": network.recomputes,
+        "free_bytes": memory.free_memory(network.device),
+        "peak_bytes": peak_bytes,
+    }
+
+
 def spread(values: np.ndarray) -> dict[str, float | int]:
     """Least, middle and most, of real members where the values are counts."""
     middle = np.quantile(values, 0.5, method="higher")
