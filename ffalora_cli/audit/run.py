@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -19,6 +20,7 @@ from ffalora_cli.methods import registry
 from ffalora_cli.models.processor import load_processor
 from ffalora_cli.privacy.planning import make as planning
 from ffalora_cli.privacy.planning.plan import PrivacyPlan
+from ffalora_cli.tasks import registry as tasks
 
 TIERS = ("mechanism", "canary", "all")
 
@@ -62,6 +64,7 @@ def plan_of(config: Config, sizes: np.ndarray) -> PrivacyPlan:
     exchanges = registry.get(config.method.name).exchanges()
     plan = planning.make_plan(config.privacy, sizes, config.federation, (), exchanges=exchanges)
     assert plan is not None
+    plan = replace(plan, content=tasks.get(config.task.kind).modality)
     if plan.accountant.sampling != "poisson":
         raise ConfigError(
             f"privacy.sampling={plan.accountant.sampling}: the audit tests Poisson batches; "

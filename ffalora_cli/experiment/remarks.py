@@ -43,7 +43,7 @@ def of_data(task: TaskConfig, data: TaskData) -> tuple[str, ...]:
 
 def of_precision(config: Config, device: str) -> tuple[str, ...]:
     """That bf16 would be faster there; which precision a run has is a person's to say."""
-    from ffalora_cli.engine.precision import matrix_units
+    from ffalora_cli.models.precision import matrix_units
 
     units = matrix_units(device)
     if not units or config.engine.precision != "fp32":
