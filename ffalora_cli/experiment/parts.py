@@ -206,7 +206,7 @@ def build(
     from ffalora_cli.engine.sharding import shard
     from ffalora_cli.experiment.generated import Asked
     from ffalora_cli.experiment.inputs import Loaded
-    from ffalora_cli.experiment.ranks import check_shares
+    from ffalora_cli.experiment.shares import check_shares
     from ffalora_cli.federation.roles import covered_names
     from ffalora_cli.federation.server.robust import combination_warnings
     from ffalora_cli.federation.simulation import Simulation
@@ -264,8 +264,8 @@ def build(
         config.adapter,
         config.head,
         config.task,
-        config.engine.precision if known != "none" else "fp32",
-        device if known != "none" and not config.engine.shard else "cpu",
+        config.engine.precision,
+        "cpu" if config.engine.shard else device,
         observer.note,
         known,
     )

@@ -34,7 +34,7 @@ WIDTH = 64  # hidden size and classes: no trained tensor has fewer elements, so 
 VOCABULARY = 64  # words; targets are below it, be they words or classes
 PATCHES = 4  # on each side of an image
 DERIVED = (
-    "layer_types", "id2label", "label2id", "architectures", "problem_type", "out_features",
+    "layer_types", "id2label", "label2id", "problem_type", "out_features",
     "out_indices", "stage_names",
 )  # fmt: skip
 """Settings of a model that follow from others, or are of its own task."""
@@ -204,6 +204,7 @@ def shrink(full: Any, width: int) -> Any:
         derived = (*DERIVED, "hidden_size", "num_layers")
     for name in derived:
         settings.pop(name, None)
+    settings["architectures"] = full.architectures or []  # where a class is chosen by them (DeiT)
     names = {full.attribute_map.get(name, name): value for name, value in small.items()}
     settings |= {n: v for n, v in names.items() if settings.get(n) is not None}
     for name, value in settings.items():
@@ -249,16 +250,17 @@ class SurrogateRows:
     Args:
         own: as of ``surrogate_rows``.
         task: of the run; where its loss is made of single tokens, a row's last ones are targets.
+        distinct: rows there are.
     """
 
-    def __init__(self, own: np.ndarray, task: TaskConfig) -> None:
+    def __init__(self, own: np.ndarray, task: TaskConfig, distinct: int = DISTINCT_ROWS) -> None:
         generator = np.random.default_rng(0)
-        lengths = generator.integers(2, 14, DISTINCT_ROWS).astype(np.int32)
+        lengths = generator.integers(2, 14, distinct).astype(np.int32)
         lengths[:3] = 1  # nothing but one special token: the shortest row there is
         self._tokens = [generator.integers(5, VOCABULARY, n) for n in lengths]
         self._own = own
         self.lengths = lengths[own]
-        targets = Targets(generator.integers(0, VOCABULARY, DISTINCT_ROWS))
+        targets = Targets(generator.integers(0, VOCABULARY, distinct))
         if tasks.get(task.kind).reads != "example":
             targets = _answers(lengths, task.loss_reduction, generator)
         self.targets = targets.take(own)
