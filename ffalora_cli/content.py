@@ -20,6 +20,17 @@ from pathlib import Path
 _SETTLED = 2_000_000_000  # nanoseconds after which a change would have another time
 
 
+def cache_folder(cache_dir: str | None = None) -> Path:
+    """``paths.cache``, else ``$FFALORA_CACHE``, else ``~/.cache/ffalora``; read at each call."""
+    chosen = cache_dir or os.environ.get("FFALORA_CACHE") or "~/.cache/ffalora"
+    return Path(chosen).expanduser()
+
+
+def hash_memory(cache_dir: str | None) -> Path:
+    """Folder of hashes of files that were taken before."""
+    return cache_folder(cache_dir) / "fingerprints"
+
+
 def content_hash(root: Path, files: Sequence[Path], memory: Path | None = None) -> str:
     """SHA-256 of one file, or of the names (below ``root``) and contents of several, in order.
 

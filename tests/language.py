@@ -5,15 +5,31 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
-from ffalora_cli.config.schema import TaskConfig
+from ffalora_cli.config.schema import AdapterConfig, TaskConfig
+from ffalora_cli.models.backbone import Backbone
+from ffalora_cli.models.network import Network, build_network
+from ffalora_cli.tasks.causal_lm import TASK
+from ffalora_cli.tasks.targets import Targets
+from tests.models.test_padding_free import DECODERS, made
+from tests.tiny import TinyExamples
 
 WORDS = "abcdefghijklmnopqrstuvwxyz0123456789.,:?'"
 TEMPLATE = (
     "{% for m in messages %}[{{ m['role'] }}]{{ m['content'] }}{% endfor %}"
     "{% if add_generation_prompt %}[answer]{% endif %}"
 )
+SITES = {
+    "gpt2": ("attn.c_attn", "attn.c_proj", "mlp.c_fc"),
+    "gpt_neox": ("query_key_value", "dense_4h_to_h"),
+    "opt": ("q_proj", "v_proj"),
+    "phi3": ("qkv_proj", "gate_up_proj"),
+}
+FAMILIES = (
+    "llama", "qwen2", "qwen3", "mistral", "gemma2", "phi3", "opt", "gpt2", "gpt_neox",
+)  # fmt: skip
 LLAMA_TARGETS = ("self_attn.q_proj", "self_attn.v_proj")
 
 
@@ -34,26 +50,27 @@ def tokenizer(**changed: Any) -> Any:
     return made
 
 
-def save_tiny_llama(folder: Path, seed: int = 0) -> Path:
-    """A random Llama (grouped heads, tied vocabulary) and its tokenizer."""
+def save_tiny_llama(folder: Path, seed: int = 0, words: Any = None, **changed: Any) -> Path:
+    """A random Llama (grouped heads, tied vocabulary) and its tokenizer, ``words`` or ours."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
     torch.manual_seed(seed)
-    settings = LlamaConfig(
-        vocab_size=48,
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=64,
-        tie_word_embeddings=True,
-        bos_token_id=0,
-        eos_token_id=1,
-        pad_token_id=None,
-    )
-    LlamaForCausalLM(settings).save_pretrained(folder)
-    tokenizer().save_pretrained(folder)
+    words = words or tokenizer()
+    settings: dict[str, Any] = {
+        "vocab_size": len(words),
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 64,
+        "tie_word_embeddings": True,
+        "bos_token_id": words.bos_token_id,
+        "eos_token_id": words.eos_token_id,
+        "pad_token_id": None,
+    }
+    LlamaForCausalLM(LlamaConfig(**settings | changed)).save_pretrained(folder)
+    words.save_pretrained(folder)
     return folder
 
 
@@ -92,3 +109,26 @@ def write_rows(folder: Path, rows: int = 48) -> Path:
         lines.append(json.dumps(row | {"category": ["open", "closed"][i % 2]}))
     file.write_text("\n".join(lines))
     return folder
+
+
+def language_network(family: str, rank: int = 4, alpha: float = 8.0, **settings: Any) -> Network:
+    """A tiny random model of a family, with adapters in attention and, mostly, after it."""
+    model = made(family, DECODERS[family] | settings, "AutoModelForCausalLM")
+    adapter = AdapterConfig(rank, alpha, "query_value", "kaiming", 0, 0.0)
+    sites = SITES.get(family, ("q_proj", "v_proj", "down_proj"))
+    return build_network(Backbone(model, "tiny", (), TASK), adapter, sites)
+
+
+def answered(rows: int, reduction: str = "mean") -> TinyExamples:
+    """Rows whose last tokens, from one to all but the first, are the answer."""
+    examples = TinyExamples(rows)
+    counts = np.random.default_rng(3).integers(1, examples.lengths)
+    starts = examples.lengths - counts
+    weights = 1.0 / counts if reduction == "mean" else np.ones(rows)
+    examples.targets = Targets(
+        np.concatenate([t[-n:] for t, n in zip(examples.tokens, counts, strict=True)]),
+        np.r_[0, np.cumsum(counts)],
+        np.concatenate([np.arange(s - 1, s - 1 + n) for s, n in zip(starts, counts, strict=True)]),
+        np.repeat(weights, counts).astype(np.float32),
+    )
+    return examples

@@ -82,13 +82,14 @@ class ModelConfig:
     """A pretrained backbone and what suits it."""
 
     name: str
-    source: str  # hub id, local folder, or "package:<module>/<folder>"
+    source: str  # hub id, folder, GGUF file, or "package:<module>/<folder or file>"
     revision: str | None
     targets: dict[str, tuple[str, ...]]  # pattern name -> module-name suffixes
     local_lr: dict[str, LearningRates]  # local optimiser -> recommended rates
     max_grad_norm: dict[str, float]  # pattern name -> recommended clip
     head_scale: float  # recommended standard deviation of a freshly drawn head
     random_weights: bool = False  # real architecture, random weights (benchmarks only)
+    cache: str | None = None  # paths.cache: a model inside one file is unpacked there
 
 
 @dataclass(frozen=True)
@@ -243,7 +244,7 @@ class EngineConfig:
 
     name: Literal["stacked", "reference"]
     device: str  # "auto", "cpu", "cuda", "cuda:1"
-    precision: Literal["fp32", "bf16", "tf32"]  # bf16: of the frozen weights
+    precision: Literal["auto", "fp32", "bf16", "tf32"]  # bf16: of the frozen weights
     max_tokens: int | None  # tokens in a micro-batch; null = auto
     threads: int | None  # null = torch's default
     share_secret: bool = False  # of noise=secure, with the other machines of a run

@@ -2,7 +2,8 @@
 
 Left out, because the same numbers come out either way:
 
-- ``tracking``, ``paths`` and ``name``: where records and trackers are and what they are called;
+- ``tracking``, ``paths``, ``model.cache`` and ``name``: where records and trackers are and what
+  they are called;
 - ``engine.device``, ``engine.max_tokens``, ``engine.threads``, ``engine.share_secret``,
   ``engine.gradient_checkpointing``, ``engine.shard``: how the work is cut and where it is done
   (equal within rounding, and what was used is recorded in the manifest);
@@ -45,6 +46,7 @@ _IGNORED = frozenset(
         "model.max_grad_norm",
         "model.head_scale",
         "federation.budget_megabytes",
+        "model.cache",
         "privacy.budget_guard",
         "privacy.trials",
         "privacy.trial_distribution",

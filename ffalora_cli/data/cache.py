@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ffalora_cli.config.errors import ConfigError
+from ffalora_cli.content import cache_folder
 from ffalora_cli.data.encode import TARGET_ARRAYS, Encoded, Split
 from ffalora_cli.data.images import Images
 from ffalora_cli.tasks.targets import Targets
@@ -28,17 +29,7 @@ META = "meta.json"
 
 def cache_root(cache_dir: str | None) -> Path:
     """Tokens, below ``paths.cache``, else ``$FFALORA_CACHE``, else ``~/.cache/ffalora``."""
-    return _chosen(cache_dir) / "tokens"
-
-
-def hash_memory(cache_dir: str | None) -> Path:
-    """Hashes of files that were taken before (``content``), in the same place."""
-    return _chosen(cache_dir) / "fingerprints"
-
-
-def _chosen(cache_dir: str | None) -> Path:
-    chosen = cache_dir or os.environ.get("FFALORA_CACHE") or "~/.cache/ffalora"
-    return Path(chosen).expanduser()
+    return cache_folder(cache_dir) / "tokens"
 
 
 def entry_key(processor: Any, *parts: str | int) -> str:

@@ -10,7 +10,8 @@ import numpy as np
 from ffalora_cli.config.errors import ConfigError
 from ffalora_cli.config.schema import TEXT_CLASSIFICATION, TaskConfig
 from ffalora_cli.config.splits import HOLDOUT, evaluated_splits
-from ffalora_cli.data.cache import cache_root, entry_key, hash_memory, read_entry, write_entry
+from ffalora_cli.content import hash_memory
+from ffalora_cli.data.cache import cache_root, entry_key, read_entry, write_entry
 from ffalora_cli.data.encode import Encoded, encode
 from ffalora_cli.data.groups import KeyedRows
 from ffalora_cli.data.holdout import cut_rows

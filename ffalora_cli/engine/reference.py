@@ -185,7 +185,7 @@ class ReferenceEngine:
         counts[4] += len(units)
         counts[5] += int(lengths.sum())
         counts[6] += len(rows) * int(lengths.max())
-        if privacy is not None:
+        if privacy is not None and units:
             rule = clip_rule(privacy.clip, privacy.max_grad_norm, names)
             counts[2:4] += _clean(parameters, rule, units)
 

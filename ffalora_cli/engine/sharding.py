@@ -183,7 +183,8 @@ class _HandOut:
         """All of a module's that no earlier layer holds; tied ones stay tied."""
         held: dict[int, tuple[Tensor, Tensor]] = {}
         for part in module.modules():
-            for kind in (part._parameters, part._buffers):
+            kinds: tuple[dict[str, Any], ...] = (part._parameters, part._buffers)
+            for kind in kinds:
                 for name, value in self._whole(kind.items()):
                     if id(value) not in held:
                         held[id(value)] = value, self._first(value)  # kept, so its id stays its own

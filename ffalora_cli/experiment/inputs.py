@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from ffalora_cli.config.errors import ConfigError, listed
 from ffalora_cli.config.schema import Config
 from ffalora_cli.config.splits import HOLDOUT, evaluated_splits
-from ffalora_cli.content import content_hash
+from ffalora_cli.content import content_hash, hash_memory
 from ffalora_cli.records.files import read_json
 from ffalora_cli.records.run_directory import MANIFEST, SUMMARY
 
@@ -49,7 +49,6 @@ def inputs_of(config: Config) -> Inputs:
     Raises:
         ConfigError: a folder or file that the configuration names is not there.
     """
-    from ffalora_cli.data.cache import hash_memory
     from ffalora_cli.data.sources.source import locate_here
     from ffalora_cli.models.source import model_files
 

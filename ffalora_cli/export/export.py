@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -30,6 +29,7 @@ from ffalora_cli.export.peft import (
     write_adapter,
     write_merged,
 )
+from ffalora_cli.export.processors import save_processor
 from ffalora_cli.export.trained_model import TrainedModel, read_model
 from ffalora_cli.export.usage import from_hub
 from ffalora_cli.records.files import sync_folder, to_json, write_new
@@ -42,7 +42,6 @@ from ffalora_cli.tasks.targets import Targets
 
 if TYPE_CHECKING:
     import torch
-    from transformers import PreTrainedTokenizerBase
 
     from ffalora_cli.data.dataset import Ready
     from ffalora_cli.models.network import Network
@@ -79,8 +78,10 @@ def export(
         ConfigError: nothing was written.
         RunFailed: the reloaded model is another one; nothing was kept.
     """
-    from ffalora_cli.models.backbone import load_backbone, load_tokenizer, pin_model
+    from ffalora_cli.models.backbone import load_backbone, pin_model
+    from ffalora_cli.models.families.vision import takes_any_size
     from ffalora_cli.models.network import build_network
+    from ffalora_cli.models.processor import load_processor
 
     _check_target(to, force)
     config = recorded_commits(build(records.config), records.manifest)
@@ -92,8 +93,8 @@ def export(
             f"--client {client}: at privacy.unit=client a client's own tensors are neither clipped "
             "nor noised, so they stay at home; leave out --client for the global model"
         )
-    tokenizer = load_tokenizer(config.model)
-    rows = _rows(config, tokenizer)
+    processor = load_processor(config.model, config.task)
+    rows = _rows(config, processor)
     backbone = load_backbone(config.model, config.head, config.task)
     targets = config.model.targets[config.adapter.targets]
     network = build_network(backbone, config.adapter, targets)
@@ -104,20 +105,25 @@ def export(
         )
     values = trained.values(network.initial, client)
     network.add_to_base(trained.base_delta)
+    arguments = takes_any_size(network.plain)
     with _aside(to) as folder:
         if merge:
             model = merged_model(network, values, trained.base_delta)
             write_merged(folder, model, backbone.task.settings(config.task))
         else:
             write_adapter(folder, network, values, backbone.drawn, config)
-        _save_tokenizer(tokenizer, folder)
-        difference = _difference(network, rows, values, folder, config, merge)
+        save_processor(processor, folder)
+        question = _question(folder, config, merge, arguments)
+        difference = _difference(network, rows, values, question)
         if not difference <= TOLERANCE:
             raise RunFailed(
                 f"the reloaded model's outputs differ by {difference:.2g} from ours "
                 f"(at most {TOLERANCE:g}): nothing was kept; please report it with the versions"
             )
-        facts = CardFacts(trained.round, which, merge, client, len(rows), TOLERANCE, difference)
+        sized = config.task.image_size is not None and bool(arguments)
+        facts = CardFacts(
+            trained.round, which, merge, client, len(rows), TOLERANCE, difference, sized
+        )
         write_new(folder / CARD, model_card(records, config, facts).encode())
         write_new(folder / FACTS, _facts(records, config, facts))
     return facts, merge or from_hub(config)
@@ -154,7 +160,7 @@ def _check_form(config: Config, trained: TrainedModel, merge: bool) -> None:
         )
 
 
-def _rows(config: Config, tokenizer: PreTrainedTokenizerBase) -> Ready:
+def _rows(config: Config, processor: Any) -> Ready:
     """Some real rows of the evaluation split, or of train where that is cut from it.
 
     Where single tokens are scored, each row keeps its last target: there the model has read all of
@@ -165,7 +171,8 @@ def _rows(config: Config, tokenizer: PreTrainedTokenizerBase) -> Ready:
     task = config.task
     split = task.eval_split if task.eval_split in task.splits else "train"
     paths = config.paths
-    rows, _ = encoded_split(task, tokenizer, paths.data, paths.cache, split, task.max_length)
+    length = task.max_length if task.image_column is None else processor.tokens
+    rows, _ = encoded_split(task, processor, paths.data, paths.cache, split, length)
     targets = rows.targets
     ends = np.arange(1, len(rows) + 1) if targets.offsets is None else targets.offsets[1:]
     there = np.flatnonzero(np.diff(ends, prepend=0))  # a row may have none
@@ -176,7 +183,7 @@ def _rows(config: Config, tokenizer: PreTrainedTokenizerBase) -> Ready:
 
 
 def _difference(
-    network: Network, rows: Ready, values: Tensors, folder: Path, config: Config, merge: bool
+    network: Network, rows: Ready, values: Tensors, question: Mapping[str, Any]
 ) -> float:
     """Largest difference between our outputs and those of the folder's model.
 
@@ -189,7 +196,7 @@ def _difference(
     asked: Tensors = {}
     ours: list[torch.Tensor] = []
     for number, batch in enumerate(cut(rows.lengths, TOKENS, ROWS, packed=False)):
-        asked |= {f"{number}/{name}": tensor for name, tensor in rows.inputs(batch).items()}
+        asked |= {f"{number}/{name}": x.contiguous() for name, x in rows.inputs(batch).items()}
         targets = rows.targets.batch(batch)
         if network.task.reads != "example":
             asked[str(number)] = targets.positions
@@ -197,7 +204,7 @@ def _difference(
             ours.append(network.outputs(network.inputs(rows, batch), values, targets))
     with tempfile.TemporaryDirectory() as private:  # real rows: readable by their owner alone
         files = [Path(private, name) for name in ("question", "inputs", "answer")]
-        files[0].write_bytes(to_json(_question(folder, config, merge)))
+        files[0].write_bytes(to_json(question))
         save_file(asked, files[1])
         done = subprocess.run(
             [sys.executable, "-P", str(reload.__file__), *map(str, files)],
@@ -212,40 +219,22 @@ def _difference(
     return max(float((o - theirs[str(n)]).abs().max()) for n, o in enumerate(ours))
 
 
-def _question(folder: Path, config: Config, merge: bool) -> dict[str, Any]:
+def _question(
+    folder: Path, config: Config, merge: bool, arguments: Mapping[str, Any]
+) -> dict[str, Any]:
     """What ``reload`` has to know."""
     from ffalora_cli.models.source import resolve_source
 
     task = registry.get(config.task.kind)
     return {
         "folder": str(folder.resolve()),
-        "base": None if merge else resolve_source(config.model.source),
+        "base": None if merge else resolve_source(config.model.source, config.model.cache),
         "revision": config.model.revision,
         "auto_class": task.auto_class,
         "width": task.outputs(config.task) or None,
         "settings": task.settings(config.task),
+        "arguments": arguments,
     }
-
-
-def _save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
-    """Its files, without the path it was loaded from; read back they are the same tokenizer.
-
-    Raises:
-        RunFailed: they are another one.
-    """
-    from transformers import AutoTokenizer
-
-    from ffalora_cli.data.cache import entry_key
-
-    tokenizer.save_pretrained(str(folder))
-    file = folder / "tokenizer_config.json"
-    settings = json.loads(file.read_text(encoding="utf-8"))
-    for key in ("name_or_path", "tokenizer_file", "special_tokens_map_file"):
-        settings.pop(key, None)
-    file.write_bytes(to_json(settings, indent=2))
-    back = AutoTokenizer.from_pretrained(folder)
-    if (entry_key(back), back.chat_template) != (entry_key(tokenizer), tokenizer.chat_template):
-        raise RunFailed("the saved tokenizer is another one when it is loaded: nothing was kept")
 
 
 @contextmanager

@@ -46,6 +46,7 @@ class CardFacts:
         rows: compared after reloading.
         tolerance: that outputs for these rows were within.
         difference: largest absolute difference of an output among them.
+        sized: whether the model has to be told that images are of another size than its own.
     """
 
     round: int
@@ -55,6 +56,7 @@ class CardFacts:
     rows: int
     tolerance: float
     difference: float
+    sized: bool = False
 
 
 def model_card(records: RunRecords, config: Config, facts: CardFacts) -> str:
@@ -79,7 +81,7 @@ def model_card(records: RunRecords, config: Config, facts: CardFacts) -> str:
     sections = [
         ("", about),
         ("Results", _results(records, config, facts, scores)),
-        ("Use", usage(config, facts.merged)),
+        ("Use", usage(config, facts.merged, facts.sized)),
         ("Privacy", _privacy(records.privacy, config, facts.client)),
         ("Data and clients", _data(records, config)),
         ("Training", _training(config)),
@@ -178,11 +180,14 @@ def _data(records: RunRecords, config: Config) -> str:
 def _of_kind(task: TaskConfig) -> list[tuple[str, str]]:
     """How rows become what the model reads: the template of a language model's among it."""
     kind = tasks.get(task.kind)
-    named = [(key, getattr(task, key)) for key in kind.keys]
+    named = [(key, getattr(task, key)) for key in kind.keys if key != "generate"]
     rows = [(key, f"`{value}`".replace("\n", "\\n")) for key, value in named if value is not None]
     if kind.modality == "text":
         cut = "the first" if kind.reads != "vocabulary" else "at most"
         rows.append(("tokens", f"{cut} {task.max_length} of a row"))
+    if (asked := task.generate) is not None:
+        said = f"to {asked.rows} rows, greedy, at most {asked.max_new_tokens} tokens"
+        rows.append(("generated answers", said))
     return [(key.replace("_", " "), value.replace("|", "\\|")) for key, value in rows]
 
 

@@ -2,10 +2,10 @@
 
 ``python reload.py QUESTION INPUTS ANSWER`` imports transformers and peft and nothing of ours.
 QUESTION is JSON: ``folder``, ``base`` (None: a merged model), ``revision``, and of the task
-``auto_class``, ``width`` (None: as the model has it) and ``settings`` (of the model's
-configuration). INPUTS is safetensors: of micro-batch ``i`` the model's arguments, each ``i/NAME``,
-and where outputs of single tokens are asked, ``i`` their places, int64 [rows]. ANSWER is
-safetensors: ``i``, float32 [rows, width].
+``auto_class``, ``width`` (None: as the model has it), ``settings`` (of the model's configuration)
+and ``arguments`` (of every call). INPUTS is safetensors: of micro-batch ``i`` the model's inputs,
+each ``i/NAME``, and where outputs of single tokens are asked, ``i`` their places, int64 [rows].
+ANSWER is safetensors: ``i``, float32 [rows, width].
 """
 
 from __future__ import annotations
@@ -50,7 +50,8 @@ def main(question_file: str, inputs_file: str, answer_file: str) -> None:
 
     logging.set_verbosity_error()
     logging.disable_progress_bar()
-    model = load(json.loads(Path(question_file).read_text(encoding="utf-8")))
+    question = json.loads(Path(question_file).read_text(encoding="utf-8"))
+    model = load(question)
     batches: dict[str, dict[str, Any]] = {}
     places: dict[str, Any] = {}
     for key, tensor in load_file(inputs_file).items():
@@ -62,7 +63,7 @@ def main(question_file: str, inputs_file: str, answer_file: str) -> None:
     answers = {}
     with torch.no_grad():
         for number, inputs in batches.items():
-            logits = model(**inputs).logits.float()
+            logits = model(**inputs, **question["arguments"]).logits.float()
             if number in places:
                 logits = logits[torch.arange(len(logits)), places[number]]
             answers[number] = logits.contiguous()

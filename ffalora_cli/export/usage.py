@@ -7,12 +7,12 @@ from ffalora_cli.export.peft import public_source
 from ffalora_cli.tasks import registry
 
 
-def usage(config: Config, merged: bool) -> str:
-    """Python that loads the folder and runs the model once, as Markdown."""
+def usage(config: Config, merged: bool, sized: bool) -> str:
+    """Python that loads the folder and runs the model once, as Markdown; ``CardFacts`` says how."""
     kind = registry.get(config.task.kind)
     processor = "AutoImageProcessor" if kind.modality == "image" else "AutoTokenizer"
     name = "image_processor" if kind.modality == "image" else "tokenizer"
-    piped = kind.pipeline in ("text-generation", "image-classification")
+    piped = kind.reads == "vocabulary" or (kind.modality == "image" and not sized)
     names = [kind.auto_class, processor, *(["pipeline"] if piped else [])]
     lines = [] if merged else ["from peft import PeftModel"]
     lines += [f"from transformers import {', '.join(names)}", ""]
@@ -20,7 +20,7 @@ def usage(config: Config, merged: bool) -> str:
     lines += ["model.eval()", f'{name} = {processor}.from_pretrained("THIS_FOLDER")']
     if piped:
         lines.append(f'run = pipeline("{kind.pipeline}", model=model, {name}={name})')
-    return "```python\n" + "\n".join([*lines, *_call(config.task)]) + "\n```"
+    return "```python\n" + "\n".join([*lines, *_call(config.task, sized)]) + "\n```"
 
 
 def _model(config: Config, merged: bool) -> list[str]:
@@ -52,9 +52,15 @@ def _base(config: Config) -> list[str]:
     return [f'base = "{public}"{note}']
 
 
-def _call(task: TaskConfig) -> list[str]:
+def _call(task: TaskConfig, sized: bool) -> list[str]:
     """One use of what was loaded."""
     kind = registry.get(task.kind)
+    if sized:
+        return [
+            "from PIL import Image",
+            'inputs = image_processor(Image.open("IMAGE").convert("RGB"), return_tensors="pt")',
+            "logits = model(**inputs, interpolate_pos_encoding=True).logits",
+        ]
     if kind.modality == "image":
         return ['print(run("IMAGE"))  # a file, an address or a PIL image']
     if kind.reads == "vocabulary":

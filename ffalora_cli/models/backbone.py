@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -15,7 +14,7 @@ from torch import nn
 
 from ffalora_cli import keys
 from ffalora_cli.adapters.sites import FAMILIES
-from ffalora_cli.config.errors import ConfigError, brief, one_line
+from ffalora_cli.config.errors import ConfigError, brief
 from ffalora_cli.config.schema import HeadConfig, ModelConfig, TaskConfig
 from ffalora_cli.hub.access import Note, silent
 from ffalora_cli.hub.model_files import (
@@ -24,11 +23,10 @@ from ffalora_cli.hub.model_files import (
     model_folder,
     pinned_commit,
 )
-from ffalora_cli.hub.reasons import of_ours
 from ffalora_cli.models.families.vision import allow_any_size
 from ffalora_cli.models.fingerprint import fingerprint_tensors
-from ffalora_cli.models.quiet import quiet_transformers
-from ffalora_cli.models.source import no_tokenizer, resolve_source
+from ffalora_cli.models.reading import quiet_transformers, readable_errors
+from ffalora_cli.models.source import no_tokenizer, packed_file, resolve_source
 from ffalora_cli.tasks import registry
 from ffalora_cli.tasks.base import Task
 
@@ -54,26 +52,34 @@ class Backbone:
 def pin_model(config: ModelConfig, note: Note = silent) -> ModelConfig:
     """The model with its revision turned into the commit that is loaded from now on.
 
-    A folder or package has none and stays as it is.
+    A folder or package has none and stays as it is; a model inside one file is unpacked here.
 
     Raises:
         ConfigError: the source cannot be found or reached.
     """
-    path = resolve_source(config.source)
+    path = _here(config, note)
     if Path(path).is_dir():
         return config
     return replace(config, revision=pinned_commit(path, config.revision, note))
 
 
 def model_origin(config: ModelConfig) -> dict[str, str | None]:
-    """Source of a pinned model and its commit, for the records."""
-    hub = not Path(resolve_source(config.source)).is_dir()
-    return {"source": config.source, "commit": config.revision if hub else None}
+    """Source of a pinned model, its commit, and what was done to it, for the records."""
+    hub = not Path(resolve_source(config.source, config.cache)).is_dir()
+    origin = {"source": config.source, "commit": config.revision if hub else None}
+    packed = packed_file(config)
+    return origin if packed is None else {**origin, "weights": packed.about}
+
+
+def _here(config: ModelConfig, note: Note) -> str:
+    """The model's folder, unpacked where it was one file; or a repository of the hub."""
+    packed = packed_file(config)
+    return resolve_source(config.source) if packed is None else str(packed.run(note))
 
 
 def local_folder(config: ModelConfig, part: Part, note: Note) -> str:
     """The folder of a model: its own, or the hub's cache with the wanted part in it."""
-    path = resolve_source(config.source)
+    path = _here(config, note)
     if Path(path).is_dir():
         return path
     commit = pinned_commit(path, config.revision)
@@ -86,7 +92,7 @@ def load_tokenizer(config: ModelConfig, note: Note = silent) -> PreTrainedTokeni
 
     folder = local_folder(config, "tokenizer", note)
     check_sentencepiece(Path(folder), config.source)
-    with readable_errors(config), quiet_transformers():
+    with readable_errors(config.source), quiet_transformers():
         # Left open, ``trust_remote_code`` asks on the terminal whether to run the folder's code.
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     # Without files transformers makes one up: special tokens alone, every word unknown or gone.
@@ -103,7 +109,7 @@ def load_skeleton(config: ModelConfig, task: TaskConfig, note: Note = silent) ->
     """
     kind = registry.get(task.kind)
     settings = load_settings(config, note, **_width(kind, task))
-    with readable_errors(config), quiet_transformers(), torch.device("meta"):
+    with readable_errors(config.source), quiet_transformers(), torch.device("meta"):
         try:
             return _auto_class(kind).from_config(settings)
         except ValueError as error:
@@ -136,7 +142,7 @@ def load_settings(config: ModelConfig, note: Note = silent, **changed: Any) -> P
     from transformers import AutoConfig
 
     folder = local_folder(config, "config", note)
-    with readable_errors(config), quiet_transformers():
+    with readable_errors(config.source), quiet_transformers():
         return AutoConfig.from_pretrained(folder, trust_remote_code=False, **changed)
 
 
@@ -168,13 +174,13 @@ def load_backbone(
         return Backbone(model.eval().requires_grad_(False), "none", (), kind, real=False)
     if config.random_weights or weights == "random":
         settings = load_settings(config, note, **_width(kind, task))
-        with readable_errors(config), torch.random.fork_rng(devices=[]):
+        with readable_errors(config.source), torch.random.fork_rng(devices=[]):
             torch.manual_seed(keys.torch_seed(keys.derive(head.seed, "random_weights")))
             model = _auto_class(kind).from_config(settings)
         missing = {*_head_parameters(kind, model)}
     else:
         folder = local_folder(config, "weights", note)
-        with readable_errors(config), quiet_transformers():
+        with readable_errors(config.source, folder), quiet_transformers():
             model, info = _auto_class(kind).from_pretrained(
                 folder,
                 **_width(kind, task),
@@ -231,31 +237,3 @@ def _draw_missing(model: nn.Module, missing: set[str], head: HeadConfig) -> tupl
         elif name.endswith("bias"):
             parameter.zero_()
     return tuple(drawn)
-
-
-@contextlib.contextmanager
-def readable_errors(config: ModelConfig) -> Iterator[None]:
-    """Re-word what transformers raises about a folder's files into one line with a remedy."""
-    try:
-        yield
-    except Exception as error:  # a damaged folder can raise anything its libraries know
-        if of_ours(error):
-            raise
-        source = f"model.source={brief(config.source, 60)}"
-        if _holds_pickles(config):
-            raise ConfigError(
-                f"{source}: its weights are pickles only, which are never opened; where you trust "
-                "it, save it with safetensors (save_pretrained), then model.source=FOLDER"
-            ) from error
-        reason = one_line(f"{type(error).__name__}: {error}").rstrip(". ")
-        raise ConfigError(
-            f"{source}: not loadable ({reason}); use model=minilm (no download) or "
-            "model.source=FOLDER"
-        ) from error
-
-
-def _holds_pickles(config: ModelConfig) -> bool:
-    """Whether a folder's weights are in ``pytorch_model.bin`` alone."""
-    folder = Path(resolve_source(config.source))
-    names = ("pytorch_model.bin", "pytorch_model.bin.index.json")
-    return any((folder / n).exists() for n in names) and not any(folder.glob("*.safetensors"))

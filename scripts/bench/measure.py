@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
 
 from ffalora_cli.config.errors import ConfigError, choose
@@ -66,10 +67,10 @@ class Bench:
                 raise choose("model", args.model, tuple(MODELS))
             profile = replace(profile, model=args.model)
         chosen = _contestants(args)
-        examples, texts = load_texts(profile, args.data)
+        examples, texts = load_texts(profile, args.data, args.source)
         networks: dict[str, Network] = {}
         for precision in {c.precision for c in chosen}:
-            backbone, weights = load_weights(profile.model, str(device))
+            backbone, weights = load_weights(profile.model, str(device), args.source)
             networks[precision] = make_network(backbone, precision, MODELS[profile.model].targets)
         network = next(iter(networks.values()))
         max_tokens = args.max_tokens or auto_max_tokens(network)
@@ -131,7 +132,9 @@ class Bench:
                 cpu[name].append(seconds[0])
                 wall[name].append(seconds[1])
         first = self.contestants[0].name
-        flops = sum(step_flops(self.shape, self.examples.lengths))
+        ends = self.examples.targets.offsets
+        read = 1 if ends is None else np.diff(ends)
+        flops = sum(step_flops(self.shape, self.examples.lengths, read))
         tokens = int(self.examples.lengths.sum())
         differences = self._differences(trained)
         # On one CPU thread CPU time is the work; wall time would add what others do to the machine.

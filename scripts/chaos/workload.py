@@ -93,6 +93,9 @@ class Silent:
     def started(self, facts: object) -> None:
         """Nothing to show."""
 
+    def working(self, on: str, done: float, total: int) -> None:
+        """Nothing."""
+
     def round_done(self, record: object) -> None:
         """Nothing to show."""
 

@@ -103,6 +103,14 @@ try       ffalora show runs/bbc_news-minilm-ffa_lora-0123456789ab
 """
 
 
+def test_a_column_is_as_wide_as_its_metric():
+    (job,) = plan(["experiment=dolly_small", "task.metrics=[token_accuracy]"])
+    chosen = table.columns(job.config)
+    line = table.Line(1, 8, {"eval/token_accuracy": 0.5, "eval/loss": 3.4})
+    assert len(table.heading(chosen)) == len(table.row(chosen, line))
+    assert table.row(chosen, line).index("50.0 %") + 6 == len("    round token_accuracy")
+
+
 def test_piped_output_is_plain_and_whole(job) -> None:
     stream = io.StringIO()
     play(PlainDisplay(job, stream))
@@ -273,3 +281,22 @@ def test_a_plain_display_shows_that_it_is_alive_between_evaluations(job, monkeyp
     play(PlainDisplay(job, stream))
     rows = [line.split()[0] for line in stream.getvalue().splitlines() if "/4 " in line[:12]]
     assert rows == ["0/4", "1/4", "2/4", "3/4", "4/4"]
+
+
+def test_long_work_within_a_round_is_shown_with_the_time_that_is_left(job, monkeypatch):
+    clock = iter(range(0, 1000, 6)).__next__
+    monkeypatch.setattr("ffalora_cli.cli.screen.display.time.monotonic", clock)
+    stream = io.StringIO()
+    display = PlainDisplay(job, stream)  # at 0 s
+    for done in (0.0, 25.0, 50.5):  # each call looks at the clock: about 12 s pass between lines
+        display.working("answers", done, 100)
+    said = stream.getvalue().splitlines()
+    assert said and re.fullmatch(r"answers 50 of 100, 0:\d\d left", said[-1])
+    console = Console(file=io.StringIO(), width=100)
+    live = LiveDisplay(job, console)
+    live.working("answers", 50.0, 100)
+    console.print(live._view())
+    assert "answers 50 of 100, 0:0" in console.file.getvalue()
+    live.round_done(record(1))
+    console.print(live._view())
+    assert "answers" not in console.file.getvalue().splitlines()[-1]

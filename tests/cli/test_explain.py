@@ -66,7 +66,8 @@ def test_identity_is_what_the_signature_says(key, change):
 def test_every_key_can_be_explained_with_words():
     for found in explained([key for key in leaf_keys() if not key.endswith("*")], []):
         assert found["type"] and found["line"], found
-        assert found["allowed"] == [] or _word(found["value"]) in found["allowed"], found
+        null = found["key"].startswith("task.generate.")  # the section is
+        assert found["allowed"] == [] or null or _word(found["value"]) in found["allowed"], found
 
 
 def _word(value):

@@ -69,7 +69,7 @@ def test_flops_are_those_that_torch_counts(monkeypatch, head_row_only, lengths):
         scores, forward = counted(logits)
         _, backward = counted(lambda: torch.autograd.grad(scores.sum(), zeros))
     shape = Shape.of(network.model.config)
-    assert (forward, backward) == step_flops(shape, lengths, head_row_only)
+    assert (forward, backward) == step_flops(shape, lengths, 1 if head_row_only else None)
 
 
 def test_every_profile_uses_each_text_once_and_k300_those_of_k3x100():
@@ -210,7 +210,7 @@ def test_kernels_of_a_step(capsys):
         assert row["tokens"] == lengths.sum() < row["rows"]
         assert row["micro_batches"] == 1
         filled = [longest] * (row["rows"] // longest + 1)
-        least, most = sum(step_flops(shape, lengths)), 2 * sum(step_flops(shape, filled, False))
+        least, most = sum(step_flops(shape, lengths)), 2 * sum(step_flops(shape, filled, None))
         assert least < row["flops"] < most
         assert row["peak_bytes"] > rows["bf16", private]["peak_bytes"] or precision == "bf16"
         assert row["kernels"] > rows[precision, False]["kernels"] or not private
@@ -232,6 +232,23 @@ def test_a_family_beside_its_peer(capsys):
     assert 0 < row["difference"] < 1e-5 < row["difference_bf16"] < 0.2
     assert row["ratio"].keys() == {"stacked", "stacked+bf16"}
     assert all(row["floors"][p].keys() == {"torch.mm", "oneDNN"} for p in ("fp32", "bf16"))
+
+
+def test_a_language_model_beside_its_peers(capsys):
+    from scripts.bench import run as bench
+
+    pytest.importorskip("opacus")
+    pytest.importorskip("peft")
+    threads = torch.get_num_threads()
+    names = ["--contestants", "stacked,reference,peft_opacus"]
+    try:
+        assert bench.main(["smoke_lm", *names, "--reps", "1", "--no-memory", "--json"]) == 0
+    finally:
+        torch.set_num_threads(threads)
+    report = json.loads(capsys.readouterr().out)
+    rows = {row["name"]: row for row in report["rows"]}
+    assert max(rows[name]["difference"] for name in ("reference", "peft_opacus")) < 1e-5
+    assert rows["stacked"]["padding"] < rows["peft_opacus"]["padding"]
 
 
 def test_a_failed_part_does_not_end_the_others(tmp_path, monkeypatch, capsys):

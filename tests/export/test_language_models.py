@@ -12,45 +12,15 @@ from peft import PeftModel
 from safetensors import safe_open
 from transformers import AutoModelForCausalLM
 
-from ffalora_cli.config.schema import AdapterConfig
 from ffalora_cli.export.peft import merged_model, write_adapter, write_merged
-from ffalora_cli.models.backbone import Backbone
-from ffalora_cli.models.network import build_network
 from ffalora_cli.tasks.causal_lm import TASK
-from ffalora_cli.tasks.targets import Targets
 from tests.export.test_export import ALPHA, RANK, config, drawn
-from tests.models.test_padding_free import DECODERS, made
-from tests.tiny import TinyExamples
-
-SITES = {
-    "gpt2": ("attn.c_attn", "attn.c_proj", "mlp.c_fc"),
-    "gpt_neox": ("query_key_value", "dense_4h_to_h"),
-    "opt": ("q_proj", "v_proj"),
-    "phi3": ("qkv_proj", "gate_up_proj"),
-}
-FAMILIES = ("llama", "qwen2", "qwen3", "gemma2", "phi3", "opt", "gpt2", "gpt_neox", "mistral")
-
-
-def answered(rows, seed=3):
-    """Rows whose last tokens, from one to all but the first, are the answer."""
-    examples = TinyExamples(rows)
-    counts = np.random.default_rng(seed).integers(1, examples.lengths)
-    starts = examples.lengths - counts
-    examples.targets = Targets(
-        np.concatenate([t[-n:] for t, n in zip(examples.tokens, counts, strict=True)]),
-        np.r_[0, np.cumsum(counts)],
-        np.concatenate([np.arange(s - 1, s - 1 + n) for s, n in zip(starts, counts, strict=True)]),
-        np.repeat(1.0 / counts, counts).astype(np.float32),
-    )
-    return examples
+from tests.language import FAMILIES, answered, language_network
 
 
 def subject(family, **settings):
-    model = made(family, DECODERS[family] | settings, "AutoModelForCausalLM")
-    base = copy.deepcopy(model)
-    adapter = AdapterConfig(RANK, ALPHA, "query_value", "kaiming", 0, 0.0)
-    sites = SITES.get(family, ("q_proj", "v_proj", "down_proj"))
-    network = build_network(Backbone(model, "tiny", (), TASK), adapter, sites)
+    network = language_network(family, RANK, ALPHA, **settings)
+    base = copy.deepcopy(network.plain)
     examples = answered(12)
     order = np.argsort(-examples.lengths, kind="stable")
     return base, network, drawn(network), examples, order

@@ -6,14 +6,18 @@ import contextlib
 import io
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
+from transformers import ViTImageProcessor
 
 from ffalora_cli.cli.main import main
 from ffalora_cli.export import export as room
 from ffalora_cli.export import reload
 from ffalora_cli.records.reading import read_run
 from tests.language import save_tiny_llama, write_rows
+from tests.tiny import save_tiny_bert, tiny_image_network
 
 TALK = [
     "task=sst2",
@@ -92,3 +96,87 @@ def test_a_language_model_writes_by_the_code_of_its_card(talk, merge, tmp_path, 
     with torch.no_grad():
         ids = names["tokenizer"]("q: abc a:", return_tensors="pt")
         assert names["model"](**ids).logits.shape[-1] == 48
+
+
+def save_tiny_vit(folder: Path) -> Path:
+    """A random ViT of 32 pixels, and its processor."""
+    ViTImageProcessor(size={"height": 32, "width": 32}).save_pretrained(folder)
+    tiny_image_network("vit").plain.save_pretrained(folder)
+    return folder
+
+
+def write_pictures(folder: Path, rows: int = 40) -> Path:
+    """``folder/digits/train/CLASS/*.png``: noise, darker in one class."""
+    generator = np.random.default_rng(0)
+    for i in range(rows):
+        file = folder / "digits" / "train" / "01"[i % 2] / f"{i}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        pixels = generator.integers(0, 128 + 100 * (i % 2), (40, 36, 3)).astype(np.uint8)
+        Image.fromarray(pixels).save(file)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("side", "merge"), [(None, []), (None, ["--merge"]), (48, []), (48, ["--merge"])]
+)
+def test_an_image_is_classified_by_the_code_of_its_card(side, merge, tmp_path):
+    base, data = save_tiny_vit(tmp_path / "vit"), write_pictures(tmp_path / "data")
+    words = [
+        "task=digits",
+        'task.classes=["0","1"]',
+        "task.splits={train: train}",
+        "model=vit_small",
+    ]
+    words += [f"model.source={base}", f"paths.data={data}", f"paths.runs={tmp_path / 'runs'}"]
+    words += ["debug=tiny", "privacy=none", "federation.local_lr=1"]
+    words += [] if side is None else [f"task.image_size={side}"]
+    assert main(["run", "--quiet", *words]) == 0
+    (run,), to = (tmp_path / "runs").iterdir(), tmp_path / "out"
+    assert main(["export", str(run), "--to", str(to), *merge]) == 0
+    card = (to / "README.md").read_text()
+    picture = next(data.rglob("*.png"))
+    names, said = run_code(card.replace('"IMAGE"', f'"{picture}"'), to, base)
+    assert names["image_processor"].size["height"] == (side or 32)
+    assert "token" not in card.split("## Data and clients")[1].split("##")[0]
+    if side is None:
+        assert "'label': '0'" in said and "score" in said
+    else:
+        assert names["logits"].shape == (1, 2) and names["inputs"]["pixel_values"].shape[-1] == side
+
+
+@pytest.mark.parametrize(
+    ("kind", "words", "shape", "said"),
+    [
+        (
+            "regression",
+            ["task.classes=[]", "task.metrics=[pearson]"],
+            (1, 1),
+            "(text classification)",
+        ),
+        (
+            "token_classification",
+            ["task.classes=[O,B-X]", "task.metrics=[token_accuracy]"],
+            (1, 3, 2),  # [CLS] text [SEP]
+            "(token classification, 2 classes)",
+        ),
+        ("text_classification", ["task.classes=[no,yes]"], (1, 2), "(text classification, 2"),
+    ],
+)
+def test_numbers_tags_and_classes_by_the_code_of_their_cards(kind, words, shape, said, tmp_path):
+    label = {"regression": "{}.5", "token_classification": '["O","B-X"]'}.get(kind, "{}")
+    rows = [f'{{"text": "film {i}", "label": {label.format(i % 2)}}}' for i in range(40)]
+    file = tmp_path / "data" / "mine" / "train.jsonl"
+    file.parent.mkdir(parents=True)
+    file.write_text("\n".join(rows))
+    base = Path(save_tiny_bert(tmp_path / "bert"))
+    typed = ["task=sst2", "task.name=mine", f"task.kind={kind}", "task.text_columns=[text]", *words]
+    typed += ["task.splits={train: train}", "task.eval_split=holdout", "partition=iid"]
+    typed += ["debug=tiny", "privacy=none", "model=auto", f"model.source={base}"]
+    typed += [f"paths.data={tmp_path / 'data'}", f"paths.runs={tmp_path / 'runs'}"]
+    assert main(["run", "--quiet", *typed]) == 0
+    (run,), to = (tmp_path / "runs").iterdir(), tmp_path / "out"
+    assert main(["export", str(run), "--to", str(to)]) == 0
+    card = (to / "README.md").read_text()
+    names, _ = run_code(card, to, base)
+    assert names["logits"].shape == shape
+    assert said in card

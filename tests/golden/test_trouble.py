@@ -33,6 +33,8 @@ class Notes:
     def started(self, facts):
         self.facts = facts
 
+    def working(self, on, done, total): ...
+
     def round_done(self, record):
         pass
 

@@ -122,6 +122,8 @@ class Watcher:
     def started(self, facts):
         self.said.append(repr(facts))
 
+    def working(self, on, done, total): ...
+
     def round_done(self, record):
         self.said.append(repr(record))
         (path,) = self.root.rglob(SECRET)

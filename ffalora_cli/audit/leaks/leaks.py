@@ -169,7 +169,9 @@ def _page(run: RunRecords) -> list[str]:
 def _card(config: Config, folder: Path) -> Write:
     """Writes the card of an export again, of other records."""
     said = read_json(folder / FACTS)
-    facts = CardFacts(said["round"], "last", False, None, said["rows"], TOLERANCE, 0.0)
+    facts = CardFacts(
+        said["round"], "last", False, None, said["rows"], TOLERANCE, 0.0, said["sized"]
+    )
     return lambda run: _lines(model_card(run, config, facts))
 
 

@@ -15,8 +15,16 @@ from ffalora_cli.config.errors import one_line
 from ffalora_cli.config.schema import Config
 from ffalora_cli.config.secrets import redact
 from ffalora_cli.federation.schedule import in_words
-from ffalora_cli.metric_keys import DOWNLINK_TOTAL, UPLINK_TOTAL, bytes_of, evaluated, personalized
+from ffalora_cli.metric_keys import (
+    DOWNLINK_TOTAL,
+    UPLINK_TOTAL,
+    bytes_of,
+    evaluated,
+    interval,
+    personalized,
+)
 from ffalora_cli.privacy.rounding import epsilon_text
+from ffalora_cli.tasks import generated_answers
 from ffalora_cli.tasks import registry as tasks
 
 _LABEL = 10
@@ -132,10 +140,24 @@ def closing(summary: Mapping[str, Any], metrics_order: Sequence[str]) -> list[st
     if summary.get("seconds") is not None:
         after += f" in {human_seconds(float(summary['seconds']))}"
     lines = labelled("result", f"{', '.join(scores) or 'not evaluated'} ({after})")
+    if written := generated(metrics):
+        lines += labelled("generated", written)
     lines += labelled("bytes", communication(metrics))
     lines += labelled("privacy", privacy_sentence(summary.get("privacy")))
     lines += labelled("records", str(summary.get("run_dir")))
     return lines
+
+
+def generated(metrics: Mapping[str, float]) -> str:
+    """Scores of generated answers, shares with their interval; empty where there are none."""
+    found = []
+    for name in generated_answers.METRICS:
+        key = evaluated(name)
+        if key in metrics:
+            low, high = (metrics.get(end) for end in interval(key))
+            ends = "" if low is None else f" (95 %: {score(name, low)} to {score(name, high)})"
+            found.append(f"{name.replace('generated_', '')} {score(name, metrics[key])}{ends}")
+    return ", ".join(found)
 
 
 def communication(metrics: Mapping[str, float]) -> str:

@@ -58,15 +58,16 @@ def _forecasts(jobs: list[Job], measured: bool) -> list[dict[str, Any]]:
     """
     from ffalora_cli.experiment.forecast.forecast import Forecaster, Nobody
     from ffalora_cli.hub.access import DOWNLOADING
+    from ffalora_cli.models.packaged import CONVERTING
 
-    class _Downloads(Nobody):
+    class _Waits(Nobody):
         """Says on standard error what takes a person's time; the rest is in the forecast."""
 
         def note(self, text: str) -> None:
-            if text.startswith(DOWNLOADING):
+            if text.startswith((DOWNLOADING, CONVERTING)):
                 print(f"ffalora: {text}", file=sys.stderr)
 
-    forecaster, found = Forecaster(measured, _Downloads()), []
+    forecaster, found = Forecaster(measured, _Waits()), []
     with Counting("planning jobs") as counting:
         for number, job in enumerate(jobs, start=1):
             with naming_job(number, len(jobs)):

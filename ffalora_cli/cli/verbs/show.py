@@ -17,10 +17,12 @@ from ffalora_cli.config.build import build
 from ffalora_cli.config.errors import ConfigError, brief
 from ffalora_cli.config.schema import Config
 from ffalora_cli.metric_keys import evaluated
+from ffalora_cli.tasks.generated_answers import COMPARISONS
 
 if TYPE_CHECKING:
     from ffalora_cli.records.reading import RunRecords
 
+_ANSWERS = 5
 _ROUNDS = 12  # evaluated rounds shown; all are in rounds.jsonl
 _VERSIONS = ("torch", "transformers", "opacus", "dp-accounting")
 
@@ -34,10 +36,14 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--runs", default="runs", help="folder of all runs (default: runs)")
     parser.add_argument("--json", action="store_true", help="everything recorded, as JSON")
     parser.add_argument("--privacy", action="store_true", help="the privacy statement alone")
+    parser.add_argument("--answers", action="store_true", help="five generated answers")
     options = parser.read(arguments)
     records = read_run(find_run(options.runs, options.run))
     try:
-        _show(records, options.privacy, options.json)
+        if options.answers:
+            _print(_answers(records))
+        else:
+            _show(records, options.privacy, options.json)
     except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
         if isinstance(error, ConfigError):
             raise
@@ -54,8 +60,30 @@ def _show(records: RunRecords, privacy: bool, as_json: bool) -> None:
     elif as_json:
         print(json.dumps(_plain(records), indent=2))
     else:
-        for line in _lines(records):
-            print("".join(letter if letter.isprintable() else "?" for letter in line))
+        _print(_lines(records))
+
+
+def _print(lines: Sequence[str]) -> None:
+    for line in lines:
+        print("".join(letter if letter.isprintable() else "?" for letter in line))
+
+
+def _answers(records: RunRecords) -> list[str]:
+    """Some of the last generated answers beside their references, evenly chosen."""
+    from ffalora_cli.records.reading import read_generated
+
+    found = read_generated(records.path)
+    chosen = found[:: max(1, len(found) // _ANSWERS)][:_ANSWERS]
+    lines = words.labelled("round", f"{chosen[0]['round']}, {len(chosen)} of {len(found)} answers")
+    for one in chosen:
+        lines.append("")
+        for part in ("prompt", "answer", "reference"):
+            text = str(one[part]).strip()
+            for number, line in enumerate(text.splitlines() or [""]):
+                lines += words.labelled("" if number else part, line)
+        scores = [f"{name} {one[name]['score']:.3g}" for name in COMPARISONS if name in one]
+        lines += words.labelled("scored", ", ".join(scores))
+    return lines
 
 
 def _lines(records: RunRecords) -> list[str]:

@@ -17,7 +17,7 @@ from ffalora_cli.adapters.context import Context
 from ffalora_cli.adapters.layout import Layout
 from ffalora_cli.config.errors import one_line
 from ffalora_cli.models.families import attention, packed, vocabulary
-from ffalora_cli.models.quiet import quiet_transformers
+from ffalora_cli.models.reading import quiet_transformers
 from ffalora_cli.types import Tensors
 
 LENGTHS, MOST = (7, 4, 3), 256  # the first row goes beyond a sliding window of less than MOST

@@ -16,6 +16,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
+from ffalora_cli.content import cache_folder
+
 Question = dict[str, str | float | int | list[int]]
 _Answer = TypeVar("_Answer", float, list[float])
 REVISION = 2  # of how answers are computed; older files are no answers
@@ -23,9 +25,7 @@ REVISION = 2  # of how answers are computed; older files are no answers
 
 def folder() -> Path:
     """Where privacy numbers are kept; read from the environment at each call."""
-    root = os.environ.get("FFALORA_CACHE")
-    base = Path(root).expanduser() if root else Path.home() / ".cache" / "ffalora"
-    return base / "privacy"
+    return cache_folder() / "privacy"
 
 
 def load(question: Question) -> Any:

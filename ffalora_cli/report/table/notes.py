@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ffalora_cli.config.errors import listed
+from ffalora_cli.metric_keys import interval, short_name
 from ffalora_cli.records.reading import RunRecords
-from ffalora_cli.report.runs.moments import headline
+from ffalora_cli.report.runs.moments import headline, value_of
 from ffalora_cli.report.runs.selection import value_at
 from ffalora_cli.report.runs.settings import (
     MEANINGLESS,
@@ -34,6 +35,7 @@ def notes(comparison: Comparison) -> list[str]:
     """Everything a reader needs to judge the numbers."""
     return [
         *_spread(comparison),
+        *_intervals(comparison),
         *_differences(comparison),
         *_evaluation_point(comparison),
         *_privacy(comparison),
@@ -73,6 +75,25 @@ def _spread(comparison: Comparison) -> list[str]:
             found[-1] += f"; {TIED}: {_TIED_MEANS}"
     if any(cell.rank == "best" and cell.sample.count == 1 for cell in cells):
         found.append(f"a {BEST} of a single run shows no difference to any other row")
+    return found
+
+
+def _intervals(comparison: Comparison) -> list[str]:
+    """Of shares of generated answers, which have one in a single run, too."""
+    found, point = [], comparison.question.point
+    for metric in comparison.metrics:
+        ends = [[value_of(run, point, end) for end in interval(metric)] for run in comparison.runs]
+        said = [
+            f"{run.path.name} {100 * low:.1f} to {100 * high:.1f} %"
+            for run, (low, high) in zip(comparison.runs, ends, strict=True)
+            if low is not None and high is not None
+        ]
+        if said:
+            more = f", and of {len(said) - _NAMED} more" if len(said) > _NAMED else ""
+            found.append(
+                f"{short_name(metric)}: 95 % interval of a run's answers (Wilson): "
+                f"{', '.join(said[:_NAMED])}{more}"
+            )
     return found
 
 
