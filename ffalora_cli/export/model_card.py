@@ -234,8 +234,8 @@ def _versions(manifest: Mapping[str, Any], config: Config, facts: CardFacts) -> 
         f"{code_of(manifest)}; Python {manifest.get('python')}; {joined(versions)}.\n\n"
         f"Base weights `{manifest.get('model_fingerprint')}`, config "
         f"`{manifest.get('signature')}`. This folder was loaded by plain libraries in a process of "
-        f"its own; its outputs for {facts.rows} rows differ from the run's model by {within:.1e} of "
-        "the largest at most."
+        f"its own; its outputs for {facts.rows} rows differ from the run's model by {within:.1e} "
+        "of the largest at most."
     )
 
 
