@@ -138,11 +138,16 @@ def tiny_network(
 
 def tiny_image_network(family: str, targets: tuple[str, ...] = ("q_proj", "v_proj")) -> Network:
     """A tiny random model of images with adapters of rank 4."""
-    name, settings = IMAGE_MODELS[family]
-    model = _random(f"{name}ForImageClassification", f"{name}Config", settings, 0)
+    model = tiny_image_model(family)
     allow_any_size(model)
     adapter = AdapterConfig(4, 8.0, "query_value", "kaiming", 0, 0.0)
     return build_network(Backbone(model, "tiny", (), IMAGES), adapter, targets)
+
+
+def tiny_image_model(family: str) -> torch.nn.Module:
+    """A random classifier of images."""
+    name, settings = IMAGE_MODELS[family]
+    return _random(f"{name}ForImageClassification", f"{name}Config", settings, 0)
 
 
 def tiny_images(rows: int, side: int = 32, tokens: int = 17, classes: int = 3) -> Images:

@@ -27,6 +27,11 @@ FAMILIES = (
     "albert", "vit", "deit", "dinov2", "swin",
 )  # fmt: skip
 """Families of models, as ``config.json`` spells them, that ``configs/model`` has targets for."""
+DECODERS = (
+    "llama", "mistral", "qwen2", "qwen3", "gemma2", "olmo2", "phi3", "phi", "opt", "gpt2",
+    "gpt_neox",
+)  # fmt: skip
+"""The same of language models, which read from left to right."""
 
 
 class AdaptedLinear(nn.Module):
@@ -141,9 +146,10 @@ def _no_site(model: nn.Module, suffix: str, linears: Iterable[str]) -> str:
     hint = nearest(suffix, leaves)
     said = f"model.targets: {suffix!r} names no linear layer of this {family} model"
     said += f" (nearest is {hint!r}); " if hint else f" (it has {listed(leaves) or 'none'}); "
-    if family in FAMILIES:
-        return said + "model=auto has targets for every supported family"
-    return said + f"supported families are {', '.join(FAMILIES)}"
+    for auto, families in (("auto", FAMILIES), ("auto_decoder", DECODERS)):
+        if family in families:
+            return said + f"model={auto} has targets for every family of its kind"
+    return said + f"supported families are {', '.join((*FAMILIES, *DECODERS))}"
 
 
 def install(

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
+from ffalora_cli.audit.canary.answers import hidden_answers
 from ffalora_cli.audit.canary.canaries import run_canaries
 from ffalora_cli.audit.canary.step_level import step_level
 from ffalora_cli.audit.mechanism.battery import Effort, run_checks
@@ -19,6 +21,7 @@ from ffalora_cli.methods import registry
 from ffalora_cli.models.processor import load_processor
 from ffalora_cli.privacy.planning import make as planning
 from ffalora_cli.privacy.planning.plan import PrivacyPlan
+from ffalora_cli.tasks import registry as tasks
 
 TIERS = ("mechanism", "canary", "all")
 
@@ -62,6 +65,7 @@ def plan_of(config: Config, sizes: np.ndarray) -> PrivacyPlan:
     exchanges = registry.get(config.method.name).exchanges()
     plan = planning.make_plan(config.privacy, sizes, config.federation, (), exchanges=exchanges)
     assert plan is not None
+    plan = replace(plan, content=tasks.get(config.task.kind).modality)
     if plan.accountant.sampling != "poisson":
         raise ConfigError(
             f"privacy.sampling={plan.accountant.sampling}: the audit tests Poisson batches; "
@@ -96,5 +100,7 @@ def audit(
         bounds.append(step_level(subject.plan, *found))
     if tier != "mechanism":
         bounds += run_canaries(subject)
+        if subject.network.task.reads == "vocabulary":
+            bounds.append(hidden_answers(subject))
     claim, delta = float(subject.plan.epsilon_planned.max()), subject.plan.accountant.delta
     return Verdict(claim, delta, tuple(judge(checks)), tuple(bounds))

@@ -104,8 +104,10 @@ def from_file(file: Path, overrides: Sequence[str]) -> Job:
 
 def _job(settings: Sequence[Setting], plain: dict[str, Any]) -> Job:
     from ffalora_cli.methods import registry
+    from ffalora_cli.models.precision import settle_precision
 
     config = build(plain)
     rules.refuse_secrets(plain)
     registry.check(config)
-    return Job(config, tuple(one.text for one in settings), tuple(earlier_words(plain)))
+    config, said = settle_precision(config)
+    return Job(config, tuple(one.text for one in settings), (*earlier_words(plain), *said))

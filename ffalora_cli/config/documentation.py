@@ -5,11 +5,10 @@ from __future__ import annotations
 import ast
 import dataclasses
 import inspect
-import types
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from ffalora_cli.config import schema
 from ffalora_cli.config.build import inner_type
@@ -79,7 +78,7 @@ def key_type(key: str) -> KeyType:
 
 def _words(expected: Any) -> str:
     origin, arguments = get_origin(expected), get_args(expected)
-    if origin in (Union, types.UnionType):
+    if inner_type(expected) is not expected:
         several = [_words(a) for a in arguments if a is not type(None)]
         return f"{' or '.join(several)}, or null"
     if origin is Literal:

@@ -244,7 +244,7 @@ class EngineConfig:
 
     name: Literal["stacked", "reference"]
     device: str  # "auto", "cpu", "cuda", "cuda:1"
-    precision: Literal["fp32", "bf16", "tf32"]  # bf16: of the frozen weights
+    precision: Literal["auto", "fp32", "bf16", "tf32"]  # bf16: of the frozen weights
     max_tokens: int | None  # tokens in a micro-batch; null = auto
     threads: int | None  # null = torch's default
     share_secret: bool = False  # of noise=secure, with the other machines of a run

@@ -91,7 +91,8 @@ def score_bytes(network: Network) -> int:
     """What a chunk of a language model's scores takes, bytes; 0 for other tasks."""
     if network.task.reads != "vocabulary":
         return 0
-    return SCORES * 4 * CHUNK * int(network.model.config.get_text_config().vocab_size)
+    settings: Any = network.model.config
+    return SCORES * 4 * CHUNK * int(settings.get_text_config().vocab_size)
 
 
 def free_memory(device: torch.device) -> int:

@@ -1,4 +1,4 @@
-"""Sets what ``engine.precision`` means for matrix products, and says which one suits a machine.
+"""Sets what ``engine.precision`` means for matrix products.
 
 ``tf32`` is a switch of torch's for the whole process: the run that was built last decides. The
 products that clip and sum per-example gradients are kept out of it: there its eleven bits would
@@ -45,11 +45,3 @@ def exact_products() -> Iterator[None]:
         yield
     finally:
         torch.set_float32_matmul_precision(before)
-
-
-def matrix_units(device: str) -> str:
-    """What multiplies bf16 matrices many times faster than fp32 ones there; empty: nothing."""
-    if device != "cpu":
-        native = torch.cuda.is_bf16_supported(including_emulation=False)
-        return torch.cuda.get_device_name(device) if native else ""
-    return "AMX" if torch.cpu._is_amx_tile_supported() else ""

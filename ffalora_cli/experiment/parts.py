@@ -206,7 +206,7 @@ def build(
     from ffalora_cli.engine.sharding import shard
     from ffalora_cli.experiment.generated import Asked
     from ffalora_cli.experiment.inputs import Loaded
-    from ffalora_cli.experiment.ranks import check_shares
+    from ffalora_cli.experiment.shares import check_shares
     from ffalora_cli.federation.roles import covered_names
     from ffalora_cli.federation.server.robust import combination_warnings
     from ffalora_cli.federation.simulation import Simulation
@@ -254,7 +254,7 @@ def build(
     warnings += (*(plan.warnings if plan else ()), *combination_warnings(config, len(clients)))
     for warning in warnings:
         observer.note(f"warning: {warning}")
-    notes = remarks.of_precision(config, device)
+    notes = (*remarks.of_precision(config, device), *remarks.of_clip(config))
     for note in notes:
         observer.note(note)
     # Of a model in shares rank 0 has the weights on its CPU, the others their shapes.
@@ -264,8 +264,8 @@ def build(
         config.adapter,
         config.head,
         config.task,
-        config.engine.precision if known != "none" else "fp32",
-        device if known != "none" and not config.engine.shard else "cpu",
+        config.engine.precision,
+        "cpu" if config.engine.shard else device,
         observer.note,
         known,
     )
@@ -273,7 +273,8 @@ def build(
         dtype = torch.bfloat16 if config.engine.precision == "bf16" else torch.float32
         shares = shard(network, skeleton, ranks, device, dtype)
     if plan is not None:
-        plan = replace(plan, covered=covered_names(network, method, config.head))
+        covered = covered_names(network, method, config.head)
+        plan = replace(plan, covered=covered, content=network.task.modality)
         check_network(network.plain, plan.covered, config.adapter.init)
     loaded = Loaded(
         tokens=data.train.content,

@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from ffalora_cli.engine.generate import Told
     from ffalora_cli.engine.job import LocalJob, LocalResult
     from ffalora_cli.experiment.parts import Parts
-    from ffalora_cli.methods.base import Method
     from ffalora_cli.models.network import Network
     from ffalora_cli.types import Examples, Tensors
 
@@ -60,25 +59,6 @@ def check(config: Config, world: int) -> None:
         raise ConfigError(
             "privacy.noise=secure: its secret would cross the network to the other machines of "
             "this run; allow it with engine.share_secret=true, or use one machine"
-        )
-
-
-def check_shares(config: Config, method: Method, world: int) -> None:
-    """Refuse ``engine.shard=true`` where ranks could not keep step, or frozen weights change."""
-    if world < 2:
-        raise ConfigError(
-            "engine.shard=true: one process cannot share its weights with others; start several, "
-            "as in torchrun --nproc-per-node=2 -m ffalora_cli run ..., or use engine.shard=false"
-        )
-    if method.merges:
-        raise ConfigError(
-            f"engine.shard=true: method={method.name} adds to the frozen weights, of which each "
-            "process holds a part; use a method whose weights stay as they are, such as ffa_lora"
-        )
-    if config.task.generate is not None:
-        raise ConfigError(
-            "engine.shard=true: generated answers end at different steps on each process, and "
-            "every step needs all of them; use task.generate=null"
         )
 
 

@@ -43,7 +43,7 @@ def of_data(task: TaskConfig, data: TaskData) -> tuple[str, ...]:
 
 def of_precision(config: Config, device: str) -> tuple[str, ...]:
     """That bf16 would be faster there; which precision a run has is a person's to say."""
-    from ffalora_cli.engine.precision import matrix_units
+    from ffalora_cli.models.precision import matrix_units
 
     units = matrix_units(device)
     if not units or config.engine.precision != "fp32":
@@ -62,4 +62,20 @@ def of_spread_units(config: Config, spread: bool) -> tuple[str, ...]:
     return (
         f"some values of task.unit_column={column} lie on several clients, which all release "
         f"something of them; partition.keep_together={column} keeps each on one",
+    )
+
+
+def of_clip(config: Config) -> tuple[str, ...]:
+    """A recommended clip is for all layers, and for the mean of a row's losses."""
+    privacy, layers = config.privacy, config.adapter.layers
+    recommended = config.model.max_grad_norm.get(config.adapter.targets)
+    follows = privacy.inside_clients and privacy.max_grad_norm == recommended
+    others = ["task.loss_reduction=sum"] * (config.task.loss_reduction == "sum")
+    others += ["adapter.layers"] * (layers is not None)
+    if not follows or privacy.clip_quantile is not None or not others:
+        return ()
+    return (
+        f"privacy.max_grad_norm={recommended:g} is recommended for all layers and the mean of a "
+        f"row's tokens, and norms are others with {' and '.join(others)}; give one that suits, or "
+        "privacy.clip_quantile=0.5, which follows them",
     )

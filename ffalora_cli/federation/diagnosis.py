@@ -2,7 +2,8 @@
 
 A run is stopped only when nothing can come of it. A frozen head on normalised features bounds the
 loss, so divergence is told by scores at chance together with a loss well above the start, for
-several evaluations. What merely learnt nothing is said at the end.
+several evaluations; by the loss alone where no constant answer scores anything, as of a language
+model. What merely learnt nothing is said at the end.
 """
 
 from __future__ import annotations
@@ -90,7 +91,8 @@ class Watch:
                 "row, so another may suit units of several"
             )
         if self._evaluated > PATIENCE and not self._ever_learnt:
-            notes.append(f"warning: {self._scores} never left chance; {advice(self._config)}")
+            what = f"{self._scores} never left chance" if self._chance else "the loss never fell"
+            notes.append(f"warning: {what}; {advice(self._config)}")
         return notes
 
     def _uploads(self, record: RoundRecord) -> list[str]:
@@ -129,14 +131,15 @@ class Watch:
             return
         self._evaluated += 1
         at_chance = self._at_chance(record.metrics)
-        self._ever_learnt |= not at_chance
-        high = at_chance and loss > ABOVE * self._start
+        self._ever_learnt |= not at_chance if self._chance else loss < self._start
+        high = (at_chance or not self._chance) and loss > ABOVE * self._start
         self._high = self._high + 1 if high else 0
         if self._high >= PATIENCE:
+            scores = f" with {self._scores} at chance" if self._chance else ""
             raise self._diverged(
                 record,
-                f"evaluation loss {loss:.3g} (before training {self._start:.3g}) with "
-                f"{self._scores} at chance for {PATIENCE} evaluations",
+                f"evaluation loss {loss:.3g} (before training {self._start:.3g}){scores} for "
+                f"{PATIENCE} evaluations",
             )
 
     def _at_chance(self, metrics: Mapping[str, float]) -> bool:

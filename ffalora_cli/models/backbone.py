@@ -160,10 +160,10 @@ def load_backbone(
         head: scale (standard deviation of new weights) and seed of the head.
         task: its kind says which class of model, and how wide its last layer is.
         note: is told of a download.
-        weights: ``none`` reserves memory and fills nothing in, for who needs names and shapes.
+        weights: ``none`` for who needs names and shapes: then they are on the meta device.
 
     Returns:
-        The model in eval mode, every parameter frozen, fp32, on the CPU.
+        The model in eval mode, every parameter frozen, fp32, on the CPU if it has values.
 
     Raises:
         ConfigError: the source cannot be found, read or reached.
@@ -171,8 +171,7 @@ def load_backbone(
     kind = registry.get(task.kind)
     if weights == "none":
         model = load_skeleton(config, task, note)
-        frozen = model.to_empty(device="cpu").eval().requires_grad_(False)
-        return Backbone(frozen, "none", (), kind, real=False)
+        return Backbone(model.eval().requires_grad_(False), "none", (), kind, real=False)
     if config.random_weights or weights == "random":
         settings = load_settings(config, note, **_width(kind, task))
         with readable_errors(config.source), torch.random.fork_rng(devices=[]):

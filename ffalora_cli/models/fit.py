@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from torch import nn
 
-from ffalora_cli.adapters.sites import FAMILIES, find_sites
+from ffalora_cli.adapters.sites import DECODERS, FAMILIES, find_sites
 from ffalora_cli.config.errors import ConfigError, brief
-from ffalora_cli.config.schema import Config
+from ffalora_cli.config.schema import Config, TaskConfig
 from ffalora_cli.models.families import check
 from ffalora_cli.tasks import registry
 
@@ -41,7 +41,8 @@ def check_fit(model: PreTrainedModel, processor: Any, config: Config) -> list[st
         ConfigError: names the first misfit and what to set.
     """
     source = f"model.source={brief(config.model.source, 60)}"
-    notes = _check_family(model, source) + _check_rank(model, config)
+    writes = registry.get(config.task.kind).reads == "vocabulary"
+    notes = _check_family(model, source, writes) + _check_rank(model, config)
     if config.task.image_column is not None:
         return notes
     rows = model.get_input_embeddings().num_embeddings
@@ -51,7 +52,9 @@ def check_fit(model: PreTrainedModel, processor: Any, config: Config) -> list[st
             f"{source}: its tokenizer has ids up to {largest}, its embedding {rows} rows; give it "
             "the tokenizer it was trained with, or resize the embedding and save it"
         )
-    _check_length(model, config.task.max_length)
+    _check_length(model, config.task)
+    if writes:
+        _check_writer(processor, config, source)
     if processor.pad_token_id is None:
         refusal = check.refusal(model, registry.get(config.task.kind).reads)
         if why := why_padded(config, model.config.model_type, refusal):
@@ -104,28 +107,56 @@ def _count(ids: np.ndarray, wanted: Iterable[int]) -> int:
     return sum(int(np.count_nonzero(ids == one)) for one in wanted)
 
 
-def _check_family(model: PreTrainedModel, source: str) -> list[str]:
-    """Encoders classify; what is no tested family may, where its layers are named."""
-    family = model.config.model_type
-    known = f"supported families are {', '.join(FAMILIES)}"
+def _check_family(model: PreTrainedModel, source: str, writes: bool) -> list[str]:
+    """Encoders classify, decoders write; what is no tested family may, where layers are named."""
+    family, tested = model.config.model_type, DECODERS if writes else FAMILIES
+    known = f"supported families are {', '.join(tested)}"
     if model.config.is_encoder_decoder:
         raise ConfigError(f"{source}: a {family} model is an encoder with a decoder; {known}")
-    return [] if family in FAMILIES else [f"a {family} model is not tested; {known}"]
+    if writes and family in FAMILIES:
+        raise ConfigError(
+            f"{source}: a {family} model reads both ways, so it knows the next word already; use a "
+            f"language model, as model=smollm2 ({known})"
+        )
+    where = "" if family not in DECODERS else " with a head of another kind than its own"
+    return [] if family in tested else [f"a {family} model is not tested{where}; {known}"]
 
 
-def _check_length(model: nn.Module, max_length: int) -> None:
+def _check_writer(tokenizer: PreTrainedTokenizerBase, config: Config, source: str) -> None:
+    """An answer ends with a token of its own; chats are written by the tokenizer's template."""
+    if tokenizer.eos_token_id is None:
+        raise ConfigError(
+            f"{source}: its tokenizer has no token that ends a text, and every answer ends with "
+            "it; set eos_token in tokenizer_config.json"
+        )
+    if config.task.messages_column is not None and not tokenizer.chat_template:
+        raise ConfigError(
+            f"task.messages_column={config.task.messages_column}: the tokenizer of {source} has no "
+            "chat template; use a model tuned on chats, or put its chat_template.jinja in a folder "
+            "with the model"
+        )
+
+
+def _check_length(model: PreTrainedModel, task: TaskConfig) -> None:
     """Rows of a table of positions; RoBERTa's first ones, up to its padding's, belong to no token.
 
-    Models without such a table (DeBERTa, ModernBERT) read any length.
+    Encoders without such a table (DeBERTa, ModernBERT) read any length. A decoder says how many
+    tokens it was trained on, whatever tells it of their order.
     """
+    trained = model.config.max_position_embeddings if model.config.model_type in DECODERS else None
+    if trained is not None and task.max_length > trained:
+        raise ConfigError(
+            f"task.max_length={task.max_length}: the model's context is {trained} tokens; set "
+            f"task.max_length={trained}"
+        )
     for name, module in model.named_modules():
         if isinstance(module, nn.Embedding) and name.endswith(".position_embeddings"):
             unused = 0 if module.padding_idx is None else module.padding_idx + 1
             most = module.num_embeddings - unused
-            if max_length > most:
+            if task.max_length > most:
                 more = f" ({module.num_embeddings} positions, {unused} unused)" if unused else ""
                 raise ConfigError(
-                    f"task.max_length={max_length} does not fit the model, which reads up to "
+                    f"task.max_length={task.max_length} does not fit the model, which reads up to "
                     f"{most} tokens{more}; set task.max_length={most}"
                 )
 

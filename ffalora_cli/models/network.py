@@ -267,7 +267,8 @@ def build_network(
     for name in head:
         for leaf, parameter in plain.get_submodule(name).named_parameters():
             full = f"head.{name}.{leaf}"
-            initial[full] = parameter.detach().to("cpu", copy=True)
+            value = parameter.detach() if backbone.real else torch.empty(parameter.shape)
+            initial[full] = value.to("cpu", copy=True)
             specs.append(TensorSpec(full, tuple(parameter.shape), "head", "head", f"{name}.{leaf}"))
     context = Context()
     if precision == "bf16":  # weights of its own: casting a shared parameter would cast both
@@ -311,7 +312,8 @@ def load_network(
 ) -> Network:
     """Load, adapt, move: the one way a run gets its network; ``note`` is told of a download."""
     backbone = load_backbone(config, head, task, note, weights)
-    backbone.model.to(device)
+    if backbone.real:
+        backbone.model.to(device)
     return build_network(backbone, adapter, config.targets[adapter.targets], precision)
 
 

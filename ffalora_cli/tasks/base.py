@@ -94,6 +94,11 @@ class Task(ABC):
         """Whether a head is learnt or drawn; a language model's vocabulary is its base."""
         return self.reads != "vocabulary"
 
+    @property
+    def large_base(self) -> bool:
+        """Whether ``engine.precision=auto`` is bf16 where a machine is fast at it."""
+        return self.reads == "vocabulary" or self.modality == "image"
+
     @abstractmethod
     def outputs(self, config: TaskConfig) -> int:
         """Width of the model's last layer, ``num_labels`` of transformers; 0: its own."""

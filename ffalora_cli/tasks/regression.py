@@ -42,11 +42,10 @@ class Regression(Task):
         for row, cell in enumerate(table[name or ""]):
             value = _number(cell)
             if value is None or not low <= value <= high:
-                inside = f" from {low:g} to {high:g} (task.target_range)"
-                inside = inside if config.target_range else ""
+                wanted = f"a number from {low:g} to {high:g} (task.target_range)"
                 raise ConfigError(
-                    f"{place(row)}: {name} is {brief(cell)} in split {split!r}; give a number"
-                    f"{inside}, or remove such rows"
+                    f"{place(row)}: {name} is {brief(cell)} in split {split!r}; give "
+                    f"{wanted if config.target_range else 'a number'}, or remove such rows"
                 )
             values.append(value)
         return Targets(np.array(values, np.float32))

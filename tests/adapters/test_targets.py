@@ -8,7 +8,8 @@ from ffalora_cli.adapters.sites import find_sites
 from ffalora_cli.compose import catalogue
 from ffalora_cli.compose.jobs import plan
 from ffalora_cli.config.errors import ConfigError
-from tests.tiny import FAMILIES, MODELS, tiny_model
+from tests.models.test_decoders import FAMILY as DECODERS
+from tests.tiny import FAMILIES, MODELS, tiny_image_model, tiny_model
 
 FAMILY = {
     "minilm": "bert",
@@ -22,14 +23,24 @@ FAMILY = {
     "modernbert_base": "modernbert",
     "albert_base": "albert",
 }
+VISION = {
+    "vit_base": "vit",
+    "vit_small": "vit",
+    "deit_small": "deit",
+    "dinov2_small": "dinov2",
+    "dinov2_packaged": "dinov2",
+    "swin_tiny": "swin",
+}
 PATTERNS = ("value", "query_value", "attention", "all_linear")
 # adapted layers per transformer layer, by pattern; ALBERT has one for all
 PER_LAYER = {family: (1, 2, 4, 6) for family in FAMILIES}
 PER_LAYER |= {"modernbert": (1, 1, 2, 4), "albert": (0.5, 1, 2, 3)}
 
 
-def test_every_model_file_is_tested() -> None:
-    assert set(FAMILY) | {"auto"} == set(catalogue.options("model"))
+def test_every_model_file_of_an_encoder_is_tested() -> None:
+    """Language models have a test of their own."""
+    others = {*DECODERS, *VISION, "auto", "auto_decoder"}
+    assert set(FAMILY) | others == set(catalogue.options("model"))
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -44,6 +55,18 @@ def test_patterns_match_exactly_the_layers_they_name(family) -> None:
             for pattern in PATTERNS
         )
         assert found == PER_LAYER[family], name
+
+
+@pytest.mark.parametrize("name", VISION)
+def test_patterns_of_models_of_images_match_the_layers_they_name(name) -> None:
+    config = plan([f"model={name}"])[0].config.model
+    assert set(config.targets) == set(config.max_grad_norm) == set(PATTERNS)
+    layers = 4 if name == "swin_tiny" else 2
+    found = [
+        len(find_sites(tiny_image_model(VISION[name]), config.targets[pattern])) / layers
+        for pattern in PATTERNS
+    ]
+    assert found == [1, 2, 4, 6]
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -64,7 +87,7 @@ def test_the_last_layers_and_numbered_ones(family) -> None:
     assert all(".0." in site.name for site in first) and all(".1." in site.name for site in last)
     assert find_sites(model, targets, 2) == find_sites(model, targets, (1, 0)) == everywhere
     for beyond in (3, (0, 2)):
-        with pytest.raises(ConfigError, match=r"adapter.layers=.*: this model has 2 layers"):
+        with pytest.raises(ConfigError, match=r"adapter\.layers=.*: this model has 2 layers"):
             find_sites(model, targets, beyond)
 
 
@@ -77,5 +100,5 @@ def test_the_clip_follows_pattern_and_model() -> None:
         (["adapter.targets=value", "privacy.max_grad_norm=0.1"], 0.1),
     ):
         assert plan(words)[0].config.privacy.max_grad_norm == clip
-    with pytest.raises(ConfigError, match=r"privacy.max_grad_norm.*model.max_grad_norm.mine"):
+    with pytest.raises(ConfigError, match=r"privacy\.max_grad_norm.*model\.max_grad_norm\.mine"):
         plan(["++model.targets.mine=[a]", "adapter.targets=mine"])

@@ -83,6 +83,30 @@ def test_a_plan_says_what_the_run_then_does(small, here, capsys):
     assert found["total"]["uplink_bytes"] == ledger.total("uplink")
 
 
+def test_a_model_too_large_to_measure_is_planned_from_its_shapes(small, here, capsys, monkeypatch):
+    """Five thousand million parameters, none of them made: weights, tokens, what follows."""
+    from transformers import AutoTokenizer, BertConfig
+
+    source = here / "large"
+    old = next(word for word in small if word.startswith("model.source")).partition("=")[2]
+    AutoTokenizer.from_pretrained(old).save_pretrained(source)
+    size = {"hidden_size": 4096, "num_hidden_layers": 32, "intermediate_size": 11008}
+    BertConfig(vocab_size=30522, num_attention_heads=32, **size).save_pretrained(source)
+    monkeypatch.setattr("ffalora_cli.engine.memory.free_memory", lambda device: int(18e9))
+    words = [word for word in small if not word.startswith("model.source")]
+    words.append(f"model.source={source}")
+    job = planned(capsys, *words, "engine.precision=bf16", "--no-measure")["jobs"][0]
+    memory, kinds = job["memory"], job["memory"]["by_kind"]
+    assert job["time"] is None and memory["peak_bytes"] is None and job["padding"] is None
+    assert 0 <= kinds["weights"] - 2 * job["parameters"]["frozen"] < 1e8  # and a head
+    assert kinds["weights"] > 10e9 and memory["token_bytes"] == 24 * 32 * 4096 * 2
+    assert kinds["activations"] == memory["max_tokens"] * memory["token_bytes"]
+    assert memory["max_tokens"] == 1024 and memory["total"] == sum(kinds.values())
+    job = planned(capsys, *words, "engine.gradient_checkpointing=true")["jobs"][0]
+    assert job["memory"]["recomputes"] and job["memory"]["token_bytes"] == (24 + 32) * 4096 * 4
+    assert job["notes"][-1].startswith("not measured: the weights take 20")
+
+
 def test_measuring_leaves_a_run_as_it_was(small, here, capsys):
     """The same bits with and without a plan before: caches are all that a plan may leave."""
     words = [*small, "method=fedex_lora", "paths.runs=a", "--quiet"]

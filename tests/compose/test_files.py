@@ -19,13 +19,20 @@ ROOT = Path(ffalora_cli.configs.__file__).parent
 FILES = sorted(ROOT.rglob("*.yaml"))
 EXPERIMENTS = [name for name in catalogue.options("experiment") if not axes(name)]
 MODELS = catalogue.options("model")
-OTHER = {"text_classification": "minilm", "causal_lm": "smollm2"}
+OTHER = {
+    "text_classification": "minilm",
+    "token_classification": "minilm",
+    "regression": "minilm",
+    "causal_lm": "smollm2",
+    "image_classification": "vit_small",
+}
 """A model for each kind of experiment, other than what most of them are for."""
 
 
 def source(model: str) -> list[str]:
     """``auto`` asks for a source; the others bring their own."""
-    return [f"model={model}", *(["model.source=some/model"] if model == "auto" else [])]
+    open_ = model in ("auto", "auto_decoder")
+    return [f"model={model}", *(["model.source=some/model"] if open_ else [])]
 
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
@@ -36,7 +43,9 @@ def test_every_experiment_as_it_is_and_with_another_model(experiment) -> None:
     one = config.model.local_lr[config.federation.local_optimizer].one_factor
     assert config.federation.local_lr == one  # follows the model, not the experiment
     assert config.head.scale == config.model.head_scale
-    assert config.privacy.max_grad_norm in (None, config.model.max_grad_norm)
+    if config.adapter.layers is None and config.privacy.unit != "client":  # its clip is of both
+        recommended = config.model.max_grad_norm[config.adapter.targets]
+        assert config.privacy.max_grad_norm in (None, recommended)
 
 
 @pytest.mark.parametrize("model", MODELS)
@@ -51,6 +60,7 @@ def test_every_option_of_a_group(group) -> None:
     fitting = {"severe": "task=sst2", "mild": "task=mnli", "natural": "task.client_column=who"}
     for option in catalogue.options(group):
         extra = [fitting[option]] if option in fitting else []
+        extra += ["partition=iid"] if group == "task" else []  # some have no strata
         (job,) = plan([f"{group}={option}", *extra])
         assert len(job.signature) == 12
 
@@ -109,7 +119,7 @@ def test_the_command_of_the_readme_is_an_override_like_any_other(tmp_path) -> No
     typed += f"federation.local_batch_size=32 paths.data={tmp_path}"
     config = plan(typed.split())[0].config
     assert (config.federation.rounds, config.federation.local_batch_size) == (20, 32)
-    assert config.privacy.max_grad_norm == config.model.max_grad_norm == 0.5
+    assert config.privacy.max_grad_norm == config.model.max_grad_norm["query_value"] == 0.5
     short = plan(["experiment=glue_sst2_dp", "federation=short"])[0].config
     assert (short.federation.rounds, short.federation.local_batch_size) == (100, 200)
     without = plan(["experiment=glue_sst2_dp", "privacy=none"])[0].config
@@ -132,7 +142,8 @@ def test_experiments_leave_to_the_model_what_belongs_to_it() -> None:
     for file in (ROOT / "experiment").glob("*.yaml"):
         text = file.read_text(encoding="utf-8")
         keys = set(re.findall(r"^\s*([a-z_]+):", text, flags=re.MULTILINE))
-        if "override /privacy: client" in text:  # its clip is of a client's whole update
+        # A model's clip is of one gradient, and for all its layers.
+        if "override /privacy: client" in text or "layers" in keys:
             keys.discard("max_grad_norm")
         assert not {"local_lr", "max_grad_norm", "head_scale", "scale"} & keys, file.name
 

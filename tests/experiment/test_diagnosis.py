@@ -13,15 +13,16 @@ from ffalora_cli.config.errors import RunFailed
 from ffalora_cli.experiment.rounds import _watch
 from ffalora_cli.federation.diagnosis import Watch, advice
 from ffalora_cli.federation.server.robust import combination_warnings
+from ffalora_cli.tasks.causal_lm import TASK
 from ffalora_cli.tasks.targets import Targets
 from ffalora_cli.types import RoundRecord
 
 CHANCE = {"accuracy": 0.23, "mcc": 0.0}  # of BBC News
 
 
-def watched(losses, scores, *overrides, dropped=0.0, rejected=()):
+def watched(losses, scores, *overrides, dropped=0.0, rejected=(), chance=CHANCE):
     """Notes of a run with these evaluations, the first of them before training."""
-    watch = Watch(plan(list(overrides))[0].config, CHANCE)
+    watch = Watch(plan(list(overrides))[0].config, chance)
     notes = []
     for round, (loss, score) in enumerate(zip(losses, scores, strict=True)):
         metrics = {"eval/loss": loss, "eval/accuracy": score}
@@ -80,6 +81,16 @@ def test_who_was_rejected_is_named_once_and_counted():
     assert len(notes) == 2
     assert "round 1: the upload of client 3 is left out: it holds NaN or infinity" in notes[0]
     assert "6 uploads of 2 clients were rejected" in closing[0]
+
+
+def test_a_language_model_is_judged_by_its_loss_as_no_constant_answer_scores_anything():
+    words = ("experiment=dolly_small", "federation.local_lr=0.4")
+    none = {"chance": TASK.chance(None)}
+    with pytest.raises(RunFailed, match=r"round 5: .*loss 5.4 \(before training 3.4\) for 5 eval"):
+        watched([3.4, *[5.4] * 5], [0.4] * 6, *words, **none)
+    assert watched([3.4, *[5.0] * 8, 3.3], [0.4] * 10, *words, **none)[1] == []
+    (note,) = watched([3.4, *[3.5] * 6], [0.4] * 7, *words, **none)[1]
+    assert "the loss never fell; used federation.local_lr=0.4" in note
 
 
 def test_a_run_that_never_leaves_chance_ends_with_advice():

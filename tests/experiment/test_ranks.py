@@ -15,8 +15,9 @@ from safetensors.numpy import load_file
 from ffalora_cli.compose.jobs import plan
 from ffalora_cli.config.errors import ConfigError, RunFailed
 from ffalora_cli.engine.ranks import Ranks
-from ffalora_cli.experiment.ranks import check, check_shares, serve
+from ffalora_cli.experiment.ranks import check, serve
 from ffalora_cli.experiment.run import run
+from ffalora_cli.experiment.shares import check_shares
 from ffalora_cli.methods import registry
 from ffalora_cli.stopping import StopFlag, Stopped
 from scripts.chaos.workload import Silent

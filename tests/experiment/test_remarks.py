@@ -10,7 +10,7 @@ import pytest
 from ffalora_cli.cli.main import main
 from ffalora_cli.compose.jobs import plan
 from ffalora_cli.config.errors import ConfigError
-from ffalora_cli.experiment.remarks import of_data, of_spread_units
+from ffalora_cli.experiment.remarks import of_clip, of_data, of_spread_units
 from ffalora_cli.tasks.targets import Targets
 
 TASK = plan([])[0].config.task
@@ -58,3 +58,18 @@ def test_people_on_several_clients():
     (said,) = of_spread_units(column, spread=True)
     assert "partition.keep_together=who" in said
     assert of_spread_units(plan([])[0].config, spread=True) == ()
+
+
+def test_a_recommended_clip_is_for_all_layers_and_for_means():
+    words = ["task=conll2003", "partition=iid"]
+    for more, said in (
+        ([], None),
+        (["adapter.layers=2"], "adapter.layers"),
+        (["adapter.layers=2", "task.loss_reduction=sum"], "loss_reduction=sum and adapter.layers"),
+        (["adapter.layers=2", "privacy.max_grad_norm=0.1"], None),
+        (["adapter.layers=2", "privacy.clip_quantile=0.5"], None),
+        (["adapter.layers=2", "privacy=none"], None),
+    ):
+        found = of_clip(plan([*words, *more])[0].config)
+        assert len(found) == (said is not None)
+        assert all(said in line and "max_grad_norm=0.5 is recommended" in line for line in found)

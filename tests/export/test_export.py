@@ -26,6 +26,8 @@ from ffalora_cli.export.peft import (
 )
 from ffalora_cli.export.trained_model import TrainedModel
 from ffalora_cli.federation.cohort.clients import ClientStates
+from ffalora_cli.models.backbone import Backbone
+from ffalora_cli.models.network import build_network
 from ffalora_cli.tasks import registry as tasks
 from tests.tiny import MODELS, TinyExamples, tiny_model, tiny_network
 
@@ -73,6 +75,20 @@ def test_peft_computes_the_same_from_the_adapter(family, tmp_path):
     theirs = plain_logits(model, examples, order)
     assert (ours - theirs).abs().max() < 2e-5
     assert (ours - plain_logits(tiny_model(family), examples, order)).abs().max() > 0.1
+
+
+@pytest.mark.parametrize("family", sorted(set(MODELS) - {"albert"}))
+def test_peft_computes_the_same_where_only_the_last_layer_has_an_adapter(family, tmp_path):
+    adapter = AdapterConfig(RANK, ALPHA, "query_value", "kaiming", 0, 0.0, layers=1)
+    backbone = Backbone(tiny_model(family), "tiny", (), tasks.get("text_classification"))
+    network = build_network(backbone, adapter, MODELS[family][2])
+    examples = TinyExamples(12, pad_id=1 if family == "roberta" else 0)
+    order, values = np.argsort(-examples.lengths, kind="stable"), drawn(network)
+    ours = network.outputs(network.inputs(examples, order), values)
+    write_adapter(tmp_path, network, values, (), config())
+    model = PeftModel.from_pretrained(tiny_model(family), tmp_path).eval()
+    assert (ours - plain_logits(model, examples, order)).abs().max() < 2e-5
+    assert all(".1." in site.name for site in network.sites)
 
 
 @pytest.mark.parametrize("family", MODELS)

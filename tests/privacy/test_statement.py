@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import fields
+from dataclasses import fields, replace
 from importlib.resources import files
 
 import numpy as np
@@ -32,6 +32,14 @@ def test_texts_alike_only_once_truncated_are_not_promised_across_clients():
     said = statement(make_plan(privacy(unit="text"), SST2, federation(), ["a"]))["protects"]
     assert "of one client" in said and "equal texts" in said
     assert "not texts on other clients that are alike only once they are truncated" in said
+
+
+def test_where_rows_are_images_the_claim_is_of_images():
+    plan = make_plan(privacy(unit="text"), SST2, federation(), ["a"])
+    said = statement(replace(plan, content="image"))
+    assert "(any image of one client; unit text, " in said["sentence"]
+    assert "one image to the model" in said["protects"]
+    assert not [w for w in (said["protects"], said["outside"][-1]) if "text" in w or "phrase" in w]
 
 
 def test_sentence_never_rounds_down():
@@ -114,7 +122,10 @@ def test_shipped_yaml_sets_every_key(name):
     if name == "none":
         assert values["unit"] == "none" and values["epsilon_target"] is None
         return
-    assert values["max_grad_norm"] == "${model.max_grad_norm}" and values["delta"] == 1e-5
+    assert (
+        values["max_grad_norm"] == "${model.max_grad_norm.${adapter.targets}}"
+        and values["delta"] == 1e-5
+    )
     config = PrivacyConfig(**(values | {"max_grad_norm": 1.0, "accountant": "rdp"}))
     plan = make_plan(config, [30_000] * 3, federation(rounds=5), ["a"])
     assert plan.epsilon_planned.max() <= 6.0

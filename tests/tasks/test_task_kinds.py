@@ -1,10 +1,8 @@
-"""Kinds of task from outside the package: trained by both engines, scored, reported, refused."""
+"""Regression and token classification: trained by both engines, scored, reported, refused."""
 
 from __future__ import annotations
 
-import importlib
 import json
-import sys
 
 import numpy as np
 import pytest
@@ -22,70 +20,6 @@ from ffalora_cli.tasks import registry
 from ffalora_cli.tasks.targets import Targets
 from tests.engine.test_engines import gap, job
 from tests.tiny import BERT_TARGETS, SMALL, TinyExamples, save_tiny_bert
-
-KINDS = '''
-import numpy as np
-from torch.nn import functional
-
-from ffalora_cli.tasks.base import Metric, Task
-from ffalora_cli.tasks.targets import Targets
-
-
-class Regression(Task):
-    """One number a text."""
-
-    auto_class = "AutoModelForSequenceClassification"
-    pipeline = "text-classification"
-    metrics = {"mse": Metric("number", False, lambda targets: float(np.var(targets.values)))}
-    client_metric = "mse"
-
-    def outputs(self, config):
-        return 1
-
-    def targets(self, config, table, place, split):
-        return Targets(np.array(table[config.label_column], np.float32))
-
-    def elementwise(self, outputs, values):
-        return (outputs[:, 0] - values).square()
-
-    def answers(self, outputs):
-        return outputs[:, 0]
-
-    def score(self, config, name, scored):
-        return float(np.mean((scored.answers - scored.targets.values) ** 2))
-
-
-class Tagging(Regression):
-    """One class for some of the tokens."""
-
-    auto_class = "AutoModelForTokenClassification"
-    reads = "target"
-
-    def elementwise(self, outputs, values):
-        return functional.cross_entropy(outputs, values, reduction="none")
-
-    def answers(self, outputs):
-        return outputs.argmax(-1)
-
-
-REGRESSION, TAGGING = Regression(), Tagging()
-'''
-
-
-@pytest.fixture
-def kinds(tmp_path, monkeypatch):
-    """A distribution on the path that offers two kinds."""
-    folder = tmp_path / "site"
-    about = folder / "outside_kinds-1.0.dist-info"
-    about.mkdir(parents=True)
-    (folder / "outside_kinds.py").write_text(KINDS)
-    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: outside-kinds\nVersion: 1.0\n")
-    points = "regression = outside_kinds:REGRESSION\ntagging = outside_kinds:TAGGING\n"
-    (about / "entry_points.txt").write_text(f"[ffalora.tasks]\n{points}")
-    monkeypatch.syspath_prepend(folder)
-    importlib.invalidate_caches()
-    yield
-    sys.modules.pop("outside_kinds", None)
 
 
 def network_of(kind, model_class, outputs):
@@ -118,11 +52,11 @@ def cases():
     numbers.targets = Targets(np.random.default_rng(1).normal(size=36).astype(np.float32))
     tags.targets = tagged(tags)
     yield network_of("regression", BertForSequenceClassification, 1), numbers
-    yield network_of("tagging", BertForTokenClassification, 3), tags
+    yield network_of("token_classification", BertForTokenClassification, 3), tags
 
 
 @pytest.mark.parametrize("private", [True, False], ids=["private", "plain"])
-def test_both_engines_train_kinds_they_have_never_seen(kinds, private):
+def test_both_engines_train_numbers_and_tags(private):
     for network, examples in cases():
         assert network.packs  # tokens too are read from rows that lie end to end
         work = job(network, factors=("lora_a", "lora_b"), head=True, private=private)
@@ -133,7 +67,7 @@ def test_both_engines_train_kinds_they_have_never_seen(kinds, private):
         assert np.array_equal(stacked.clipped, reference.clipped)
 
 
-def test_an_example_s_loss_is_the_weighted_sum_of_its_own_targets(kinds):
+def test_an_example_s_loss_is_the_weighted_sum_of_its_own_targets():
     _, (network, examples) = cases()
     scored = predict(network, examples, network.initial, 64)
     answers, losses = scored.answers, scored.by_row()
@@ -150,7 +84,7 @@ def test_an_example_s_loss_is_the_weighted_sum_of_its_own_targets(kinds):
     assert np.array_equal(np.diff(some.offsets), np.bincount(batch.owner))
 
 
-def test_a_run_is_judged_by_the_kind_s_own_declaration(kinds, tmp_path, capsys):
+def test_a_run_is_judged_by_the_kind_s_own_declaration(tmp_path, capsys):
     rows = ["text,label", *(f"{'good ' * (i % 7)}film {i},{i % 7 / 3}" for i in range(40))]
     for split in ("train", "validation"):
         file = tmp_path / "data" / "mine" / f"{split}.csv"

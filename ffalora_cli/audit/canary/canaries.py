@@ -24,10 +24,10 @@ from ffalora_cli.audit.mechanism.surrogate import (
     SEVERAL,
     WIDTH,
     Subject,
-    SurrogateRows,
     clients_of_units,
     some_clients,
     surrogate_network,
+    surrogate_rows,
 )
 from ffalora_cli.audit.outcome import Bound
 from ffalora_cli.config.schema import FederationConfig
@@ -117,8 +117,8 @@ def _federation(subject: Subject, canaries: int, rounds: int) -> tuple[Simulatio
     several = SEVERAL if subject.clients.units is not None else 1
     sizes = np.where(np.arange(len(inside)) % 2, several, 1)
     units = np.array([real + len(inside)])
-    unread = np.zeros(int(sizes.sum()), np.int64)  # no model sees a canary's one token
-    rows = SurrogateRows(np.r_[np.arange(real) % DISTINCT_ROWS, unread], config.task)
+    unread = np.zeros(int(sizes.sum()), np.int64)  # no model sees a canary's row
+    rows = surrogate_rows(np.r_[np.arange(real) % DISTINCT_ROWS, unread], config, network)
     plan = replace(plan, examples=units, covered=covered_names(network, method, config.head))
     clients = clients_of_units(np.concatenate([np.ones(real, np.int64), sizes]), units)
     wide = replace(subject, plan=plan, clients=clients, network=network, examples=rows)

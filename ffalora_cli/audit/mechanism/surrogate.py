@@ -28,9 +28,16 @@ from ffalora_cli.privacy.ledger import PrivacyLedger
 from ffalora_cli.privacy.planning.plan import PrivacyPlan
 from ffalora_cli.tasks import registry as tasks
 from ffalora_cli.tasks.targets import Targets
+from ffalora_cli.types import Examples
 
 WIDTH = 64  # hidden size and classes: no trained tensor has fewer elements, so each gets its draws
 VOCABULARY = 64  # words; targets are below it, be they words or classes
+PATCHES = 4  # on each side of an image
+DERIVED = (
+    "layer_types", "id2label", "label2id", "problem_type", "out_features",
+    "out_indices", "stage_names",
+)  # fmt: skip
+"""Settings of a model that follow from others, or are of its own task."""
 DISTINCT_ROWS = 61
 CLIENTS = 8  # most clients audited: the statistics are per client
 SEVERAL = 5  # rows of every tenth unit, where units may have more than one
@@ -53,7 +60,7 @@ class Subject:
     plan: PrivacyPlan
     clients: ClientRows
     network: Network
-    examples: SurrogateRows
+    examples: Examples
     secret: Key
     max_tokens: int
 
@@ -113,7 +120,7 @@ def build_subject(config: Config, plan: PrivacyPlan, secret: Key, width: int = W
     covered = covered_names(network, registry.get(config.method.name), config.head)
     kept = replace(some_clients(plan, CLIENTS), covered=covered)
     clients = surrogate_clients(kept)
-    rows = SurrogateRows(np.arange(len(clients.rows)) % DISTINCT_ROWS, config.task)
+    rows = surrogate_rows(np.arange(len(clients.rows)) % DISTINCT_ROWS, config, network)
     tokens = float(kept.expected_batch.sum()) * float(rows.lengths[:DISTINCT_ROWS].mean())
     # Several micro-batches a step, so that what must happen once a step is seen to.
     return Subject(config, kept, clients, network, rows, secret, max(64, int(tokens / 4)))
@@ -188,9 +195,16 @@ def shrink(full: Any, width: int) -> Any:
         "pooler_hidden_size": width,
         "vocab_size": VOCABULARY,
         "max_position_embeddings": 40,
+        "image_size": PATCHES * settings.get("patch_size", 0),
     }
-    for derived in ("layer_types", "id2label", "label2id", "architectures", "problem_type"):
-        settings.pop(derived, None)
+    derived: tuple[str, ...] = DERIVED
+    if "depths" in settings:  # Swin's settings are of each stage
+        small |= {"embed_dim": width, "depths": [1, 1], "num_attention_heads": [4, 4]}
+        small |= {"window_size": PATCHES // 2}
+        derived = (*DERIVED, "hidden_size", "num_layers")
+    for name in derived:
+        settings.pop(name, None)
+    settings["architectures"] = full.architectures or []  # where a class is chosen by them (DeiT)
     names = {full.attribute_map.get(name, name): value for name, value in small.items()}
     settings |= {n: v for n, v in names.items() if settings.get(n) is not None}
     for name, value in settings.items():
@@ -200,22 +214,53 @@ def shrink(full: Any, width: int) -> Any:
     return type(full)(**settings, num_labels=width)
 
 
+def surrogate_rows(own: np.ndarray, config: Config, network: Network) -> Examples:
+    """Random rows of what the run's model reads.
+
+    Args:
+        own: which of ``DISTINCT_ROWS`` each row is, int64 ``[rows]``; row 0 has one token.
+        config: of the run.
+        network: the surrogate.
+    """
+    if tasks.get(config.task.kind).modality == "text":
+        return SurrogateRows(own, config.task)
+    from ffalora_cli.data.images import Images
+
+    generator, side = np.random.default_rng(0), getattr(network.plain.config, "image_size", 0)
+    keys = np.arange(len(own), dtype=np.uint64)
+    images: Any = Images(  # nobody asks for rows of them end to end
+        targets=Targets(generator.integers(0, VOCABULARY, DISTINCT_ROWS)).take(own),
+        hashes=keys,
+        text_keys=keys,
+        pixels=generator.integers(0, 256, (DISTINCT_ROWS, side, side, 3)).astype(np.uint8),
+        places=own,
+        digests=np.zeros((len(own), 16), np.uint8),
+        tokens=PATCHES**2,
+        scale=1 / 255,
+        mean=(0.5, 0.5, 0.5),
+        std=(0.5, 0.5, 0.5),
+        fingerprint="surrogate",
+    )
+    return images
+
+
 class SurrogateRows:
     """Random token rows, some of the least length, long answers and short ones.
 
     Args:
-        own: which of ``DISTINCT_ROWS`` each row is, int64 ``[rows]``; row 0 has one token.
+        own: as of ``surrogate_rows``.
         task: of the run; where its loss is made of single tokens, a row's last ones are targets.
+        distinct: rows there are.
     """
 
-    def __init__(self, own: np.ndarray, task: TaskConfig) -> None:
+    def __init__(self, own: np.ndarray, task: TaskConfig, distinct: int = DISTINCT_ROWS) -> None:
         generator = np.random.default_rng(0)
-        lengths = generator.integers(2, 14, DISTINCT_ROWS).astype(np.int32)
+        lengths = generator.integers(2, 14, distinct).astype(np.int32)
         lengths[:3] = 1  # nothing but one special token: the shortest row there is
         self._tokens = [generator.integers(5, VOCABULARY, n) for n in lengths]
         self._own = own
         self.lengths = lengths[own]
-        targets = Targets(generator.integers(0, VOCABULARY, DISTINCT_ROWS))
+        targets = Targets(generator.integers(0, VOCABULARY, distinct))
         if tasks.get(task.kind).reads != "example":
             targets = _answers(lengths, task.loss_reduction, generator)
         self.targets = targets.take(own)

@@ -170,7 +170,7 @@ def precision() -> Finding:
 
     from ffalora_cli.engine.build import pick_device
     from ffalora_cli.engine.machine import product_rates
-    from ffalora_cli.engine.precision import matrix_units
+    from ffalora_cli.models.precision import matrix_units
 
     device = torch.device(pick_device("auto"))
     units, told = matrix_units(str(device)), []

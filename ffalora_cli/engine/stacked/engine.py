@@ -205,7 +205,7 @@ class StackedEngine:
 
     def _nothing(self, tensors: RoundTensors) -> None:
         """A pass over one row that is added to nothing."""
-        shortest = np.asarray(self.examples.lengths).argmin(keepdims=True)
+        shortest = np.array([np.asarray(self.examples.lengths).argmin()])
         none, common = np.zeros(1, np.int64), tensors.common
         self.per_example_gradients(none, shortest, tensors.trained, tensors.held, common)
 

@@ -49,8 +49,19 @@ PROTECTS = {
     "column": "all rows with one value of task.unit_column, together, on whatever clients",
     "client": "all rows of one client together: whether the client took part at all",
 }
+PROTECTS_IMAGES = PROTECTS | {
+    "row": (
+        "one row of the task on one client, whatever it shows; not all rows about one person, nor "
+        "copies of the row: the same image elsewhere is another row"
+    ),
+    "text": (
+        "all rows of one client that are one image to the model, together with images of the same "
+        "pixels on other clients; not images on other clients that are alike only once they are "
+        "resized, nor all images of one person or thing"
+    ),
+}
 SELECTED = "RDP, Papernot and Steinke 2022"
-SUBJECT = {"row": "any row", "text": "any text", "column": "any unit", "client": "any client"}
+_SUBJECT = {"row": "any row", "text": "any text", "column": "any unit", "client": "any client"}
 OUTSIDE = (
     "what stays in the run folder: training loss, clip fraction, gradient norms, label histograms, "
     "rows and times of single clients and rounds (all computed without noise)",
@@ -69,6 +80,9 @@ ALIKE = {  # what the unit leaves out of the guarantee
     "text": "texts that resemble or contain one another: only equal ones are one unit",
     "column": "what rows with another value of task.unit_column say about it",
     "client": "what the rows of other clients say about one client's",
+}
+ALIKE_IMAGES = ALIKE | {
+    "text": "images that resemble one another, as crops and copies do: only equal ones are one unit"
 }
 CLIPS = {
     "flat": "one norm over all covered tensors, cut to max_grad_norm",
@@ -89,6 +103,11 @@ ADAPTIVE = (
 )
 
 
+def subject(unit: str, content: str) -> str:
+    """Whom a claim is about; equal images are the units that equal texts are otherwise."""
+    return "any image" if (unit, content) == ("text", "image") else _SUBJECT[unit]
+
+
 def sentence(plan: PrivacyPlan, steps_taken: Ints | None = None) -> str:
     """The claim in one line; planned, or spent where ``steps_taken [num_clients]`` is given.
 
@@ -98,7 +117,7 @@ def sentence(plan: PrivacyPlan, steps_taken: Ints | None = None) -> str:
     values = plan.epsilon_planned if steps_taken is None else _spent(plan, steps_taken)
     claim = _claim(plan, steps_taken, values)
     what = "planned epsilon" if steps_taken is None else "epsilon"
-    who = SUBJECT[plan.unit]
+    who = subject(plan.unit, plan.content)
     if plan.inside_clients:
         where = "on several clients, composed" if claim > values.max() else "of one client"
         who = f"{who} {where}"
@@ -129,13 +148,14 @@ def statement(plan: PrivacyPlan, steps_taken: Ints | None = None) -> dict[str, A
     used = None if steps_taken is None else np.asarray(steps_taken, dtype=np.int64)
     values = None if used is None else _spent(plan, used)
     planned, spent_now, by = plan.epsilon_claimed, None, plan.accountant
+    images = plan.content == "image"
     if used is not None and values is not None:
         spent_now = _claim(plan, used, values)
     return {
         "schema": SCHEMA,
         "sentence": sentence(plan, used),
         "unit": plan.unit,
-        "protects": PROTECTS[plan.unit],
+        "protects": (PROTECTS_IMAGES if images else PROTECTS)[plan.unit],
         "relation": plan.relation,
         "sampling": by.sampling,
         "sampling_note": NOTES[by.sampling] if plan.inside_clients else "",
@@ -160,7 +180,7 @@ def statement(plan: PrivacyPlan, steps_taken: Ints | None = None) -> dict[str, A
         "covered": list(plan.covered),
         "noise": {"mode": plan.noise, "note": NOISE_NOTES[plan.noise]},
         "warnings": list(plan.warnings),
-        "outside": [*OUTSIDE, ALIKE[plan.unit]],
+        "outside": [*OUTSIDE, (ALIKE_IMAGES if images else ALIKE)[plan.unit]],
     }
 
 

@@ -58,6 +58,7 @@ class PrivacyPlan:
     client_noise: Literal["central", "local"] = "central"
     rows_per_unit: int | None = None  # most rows of a unit that a step uses; None: all
     epsilon_claimed: float = 0.0  # planned, of the worst unit
+    content: Literal["text", "image"] = "text"  # of a row, for the words of the claim
 
     @property
     def added_noise(self) -> Floats:

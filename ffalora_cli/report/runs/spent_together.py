@@ -16,15 +16,17 @@ from itertools import chain
 from pathlib import Path
 
 from ffalora_cli.config.errors import ConfigError
+from ffalora_cli.config.schema import TEXT_CLASSIFICATION
 from ffalora_cli.privacy.accounting.accountant import Accountant
 from ffalora_cli.privacy.accounting.sampling import WORDS
-from ffalora_cli.privacy.claim.statement import SUBJECT
+from ffalora_cli.privacy.claim.statement import subject
 from ffalora_cli.privacy.ledger import charged
 from ffalora_cli.privacy.rounding import delta_text, epsilon_text
 from ffalora_cli.records.files import read_json_lines
 from ffalora_cli.records.reading import RunRecords, read_run
 from ffalora_cli.records.run_directory import FORKS, LEDGER
 from ffalora_cli.report.runs.settings import client_rows, grouped, train_rows
+from ffalora_cli.tasks import registry
 
 Steps = list[tuple[float, float, int]]
 
@@ -102,8 +104,10 @@ def composed(runs: Sequence[RunRecords]) -> Together:
         accountant = replace(accountant, name="rdp")
     if found is None:
         return Together(len(runs), None, "no bound is known for clients with different rows")
+    content = registry.get(str(runs[0].config["task"].get("kind", TEXT_CLASSIFICATION))).modality
+    whose = subject(unit_of(runs[0]), content)
     how = (
-        f"{SUBJECT[unit_of(runs[0])]}, {relation}, delta {delta_text(delta)}, {WORDS[sampling]}, "
+        f"{whose}, {relation}, delta {delta_text(delta)}, {WORDS[sampling]}, "
         f"{accountant.name.upper()} accountant"
     )
     return Together(len(runs), found, how + worst)
