@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from ffalora_cli.audit.canary.answers import hidden_answers
 from ffalora_cli.audit.canary.canaries import run_canaries
 from ffalora_cli.audit.canary.step_level import step_level
 from ffalora_cli.audit.mechanism.battery import Effort, run_checks
@@ -99,5 +100,7 @@ def audit(
         bounds.append(step_level(subject.plan, *found))
     if tier != "mechanism":
         bounds += run_canaries(subject)
+        if subject.network.task.reads == "vocabulary":
+            bounds.append(hidden_answers(subject))
     claim, delta = float(subject.plan.epsilon_planned.max()), subject.plan.accountant.delta
     return Verdict(claim, delta, tuple(judge(checks)), tuple(bounds))

@@ -28,6 +28,7 @@ from ffalora_cli.sweep.progress import result
 from ffalora_cli.sweep.record import SWEEP, SweepRecord
 from ffalora_cli.sweep.search import Proposal, Settings, check, values_of
 from ffalora_cli.sweep.search import search as run_search
+from ffalora_cli.tasks.registry import higher_is_better
 
 
 def search(overrides: Sequence[str], sweep: Sweeping) -> int:
@@ -39,6 +40,8 @@ def search(overrides: Sequence[str], sweep: Sweeping) -> int:
     if waits(sweep.about.launcher):
         check_inputs([base])
     judged = headline(base.config)
+    if "direction" not in sweep.about.sweeper_settings:
+        settings = replace(settings, direction=_better(judged))
     # More trials are the same search, so their number is no part of its name.
     name = digest(
         [run_folder(base).name, repr(sorted(space.items())), settings.direction, settings.seed]
@@ -74,6 +77,11 @@ def search(overrides: Sequence[str], sweep: Sweeping) -> int:
         chosen = " ".join(f"{key}={value}" for key, value in best.params.items())
         print(f"best  trial {best.number + 1}: {metric} {score(judged, best.value)}  {chosen}")
     return exit_code(trials.jobs, trials.statuses, sweep.command)
+
+
+def _better(judged: str) -> str:
+    """Where a metric's better values are, in Optuna's words."""
+    return "maximize" if higher_is_better(judged) else "minimize"
 
 
 def _check_earlier(record: SweepRecord, base: Job) -> list[str]:

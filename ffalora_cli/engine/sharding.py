@@ -45,7 +45,7 @@ class Gathers:
     ) -> Any:
         """The shares of all ranks end to end."""
         self.made.append((input_tensor.to("meta"), group))
-        return dist.all_gather_into_tensor(output_tensor, input_tensor, group, async_op)
+        return dist.all_gather_single(output_tensor, input_tensor, group, async_op)
 
 
 @dataclass
@@ -88,7 +88,7 @@ class Shares:
         for like, group in self._usual[len(self.gathers.made) :]:  # the others wait for these
             share = torch.empty_like(like, device=next(self.root.parameters()).device)
             whole = share.new_empty(self.ranks.world * len(share))
-            dist.all_gather_into_tensor(whole, share, group=group)
+            dist.all_gather_single(whole, share, group=group)
         self._agree(SHORT)
         raise AssertionError("this rank itself was short")
 
@@ -119,9 +119,14 @@ def shard(
         ConfigError: a rank could not begin, or the model's layers are not known.
     """
     from torch.distributed.device_mesh import init_device_mesh
-    from torch.distributed.fsdp import fully_shard
+    from torch.distributed.fsdp import FSDPModule, fully_shard
 
     _all_there(ranks)
+    if not hasattr(FSDPModule, "reset_iter_state"):
+        raise ConfigError(
+            f"engine.shard=true: torch {torch.__version__} cannot go on after an interrupted pass; "
+            "install torch 2.13 or later, or use engine.shard=false"
+        )
     model, layers = network.model, layers_of(network.model)
     if not layers:
         family = skeleton.config.model_type  # type: ignore[union-attr]

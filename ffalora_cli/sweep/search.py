@@ -27,7 +27,7 @@ class Settings:
     """What ``hydra.sweeper.KEY=VALUE`` can set."""
 
     n_trials: int = 20  # over all resumes, failed ones included
-    direction: str = "maximize"  # or minimize
+    direction: str = "maximize"  # or minimize; what a metric wants, unless typed
     n_jobs: int = 1  # trials proposed, and given to the launcher, at a time
     seed: int = 0
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 import transformers
 
+from ffalora_cli.audit.canary.answers import hidden_answers
 from ffalora_cli.audit.canary.canaries import run_canaries
 from ffalora_cli.audit.mechanism.one_more import one_more
 from ffalora_cli.audit.mechanism.surrogate import SurrogateRows, build_subject, shrink
@@ -58,6 +59,15 @@ def test_one_real_row_more_moves_the_sum_by_at_most_the_clip(audited):
 def test_canaries_bound_epsilon_below_the_claim(audited):
     for bound in run_canaries(audited, canaries=200, steps=8):
         assert not bound.rigorous or bound.epsilon_lower <= audited.plan.epsilon_planned.max()
+
+
+@pytest.mark.parametrize("audited", ["language"], indirect=True)
+def test_hidden_answers_are_found_in_a_model_without_noise_and_less_in_one_with_it(audited):
+    noise = np.zeros(audited.plan.num_clients)
+    quiet = replace(audited, plan=replace(audited.plan, noise_multiplier=noise))
+    found, private = (hidden_answers(one, canaries=60, steps=20) for one in (quiet, audited))
+    assert found.epsilon_lower > 0.8
+    assert private.epsilon_lower < min(found.epsilon_lower, audited.plan.epsilon_planned.max())
 
 
 @pytest.mark.parametrize("reduction", ["mean", "sum"])

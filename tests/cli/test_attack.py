@@ -42,6 +42,7 @@ def test_table_and_json(tmp_path, monkeypatch, capsys) -> None:
         (["model=minilm", "methd=lora"], "method"),
         (["--methods", "lora,roloro"], "did you mean 'rolora'"),
         (["seed=0,1"], "several values"),
+        (["experiment=dolly_small"], "task.kind=causal_lm"),
     ],
 )
 def test_bad_usage_is_one_line(typed, said, tmp_path, monkeypatch, capsys) -> None:

@@ -103,6 +103,14 @@ try       ffalora show runs/bbc_news-minilm-ffa_lora-0123456789ab
 """
 
 
+def test_a_column_is_as_wide_as_its_metric():
+    (job,) = plan(["experiment=dolly_small", "task.metrics=[token_accuracy]"])
+    chosen = table.columns(job.config)
+    line = table.Line(1, 8, {"eval/token_accuracy": 0.5, "eval/loss": 3.4})
+    assert len(table.heading(chosen)) == len(table.row(chosen, line))
+    assert table.row(chosen, line).index("50.0 %") + 6 == len("    round token_accuracy")
+
+
 def test_piped_output_is_plain_and_whole(job) -> None:
     stream = io.StringIO()
     play(PlainDisplay(job, stream))

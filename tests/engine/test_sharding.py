@@ -17,12 +17,13 @@ from ffalora_cli.engine.build import build_engine
 from ffalora_cli.engine.evaluate import predict
 from ffalora_cli.engine.ranks import ALONE
 from ffalora_cli.engine.sharding import Shares, shard
-from ffalora_cli.models.backbone import load_backbone
+from ffalora_cli.models.backbone import Backbone, load_backbone
 from ffalora_cli.models.families.recompute import layers_of
 from ffalora_cli.models.network import build_network
+from ffalora_cli.tasks.text_classification import TASK
 from tests.engine.test_engines import job
 from tests.language import LLAMA_TARGETS, save_tiny_llama, task_of, tokenizer, write_rows
-from tests.tiny import TinyExamples, tiny_network
+from tests.tiny import BERT_TARGETS, TinyExamples, tiny_model
 from tests.two_ranks import on_two_ranks
 
 TOKENS = 96  # of a micro-batch: several a step
@@ -35,9 +36,11 @@ def llama(tmp_path_factory):
     data = write_rows(folder / "data")
     rows = prepare(task_of(), tokenizer(), str(data), str(folder / "cache"), keep_together="text")
 
+    sources = [str(save_tiny_llama(folder / f"{seed}", seed)) for seed in (0, 1)]
+
     def make(seed: int):
-        source = save_tiny_llama(folder / f"{seed}", seed)
-        model = ModelConfig("tiny", str(source), None, {"query_value": LLAMA_TARGETS}, {}, 1.0, 0.1)
+        targets = {"query_value": LLAMA_TARGETS}
+        model = ModelConfig("tiny", sources[seed], None, targets, {}, 1.0, 0.1)
         backbone = load_backbone(model, HeadConfig("frozen", 0.1, 0), task_of())
         adapter = AdapterConfig(4, 8.0, "query_value", "kaiming", 0, 0.0)
         return build_network(backbone, adapter, LLAMA_TARGETS), rows.train
@@ -45,8 +48,10 @@ def llama(tmp_path_factory):
     return make
 
 
-def bert(seed: int):
-    return tiny_network("bert", seed=seed), TinyExamples(96)
+def bert(seed: int, precision: str = "fp32"):
+    adapter = AdapterConfig(4, 8.0, "query_value", "kaiming", 0, 0.0)
+    backbone = Backbone(tiny_model("bert", seed), "tiny", (), TASK)
+    return build_network(backbone, adapter, BERT_TARGETS, precision), TinyExamples(96)
 
 
 def outcome(network, examples, ranks=ALONE, shares=None, recomputes=False):
@@ -96,20 +101,13 @@ def check_same(found, wanted, tolerance=1e-6):
 def test_two_ranks_with_half_the_weights_each_do_what_one_does(family, recomputes, llama):
     """Rank 1 has a quarter of the micro-batches, and makes the other passes all the same."""
     make = llama if family == "llama" else bert
-    found = on_two_ranks(lambda ranks: on_shares(make, ranks, recomputes=recomputes))
-    check_same(found, outcome(*make(0)))
+    wanted = outcome(*make(0))
+    check_same(on_two_ranks(lambda ranks: on_shares(make, ranks, recomputes=recomputes)), wanted)
 
 
-def test_bf16_shares(llama):
-    network, rows = llama(0)
-    network = build_network_bf16(network)
-    found = on_two_ranks(lambda ranks: on_shares(llama, ranks, torch.bfloat16))
-    check_same(found, outcome(network, rows), 2e-2)
-
-
-def build_network_bf16(network):
-    network.model.to(torch.bfloat16)
-    return network
+def test_shares_of_bf16_weights():
+    wanted, make = outcome(*bert(0, "bf16")), partial(bert, precision="bf16")
+    check_same(on_two_ranks(lambda ranks: on_shares(make, ranks, torch.bfloat16)), wanted, 2e-2)
 
 
 def fails_once(backward, layer):
@@ -130,9 +128,9 @@ def fails_once(backward, layer):
 
 @pytest.mark.parametrize("backward", [False, True], ids=["forward", "backward"])
 def test_what_one_rank_has_no_memory_for_all_do_again_in_halves(backward):
-    spoil = partial(fails_once, backward)
+    wanted, spoil = outcome(*bert(0)), partial(fails_once, backward)
     found = on_two_ranks(lambda ranks: on_shares(bert, ranks, spoil=spoil))
-    check_same(found, outcome(*bert(0)))
+    check_same(found, wanted)
     assert found[0][1] == found[1][1] < TOKENS
 
 

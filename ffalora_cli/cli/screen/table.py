@@ -52,7 +52,11 @@ def columns(config: Config, live: bool = True) -> list[Column]:
     headline, rounds = config.task.metrics[0], config.federation.rounds
     chosen = [
         Column("round", max(9, 2 * len(str(rounds)) + 1), lambda m: f"{m.round}/{m.rounds}"),
-        Column(headline, 9, lambda m: score(headline, m.metrics.get(evaluated(headline)))),
+        Column(
+            headline,
+            max(9, len(headline)),
+            lambda m: score(headline, m.metrics.get(evaluated(headline))),
+        ),
     ]
     own = _of_clients(config)
     if own is not None:
