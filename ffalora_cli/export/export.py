@@ -49,7 +49,7 @@ if TYPE_CHECKING:
 
 ROWS = 64  # compared, evenly spaced over a split
 TOKENS = 2048  # of a micro-batch
-TOLERANCE = 1e-4  # on an output
+TOLERANCE = 1e-4  # on an output, as a share of the largest or, if that is below 1, absolute
 CARD, FACTS = "README.md", "export.json"
 
 
@@ -117,7 +117,7 @@ def export(
         difference = _difference(network, rows, values, question)
         if not difference <= TOLERANCE:
             raise RunFailed(
-                f"the reloaded model's outputs differ by {difference:.2g} from ours "
+                f"the reloaded model's outputs differ from ours by {difference:.2g} of the largest "
                 f"(at most {TOLERANCE:g}): nothing was kept; please report it with the versions"
             )
         sized = config.task.image_size is not None and bool(arguments)
@@ -185,7 +185,7 @@ def _rows(config: Config, processor: Any) -> Ready:
 def _difference(
     network: Network, rows: Ready, values: Tensors, question: Mapping[str, Any]
 ) -> float:
-    """Largest difference between our outputs and those of the folder's model.
+    """Largest difference between our outputs and those of the folder's model, as a share.
 
     Raises:
         RunFailed: it cannot be loaded; says why.
@@ -216,7 +216,8 @@ def _difference(
             reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1][:150]
             raise RunFailed(f"plain transformers cannot load the export ({reason}); nothing kept")
         theirs = load_file(files[2])
-    return max(float((o - theirs[str(n)]).abs().max()) for n, o in enumerate(ours))
+    off = max(float((o - theirs[str(n)]).abs().max()) for n, o in enumerate(ours))
+    return off / max(1.0, *(float(outputs.abs().max()) for outputs in ours))
 
 
 def _question(

@@ -44,8 +44,8 @@ class CardFacts:
         merged: a full model; else an adapter.
         client: whose model, or None for the global one.
         rows: compared after reloading.
-        tolerance: that outputs for these rows were within.
-        difference: largest absolute difference of an output among them.
+        tolerance: that outputs for these rows were within, as a share of the largest (at least 1).
+        difference: the largest difference among them, as such a share.
         sized: whether the model has to be told that images are of another size than its own.
     """
 
@@ -74,7 +74,7 @@ def model_card(records: RunRecords, config: Config, facts: CardFacts) -> str:
     of = "one client's" if facts.client is not None else "the global"
     about = (
         f"A {kind} for {config.task.name} ({_learnt(config.task)}) on "
-        f"{_base(config)}, trained with {method.title} over "
+        f"{_base(records, config)}, trained with {method.title} over "
         f"{_clients(config)}: {of} model after round {facts.round} of "
         f"{config.federation.rounds}. Method: {method.reference}."
     )
@@ -103,9 +103,10 @@ def _learnt(task: TaskConfig) -> str:
     return f"{what}, {kind.outputs(task)} classes" if "id2label" in kind.settings(task) else what
 
 
-def _base(config: Config) -> str:
+def _base(records: RunRecords, config: Config) -> str:
     at = f" at commit `{config.model.revision}`" if from_hub(config) else ""
-    return f"`{public_source(config.model.source)}`{at}"
+    made = (records.manifest.get("model") or {}).get("weights")
+    return f"`{public_source(config.model.source)}`{at}" + (f" ({made})" if made else "")
 
 
 def _scores(records: RunRecords, config: Config, facts: CardFacts) -> dict[str, float]:
@@ -234,7 +235,7 @@ def _versions(manifest: Mapping[str, Any], config: Config, facts: CardFacts) -> 
         f"Base weights `{manifest.get('model_fingerprint')}`, config "
         f"`{manifest.get('signature')}`. This folder was loaded by plain libraries in a process of "
         f"its own; its outputs for {facts.rows} rows differ from the run's model by {within:.1e} "
-        "at most."
+        "of the largest at most."
     )
 
 

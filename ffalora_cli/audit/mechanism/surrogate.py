@@ -175,7 +175,9 @@ def surrogate_network(config: Config, width: int = WIDTH) -> Network:
                 torch.nn.init.normal_(parameter, std=0.15)
     model.eval().requires_grad_(False)
     targets = config.model.targets[config.adapter.targets]
-    return build_network(Backbone(model, "surrogate", (), kind), config.adapter, targets)
+    some = None if config.adapter.layers is None else 1  # of two: one stays as it was loaded
+    adapter = replace(config.adapter, layers=some)
+    return build_network(Backbone(model, "surrogate", (), kind), adapter, targets)
 
 
 def shrink(full: Any, width: int) -> Any:

@@ -58,7 +58,7 @@ def main(arguments: Sequence[str]) -> int:
         _print(
             "checked",
             f"reloaded in a fresh process: outputs for {done.rows} real rows differ by "
-            f"{done.difference:.1e} at most",
+            f"{done.difference:.1e} of the largest at most",
         )
         if not standalone:
             _print("note", "its base model is not on the hub: README.md there says how to load it")
