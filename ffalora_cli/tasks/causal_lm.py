@@ -97,7 +97,8 @@ class CausalLM(Task):
         """Tokens; each answer's are read from the token before them."""
         prompts, completions = texts
         beginnings = self.prompts(config, prompts, tokenizer)
-        answers = tokenizer(list(completions), add_special_tokens=False)["input_ids"]
+        # Not verbose: what is too long for the model is cut, or left out and counted, just below.
+        answers = tokenizer(list(completions), add_special_tokens=False, verbose=False)["input_ids"]
         ids, positions, values = [], [], []
         for beginning, tokens in zip(beginnings, answers, strict=True):
             answer = [*tokens, tokenizer.eos_token_id]
@@ -116,7 +117,7 @@ class CausalLM(Task):
             settings = {"add_generation_prompt": True, "return_dict": False}
             found = [tokenizer.apply_chat_template(json.loads(t), **settings) for t in texts]
         else:
-            found = tokenizer(list(texts))["input_ids"]
+            found = tokenizer(list(texts), verbose=False)["input_ids"]
         bos, eos = tokenizer.bos_token_id, tokenizer.eos_token_id
         nothing = [eos if bos is None else bos]
         return [(ids[:-1] if ids[-1:] == [eos] != nothing else ids) or nothing for ids in found]

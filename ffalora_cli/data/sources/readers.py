@@ -251,8 +251,9 @@ def require(columns: Sequence[str], present: Collection[str], where: str) -> Non
             names = sorted(one_line(str(other)) for other in present)  # a quoted one has lines
             hint = f"nearest is {close!r}" if close else f"it has {listed(names) or 'none'}"
             raise ConfigError(
-                f"{where} has no column {name!r} ({hint}); rename it, or set task.text_columns / "
-                "task.image_column / task.label_column / task.client_column / task.unit_column"
+                f"{where} has no column {name!r} ({hint}); rename it, or name another in "
+                "task.prompt / completion / text_columns / image_column / label_column / "
+                "client_column / unit_column"
             )
         if times[name] > 1:
             raise ConfigError(f"{where} has {times[name]} columns {name!r}; rename all but one")
