@@ -31,7 +31,7 @@ from ffalora_cli.compose.catalogue import groups
 from ffalora_cli.compose.origins import chain
 from ffalora_cli.compose.overrides import Setting
 from ffalora_cli.config.build import check_value, nearest_key
-from ffalora_cli.config.errors import ConfigError, brief, one_line
+from ffalora_cli.config.errors import ConfigError, brief, choose, one_line
 
 _OF_HYDRA = ("_target_", "_partial_", "_args_", "_recursive_", "_convert_")  # of its instantiate
 ENVIRONMENT = ("FFALORA_DATA", "HOME", "TMPDIR", "USER")  # what ${oc.env:NAME} may read
@@ -161,7 +161,7 @@ def _resolve(composed: DictConfig) -> dict[str, Any]:
         key = error.full_key
         raise ConfigError(f"{key} has no value yet; set it, as in {key}=VALUE") from error
     except InterpolationKeyError as error:
-        raise ConfigError(_dangling(error)) from error
+        raise _dangling(error, composed) from error
     except OmegaConfBaseException as error:
         raise ConfigError(f"{error.full_key}: {_reason(error)}") from error
     _refuse_targets(plain, "")
@@ -227,13 +227,24 @@ def _refuse_targets(node: Any, path: str) -> None:
         _refuse_targets(child, key)
 
 
-def _dangling(error: InterpolationKeyError) -> str:
+def _dangling(error: InterpolationKeyError, composed: DictConfig) -> ConfigError:
     """An interpolation that points nowhere: which key needs it, and what the value may be."""
     wanted = str(error.msg or error).split("'")
     missing = wanted[1] if len(wanted) > 1 else "?"
+    section, _, pattern = missing.rpartition(".")
+    if section == "model.max_grad_norm":  # looked up by adapter.targets
+        known = list(composed.model.targets)
+        if pattern not in known:
+            return choose("adapter.targets", pattern, known)
+        return ConfigError(
+            f"privacy.max_grad_norm: model.max_grad_norm.{pattern} is not there; set "
+            "privacy.max_grad_norm, or that"
+        )
     hint = nearest_key(missing)
     advice = f"; did you mean {hint!r}?" if hint and hint != missing else "; set it directly"
-    return f"{error.full_key} refers to {brief(missing, 60)}, which is not there{advice}"
+    return ConfigError(
+        f"{error.full_key} refers to {brief(missing, 60)}, which is not there{advice}"
+    )
 
 
 def _reason(error: BaseException) -> str:

@@ -165,7 +165,7 @@ def test_whole_runs_merge_it_and_peft_is_refused(tmp_path, monkeypatch, capsys):
 
 def _reloaded(command):
     """Reload in this process: a fresh one costs seconds."""
-    reload.main(*command[-2:])
+    reload.main(*command[-3:])
     return SimpleNamespace(returncode=0, stderr="")
 
 

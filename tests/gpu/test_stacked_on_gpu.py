@@ -10,12 +10,15 @@ import pytest
 import torch
 
 from ffalora_cli.engine.build import build_engine
+from ffalora_cli.engine.generate import generate
 from ffalora_cli.engine.memory import out_of_memory
 from ffalora_cli.engine.stacked.graphs import CudaGraph
 from ffalora_cli.keys import SecureKey, derive, place
 from ffalora_cli.privacy.mechanism.example_level import step_noise
 from tests.engine.test_engines import gap, job
+from tests.engine.test_generate import BEGINNINGS, ending
 from tests.engine.test_two_devices import CASES, equals_the_cpu, play
+from tests.export.test_language_models import subject
 from tests.tiny import TinyExamples, tiny_network
 
 pytestmark = [
@@ -148,3 +151,10 @@ def test_a_sweep_counts_the_gpus_that_jobs_will_see(monkeypatch):
 
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     assert visible() == [str(n) for n in range(torch.cuda.device_count())]
+
+
+def test_a_gpu_writes_the_cpu_s_answers():
+    """Of a model whose scores lie far enough apart that rounding chooses no token."""
+    _, network, values, _, _ = subject("gemma2")
+    wanted = generate(network, BEGINNINGS, ending(7, 11), 64, values)
+    assert generate(on_gpu(network), BEGINNINGS, ending(7, 11), 64, values) == wanted

@@ -56,7 +56,7 @@ def test_a_bug_of_ours_does_not_read_as_a_model_that_cannot_be_loaded(monkeypatc
     with pytest.raises(TypeError):  # called by us
         load_tokenizer(PACKAGED)
     monkeypatch.undo()
-    monkeypatch.setattr(backbone, "_local_folder", bug)
+    monkeypatch.setattr(backbone, "local_folder", bug)
     with pytest.raises(TypeError, match="of ours"):
         load_tokenizer(PACKAGED)
 

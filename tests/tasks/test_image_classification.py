@@ -88,7 +88,7 @@ def test_verbs_before_a_run_know_images(verb, digits, capsys, tmp_path, monkeypa
         ("task.image_size=30", "task.image_size=30 is no whole number"),
         ("task.image_column=img", "has no column 'img'"),
         ("task.prompt=x", "task.prompt is of another task.kind"),
-        ("model=minilm", "no preprocessor_config.json there"),
+        ("model=minilm", "a bert model is no AutoModelForImageClassification"),
     ],
 )
 def test_what_cannot_be_is_one_line(typed, said, digits, capsys):
