@@ -71,7 +71,7 @@ class Asked:
         ending = Ending.of(tokenizer, model, config.max_new_tokens, config.stop)
         assert targets.offsets is not None
         answers = np.split(targets.values, targets.offsets[1:-1])
-        references = [ending.text(answer.tolist()) for answer in answers]
+        references = [tokenizer.decode(answer, skip_special_tokens=True) for answer in answers]
         asked = Asked(config, prompts(examples, rows), references, ending)
         settings: Any = model.config.get_text_config()
         asked.check_room(getattr(settings, "max_position_embeddings", None))

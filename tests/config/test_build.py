@@ -7,7 +7,14 @@ import copy
 import pytest
 
 from ffalora_cli.compose.jobs import plan
-from ffalora_cli.config.build import build, is_known, leaf_keys, nearest_key, to_plain
+from ffalora_cli.config.build import (
+    build,
+    is_known,
+    leaf_keys,
+    nearest_key,
+    of_earlier,
+    to_plain,
+)
 from ffalora_cli.config.errors import ConfigError
 
 
@@ -90,3 +97,11 @@ def test_open_mappings_take_any_name_below_them() -> None:
     assert is_known("method.options.anything")
     assert is_known("model.targets.mine")
     assert not is_known("adapter.anything")
+
+
+def test_a_recorded_clip_of_all_patterns_is_read_as_one_of_each() -> None:
+    plain = to_plain(plan([])[0].config)
+    earlier = {**plain, "model": {**plain["model"], "max_grad_norm": 0.5}}
+    assert set(build(of_earlier(earlier)).model.max_grad_norm.items()) == {
+        (pattern, 0.5) for pattern in plain["model"]["targets"]
+    }

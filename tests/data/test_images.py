@@ -155,7 +155,7 @@ def test_what_is_no_image_is_one_line_with_its_row(cell, parquet):
 
 
 def test_sizes_that_the_model_cannot_take():
-    with pytest.raises(ConfigError, match=r"image_size=50 .* patches, .* 8 .* image_size=48 or 56"):
+    with pytest.raises(ConfigError, match=r"image_size=50 .* patches, .* 8 .*image_size=48 or 56"):
         processor("vit", 50)
     wide = BitImageProcessorPil(size={"shortest_edge": 32}, do_center_crop=False)
     with pytest.raises(ConfigError, match=r"different sizes; set task\.image_size"):

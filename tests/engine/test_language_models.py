@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ import torch
 from torch.nn import functional
 
 from ffalora_cli.config.schema import AdapterConfig
+from ffalora_cli.engine.dropout import keyed_dropout
 from ffalora_cli.engine.stacked.engine import StackedEngine
 from ffalora_cli.models.backbone import Backbone
 from ffalora_cli.models.families import vocabulary
@@ -204,3 +206,23 @@ def test_the_answers_rows_alone_reach_the_vocabulary():
         losses = functional.cross_entropy(found, targets.values, reduction="none")
         answers, each = network.answers(inputs, whose[0], targets)
     assert torch.equal(answers, found.argmax(-1)) and torch.allclose(each, losses, rtol=1e-5)
+
+
+def test_dropout_leaves_a_row_alone_where_examples_and_tokens_are_one_axis():
+    """As in OPT's MLP when it pads: a row's loss is the same in company as by itself."""
+    network, examples = network_of("opt"), texts()
+    _, _, whose = gradients_of(network, examples)
+    job = SimpleNamespace(dropout=0.5, dropout_key=3, clients=np.zeros(1, np.int64), round=1)
+
+    def losses(rows):
+        stacked = {n: torch.stack([whose[row][n] for row in rows]) for n in whose[0]}
+        network.with_dropout(keyed_dropout(job, 0, np.zeros(len(rows), np.int64), rows))
+        with torch.no_grad():
+            return network.losses(
+                network.inputs(examples, rows), stacked, examples.targets.batch(rows)
+            )
+
+    rows = np.argsort(-examples.lengths, kind="stable")
+    together, alone = losses(rows), torch.cat([losses(rows[[i]]) for i in range(len(rows))])
+    network.with_dropout(None)
+    assert torch.allclose(together, alone, rtol=1e-4)

@@ -36,9 +36,11 @@ def llama(tmp_path_factory):
     data = write_rows(folder / "data")
     rows = prepare(task_of(), tokenizer(), str(data), str(folder / "cache"), keep_together="text")
 
+    sources = [str(save_tiny_llama(folder / f"{seed}", seed)) for seed in (0, 1)]
+
     def make(seed: int):
-        source = save_tiny_llama(folder / f"{seed}", seed)
-        model = ModelConfig("tiny", str(source), None, {"query_value": LLAMA_TARGETS}, {}, 1.0, 0.1)
+        targets = {"query_value": LLAMA_TARGETS}
+        model = ModelConfig("tiny", sources[seed], None, targets, {}, 1.0, 0.1)
         backbone = load_backbone(model, HeadConfig("frozen", 0.1, 0), task_of())
         adapter = AdapterConfig(4, 8.0, "query_value", "kaiming", 0, 0.0)
         return build_network(backbone, adapter, LLAMA_TARGETS), rows.train

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from pathlib import Path
 
 import numpy as np
@@ -132,7 +133,7 @@ def test_what_cannot_be_generated_is_refused_in_a_line_and_nothing_is_written(
     kept = [word for word in typed if not word.startswith((f"{key}=", "paths.runs="))]
     assert main(["run", "--quiet", *kept, f"paths.runs={tmp_path / 'none'}", changed]) == 2
     said = capsys.readouterr()
-    assert __import__("re").search(says, said.err), said.err
+    assert re.search(says, said.err), said.err
     assert len(said.err.splitlines()) == 1 and not (tmp_path / "none").exists()
 
 

@@ -107,8 +107,9 @@ class Display(Shown):
         """``answers 12 of 100, 1:20 left``."""
         assert self._work is not None
         on, since = self._work
-        left = (time.monotonic() - since) * (total - done) / done if done else None
-        return f"{on} {int(done)} of {total}, {human_seconds(left)} left"
+        passed = time.monotonic() - since
+        left = f", {human_seconds(passed * (total - done) / done)} left" if done else ""
+        return f"{on} {int(done)} of {total}{left}"
 
     def round_done(self, record: RoundRecord) -> None:
         """A round is on disk."""

@@ -68,8 +68,10 @@ def attend(
     outs = []
     for q, k, v, keys in zip(*blocks, layout.masks(), strict=True):
         mask = _mask(q, keys, causal, sliding_window)
+        before = causal and (sliding_window is None or sliding_window >= q.shape[1])
         q, k, v = (x.transpose(1, 2) for x in (q, k, v))  # [n, heads, tokens, head_dim]
-        outs.append(_attention(q, k, v, mask, scaling, softcap).transpose(1, 2).flatten(2))
+        out = _attention(q, k, v, mask, scaling, softcap, before)
+        outs.append(out.transpose(1, 2).flatten(2))
     return layout.join(outs)[None].unflatten(-1, (query.shape[1], -1)), None
 
 
@@ -134,10 +136,13 @@ def _attention(
     mask: Tensor | None,
     scaling: float | None,
     softcap: float | None,
+    before: bool = False,
 ) -> Tensor:
     """``[n, heads, tokens, head_dim]`` of dense blocks, the fastest way here.
 
     On a CPU fused only in fp32: torch's backward pass of that is several times slower in bf16.
+    Where the mask hides what comes after a token and nothing else (``before``), fused attention
+    leaves that half out instead of computing and hiding it.
     """
     groups, dtype = q.shape[1] // k.shape[1], q.dtype
     scaling = q.shape[-1] ** -0.5 if scaling is None else scaling
@@ -152,5 +157,8 @@ def _attention(
         return short_attention.attend(q, k, v, mask, scaling)
     if not q.is_cuda:
         q, k, v = q.float(), k.float(), v.float()
-    out = nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scaling)
+    seen = None if before else mask
+    out = nn.functional.scaled_dot_product_attention(
+        q, k, v, attn_mask=seen, is_causal=before, scale=scaling
+    )
     return out.to(dtype)
