@@ -323,11 +323,11 @@ def load_network(
 ) -> Network:
     """Load, adapt, move: the one way a run gets its network; ``note`` is told of a download."""
     backbone = load_backbone(config, head, task, note, weights)
+    rounded = precision in QUANTISED  # where the backbone is, so that only few bits travel
     if backbone.real:
-        rounded = precision in QUANTISED  # where the backbone is, so that only few bits travel
-    backbone.model.to("cpu" if rounded else device)
+        backbone.model.to("cpu" if rounded else device)
     network = build_network(backbone, adapter, config.targets[adapter.targets], precision)
-    if rounded:
+    if backbone.real and rounded:
         network.model.to(device)
     return network
 
