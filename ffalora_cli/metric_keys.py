@@ -77,7 +77,7 @@ BYTES = {
     "uplink": "from clients to the server, all kinds",
     "downlink": "from the server to clients, all kinds",
     "adapter": "of adapter tensors, both ways",
-    "head": "of the classification head, both ways",
+    "head": "of the head, both ways",
     "merge": "of what is merged into the frozen weights, both ways",
     "index": "that say which elements are sent, both ways",
     "setup": "of seeds and of what is sent once to begin with, both ways",

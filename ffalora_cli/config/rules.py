@@ -18,7 +18,7 @@ from ffalora_cli.config.arrivals import check_arrivals
 from ffalora_cli.config.errors import ConfigError, brief, choose, require
 from ffalora_cli.config.partition_rules import check_partition
 from ffalora_cli.config.privacy_rules import check_privacy
-from ffalora_cli.config.schema import Config
+from ffalora_cli.config.schema import QUANTISED, Config
 from ffalora_cli.config.secrets import held
 from ffalora_cli.config.splits import evaluated_splits
 
@@ -278,6 +278,12 @@ def _engine(config: Config) -> None:
             "auto takes a GPU when there is one"
         )
     check_precision(engine.precision, engine.device)
+    if engine.precision in QUANTISED and (engine.name != "stacked" or engine.shard):
+        what = "engine.shard=true" if engine.shard else f"engine.name={engine.name}"
+        raise ConfigError(
+            f"engine.precision={engine.precision}: {what} reads the weights themselves; use "
+            "engine=stacked without sharding, or engine.precision=bf16"
+        )
     if engine.max_tokens is not None and engine.max_tokens < config.task.max_length:
         raise ConfigError(
             f"engine.max_tokens={engine.max_tokens} cannot hold one row of task.max_length="

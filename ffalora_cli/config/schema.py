@@ -15,6 +15,9 @@ INSIDE_CLIENTS = frozenset({"row", "text", "column"})
 TEXT_CLASSIFICATION = "text_classification"
 """``task.kind`` of a task that does not say it."""
 
+QUANTISED = {"int8": 8.25, "nf4": 4.5}
+"""Precisions of frozen weights that are rounded to few bits: bits each, scales included."""
+
 FEW_CLIENTS = 3
 """``federation.num_clients`` where null, unless the data itself names its clients."""
 
@@ -244,7 +247,7 @@ class EngineConfig:
 
     name: Literal["stacked", "reference"]
     device: str  # "auto", "cpu", "cuda", "cuda:1"
-    precision: Literal["auto", "fp32", "bf16", "tf32"]  # bf16: of the frozen weights
+    precision: Literal["auto", "fp32", "bf16", "tf32", "int8", "nf4"]  # of the frozen weights
     max_tokens: int | None  # tokens in a micro-batch; null = auto
     threads: int | None  # null = torch's default
     share_secret: bool = False  # of noise=secure, with the other machines of a run

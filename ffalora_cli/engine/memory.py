@@ -17,6 +17,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from ffalora_cli.config.schema import QUANTISED
+from ffalora_cli.models.families.quantised import rounded_layers
 from ffalora_cli.models.families.recompute import layers_of
 from ffalora_cli.models.families.vocabulary import CHUNK
 from ffalora_cli.models.network import Network
@@ -71,7 +73,11 @@ def needed(network: Network, tokens: int) -> int:
 
 def weight_bytes(model: nn.Module, precision: str) -> int:
     """Of a model's weights in this precision; a tied weight counts once."""
-    return (2 if precision == "bf16" else 4) * sum(p.numel() for p in model.parameters())
+    count = sum(p.numel() for p in model.parameters())
+    if precision not in QUANTISED:
+        return (2 if precision == "bf16" else 4) * count
+    rounded = sum(layer.weight.numel() for _, layer in rounded_layers(model))
+    return 4 * (count - rounded) + int(rounded * QUANTISED[precision] / 8)
 
 
 def copy_bytes(network: Network, tokens: int) -> int:

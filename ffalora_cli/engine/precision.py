@@ -14,6 +14,7 @@ import torch
 
 from ffalora_cli.config.errors import ConfigError
 from ffalora_cli.config.rules import check_precision
+from ffalora_cli.models.families.quantised import check_package
 
 
 def set_precision(precision: str, device: str) -> None:
@@ -24,9 +25,10 @@ def set_precision(precision: str, device: str) -> None:
         device: as ``pick_device`` returns it; where it is a GPU, torch's current one.
 
     Raises:
-        ConfigError: the device has no TF32.
+        ConfigError: the device has no TF32, or a package is missing.
     """
     check_precision(precision, device)
+    check_package(precision)
     if precision == "tf32" and not torch.cuda.is_tf32_supported():
         raise ConfigError(
             f"engine.precision=tf32: {torch.cuda.get_device_name()} has no TF32 units; "

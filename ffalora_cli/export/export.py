@@ -19,7 +19,7 @@ import numpy as np
 from ffalora_cli.adapters import registry as forms
 from ffalora_cli.config.build import build
 from ffalora_cli.config.errors import ConfigError, RunFailed
-from ffalora_cli.config.schema import Config
+from ffalora_cli.config.schema import QUANTISED, Config
 from ffalora_cli.engine.microbatch import cut
 from ffalora_cli.export import reload
 from ffalora_cli.export.model_card import CardFacts, model_card
@@ -92,6 +92,11 @@ def export(
         raise ConfigError(
             f"--client {client}: at privacy.unit=client a client's own tensors are neither clipped "
             "nor noised, so they stay at home; leave out --client for the global model"
+        )
+    if merge and config.engine.precision in QUANTISED:
+        raise ConfigError(
+            f"--merge: the adapter was trained on weights rounded to {config.engine.precision}; "
+            "merged with those that were not it is another model; export the adapter by itself"
         )
     processor = load_processor(config.model, config.task)
     rows = _rows(config, processor)

@@ -230,9 +230,11 @@ def _versions(manifest: Mapping[str, Any], config: Config, facts: CardFacts) -> 
     if may_leave("export.difference", config.privacy.unit):
         within = facts.difference
     versions = {k: v for k, v in (manifest.get("versions") or {}).items() if v}
+    weights = (manifest.get("model") or {}).get("weights")  # of a model that was one file
+    made = f" ({weights})" if weights else ""
     return (
         f"{code_of(manifest)}; Python {manifest.get('python')}; {joined(versions)}.\n\n"
-        f"Base weights `{manifest.get('model_fingerprint')}`, config "
+        f"Base weights `{manifest.get('model_fingerprint')}`{made}, config "
         f"`{manifest.get('signature')}`. This folder was loaded by plain libraries in a process of "
         f"its own; its outputs for {facts.rows} rows differ from the run's model by {within:.1e} "
         "of the largest at most."

@@ -6,7 +6,7 @@ from ffalora_cli.adapters.registry import FORMS
 from ffalora_cli.config import rules
 from ffalora_cli.config.errors import ConfigError, choose
 from ffalora_cli.config.plugins import Folder
-from ffalora_cli.config.schema import Config
+from ffalora_cli.config.schema import QUANTISED, Config
 from ffalora_cli.methods.base import Method
 from ffalora_cli.metric_keys import evaluated, personalized
 from ffalora_cli.tasks import registry as tasks
@@ -52,6 +52,11 @@ def check(config: Config) -> None:
         raise ConfigError(
             f"adapter.form={form}: method={method.name} is written for adapter.form="
             f"{method.form}; set that, or choose another method"
+        )
+    if method.merges and config.engine.precision in QUANTISED:
+        raise ConfigError(
+            f"engine.precision={config.engine.precision}: method={method.name} adds to the frozen "
+            "weights, and what it adds would be rounded away; use engine.precision=bf16"
         )
     rules.check(
         config,

@@ -18,10 +18,18 @@ from ffalora_cli.adapters.context import Context, Factor
 from ffalora_cli.adapters.head import install_head
 from ffalora_cli.adapters.layout import CLASS_ROWS, Layout
 from ffalora_cli.config.errors import ConfigError
-from ffalora_cli.config.schema import AdapterConfig, HeadConfig, ModelConfig, TaskConfig
+from ffalora_cli.config.schema import QUANTISED, AdapterConfig, HeadConfig, ModelConfig, TaskConfig
 from ffalora_cli.hub.access import Note, silent
 from ffalora_cli.models.backbone import Backbone, Weights, load_backbone
-from ffalora_cli.models.families import attention, check, packed, recompute, vision, vocabulary
+from ffalora_cli.models.families import (
+    attention,
+    check,
+    packed,
+    quantised,
+    recompute,
+    vision,
+    vocabulary,
+)
 from ffalora_cli.models.families.frozen import freeze_linears
 from ffalora_cli.tasks.base import Task
 from ffalora_cli.tasks.targets import BatchTargets
@@ -252,7 +260,8 @@ def build_network(
         backbone: loaded, frozen.
         adapter: form, rank, alpha, init, seed, layers.
         targets: module-name suffixes.
-        precision: of the frozen weights in the adapted model; ``bf16`` copies them.
+        precision: of the frozen weights in the adapted model; ``bf16`` copies them, ``int8`` and
+            ``nf4`` round those of linear layers and leave ``plain`` as it is.
 
     Raises:
         ConfigError: a target matches no layer, or no form has this name.
@@ -276,6 +285,8 @@ def build_network(
     else:
         model = _share_weights_copy(plain)
     install_head(model, head, context)
+    if precision in QUANTISED:
+        quantised.quantise(model, precision)
     freeze_linears(model)
     adapters.install(model, sites, form, adapter.scale, context)
     attention.install(model, context)
@@ -312,9 +323,13 @@ def load_network(
 ) -> Network:
     """Load, adapt, move: the one way a run gets its network; ``note`` is told of a download."""
     backbone = load_backbone(config, head, task, note, weights)
+    rounded = precision in QUANTISED  # where the backbone is, so that only few bits travel
     if backbone.real:
-        backbone.model.to(device)
-    return build_network(backbone, adapter, config.targets[adapter.targets], precision)
+        backbone.model.to("cpu" if rounded else device)
+    network = build_network(backbone, adapter, config.targets[adapter.targets], precision)
+    if backbone.real and rounded:
+        network.model.to(device)
+    return network
 
 
 def _share_weights_copy(model: nn.Module) -> nn.Module:

@@ -98,7 +98,9 @@ LINES: tuple[tuple[str, Kind, Kind], ...] = (
     ("metrics.train/*", "home", "home"),  # loss, clipped share, counts
     ("metrics.engine/*", "home", "home"),  # padding tells the drawn lengths
     ("metrics.*", "home", "home"),
-    *_each("never", {"config": "paths paths.**", "manifest": "model.source"}),  # may be a folder
+    *_each(  # may be folders
+        "never", {"config": "paths paths.** model.cache", "manifest": "model.source"}
+    ),
     # A hold-out is cut from the training rows, and its fingerprint made from theirs. The difference
     # of an export is of scores of rows that may be private ones.
     *_each(

@@ -82,8 +82,8 @@ def count(args: argparse.Namespace, precision: str, private: bool) -> dict[str, 
         max_tokens = args.max_tokens or auto_max_tokens(network)
         engine: Any = build_engine("stacked", network, examples, max_tokens)
         engine._shapes.graph = None  # what would be captured is done instead, and seen
-        passes, outputs = [], network.outputs
-        network.outputs = lambda *args: (passes.append(1), outputs(*args))[1]  # type: ignore[method-assign, func-returns-value]
+        passes, losses = [], network.losses
+        network.losses = lambda *args: (passes.append(1), losses(*args))[1]  # type: ignore[method-assign, func-returns-value]
         with watched() as nothing:
             engine.train(replace(job, batches=[]))
         with watched() as work:

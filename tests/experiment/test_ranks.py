@@ -113,14 +113,15 @@ def test_one_two_one_with_a_killed_process_is_one_run(job_in, monkeypatch):
 
 def test_weights_in_shares_are_one_run(job_in):
     """Rank 1 has no weights but its shares of rank 0's; nothing of the run tells."""
-    wanted = run(job_in("fine", "alone", "privacy.noise=reproducible"), Silent())
+    whole = job_in("fine", "alone", "privacy.noise=reproducible")
+    wanted = run(whole, Silent())
     job = job_in("fine", "shared", "privacy.noise=reproducible", "engine.shard=true")
 
     def work(ranks):
         return serve(ranks, job) if ranks.rank else (run(job, Silent(), ranks=ranks), ranks.tell())
 
     (found, _), nothing = on_two_ranks(work)
-    assert nothing is None and found["signature"] == wanted["signature"]
+    assert nothing is None and job.signature == whole.signature
     tensors, same = (load_file(f"{r['run_dir']}/adapter.safetensors") for r in (found, wanted))
     for name, value in same.items():
         assert np.linalg.norm(tensors[name] - value) <= 1e-6 * np.linalg.norm(value)

@@ -94,7 +94,7 @@ def test_a_gguf_file_becomes_the_model_it_holds_once(tiny_gguf, tmp_path):
 def test_it_is_known_by_the_file_wherever_and_whenever_it_was_converted(tiny_gguf, tmp_path):
     elsewhere = replace(model_config(str(tiny_gguf)), cache=str(tmp_path))
     assert model_files(elsewhere).weights == model_files(elsewhere).tokenizer == (tiny_gguf,)
-    check_processor_files(elsewhere, False)
+    check_processor_files(elsewhere, images=False)
     before = inputs_of(replace(CONFIG, model=elsewhere))
     pin_model(elsewhere)
     assert inputs_of(replace(CONFIG, model=elsewhere)) == before
