@@ -99,6 +99,7 @@ def test_loss_is_best_when_small_and_metrics_have_short_names(runs) -> None:
     assert found.metrics == ("eval/loss", "eval/accuracy")
     assert [cell.rank for cell in found.rows[0].cells] == ["best", "best"]
     assert found.rows[0].cells[0].sample.mean == pytest.approx(0.39)
+    assert any("best mean, the lowest of loss" in note for note in notes(found))
 
 
 def test_pairs_need_the_same_seed_and_the_same_clients(runs) -> None:

@@ -25,6 +25,7 @@ from ffalora_cli.report.runs.settings import (
 )
 from ffalora_cli.report.runs.spent_together import sentences
 from ffalora_cli.report.table.rows import Comparison
+from ffalora_cli.tasks.registry import higher_is_better
 
 BEST, TIED = "*", "~"
 _TIED_MEANS = "mean inside the interval of the best, so no difference is shown"
@@ -70,7 +71,9 @@ def _spread(comparison: Comparison) -> list[str]:
         found.append("n = 1: a single run has no spread and no interval")
     if any(cell.rank for cell in cells):
         task = " of its task" if any(k.split(".")[0] == "task" for k in comparison.columns) else ""
-        found.append(f"{BEST}: best mean{task}")
+        low = [short_name(m) for m in comparison.metrics if not higher_is_better(m)]
+        lowest = f", the lowest of {' and '.join(low)}" if low else ""
+        found.append(f"{BEST}: best mean{task}{lowest}")
         if any(cell.rank == "tied" for cell in cells):
             found[-1] += f"; {TIED}: {_TIED_MEANS}"
     if any(cell.rank == "best" and cell.sample.count == 1 for cell in cells):
