@@ -100,8 +100,8 @@ def client_scores(
 ) -> tuple[np.ndarray, np.ndarray]:
     """The task's ``client_metric`` of each client's model, and the same re-weighted to its labels.
 
-    The second is ``sum_c p_k(c) * score_k(rows of stratum c)`` with ``p_k`` the client's mix: what
-    the client would see on data like its own.
+    The second is ``sum_c p_k(c) * score_k(rows of stratum c)`` with ``p_k`` the client's mix of the
+    strata that the split has: what the client would see on data like its own.
 
     Args:
         network: frozen model with sites.
@@ -118,12 +118,15 @@ def client_scores(
     """
     kind = network.task
     strata, names = registry.strata(task, examples.targets)
-    parts = [np.arange(len(strata)), *(np.flatnonzero(strata == c) for c in range(len(names)))]
+    there = np.bincount(strata, minlength=len(names)) > 0  # [strata]
+    parts = [np.arange(len(strata)), *(np.flatnonzero(strata == c) for c in np.flatnonzero(there))]
     scores = np.empty((len(models), len(parts)))
     for model, line in zip(models, scores, strict=True):
         scored = answer(network, examples, model, max_tokens, poll)
         for place, rows in enumerate(parts):
             line[place] = kind.score(task, kind.client_metric, scored.take(rows))
-    mix = strata_counts / strata_counts.sum(1, keepdims=True)  # [clients, strata]
-    own = (mix * scores[:, 1:]).sum(1)
-    return np.broadcast_to(scores[:, 0], own.shape), own
+    counts = strata_counts[:, there]
+    mix = counts / np.maximum(counts.sum(1, keepdims=True), 1)  # [clients, strata of the split]
+    plain = np.broadcast_to(scores[:, 0], len(mix))
+    own = np.where(counts.any(1), (mix * scores[:, 1:]).sum(1), plain)
+    return plain, own

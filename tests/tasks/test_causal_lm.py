@@ -13,7 +13,7 @@ from torch.nn import functional
 from ffalora_cli.config.errors import ConfigError
 from ffalora_cli.config.schema import AdapterConfig, HeadConfig, ModelConfig
 from ffalora_cli.data.dataset import prepare
-from ffalora_cli.engine.evaluate import evaluate, predict
+from ffalora_cli.engine.evaluate import client_scores, evaluate, predict
 from ffalora_cli.engine.gradients import MicroBatch, gradients
 from ffalora_cli.models.backbone import load_backbone
 from ffalora_cli.models.families import vocabulary
@@ -221,6 +221,16 @@ def test_scores_are_of_all_tokens_alike(trained):
     assert found["token_accuracy"] == np.mean(scored.answers == examples.targets.values)
     endless = Scored(Targets(np.zeros(1, np.int64)), np.zeros(1), np.full(1, 1e6))
     assert math.isfinite(TASK.score(task_of(), "perplexity", endless))
+
+
+def test_a_client_is_scored_on_the_strata_that_there_are(trained):
+    """A category without evaluation rows says nothing; it must not be an answer's zero or NaN."""
+    network, values, data = trained
+    examples = data["mean"].train
+    some = examples.take(np.flatnonzero(examples.targets.strata == 0))
+    counts = np.array([[3, 5], [0, 4]])
+    plain, own = client_scores(network, some, [values], counts, task_of())
+    assert np.isfinite(own).all() and np.array_equal(plain, own)
 
 
 def test_rows_are_dealt_by_category_and_long_ones_are_counted(tmp_path):
