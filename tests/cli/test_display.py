@@ -147,7 +147,9 @@ def test_the_clients_column_shows_what_such_runs_record(typed, title, key) -> No
 def test_clients_own_models_say_what_they_are_scored_by() -> None:
     final = {"eval/nll": 3.0, "eval/loss": 3.0, "eval/personalized_token_accuracy": 0.05}
     text = words.closing({"final": final, "rounds": 1, "headline": "eval/nll"}, ["nll"])
-    assert "clients' own models' token_accuracy 5.0 % on average" in " ".join(" ".join(text).split())
+    assert "clients' own models' token_accuracy 5.0 % on average" in " ".join(
+        " ".join(text).split()
+    )
 
 
 def test_no_part_of_the_bytes_is_larger_than_its_whole() -> None:
