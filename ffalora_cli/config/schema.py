@@ -119,7 +119,8 @@ class AdapterConfig:
         if self.layers is None:
             return self.targets
         if isinstance(self.layers, int):
-            return f"{self.targets} of the last {self.layers} layers"
+            last = "layer" if self.layers == 1 else f"{self.layers} layers"
+            return f"{self.targets} of the last {last}"
         return f"{self.targets} of layers {', '.join(map(str, self.layers))}"
 
 

@@ -144,6 +144,12 @@ def test_the_clients_column_shows_what_such_runs_record(typed, title, key) -> No
         assert chosen[2].cell(lines[1]) == "25.0 %"
 
 
+@pytest.mark.parametrize("layers, said", [(1, "last layer"), (2, "last 2 layers")])
+def test_where_adapters_are_is_said_in_words(layers, said) -> None:
+    (job,) = plan([f"adapter.layers={layers}"])
+    assert f"rank 8 at query_value of the {said}, " in words.protocol(job.config)
+
+
 def test_clients_own_models_say_what_they_are_scored_by() -> None:
     final = {"eval/nll": 3.0, "eval/loss": 3.0, "eval/personalized_token_accuracy": 0.05}
     text = words.closing({"final": final, "rounds": 1, "headline": "eval/nll"}, ["nll"])
