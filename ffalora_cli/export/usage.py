@@ -87,4 +87,5 @@ def _call(task: TaskConfig, sized: bool) -> list[str]:
 
 def from_hub(config: Config) -> bool:
     """Whether the base model is a repository of the hub; its revision is a commit by then."""
-    return not config.model.source.startswith(("package:", ".", "/", "~"))
+    folder = config.model.source.startswith(("package:", ".", "/", "~"))
+    return config.model.revision is not None and not folder

@@ -38,7 +38,7 @@ PROCESSOR = "preprocessor_config.json"
 """Of images."""
 SETTINGS = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
 _PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json")
-_INSTEAD = "use model=minilm (no download) or model.source=FOLDER"
+INSTEAD = "use model=minilm, smollm2 to write texts (no download), or model.source=FOLDER"
 
 
 def pinned_commit(repository: str, revision: str | None, note: Note = silent) -> str:
@@ -122,7 +122,7 @@ def _fetch(wanted: Wanted, commit: str, part: Part, note: Note) -> None:
     sizes = {file.rfilename: int(file.size or 0) for file in info.siblings}
     folder = cache_folder("model", wanted.repository) / "snapshots" / commit
     if CONFIG not in sizes:
-        raise wanted.error(f"no {CONFIG} there, so no model of transformers; {_INSTEAD}")
+        raise wanted.error(f"no {CONFIG} there, so no model of transformers; {INSTEAD}")
     _download(wanted.repository, commit, CONFIG)
     if part == "config":
         return
@@ -137,7 +137,7 @@ def _fetch(wanted: Wanted, commit: str, part: Part, note: Note) -> None:
     for name in left:
         _download(wanted.repository, commit, name)
     if not _has(wanted.repository, commit, part):
-        text = f"{INDEX} names files that the repository lacks; {_INSTEAD}"
+        text = f"{INDEX} names files that the repository lacks; {INSTEAD}"
         raise wanted.error(text)
 
 
@@ -159,7 +159,7 @@ def _weights(sizes: Collection[str], wanted: Wanted) -> list[str]:
         return [INDEX]
     if any(name in sizes for name in _PICKLES):
         raise wanted.error(_pickles())
-    raise wanted.error(f"no weights there ({WEIGHTS}); {_INSTEAD}")
+    raise wanted.error(f"no weights there ({WEIGHTS}); {INSTEAD}")
 
 
 def _processor(sizes: Collection[str], wanted: Wanted) -> list[str]:
@@ -222,7 +222,7 @@ def check_sentencepiece(folder: Path, source: str) -> None:
 
 def _wanted(repository: str, revision: str | None) -> Wanted:
     named = f"model.source={repository!r}"
-    return Wanted("model", repository, revision or "main", "model.revision", _INSTEAD, named=named)
+    return Wanted("model", repository, revision or "main", "model.revision", INSTEAD, named=named)
 
 
 def _size(count: int) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ffalora_cli.config.errors import ConfigError, brief, one_line
+from ffalora_cli.hub.model_files import INSTEAD
 from ffalora_cli.hub.reasons import of_ours
 
 
@@ -30,10 +31,7 @@ def readable_errors(source: str, folder: str | None = None) -> Iterator[None]:
                 "it, save it with safetensors (save_pretrained), then model.source=FOLDER"
             ) from error
         reason = one_line(f"{type(error).__name__}: {error}").rstrip(". ")
-        raise ConfigError(
-            f"{named}: not loadable ({reason}); use model=minilm (no download) or "
-            "model.source=FOLDER"
-        ) from error
+        raise ConfigError(f"{named}: not loadable ({reason}); {INSTEAD}") from error
 
 
 def _holds_pickles(folder: Path) -> bool:

@@ -241,7 +241,10 @@ def check_strata(task: Task, config: TaskConfig, partition: str) -> None:
         ConfigError: names the partitions that need none.
     """
     if partition in ("dirichlet", "label_mix", "shards") and not task.strata_names(config):
+        named = (
+            "" if config.label_column else ", or name them in task.label_column and task.classes"
+        )
         raise ConfigError(
             f"partition.name={partition} deals rows by label, and task.kind={config.kind} has no "
-            "labels to deal by; use partition=iid or quantity"
+            f"labels to deal by; use partition=iid or quantity{named}"
         )

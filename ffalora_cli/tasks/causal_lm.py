@@ -114,8 +114,7 @@ class CausalLM(Task):
     def prompts(self, config: TaskConfig, texts: Sequence[str], tokenizer: Any) -> list[list[int]]:
         """Tokens of each prompt, one at least: an answer's first is read from its last."""
         if config.messages_column is not None:
-            settings = {"add_generation_prompt": True, "return_dict": False}
-            found = [tokenizer.apply_chat_template(json.loads(t), **settings) for t in texts]
+            found = [_by_template(json.loads(text), tokenizer) for text in texts]
         else:
             found = tokenizer(list(texts), verbose=False)["input_ids"]
         bos, eos = tokenizer.bos_token_id, tokenizer.eos_token_id
@@ -155,6 +154,11 @@ class CausalLM(Task):
             )
         for form in filter(None, [config.prompt, config.completion]):
             _fields(form)
+        if not chat and not _fields(config.completion or ""):
+            raise ConfigError(
+                f"task.completion={brief(config.completion, 60)} names no column, so all rows have "
+                "one answer; write columns as {name}"
+            )
         require(
             "task.classes",
             list(config.classes),
@@ -193,7 +197,7 @@ def _written(
     config: TaskConfig, table: Mapping[str, Sequence[Any]], place: Place, row: int
 ) -> tuple[str, str]:
     """Prompt and completion of a row."""
-    cells = {name: _text(values[row]) for name, values in table.items()}
+    cells = {name: _text(values[row], name, place, row) for name, values in table.items()}
     assert config.prompt is not None and config.completion is not None
     for key, form in {"prompt": config.prompt, "completion": config.completion}.items():
         names = _fields(form)
@@ -212,23 +216,55 @@ def _is_idle(line: str, cells: Mapping[str, str]) -> bool:
     return bool(names) and not any(cells[name].strip() for name in names)
 
 
-def _text(value: Any) -> str:
-    """A cell as a format string has it; null and NaN are nothing."""
+def _text(value: Any, name: str, place: Place, row: int) -> str:
+    """A cell as a format string has it; null and NaN are nothing, lists and the like refused."""
+    if isinstance(value, bytes | list | Mapping):
+        raise ConfigError(
+            f"{place(row)}: {name} is {type(value).__name__}, not text; give texts or numbers"
+        )
     return "" if value is None or value != value else str(value)
 
 
 def _chat(messages: Any, place: Place, row: int) -> tuple[str, str]:
     """All messages but the last as JSON, and what the last one says."""
-    wanted = {"role", "content"}
     fine = isinstance(messages, list) and len(messages) >= 2
-    fine = fine and all(isinstance(m, Mapping) and wanted <= m.keys() for m in messages)
-    if not fine or messages[-1]["role"] != "assistant" or not str(messages[-1]["content"]).strip():
+    fine = fine and all(
+        isinstance(m, Mapping) and set(map(type, _said(m))) == {str} for m in messages
+    )
+    if not fine or messages[-1]["role"] != "assistant" or not messages[-1]["content"].strip():
         raise ConfigError(
             f"{place(row)}: the chat does not end with something the assistant says; give a list "
-            "of {role, content}, the last of role assistant"
+            "of {role, content}, both texts, the last of role assistant"
         )
-    before = [{"role": str(m["role"]), "content": str(m["content"])} for m in messages[:-1]]
-    return json.dumps(before), str(messages[-1]["content"])
+    before = [dict(zip(("role", "content"), _said(m), strict=True)) for m in messages[:-1]]
+    return json.dumps(before), messages[-1]["content"]
+
+
+def _said(message: Mapping[str, Any]) -> tuple[Any, Any]:
+    """Who, and what."""
+    return message.get("role"), message.get("content")
+
+
+def _by_template(messages: list[dict[str, str]], tokenizer: Any) -> list[int]:
+    """Tokens of a chat up to where its last answer begins.
+
+    Raises:
+        ConfigError: the template wants other roles, or another order of them.
+    """
+    from jinja2 import TemplateError
+
+    try:
+        tokens: list[int] = tokenizer.apply_chat_template(
+            messages, add_generation_prompt=True, return_dict=False
+        )
+    except TemplateError as error:
+        roles = ", ".join(message["role"] for message in messages)
+        raise ConfigError(
+            f"task.messages_column: the tokenizer's chat template refuses {brief(roles, 60)} "
+            f"before the answer ({brief(str(error), 80)}), in the chat that begins "
+            f"{brief(messages[0]['content'], 40)}; change the rows, or use another model"
+        ) from error
+    return tokens
 
 
 def _cut(prompt: list[int], room: int, bos: int | None) -> list[int]:

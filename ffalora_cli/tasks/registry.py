@@ -62,6 +62,11 @@ def check(config: Config) -> None:
                 "give it another name there"
             )
     check_strata(task, config.task, config.partition.name)
+    if not task.headed and config.head.mode not in ("frozen", config.method.head):
+        raise ConfigError(
+            f"head.mode={config.head.mode}: task.kind={config.task.kind} has no head, its "
+            "vocabulary is of the frozen base; remove it"
+        )
 
 
 def strata(task: TaskConfig, targets: Targets) -> tuple[np.ndarray, tuple[str, ...]]:

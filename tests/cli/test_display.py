@@ -92,7 +92,7 @@ records   runs/bbc_news-minilm-ffa_lora-0123456789ab
 
 result    accuracy 60.0 %, loss 1.200 (after 4 rounds in 1:23)
 bytes     up 1.8 MB, down 1.3 MB, together 3.1 MB (all clients); of it set-up
-          48 B, head 0 B
+          48 B
 privacy   epsilon 5.99 (largest of 3 clients; unit example, add/remove one,
           delta 1e-5, Poisson sampling, PLD accountant)
 records   runs/bbc_news-minilm-ffa_lora-0123456789ab
@@ -142,6 +142,14 @@ def test_the_clients_column_shows_what_such_runs_record(typed, title, key) -> No
     assert shown == ["round", "accuracy", *([title] if title else [])]  # no loss, no bytes: gone
     if title:
         assert chosen[2].cell(lines[1]) == "25.0 %"
+
+
+def test_clients_own_models_say_what_they_are_scored_by() -> None:
+    final = {"eval/nll": 3.0, "eval/loss": 3.0, "eval/personalized_token_accuracy": 0.05}
+    text = words.closing({"final": final, "rounds": 1, "headline": "eval/nll"}, ["nll"])
+    assert "clients' own models' token_accuracy 5.0 % on average" in " ".join(
+        " ".join(text).split()
+    )
 
 
 def test_no_part_of_the_bytes_is_larger_than_its_whole() -> None:

@@ -117,6 +117,12 @@ def test_table_with_few_classes_has_them_all() -> None:
     ]
 
 
+def test_table_without_labels_has_rows_alone() -> None:
+    found = table_of(np.array([[16], [4]]), ("all rows",))
+    assert lines(found) == [" client      rows", "      0        16", "      1         4",
+                            "    all        20"]  # fmt: skip
+
+
 def test_table_with_many_classes_and_clients_stays_readable() -> None:
     counts = np.random.default_rng(0).multinomial(500, [1 / 77] * 77, size=200)
     names = [f"a_rather_long_name_of_intent_{i}" for i in range(77)]

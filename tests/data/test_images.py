@@ -154,6 +154,22 @@ def test_what_is_no_image_is_one_line_with_its_row(cell, parquet):
         load_rows(TASK, str(parquet), "train")
 
 
+@pytest.mark.parametrize(
+    "path, wrong",
+    [
+        ("nowhere/1.png", r"row 4 .* no file '.*nowhere/1\.png'; correct the path"),
+        ("text.png", r"row 4 .* can be decoded \(cannot identify image file\); mend"),
+    ],
+)
+def test_a_path_without_an_image_is_said_once(path, wrong, parquet):
+    cells = [{"bytes": encoded(image), "path": None} for image in pictures()]
+    cells[4] = {"bytes": None, "path": path}
+    write(parquet, cells)
+    (next(parquet.rglob("*.parquet")).parent / "text.png").write_text("no image")
+    with pytest.raises(ConfigError, match=wrong):
+        load_rows(TASK, str(parquet), "train")
+
+
 def test_sizes_that_the_model_cannot_take():
     with pytest.raises(ConfigError, match=r"image_size=50 .* patches, .* 8 .*image_size=48 or 56"):
         processor("vit", 50)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import faulthandler
+import re
 from datetime import timedelta
 from functools import partial
 
@@ -138,5 +140,14 @@ def test_without_the_passes_that_count_for_nothing_no_round_ends(monkeypatch):
     """The mutant: its ranks meet in different sums, which is an error or a time-out."""
     monkeypatch.setattr(ranks_module, "PATIENCE", timedelta(seconds=20))
     monkeypatch.setattr(Shares, "wait", lambda self, nothing: None)
-    with pytest.raises(Exception, match=r"(?i)gloo|process|timed? ?out|size"):
-        on_two_ranks(lambda ranks: on_shares(bert, ranks))
+
+    def mutant(ranks):
+        faulthandler.disable()  # torch may end a process whose sum is of another size
+        return on_shares(bert, ranks)
+
+    try:
+        found = on_two_ranks(mutant)
+    except Exception as error:
+        assert re.search(r"(?i)gloo|process|timed? ?out|size", str(error))
+    else:
+        assert None in found

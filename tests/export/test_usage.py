@@ -16,7 +16,7 @@ from transformers import ViTImageProcessor
 from ffalora_cli.cli.main import main
 from ffalora_cli.export import export as room
 from ffalora_cli.export import reload
-from ffalora_cli.export.usage import usage
+from ffalora_cli.export.usage import from_hub, usage
 from ffalora_cli.records.reading import read_run
 from tests.export.test_export import config
 from tests.language import save_tiny_llama, write_rows
@@ -99,6 +99,12 @@ def test_a_language_model_writes_by_the_code_of_its_card(talk, merge, tmp_path, 
     with torch.no_grad():
         ids = names["tokenizer"]("q: abc a:", return_tensors="pt")
         assert names["model"](**ids).logits.shape[-1] == len(names["tokenizer"])
+
+
+def test_a_folder_without_a_dot_is_no_repository_of_the_hub():
+    model = replace(config().model, source="llama", revision=None)
+    assert not from_hub(replace(config(), model=model))
+    assert from_hub(replace(config(), model=replace(model, revision="0" * 40)))
 
 
 def save_tiny_vit(folder: Path) -> Path:

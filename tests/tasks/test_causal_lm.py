@@ -94,6 +94,7 @@ def test_an_empty_prompt_begins_with_the_first_token_and_an_added_end_is_dropped
         ({"prompt": "q: {question!r}"}, "{question} is no column"),
         ({"prompt": "q: {question.__class__}"}, "is no column"),
         ({"completion": None}, "give one of the two"),
+        ({"completion": "yes"}, "task.completion='yes' names no column"),
         ({"messages_column": "chat"}, "give one of the two"),
         ({"text_columns": ("question",)}, "task.text_columns"),
         ({"classes": ()}, "task.classes"),
@@ -117,6 +118,32 @@ def test_keys_of_another_kind_are_refused():
 def test_a_row_without_its_answer_or_any_of_its_prompt_is_named(column, said_):
     with pytest.raises(ConfigError, match=f"line 3: .*task.{said_} is made of it"):
         encoded(task_of(), **{column: ["a", " "]})
+
+
+def test_a_cell_that_is_no_text_is_named_with_its_row():
+    with pytest.raises(ConfigError, match=r"line 3: answer is list, not text"):
+        encoded(task_of(), answer=["yes", ["no"]])
+
+
+def chat_of(**first):
+    task = task_of(prompt=None, completion=None, messages_column="chat", label_column=None)
+    chat = [{"role": "user", "content": "a"} | first, {"role": "assistant", "content": "b"}]
+    return task, TASK.texts(task, {"chat": [chat]}, place)
+
+
+@pytest.mark.parametrize("first", [{"content": None}, {"content": [{"type": "text"}]}, {"role": 1}])
+def test_a_message_that_is_no_text_is_refused_and_never_learnt_as_none(first):
+    with pytest.raises(ConfigError, match=r"line 2: the chat .* both texts"):
+        chat_of(**first)
+
+
+def test_a_chat_that_the_template_refuses_is_one_line():
+    tokens = tokenizer()
+    tokens.chat_template = "{{ raise_exception('System role not supported') }}"
+    task, texts = chat_of(role="system")
+    with pytest.raises(ConfigError, match=r"refuses 'system' .*System role not supported") as error:
+        TASK.encode(task, texts, tokens, 64)
+    assert "\n" not in str(error.value)
 
 
 @pytest.fixture(scope="module")

@@ -10,6 +10,7 @@ import torch
 from transformers import BertConfig, BertForSequenceClassification, BertForTokenClassification
 
 from ffalora_cli.cli.main import main
+from ffalora_cli.compose.jobs import plan
 from ffalora_cli.config.errors import ConfigError
 from ffalora_cli.config.schema import AdapterConfig
 from ffalora_cli.engine.build import build_engine
@@ -136,3 +137,17 @@ def test_targets_that_no_loss_is_made_of_are_refused(wrong, said):
     Targets(**{name: np.array(array) for name, array in fine.items()}).check(lengths, "here")
     with pytest.raises(ConfigError, match=f"here: {said}"):
         Targets(**{n: np.array(a) for n, a in (fine | wrong).items()}).check(lengths, "here")
+
+
+@pytest.mark.parametrize(
+    "typed, wrong",
+    [
+        ("head.mode=trained", r"head\.mode=trained: task\.kind=causal_lm has no head"),
+        ("partition=dirichlet", r"iid or quantity, or name them in task\.label_column and"),
+    ],
+)
+def test_a_language_model_has_no_head_and_labels_only_where_it_names_them(typed, wrong):
+    words = ["task=gsm8k", "model=smollm2", "partition=iid", "privacy=none"]
+    with pytest.raises(ConfigError, match=wrong):
+        plan([*words, typed])
+    assert plan([*words, "method=fedsa_lora"])[0].config.head.mode == "personal"

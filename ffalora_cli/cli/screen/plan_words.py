@@ -196,5 +196,5 @@ def _disk(disk: Mapping[str, Any]) -> list[str]:
         "disk",
         f"about {human_bytes(disk['run_folder'])} in the run folder, {disk['checkpoints_kept']} "
         f"checkpoints of {human_bytes(disk['checkpoint'])} among it; "
-        f"{human_bytes(disk['token_cache'])} of tokens in the cache",
+        f"{human_bytes(disk['token_cache'])} of encoded rows in the cache",
     )

@@ -134,7 +134,8 @@ def closing(summary: Mapping[str, Any], metrics_order: Sequence[str]) -> list[st
     rest = ("_own_labels", "_min")
     for key in (k for k in metrics if k.startswith(personalized("")) and not k.endswith(rest)):
         place = 0 if summary.get("headline") == key else len(scores)
-        scores.insert(place, f"clients' own models {score(key, metrics[key])} on average")
+        name = key.removeprefix(personalized(""))
+        scores.insert(place, f"clients' own models' {name} {score(key, metrics[key])} on average")
     rounds = int(summary.get("rounds") or 0)
     after = f"after {counted(rounds, 'round')}"
     if summary.get("seconds") is not None:
@@ -169,7 +170,6 @@ def communication(metrics: Mapping[str, float]) -> str:
         f"{name} {human_bytes(value)}"
         for name, kind in (("set-up", "setup"), ("head", "head"))
         if (value := metrics.get(bytes_of(kind, total=True), metrics.get(bytes_of(kind))))
-        is not None
     ]
     ways = f"up {human_bytes(up)}, down {human_bytes(down)}, together {human_bytes(both)}"
     return f"{ways} (all clients){'; of it ' if parts else ''}{', '.join(parts)}"

@@ -74,7 +74,7 @@ def _list_installed() -> None:
         print(_entry(name, f"{title} (installed): method.name={name}"))
 
 
-def _entry(name: str, text: str, width: int = 18) -> str:
+def _entry(name: str, text: str, width: int = 20) -> str:
     return textwrap.fill(
         text,
         width=min(WIDTH, screen_width()),

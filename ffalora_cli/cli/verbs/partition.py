@@ -79,7 +79,9 @@ def lines(found: ClientTable) -> list[str]:
         return f"{name:>{wide}} " + " ".join(f"{number:>9}" for number in numbers) + " "
 
     head = begin("client", [title for title, _ in columns])
-    if len(classes) <= _CLASSES:
+    if len(classes) == 1:  # no labels: the number of rows says it all
+        cells, labels, total = [""] * len(counts), "", ""
+    elif len(classes) <= _CLASSES:
         width = min(14, (80 - len(head)) // len(classes) - 1)
         cells = [" ".join(count(int(n)).rjust(width) for n in row) for row in counts]
         labels = " ".join(name[:width].rjust(width) for name in classes)
@@ -95,7 +97,7 @@ def lines(found: ClientTable) -> list[str]:
     if len(body) > _CLIENTS:
         body = [*body[:_CLIENTS], f"{'...':>{wide}} {len(body) - _CLIENTS} more clients"]
     everybody = begin("all", [count(int(values.sum())) for _, values in columns]) + total
-    return [head + labels, *body, everybody]
+    return [line.rstrip() for line in (head + labels, *body, everybody)]
 
 
 def closing(found: ClientTable, config: Config, figure: Path) -> list[str]:

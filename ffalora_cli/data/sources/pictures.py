@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ffalora_cli.config.errors import ConfigError, one_line
+from ffalora_cli.config.errors import ConfigError, brief, one_line
 from ffalora_cli.data.groups import as_keys
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp"})
@@ -33,10 +33,16 @@ def decoder(values: Sequence[Any], folder: Path, place: Callable[[int], str]) ->
         try:
             with Image.open(_file(values[row], folder)) as image:
                 return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        except FileNotFoundError as error:
             raise ConfigError(
-                f"{place(row)}: no image that can be decoded ({one_line(str(error))[:80]}); mend "
-                "or remove the row"
+                f"{place(row)}: no file {brief(str(error.filename), 80)}; correct the path "
+                f"(relative ones start from {folder}), or remove the row"
+            ) from error
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+            reason = one_line(str(error)).split(" '")[0].split(" <")[0]  # the place has the path
+            raise ConfigError(
+                f"{place(row)}: no image that can be decoded ({reason[:80]}); mend or remove the "
+                "row"
             ) from error
 
     return decode
