@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from string import Formatter
@@ -16,6 +15,11 @@ from ffalora_cli.tasks.targets import Scored, Targets
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
+
+
+TURN, SAYS = "\ufdd0", "\ufdd1"
+"""Between the messages of a chat, and between who says one and what: no text has these characters,
+and normalising leaves them alone, so that chats are compared by what is said in them."""
 
 
 class CausalLM(Task):
@@ -63,7 +67,7 @@ class CausalLM(Task):
     def texts(
         self, config: TaskConfig, table: Mapping[str, Sequence[Any]], place: Place
     ) -> tuple[list[str], ...]:
-        """(prompts, completions); a chat's prompt is all but its last message, as JSON."""
+        """(prompts, completions); a chat's prompt is all but its last message, in one text."""
         prompts, completions = [], []
         for row in range(len(next(iter(table.values())))):
             if config.messages_column is not None:
@@ -114,7 +118,7 @@ class CausalLM(Task):
     def prompts(self, config: TaskConfig, texts: Sequence[str], tokenizer: Any) -> list[list[int]]:
         """Tokens of each prompt, one at least: an answer's first is read from its last."""
         if config.messages_column is not None:
-            found = [_by_template(json.loads(text), tokenizer) for text in texts]
+            found = [_by_template(_messages(text), tokenizer) for text in texts]
         else:
             found = tokenizer(list(texts), verbose=False)["input_ids"]
         bos, eos = tokenizer.bos_token_id, tokenizer.eos_token_id
@@ -226,7 +230,7 @@ def _text(value: Any, name: str, place: Place, row: int) -> str:
 
 
 def _chat(messages: Any, place: Place, row: int) -> tuple[str, str]:
-    """All messages but the last as JSON, and what the last one says."""
+    """All messages but the last in one text, and what the last one says."""
     fine = isinstance(messages, list) and len(messages) >= 2
     fine = fine and all(
         isinstance(m, Mapping) and set(map(type, _said(m))) == {str} for m in messages
@@ -236,8 +240,13 @@ def _chat(messages: Any, place: Place, row: int) -> tuple[str, str]:
             f"{place(row)}: the chat does not end with something the assistant says; give a list "
             "of {role, content}, both texts, the last of role assistant"
         )
-    before = [dict(zip(("role", "content"), _said(m), strict=True)) for m in messages[:-1]]
-    return json.dumps(before), messages[-1]["content"]
+    return TURN.join(map(SAYS.join, map(_said, messages[:-1]))), messages[-1]["content"]
+
+
+def _messages(text: str) -> list[dict[str, str]]:
+    """The messages of ``_chat``'s text."""
+    turns = (turn.split(SAYS) for turn in text.split(TURN))
+    return [{"role": role, "content": content} for role, content in turns]
 
 
 def _said(message: Mapping[str, Any]) -> tuple[Any, Any]:

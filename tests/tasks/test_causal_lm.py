@@ -13,6 +13,7 @@ from torch.nn import functional
 from ffalora_cli.config.errors import ConfigError
 from ffalora_cli.config.schema import AdapterConfig, HeadConfig, ModelConfig
 from ffalora_cli.data.dataset import prepare
+from ffalora_cli.data.groups import normalised, text_keys
 from ffalora_cli.engine.evaluate import client_scores, evaluate, predict
 from ffalora_cli.engine.gradients import MicroBatch, gradients
 from ffalora_cli.models.backbone import load_backbone
@@ -77,6 +78,22 @@ def test_a_chat_is_written_by_the_template_and_its_last_message_is_learnt():
         ConfigError, match=r"line 2: the chat does not end with something the assis"
     ):
         TASK.texts(task, {"chat": [chat[:1]]}, place)
+
+
+def test_chats_are_one_text_where_what_is_said_in_them_is():
+    """As other texts: blanks, case and forms of letters do not tell two apart."""
+    task = task_of(prompt=None, completion=None, messages_column="chat", label_column=None)
+    chats = [
+        [{"role": "user", "content": said_}, {"role": "assistant", "content": "so"}]
+        for said_ in ('Été  "a"', 'été\n"A"', "été b")
+    ]
+    texts = TASK.texts(task, {"chat": chats}, place)
+    keys = text_keys(texts)
+    assert keys[0] == keys[1] != keys[2]
+    whole = TASK.encode(task, texts, tokenizer(), 64)["input_ids"]
+    alike = [[normalised(text) for text in column] for column in texts]
+    short = TASK.encode(task, alike, tokenizer(), 64)["input_ids"]
+    assert whole[0] != whole[1] and short[0] == short[1] != short[2]
 
 
 def test_an_empty_prompt_begins_with_the_first_token_and_an_added_end_is_dropped():
