@@ -117,7 +117,7 @@ def test_withheld_test_labels_are_refused(tmp_path: Path) -> None:
 def test_missing_column_names_the_nearest(tmp_path: Path, suffix: str) -> None:
     write(tmp_path, [{"sentense": "a", "label": 0}], suffix)
     message = refusal(TASK, tmp_path)
-    assert "'sentence'" in message and "'sentense'" in message and "task.text_columns" in message
+    assert "'sentence'" in message and "'sentense'" in message and "text_columns" in message
 
 
 def test_unreadable_files_are_named(tmp_path: Path) -> None:
