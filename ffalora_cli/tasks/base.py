@@ -234,6 +234,20 @@ class Task(ABC):
         require("task.metrics", list(config.metrics), len(config.metrics) >= 1, f"at least {first}")
 
 
+class ClassScores(Task):
+    """Outputs are scores of classes (of words, for who writes): the best one is the answer."""
+
+    def elementwise(self, outputs: Tensor, values: Tensor) -> Tensor:
+        """Cross-entropy in nats."""
+        from torch.nn import functional
+
+        return functional.cross_entropy(outputs, values, reduction="none")
+
+    def answers(self, outputs: Tensor) -> Tensor:
+        """The class with the largest output."""
+        return outputs.argmax(-1)
+
+
 def check_strata(task: Task, config: TaskConfig, partition: str) -> None:
     """Refuse label skew where a task has no strata.
 

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from ffalora_cli.config.errors import ConfigError, brief, require
 from ffalora_cli.config.schema import TaskConfig
 from ffalora_cli.tasks import generated_answers
-from ffalora_cli.tasks.base import Metric, Place, Task
+from ffalora_cli.tasks.base import ClassScores, Metric, Place
 from ffalora_cli.tasks.targets import Scored, Targets
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import nn
 
 
 TURN, SAYS = "\ufdd0", "\ufdd1"
@@ -22,7 +22,7 @@ TURN, SAYS = "\ufdd0", "\ufdd1"
 and normalising leaves them alone, so that chats are compared by what is said in them."""
 
 
-class CausalLM(Task):
+class CausalLM(ClassScores):
     """Next-token prediction of the answer's tokens, its end among them.
 
     Prompt and answer are tokenised apart and joined. What does not fit is cut from the prompt's
@@ -124,16 +124,6 @@ class CausalLM(Task):
         bos, eos = tokenizer.bos_token_id, tokenizer.eos_token_id
         nothing = [eos if bos is None else bos]
         return [(ids[:-1] if ids[-1:] == [eos] != nothing else ids) or nothing for ids in found]
-
-    def elementwise(self, outputs: Tensor, values: Tensor) -> Tensor:
-        """Cross-entropy in nats."""
-        from torch.nn import functional
-
-        return functional.cross_entropy(outputs, values, reduction="none")
-
-    def answers(self, outputs: Tensor) -> Tensor:
-        """The most probable token."""
-        return outputs.argmax(-1)
 
     def score(self, config: TaskConfig, name: str, scored: Scored) -> float:
         """Of all answers' tokens alike, whatever the loss makes of a row's."""

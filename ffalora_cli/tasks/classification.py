@@ -8,12 +8,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from ffalora_cli.config.errors import ConfigError, brief, require
 from ffalora_cli.config.schema import TaskConfig
-from ffalora_cli.tasks.base import Metric, Place, Task
+from ffalora_cli.tasks.base import ClassScores, Metric, Place
 from ffalora_cli.tasks.targets import Scored, Targets
 
 if TYPE_CHECKING:
     import numpy as np
-    from torch import Tensor
 
 
 def _commonest(targets: Targets) -> float:
@@ -23,7 +22,7 @@ def _commonest(targets: Targets) -> float:
     return float(np.bincount(targets.values).max() / len(targets))
 
 
-class Classification(Task):
+class Classification(ClassScores):
     """Cross-entropy over classes; its kinds differ in what the model reads."""
 
     metrics: ClassVar[Mapping[str, Metric]] = {
@@ -56,16 +55,6 @@ class Classification(Task):
 
         return np.asarray(targets.values)
 
-    def elementwise(self, outputs: Tensor, values: Tensor) -> Tensor:
-        """Cross-entropy in nats."""
-        from torch.nn import functional
-
-        return functional.cross_entropy(outputs, values, reduction="none")
-
-    def answers(self, outputs: Tensor) -> Tensor:
-        """The class with the largest output."""
-        return outputs.argmax(-1)
-
     def score(self, config: TaskConfig, name: str, scored: Scored) -> float:
         """A score of the confusion matrix."""
         from ffalora_cli.tasks import metrics
@@ -79,11 +68,9 @@ class Classification(Task):
 
     def settings(self, config: TaskConfig) -> dict[str, Any]:
         """The classes, both ways, and the loss that transformers would take."""
-        return {
-            "id2label": dict(enumerate(config.classes)),
-            "label2id": {name: number for number, name in enumerate(config.classes)},
-            "problem_type": "single_label_classification",
-        }
+        from ffalora_cli.tasks.labels import both_ways
+
+        return {**both_ways(config.classes), "problem_type": "single_label_classification"}
 
     def check(self, config: TaskConfig) -> None:
         """Two classes or more, each once, and a column of them."""

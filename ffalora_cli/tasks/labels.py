@@ -17,6 +17,12 @@ _TRUTH = {"true": 1, "false": 0}
 _SHOWN = 4  # numbers written out before a range is
 
 
+def both_ways(classes: Sequence[str]) -> dict[str, Any]:
+    """``id2label`` and ``label2id`` of a model's configuration."""
+    numbered = dict(enumerate(classes))
+    return {"id2label": numbered, "label2id": {name: i for i, name in numbered.items()}}
+
+
 def class_indices(
     task: TaskConfig, values: Sequence[Any], place: Callable[[int], str], split: str
 ) -> np.ndarray:

@@ -10,11 +10,11 @@ import numpy as np
 
 from ffalora_cli.config.errors import ConfigError, brief, require
 from ffalora_cli.config.schema import TaskConfig
-from ffalora_cli.tasks.base import Metric, Place, Task
+from ffalora_cli.tasks.base import ClassScores, Metric, Place
 from ffalora_cli.tasks.targets import Scored, Targets
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    pass
 
 
 def _commonest(targets: Targets) -> float:
@@ -22,7 +22,7 @@ def _commonest(targets: Targets) -> float:
     return float(np.bincount(targets.values).max() / len(targets.values))
 
 
-class TokenClassification(Task):
+class TokenClassification(ClassScores):
     """Columns of words and of their tags. One row is one example: its loss is its words' mean."""
 
     auto_class = "AutoModelForTokenClassification"
@@ -85,16 +85,6 @@ class TokenClassification(Task):
         spans = tokens.pop("offset_mapping")
         return tokens | {"positions": list(map(_first_tokens, texts[0], spans))}
 
-    def elementwise(self, outputs: Tensor, values: Tensor) -> Tensor:
-        """Cross-entropy in nats."""
-        from torch.nn import functional
-
-        return functional.cross_entropy(outputs, values, reduction="none")
-
-    def answers(self, outputs: Tensor) -> Tensor:
-        """The class with the largest output."""
-        return outputs.argmax(-1)
-
     def score(self, config: TaskConfig, name: str, scored: Scored) -> float:
         """Share of words, or F1 of spans."""
         true, said = scored.targets.values, scored.answers
@@ -109,11 +99,9 @@ class TokenClassification(Task):
 
     def settings(self, config: TaskConfig) -> dict[str, Any]:
         """The classes, both ways."""
-        return {
-            "id2label": dict(enumerate(config.classes)),
-            "label2id": {name: number for number, name in enumerate(config.classes)},
-            "problem_type": None,
-        }
+        from ffalora_cli.tasks.labels import both_ways
+
+        return {**both_ways(config.classes), "problem_type": None}
 
     def check(self, config: TaskConfig) -> None:
         """Two classes or more, each once; BIO tags where spans are scored."""
