@@ -23,7 +23,7 @@ from ffalora_cli.tasks.targets import Targets
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-FORMAT = 5  # raise when the files or their meaning change
+FORMAT = 4  # raise when the files or their meaning change
 META = "meta.json"
 
 

@@ -1,7 +1,7 @@
 """What a kind of task decides: the model's class and head, targets, losses, scores.
 
 A task is declared constants and pure functions. It knows no client, round or adapter. Declarations
-are readable without torch, which is imported where tensors are made.
+are readable without torch and numpy, which are imported where arrays are made.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ OF_KINDS = frozenset(
 """Fields of ``TaskConfig`` that only some kinds read; ``Task.keys`` says which."""
 
 LOSS = Metric("number", higher_is_better=False)
-"""The mean of ``Task.losses``, which every evaluation records as ``loss``."""
+"""The mean of the rows' losses, which every evaluation records as ``loss``."""
 
 
 class Task(ABC):

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
-
-import numpy as np
 
 from ffalora_cli.config.errors import ConfigError, brief, require
 from ffalora_cli.config.schema import TaskConfig
@@ -13,7 +12,13 @@ from ffalora_cli.tasks.base import Metric, Place, Task
 from ffalora_cli.tasks.targets import Scored, Targets
 
 if TYPE_CHECKING:
+    import numpy as np
     from torch import Tensor
+
+
+def _variance(targets: Targets) -> float:
+    """The mean squared error of the best constant answer."""
+    return float(targets.values.var())
 
 
 class Regression(Task):
@@ -25,7 +30,7 @@ class Regression(Task):
     metrics: ClassVar[Mapping[str, Metric]] = {
         "pearson": Metric("number", chance=lambda targets: 0.0, hub="pearsonr"),
         "spearman": Metric("number", chance=lambda targets: 0.0, hub="spearmanr"),
-        "mse": Metric("number", False, lambda targets: float(np.var(targets.values)), hub="mse"),
+        "mse": Metric("number", False, _variance, hub="mse"),
     }
     client_metric = "mse"
 
@@ -37,8 +42,10 @@ class Regression(Task):
         self, config: TaskConfig, table: Mapping[str, Sequence[Any]], place: Place, split: str
     ) -> Targets:
         """A number a row, inside ``target_range``."""
+        import numpy as np
+
         name, values = config.label_column, []
-        low, high = config.target_range or (-np.inf, np.inf)
+        low, high = config.target_range or (-math.inf, math.inf)
         for row, cell in enumerate(table[name or ""]):
             value = _number(cell)
             if value is None or not low <= value <= high:
@@ -60,9 +67,9 @@ class Regression(Task):
 
     def score(self, config: TaskConfig, name: str, scored: Scored) -> float:
         """A correlation with the targets, or the mean squared error."""
-        said, true = scored.answers.astype(np.float64), scored.targets.values.astype(np.float64)
+        said, true = (x.astype("float64") for x in (scored.answers, scored.targets.values))
         if name == "mse":
-            return float(np.mean((said - true) ** 2))
+            return float(((said - true) ** 2).mean())
         return pearson(ranks(said), ranks(true)) if name == "spearman" else pearson(said, true)
 
     def settings(self, config: TaskConfig) -> dict[str, Any]:
@@ -85,11 +92,13 @@ def _number(cell: Any) -> float | None:
         value = float(cell)
     except (TypeError, ValueError):
         return None
-    return value if np.isfinite(value) else None
+    return value if math.isfinite(value) else None
 
 
 def pearson(said: np.ndarray, true: np.ndarray) -> float:
     """Pearson's correlation of two rows float64 [n]; 0 where one of them is constant."""
+    import numpy as np
+
     said, true = said - said.mean(), true - true.mean()
     spread = float(np.linalg.norm(said) * np.linalg.norm(true))
     return float(said @ true) / spread if spread > 0 else 0.0
@@ -97,6 +106,8 @@ def pearson(said: np.ndarray, true: np.ndarray) -> float:
 
 def ranks(values: np.ndarray) -> np.ndarray:
     """Ranks from 1, float64 [n]; equal values share the mean of theirs."""
+    import numpy as np
+
     _, which, counts = np.unique(values, return_inverse=True, return_counts=True)
     means: np.ndarray = (np.cumsum(counts) - (counts - 1) / 2)[which]
     return means

@@ -6,19 +6,21 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
-import numpy as np
-
 from ffalora_cli.config.errors import ConfigError, brief, require
 from ffalora_cli.config.schema import TaskConfig
 from ffalora_cli.tasks.base import ClassScores, Metric, Place
 from ffalora_cli.tasks.targets import Scored, Targets
 
 if TYPE_CHECKING:
+    import numpy as np
+
     pass
 
 
 def _commonest(targets: Targets) -> float:
     """Share of the most frequent class, what a constant answer is right in."""
+    import numpy as np
+
     return float(np.bincount(targets.values).max() / len(targets.values))
 
 
@@ -52,6 +54,8 @@ class TokenClassification(ClassScores):
         self, config: TaskConfig, table: Mapping[str, Sequence[Any]], place: Place, split: str
     ) -> Targets:
         """A class index a word."""
+        import numpy as np
+
         from ffalora_cli.tasks.labels import class_indices
 
         (name,), label = config.text_columns, config.label_column or ""
@@ -89,7 +93,7 @@ class TokenClassification(ClassScores):
         """Share of words, or F1 of spans."""
         true, said = scored.targets.values, scored.answers
         if name == "token_accuracy":
-            return float(np.mean(true == said))
+            return float((true == said).mean())
         assert scored.targets.offsets is not None
         return span_f1(config.classes, scored.targets.offsets, true, said)
 

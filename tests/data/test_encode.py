@@ -165,3 +165,8 @@ def test_cache_root_order(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> No
     monkeypatch.setenv("FFALORA_CACHE", str(tmp_path / "env"))
     assert cache_root(None) == tmp_path / "env" / "tokens"
     assert cache_root(str(tmp_path / "key")) == tmp_path / "key" / "tokens"
+
+
+def test_a_tokenizer_is_known_by_what_it_was_known_by_before(tokenizer) -> None:
+    """It is a run's input, and the noise is keyed by it: another value would be another run."""
+    assert entry_key(tokenizer) == "229d9aa76632dadc9b09182b"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -151,3 +153,13 @@ def test_a_language_model_has_no_head_and_labels_only_where_it_names_them(typed,
     with pytest.raises(ConfigError, match=wrong):
         plan([*words, typed])
     assert plan([*words, "method=fedsa_lora"])[0].config.head.mode == "personal"
+
+
+def test_what_kinds_declare_is_readable_without_arrays():
+    """``ls``, ``validate`` and ``explain`` ask every kind."""
+    code = (
+        "import sys; from ffalora_cli.tasks.registry import KINDS, get\n"
+        "found = [get(kind).metrics for kind in sorted(KINDS.own())]\n"
+        "assert len(found) >= 5 and not {'torch', 'numpy'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
