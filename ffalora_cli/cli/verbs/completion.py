@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from ffalora_cli.cli.arguments import Parser
 from ffalora_cli.cli.exits import DONE
 from ffalora_cli.compose import catalogue
 from ffalora_cli.config.build import leaf_keys
 from ffalora_cli.config.errors import choose
+from ffalora_cli.config.own_rows import ENDINGS
 
 # The shell hands the line up to the cursor over and gets the words that may end it.
 _BASH = """\
@@ -60,6 +62,12 @@ def main(arguments: Sequence[str]) -> int:
     return DONE
 
 
+def _rows_here() -> list[str]:
+    """Files and folders that could be rows of one's own."""
+    here = sorted(path for path in Path().iterdir() if not path.name.startswith("."))
+    return [path.name for path in here if path.is_dir() or path.suffix in ENDINGS]
+
+
 def words(line: str) -> list[str]:
     """Words that may stand at the end of ``line``, which is the text up to the cursor."""
     from ffalora_cli.cli.main import VERBS
@@ -69,6 +77,8 @@ def words(line: str) -> list[str]:
         return list(VERBS)
     verb, last = before[0], before[-1]
     groups = catalogue.groups()
+    if verb == "new":
+        return ["task"] if len(before) == 2 else _rows_here()
     if verb == "ls":
         return ["runs", *groups] if len(before) == 2 else []
     if verb not in _CONFIGURED:
