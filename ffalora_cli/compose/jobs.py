@@ -103,6 +103,7 @@ def from_file(file: Path, overrides: Sequence[str]) -> Job:
 
 
 def _job(settings: Sequence[Setting], plain: dict[str, Any]) -> Job:
+    from ffalora_cli.compose import catalogue
     from ffalora_cli.methods import registry
     from ffalora_cli.models.precision import settle_precision
 
@@ -110,4 +111,5 @@ def _job(settings: Sequence[Setting], plain: dict[str, Any]) -> Job:
     rules.refuse_secrets(plain)
     registry.check(config)
     config, said = settle_precision(config)
-    return Job(config, tuple(one.text for one in settings), (*earlier_words(plain), *said))
+    notes = (*catalogue.own_words(), *earlier_words(plain), *said)
+    return Job(config, tuple(one.text for one in settings), notes)

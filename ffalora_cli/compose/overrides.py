@@ -19,6 +19,7 @@ from hydra.errors import HydraException
 from ffalora_cli.compose import catalogue
 from ffalora_cli.compose.grids import with_axes
 from ffalora_cli.compose.yaml_files import check_option
+from ffalora_cli.config import plugins
 from ffalora_cli.config.build import is_known, leaf_keys, may_be_null, unknown_key
 from ffalora_cli.config.errors import ConfigError, brief, choose, listed, nearest
 
@@ -69,6 +70,7 @@ def expand(overrides: Sequence[str], sweep: bool) -> list[list[Setting]]:
     Raises:
         ConfigError: an override that cannot be read, or names nothing that exists.
     """
+    _look(overrides)
     choices: dict[str, list[Setting]] = {}
     for text in with_axes(overrides, sweep):
         override = _parse(text)
@@ -93,6 +95,7 @@ def split_space(overrides: Sequence[str]) -> tuple[list[str], dict[str, Axis]]:
     Raises:
         ConfigError: as ``expand``, and for an interval without extent.
     """
+    _look(overrides)
     fixed: dict[str, str] = {}
     space: dict[str, Axis] = {}
     for text in with_axes(overrides, sweep=True):
@@ -108,6 +111,22 @@ def split_space(overrides: Sequence[str]) -> tuple[list[str], dict[str, Axis]]:
         else:
             fixed[key] = found[0].text
     return list(fixed.values()), space
+
+
+def _look(overrides: Sequence[str]) -> None:
+    """Take options from the typed folder and code from the typed one, before names are looked up.
+
+    What a file says of these is not followed: a folder of configs that somebody downloaded would
+    run code.
+    """
+    for key, take in (("paths.configs", catalogue.look_in), ("paths.plugins", plugins.load_from)):
+        typed = [text for text in overrides if text.lstrip("+").partition("=")[0] == key]
+        for override in map(_parse, typed[-1:]):
+            value = override.value()
+            if override.is_sweep_override() or not isinstance(value, str | None):
+                raise ConfigError(f"{key} is one folder, as in {key}=DIR")
+            if value is not None:
+                take(value)
 
 
 def _interval(key: str, value: Any) -> Interval:
@@ -248,4 +267,5 @@ def _check_option(group: str, value: str) -> None:
         raise ConfigError(f"{group}=null: a run needs one; {group}=NAME with {listed(options)}")
     if value.startswith(("{", "[")):
         raise ConfigError(f"{group} takes one option: {group}=NAME with {listed(options)}")
-    raise choose(group, value.strip("'\""), options)
+    error = choose(group, value.strip("'\""), options)
+    raise ConfigError(f"{error}{catalogue.looked_in()}")

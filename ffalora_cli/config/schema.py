@@ -276,6 +276,8 @@ class PathsConfig:
     data: str | None
     runs: str
     cache: str | None
+    configs: str | None = None  # own options beside ./configs; typed alone
+    plugins: str | None = None  # own methods, forms and kinds of task; typed alone
 
 
 @dataclass(frozen=True)
