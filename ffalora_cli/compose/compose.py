@@ -29,7 +29,7 @@ from omegaconf.resolvers import oc
 
 from ffalora_cli.compose import catalogue
 from ffalora_cli.compose.catalogue import groups
-from ffalora_cli.compose.origins import chain
+from ffalora_cli.compose.origins import chain, who_set
 from ffalora_cli.compose.overrides import Setting
 from ffalora_cli.config.build import check_value, nearest_key
 from ffalora_cli.config.errors import ConfigError, brief, choose, one_line
@@ -39,7 +39,14 @@ ENVIRONMENT = ("FFALORA_DATA", "HOME", "TMPDIR", "USER")  # what ${oc.env:NAME} 
 
 _ALONE = threading.RLock()  # what Hydra and OmegaConf keep is global, threads or not
 _NAME = "task.name"
-ORIGIN = {"task.package": None, "task.hub_path": None, "task.hub_name": None, "task.license": ""}
+_FOLDER = "task.folder"
+ORIGIN = {
+    _FOLDER: None,
+    "task.package": None,
+    "task.hub_path": None,
+    "task.hub_name": None,
+    "task.license": "",
+}
 """Of a task; cleared where it is renamed by keys, because it is other data."""
 _BY_NAME = "tracking"  # the group whose options differ in their name alone
 
@@ -62,7 +69,22 @@ def compose_job(job: Sequence[Setting]) -> dict[str, Any]:
         choices = _composed(chosen)[1]
         config = _set(_own(chosen, keys, settings), settings)
         _forget_origin(config, choices, keys)
-        return _resolve(config)
+        plain = _resolve(config)
+    if _FOLDER not in keys:
+        _find_folder(plain["task"], choices)
+    return plain
+
+
+def _find_folder(task: dict[str, Any], choices: Mapping[str, str | None]) -> None:
+    """Turn, in place, the folder of rows that a file names into one from the working directory.
+
+    A file says it from where the file lies, so that both can move, be cloned and be read from
+    anywhere; what is typed is from where it is typed, as all paths are.
+    """
+    line = who_set(_FOLDER, choices)
+    if task.get("folder") is not None and line is not None:
+        place = os.path.join(os.path.dirname(line.file), os.path.expanduser(task["folder"]))
+        task["folder"] = os.path.normpath(place)
 
 
 def _chosen(job: Sequence[Setting]) -> tuple[str, ...]:

@@ -22,6 +22,7 @@ from ffalora_cli.compose.yaml_files import check_option
 from ffalora_cli.config import plugins
 from ffalora_cli.config.build import is_known, leaf_keys, may_be_null, unknown_key
 from ffalora_cli.config.errors import ConfigError, brief, choose, listed, nearest
+from ffalora_cli.config.own_rows import KEYS, refuse_rows
 
 _OPTIONAL = ("experiment", "debug")  # groups that may be null
 _MAX_JOBS = 10_000  # a longer sweep is a slip of the keyboard
@@ -143,6 +144,7 @@ def _interval(key: str, value: Any) -> Interval:
 def _parse(text: str) -> Override:
     key, equals, value = text.partition("=")
     if not text.startswith("~") and not equals:
+        refuse_rows(text, text)
         hint = nearest(key, (*catalogue.groups(), *leaf_keys()))
         example = f"{hint or 'key'}=VALUE"
         raise ConfigError(f"{brief(text, 60)} is not an override; write {example}")
@@ -176,6 +178,8 @@ def _check_key(override: Override, text: str) -> None:
         raise ConfigError(f"{brief(text, 60)[1:-1]}: a key cannot be removed; set it instead")
     if override.package is not None:
         raise ConfigError(f"{brief(text, 60)[1:-1]}: a group cannot be moved; write {key}=NAME")
+    if key.rpartition(".")[2] in KEYS and not is_known(key):
+        refuse_rows(text, text.partition("=")[2])
     _check_known(key)
     if key in catalogue.groups():
         return
@@ -265,7 +269,11 @@ def _check_option(group: str, value: str) -> None:
         return
     if value == "null":
         raise ConfigError(f"{group}=null: a run needs one; {group}=NAME with {listed(options)}")
+    also = ""
+    if group == "task":
+        refuse_rows(f"task={value}", value)
+        also = "" if nearest(value, options) else "; rows of your own: ffalora new task FILE"
     if value.startswith(("{", "[")):
         raise ConfigError(f"{group} takes one option: {group}=NAME with {listed(options)}")
-    error = choose(group, value.strip("'\""), options)
-    raise ConfigError(f"{error}{catalogue.looked_in()}")
+    unknown = choose(group, value.strip("'\""), options)
+    raise ConfigError(f"{unknown}{also}{catalogue.looked_in()}")

@@ -55,6 +55,7 @@ class TaskConfig:
     max_length: int = 128  # tokens, truncated beyond
     client_column: str | None = None  # a natural partition, if the data has one
     unit_column: str | None = None  # whose rows privacy.unit=column protects together
+    folder: str | None = None  # of the splits' files; in a YAML file it is seen from there
     package: str | None = None  # Python package that ships the rows (embedded default)
     hub_path: str | None = None  # Hugging Face data set id
     hub_name: str | None = None  # its configuration

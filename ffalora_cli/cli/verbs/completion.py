@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 from collections.abc import Sequence
+from pathlib import Path
 
 from ffalora_cli.cli.arguments import Parser
 from ffalora_cli.cli.exits import DONE
@@ -12,6 +13,7 @@ from ffalora_cli.compose import catalogue
 from ffalora_cli.config import plugins
 from ffalora_cli.config.build import leaf_keys
 from ffalora_cli.config.errors import ConfigError, choose
+from ffalora_cli.config.own_rows import ENDINGS
 
 # The shell hands the line up to the cursor over and gets the words that may end it.
 _BASH = """\
@@ -63,6 +65,12 @@ def main(arguments: Sequence[str]) -> int:
     return DONE
 
 
+def _rows_here() -> list[str]:
+    """Files and folders that could be rows of one's own."""
+    here = sorted(path for path in Path().iterdir() if not path.name.startswith("."))
+    return [path.name for path in here if path.is_dir() or path.suffix in ENDINGS]
+
+
 def words(line: str) -> list[str]:
     """Words that may stand at the end of ``line``, which is the text up to the cursor."""
     from ffalora_cli.cli.main import VERBS
@@ -72,6 +80,8 @@ def words(line: str) -> list[str]:
         return list(VERBS)
     verb, last = before[0], before[-1]
     groups = catalogue.groups()
+    if verb == "new":
+        return ["task"] if len(before) == 2 else _rows_here()
     if verb == "ls":
         return ["runs", *groups] if len(before) == 2 else []
     if verb not in _CONFIGURED:
