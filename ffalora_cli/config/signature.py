@@ -76,6 +76,19 @@ _UNSAID: Mapping[str, Any] = {
 _YOUNG_PATTERNS = frozenset({"value"})
 """Patterns that ``model.targets`` has had since; left out where another one is used."""
 
+_YOUNG_NAMES = tuple(
+    f"|{names}"
+    for names in (
+        "attn.q|in_proj|q_proj|qkv_proj|c_attn|query_key_value",
+        "attn.k|in_proj|k_proj|qkv_proj|c_attn|query_key_value",
+        "attn.v|in_proj|v_proj|qkv_proj|c_attn|query_key_value",
+        "attn.o|self_attention.dense|o_proj|out_proj|self_attn.dense|attn.c_proj|attention.dense",
+        "fc_in|gate_proj|up_proj|gate_up_proj|fc1|c_fc|dense_h_to_4h",
+        "fc_out|down_proj|fc2|mlp.c_proj|dense_4h_to_h",
+    )
+)
+"""Ends of patterns of ``model=auto``: names of more layers, of which no older run had any."""
+
 
 def signature(resolved: Mapping[str, Any]) -> str:
     """Twelve hex digits of BLAKE2b over the canonical JSON of what can change results.
@@ -100,7 +113,13 @@ def relevant(resolved: Mapping[str, Any]) -> dict[str, Any]:
     kept = _relevant(resolved, "")
     for pattern in _YOUNG_PATTERNS - {resolved["adapter"]["targets"]}:
         kept["model"]["targets"].pop(pattern, None)
+    for pattern, names in kept["model"]["targets"].items():
+        kept["model"]["targets"][pattern] = [_without_young(name) for name in names]
     return kept
+
+
+def _without_young(name: str) -> str:
+    return next((name.removesuffix(end) for end in _YOUNG_NAMES if name.endswith(end)), name)
 
 
 def in_identity(key: str) -> bool:
