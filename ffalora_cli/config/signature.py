@@ -7,9 +7,9 @@ Left out, because the same numbers come out either way:
 - ``engine.device``, ``engine.max_tokens``, ``engine.threads``, ``engine.share_secret``,
   ``engine.gradient_checkpointing``, ``engine.shard``: how the work is cut and where it is done
   (equal within rounding, and what was used is recorded in the manifest);
-- ``model.local_lr``, ``model.max_grad_norm``, ``model.head_scale``: recommendations. The values a
-  run really uses stand in ``federation``, ``privacy`` and ``head``, so retuning a recommendation
-  does not rename runs that never used it;
+- ``model.local_lr``, ``model.max_grad_norm``, ``model.head_scale``, ``model.tuned``:
+  recommendations, and where they were found. The values a run really uses stand in ``federation``,
+  ``privacy`` and ``head``, so retuning a recommendation does not rename runs that never used it;
 - ``privacy.trials``, ``privacy.trial_distribution``: they change what the statement says about a
   search over runs, not the run;
 - ``privacy.budget_guard``: it decides whether a run starts, not what comes out of it;
@@ -45,6 +45,7 @@ _IGNORED = frozenset(
         "model.local_lr",
         "model.max_grad_norm",
         "model.head_scale",
+        "model.tuned",
         "federation.budget_megabytes",
         "model.cache",
         "privacy.budget_guard",
