@@ -82,6 +82,16 @@ class LearningRates:
 
 
 @dataclass(frozen=True)
+class Tuned:
+    """A setting that a model's recommended rates were found in, or published for."""
+
+    kind: str  # task.kind
+    optimizer: Literal["sgd", "adamw"]
+    factors: Literal["one_factor", "two_factors"]
+    private: bool
+
+
+@dataclass(frozen=True)
 class ModelConfig:
     """A pretrained backbone and what suits it."""
 
@@ -92,6 +102,7 @@ class ModelConfig:
     local_lr: dict[str, LearningRates]  # local optimiser -> recommended rates
     max_grad_norm: dict[str, float]  # pattern name -> recommended clip
     head_scale: float  # recommended standard deviation of a freshly drawn head
+    tuned: tuple[Tuned, ...] = ()  # where rates and clip were found; a guess anywhere else
     random_weights: bool = False  # real architecture, random weights (benchmarks only)
     cache: str | None = None  # paths.cache: a model inside one file is unpacked there
 
