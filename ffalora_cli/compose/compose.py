@@ -55,13 +55,23 @@ def compose_job(job: Sequence[Setting]) -> dict[str, Any]:
     Raises:
         ConfigError: anything wrong with the composition, in one line.
     """
+    with _guarded_environment():
+        return _resolve(_composed(job))
+
+
+def compose_unresolved(job: Sequence[Setting]) -> dict[str, Any]:
+    """The same with its ``${...}`` references as they are written."""
+    with _guarded_environment():
+        return OmegaConf.to_container(_composed(job), resolve=False)  # type: ignore[return-value]
+
+
+def _composed(job: Sequence[Setting]) -> DictConfig:
     chosen, settings = _chosen(job), [setting for setting in job if not setting.chooses]
     keys = tuple(setting.key for setting in settings)
-    with _guarded_environment():
-        choices = _compose(chosen)[1]
-        config = _set(_own(chosen, keys, settings), settings)
-        _forget_origin(config, choices, keys)
-        return _resolve(config)
+    choices = _compose(chosen)[1]
+    config = _set(_own(chosen, keys, settings), settings)
+    _forget_origin(config, choices, keys)
+    return config
 
 
 def _chosen(job: Sequence[Setting]) -> tuple[str, ...]:
