@@ -63,16 +63,26 @@ def compose_job(job: Sequence[Setting]) -> dict[str, Any]:
     Raises:
         ConfigError: anything wrong with the composition, in one line.
     """
+    with _guarded_environment():
+        plain = _resolve(_composed(job))
+    if _FOLDER not in {setting.key for setting in job}:
+        _find_folder(plain["task"], choices_of(job))
+    return plain
+
+
+def compose_unresolved(job: Sequence[Setting]) -> dict[str, Any]:
+    """The same with its ``${...}`` references as they are written."""
+    with _guarded_environment():
+        return OmegaConf.to_container(_composed(job), resolve=False)  # type: ignore[return-value]
+
+
+def _composed(job: Sequence[Setting]) -> DictConfig:
     chosen, settings = _chosen(job), [setting for setting in job if not setting.chooses]
     keys = tuple(setting.key for setting in settings)
-    with _guarded_environment():
-        choices = _composed(chosen)[1]
-        config = _set(_own(chosen, keys, settings), settings)
-        _forget_origin(config, choices, keys)
-        plain = _resolve(config)
-    if _FOLDER not in keys:
-        _find_folder(plain["task"], choices)
-    return plain
+    choices = _by_hydra(chosen)[1]
+    config = _set(_own(chosen, keys, settings), settings)
+    _forget_origin(config, choices, keys)
+    return config
 
 
 def _find_folder(task: dict[str, Any], choices: Mapping[str, str | None]) -> None:
@@ -100,7 +110,7 @@ def _own(chosen: tuple[str, ...], keys: tuple[str, ...], settings: Sequence[Sett
     """
     sections = any(isinstance(setting.value, dict | list) for setting in settings)
     if sections or _NAME in keys:
-        return copy.deepcopy(_composed(chosen)[0])
+        return copy.deepcopy(_by_hydra(chosen)[0])
     return _shared(chosen, keys, catalogue.own_folders())
 
 
@@ -141,10 +151,10 @@ def change(plain: Mapping[str, Any], job: Sequence[Setting]) -> dict[str, Any]:
 
 def choices_of(job: Sequence[Setting]) -> dict[str, str | None]:
     """Group to chosen option, in the order they are merged, as settings and experiments say."""
-    return _composed(_chosen(job))[1]
+    return _by_hydra(_chosen(job))[1]
 
 
-def _composed(chosen: tuple[str, ...]) -> tuple[DictConfig, dict[str, str | None]]:
+def _by_hydra(chosen: tuple[str, ...]) -> tuple[DictConfig, dict[str, str | None]]:
     return _compose(chosen, catalogue.own_folders())
 
 

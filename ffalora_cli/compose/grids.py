@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 
 from ffalora_cli.compose import catalogue
@@ -57,6 +58,6 @@ def with_axes(overrides: Sequence[str], sweep: bool) -> list[str]:
     if left and not sweep:
         raise ConfigError(
             f"experiment={names[0]} is a sweep over {', '.join(left)}; "
-            f"run it with: ffalora sweep experiment={names[0]}"
+            f"run it with: ffalora sweep {shlex.join(overrides)}"
         )
     return [*(f"{key}={values}" for key, values in left.items()), *overrides]

@@ -9,6 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+AUTOMATIC = "auto"
+"""``name`` of a run that was given none: it is made of what was typed."""
+
 INSIDE_CLIENTS = frozenset({"row", "text", "column"})
 """Units of privacy that are groups of rows of one client."""
 

@@ -36,6 +36,7 @@ def main(arguments: Sequence[str]) -> int:
     """Check every job of the command line, then run those that are missing."""
     parser = Parser("sweep", "Run a grid of federations, or search for the best.", _EXAMPLES)
     parser.add_argument("overrides", nargs="*", metavar="OVERRIDE", help=OVERRIDES)
+    parser.add_argument("-m", "--multirun", action="store_true", help="understood: this sweeps")
     parser.add_argument("--quiet", action="store_true", help="print only the last lines")
     parser.add_argument("--fail-fast", action="store_true", help="stop after the first failed job")
     options = parser.read(arguments)
