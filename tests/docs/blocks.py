@@ -10,6 +10,8 @@ Every block is run. Conventions, all visible to who reads the source of a page:
 - ``yaml``, ``json`` and ``toml`` are parsed; ``text``, ``mermaid`` and the like are not code.
 - ``<!-- test: file PATH -->`` before a block: its text is that file for the rest of the page;
   what a ``pyproject.toml`` offers by entry points is installed.
+- ``<!-- test: together -->``: its commands build on one another, on rows of one's own in
+  ``news.csv``: they are played in order (``test_getting_started.py``), not one by one.
 - ``<!-- test: skip REASON -->``: not run, for this reason. A test counts them.
 """
 
@@ -46,6 +48,11 @@ class Block:
     def skip(self) -> str:
         """Why it is not run; empty: it is."""
         return self.note.removeprefix("skip ") if self.note.startswith("skip ") else ""
+
+    @property
+    def together(self) -> bool:
+        """Whether its commands are played in order alone."""
+        return self.note == "together"
 
     @property
     def file(self) -> str:

@@ -43,7 +43,8 @@ from ffalora_cli.cli.main import main
 sys.exit(main())
 """
 COMMANDS = [(b, c) for b in BLOCKS if not b.skip for c in b.commands]
-OURS = [(b, c) for b, c in COMMANDS if "ffalora " in c and b.page not in WITH_FILES]
+ALONE = [(b, c) for b, c in COMMANDS if b.page not in WITH_FILES and not b.together]
+OURS = [(b, c) for b, c in ALONE if "ffalora " in c]
 RUNS = [(b, c) for b, c in OURS if words_of(c)[0] in ("run", "sweep")]
 QUICK = [(b, c) for b, c in OURS if words_of(c)[0] not in SLOW]
 
@@ -151,7 +152,7 @@ def test_a_page_from_top_to_bottom(page: Path, place, monkeypatch, capsys):
     enter(monkeypatch, root)
     shutil.rmtree(root / "DIR", ignore_errors=True)
     for block in blocks_of(page):
-        if block.skip:
+        if block.skip or block.together:
             continue
         if block.language == "python":
             exec(compile(block.text, block.page, "exec"), {})

@@ -204,7 +204,7 @@ def closing(found: Description, file: Path, configs: str) -> list[str]:
         said += labelled("mend", f"a run refuses this: {refused}")
     said += labelled("written", f"{file} (look at it; every key has its comment)")
     elsewhere = [] if configs == "configs" else [f"--config-dir={configs}"]
-    words = [f"task={task.name}", *_OF_KIND.get(task.kind, ())]
+    words = [*_OF_KIND[task.kind], f"task={task.name}"]
     commands = [
         f"ffalora {verb} {shlex.join([*words, *elsewhere])}"
         for verb in ("partition", "plan", "run")
@@ -214,9 +214,10 @@ def closing(found: Description, file: Path, configs: str) -> list[str]:
 
 
 _OF_KIND = {
+    "text_classification": ("experiment=quickstart",),
     "regression": ("partition=iid",),
     "causal_lm": ("model=smollm2", "partition=iid"),
     "image_classification": ("model=vit_small",),
     "token_classification": ("partition=iid",),
 }
-"""What a run of a kind needs beside its task: a model that reads it, and no label skew."""
+"""What a run takes beside its task: a short protocol, a model that reads it, or no label skew."""
