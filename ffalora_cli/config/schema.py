@@ -205,6 +205,7 @@ class PrivacyConfig:
     budget_guard: Literal["stop", "refuse"] = "stop"  # when the target affords fewer rounds
     trials: int = 1  # runs of a search on the same rows (their mean); 1 = no tuning
     trial_distribution: Literal["geometric", "poisson", "fixed"] = "geometric"
+    trial_runs: tuple[str, ...] = ()  # in paths.runs: they chose these settings
 
     @property
     def inside_clients(self) -> bool:

@@ -207,6 +207,7 @@ def build(
     from ffalora_cli.experiment.generated import Asked
     from ffalora_cli.experiment.inputs import Loaded
     from ffalora_cli.experiment.shares import check_shares
+    from ffalora_cli.experiment.trials import after_trials
     from ffalora_cli.federation.roles import covered_names
     from ffalora_cli.federation.server.robust import combination_warnings
     from ffalora_cli.federation.simulation import Simulation
@@ -253,6 +254,7 @@ def build(
     plan = make_plan(
         config.privacy, clients.num_units, config.federation, (), shared, method.exchanges()
     )
+    plan = plan and after_trials(plan, config)
     warnings = (*about_data, *people.notes, *remarks.of_spread_units(config, bool(shared)))
     warnings += (*(plan.warnings if plan else ()), *combination_warnings(config, len(clients)))
     for warning in warnings:
