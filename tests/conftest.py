@@ -18,6 +18,12 @@ def cache(tmp_path_factory):
         yield
 
 
+@pytest.fixture(autouse=True)
+def patient(monkeypatch):
+    """What a slow machine makes wait for says nothing of it in the middle of a test."""
+    monkeypatch.setattr("ffalora_cli.cli.screen.waiting.PATIENCE", float("inf"))
+
+
 @pytest.fixture(scope="session")
 def tiny_bert(tmp_path_factory) -> str:
     """A folder with a random two-layer BERT, to be read only."""

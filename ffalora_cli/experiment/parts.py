@@ -247,7 +247,8 @@ def build(
         about_data += check_tokens(data.train.ids, data.train.lengths, processor, config)
     about_data += remarks.of_data(config.task, data)
     asked = Asked.of(config.task, data.evals, processor, skeleton)
-    observer.note("planning privacy" if config.privacy.unit != "none" else "loading the model")
+    if config.privacy.unit != "none":
+        observer.note("planning privacy")
     keys = unit_keys(data.train, config.privacy.unit)
     shared = find_shared_rows(keys, clients.rows, clients.offsets)
     plan = make_plan(
@@ -260,6 +261,7 @@ def build(
     notes = (*remarks.of_precision(config, device), *remarks.of_clip(config))
     for note in notes:
         observer.note(note)
+    observer.note("loading the model")
     # Of a model in shares rank 0 has the weights on its CPU, the others their shapes.
     shares, known = None, "none" if config.engine.shard and ranks and ranks.rank else weights
     network = load_network(
