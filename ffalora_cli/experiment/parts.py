@@ -212,6 +212,7 @@ def build(
     from ffalora_cli.federation.simulation import Simulation
     from ffalora_cli.methods import registry
     from ffalora_cli.models.backbone import load_skeleton
+    from ffalora_cli.models.families.check import check_rows_apart
     from ffalora_cli.models.fit import check_fit, check_tokens
     from ffalora_cli.models.network import load_network
     from ffalora_cli.models.processor import load_processor
@@ -281,6 +282,7 @@ def build(
         covered = covered_names(network, method, config.head)
         plan = replace(plan, covered=covered, content=network.task.modality)
         check_network(network.plain, plan.covered, config.adapter.init)
+        check_rows_apart(network)
     loaded = Loaded(
         tokens=data.train.content,
         clients=fingerprint(clients),
