@@ -193,5 +193,8 @@ def _check_rank(model: nn.Module, config: Config) -> list[str]:
         )
     narrow = min(min(site.d_in, site.d_out) for site in sites)
     if rank > narrow:
-        return [f"adapter.rank={rank} is above a layer's width of {narrow}: no lower rank there"]
+        return [
+            f"adapter.rank={rank} is above a layer's width of {narrow}: there it sends more and "
+            f"learns no more than adapter.rank={narrow}"
+        ]
     return []
