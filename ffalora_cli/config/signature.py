@@ -14,7 +14,7 @@ Left out, because the same numbers come out either way:
   search over runs, not the run;
 - ``privacy.budget_guard``: it decides whether a run starts, not what comes out of it;
 - ``federation.budget_megabytes``: plans alone read it;
-- ``task.license``.
+- ``task.license``, and ``task.folder``: the rows' content is compared, wherever they lie.
 
 A key that is younger than recorded runs is left out at the value that says what those did, so that
 they keep their identity.
@@ -52,6 +52,7 @@ _IGNORED = frozenset(
         "privacy.trials",
         "privacy.trial_distribution",
         "task.license",
+        "task.folder",
     }
 )
 
