@@ -213,6 +213,7 @@ def build(
     from ffalora_cli.federation.simulation import Simulation
     from ffalora_cli.methods import registry
     from ffalora_cli.models.backbone import load_skeleton
+    from ffalora_cli.models.families.check import check_rows_apart
     from ffalora_cli.models.fit import check_fit, check_tokens
     from ffalora_cli.models.network import load_network
     from ffalora_cli.models.processor import load_processor
@@ -248,7 +249,8 @@ def build(
         about_data += check_tokens(data.train.ids, data.train.lengths, processor, config)
     about_data += remarks.of_data(config.task, data)
     asked = Asked.of(config.task, data.evals, processor, skeleton)
-    observer.note("planning privacy" if config.privacy.unit != "none" else "loading the model")
+    if config.privacy.unit != "none":
+        observer.note("planning privacy")
     keys = unit_keys(data.train, config.privacy.unit)
     shared = find_shared_rows(keys, clients.rows, clients.offsets)
     plan = make_plan(
@@ -262,6 +264,7 @@ def build(
     notes = (*remarks.of_precision(config, device), *remarks.of_clip(config))
     for note in notes:
         observer.note(note)
+    observer.note("loading the model")
     # Of a model in shares rank 0 has the weights on its CPU, the others their shapes.
     shares, known = None, "none" if config.engine.shard and ranks and ranks.rank else weights
     network = load_network(
@@ -281,6 +284,7 @@ def build(
         covered = covered_names(network, method, config.head)
         plan = replace(plan, covered=covered, content=network.task.modality)
         check_network(network.plain, plan.covered, config.adapter.init)
+        check_rows_apart(network)
     loaded = Loaded(
         tokens=data.train.content,
         clients=fingerprint(clients),
