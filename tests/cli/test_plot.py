@@ -57,6 +57,7 @@ def test_the_partition_of_a_run_is_the_one_that_partition_prints(runs, capsys):
     [
         (["--y", "eval/acuracy"], "did you mean 'eval/accuracy'?"),
         (["--kind", "clients"], "federation.eval_clients=true"),
+        (["--kind", "mechanism"], "run with diagnostics=mechanism"),
         (["-o", "a.jpg"], "try a.pdf"),
         (["--width", "colum"], "--width 5.5"),
         (["--width", "0.5"], "2 to 20 inches"),

@@ -16,8 +16,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
+from ffalora_cli import metric_keys
 from ffalora_cli.config.errors import ConfigError
-from ffalora_cli.report.figures import clients, curves, pareto
+from ffalora_cli.metric_keys import CLIENT_DRIFT, GAP, NOISE_LINEAR
+from ffalora_cli.report.figures import clients, curves, mechanism, pareto
 from ffalora_cli.report.figures.pareto import Point, mark_best
 from ffalora_cli.report.figures.places import places
 from ffalora_cli.report.figures.series import curve, epsilon_terms, group_runs, points
@@ -378,3 +380,28 @@ def test_clients_are_dots_at_their_last_score(tmp_path):
     assert sorted(dots.get_xdata()) == [0.5, 0.9]
     assert all(a != b for a, b in pairwise(dots.get_ydata()))
     assert set(bar.get_xdata()) == {0.7}
+
+
+def measured(run, **values):
+    """The run with these values of the mechanism in every round but the first."""
+    added = {getattr(metric_keys, name): value for name, value in values.items()}
+    rounds = [replace(r, metrics=r.metrics | added if r.round else r.metrics) for r in run.rounds]
+    return replace(run, rounds=tuple(rounds))
+
+
+def test_the_mechanism_has_a_row_a_quantity_and_its_linear_noise_beside_it(tmp_path):
+    noise = {"NOISE_PRODUCT": 3.0, "NOISE_LINEAR": 2.0, "CLIPPED": 0.4}
+    lora = measured(made_run(tmp_path, ["method=lora"], FIRST), GAP=0.5, CLIENT_DRIFT=1.5, **noise)
+    ffa = measured(made_run(tmp_path, ["method=ffa_lora"], FIRST), GAP=0.0, CLIENT_DRIFT=1.0)
+    with styled():
+        picture = mechanism.draw(group_runs([lora, ffa]))
+    gap, product, drift, clipped = picture.figure.subfigs[0].axes
+    assert [line.get_ydata()[-1] for line in gap.lines] == [0.0, 0.5]
+    assert [line.get_ydata()[-1] for line in product.lines] == [3.0, 2.0]
+    assert [line.get_ydata()[-1] for line in drift.lines] == [1.0, 1.5]
+    assert len(clipped.lines) == 1 and product.get_ylim()[0] == 0.0
+    assert "keep the picture" in picture.notes[-1]
+    found = Counter((row["metric"], row["group"]) for row in picture.rows)
+    assert found[GAP, "lora"] == found[NOISE_LINEAR, "lora"] == found[CLIENT_DRIFT, "ffa_lora"] == 3
+    with pytest.raises(ConfigError, match="diagnostics=mechanism"), styled():
+        mechanism.draw(group_runs([made_run(tmp_path, ["seed=7"], FIRST)]))
