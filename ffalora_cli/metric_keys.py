@@ -77,6 +77,7 @@ EPSILON = "privacy/epsilon_spent"
 CLIP, UNCLIPPED = "privacy/max_grad_norm", "privacy/unclipped_share"
 GAP, UPDATE_NORM = "mechanism/aggregation_gap", "mechanism/update_norm"
 NOISE_PRODUCT, NOISE_LINEAR = "mechanism/noise_product", "mechanism/noise_linear"
+NOISE_RATIO = "mechanism/noise_ratio"
 CLIENT_DRIFT, CLIENT_COSINE = "mechanism/client_drift", "mechanism/client_cosine"
 UPLINK, UPLINK_TOTAL = bytes_of("uplink"), bytes_of("uplink", total=True)
 DOWNLINK_TOTAL = bytes_of("downlink", total=True)
@@ -155,6 +156,7 @@ METRICS: dict[str, Metric] = {
         "norm", "lower", "Root mean square of z_B z_A in a client's dW, of the planned noise."
     ),
     NOISE_LINEAR: Metric("norm", "lower", "The same of z_B A + B z_A."),
+    NOISE_RATIO: Metric("ratio", "lower", "The product over the linear terms."),
     CLIENT_DRIFT: Metric(
         "ratio",
         "",

@@ -19,6 +19,7 @@ from ffalora_cli.metric_keys import (
     GAP,
     NOISE_LINEAR,
     NOISE_PRODUCT,
+    NOISE_RATIO,
     UPDATE_NORM,
     gap_of,
 )
@@ -162,6 +163,8 @@ def test_looking_on_changes_no_bit(method, privacy):
         if pair:
             assert (after.metrics[GAP] > 1e-3) == (method in ("lora", "fedex_lora"))
         if noised:
+            over = after.metrics[NOISE_PRODUCT] / after.metrics[NOISE_LINEAR]
+            assert after.metrics[NOISE_RATIO] == pytest.approx(over)
             assert (after.metrics[NOISE_PRODUCT] > 0) == (method in ("lora", "fedex_lora"))
 
 

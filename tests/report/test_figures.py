@@ -18,7 +18,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from ffalora_cli import metric_keys
 from ffalora_cli.config.errors import ConfigError
-from ffalora_cli.metric_keys import CLIENT_DRIFT, GAP, NOISE_LINEAR
+from ffalora_cli.metric_keys import CLIENT_DRIFT, GAP, NOISE_RATIO
 from ffalora_cli.report.figures import clients, curves, mechanism, pareto
 from ffalora_cli.report.figures.pareto import Point, mark_best
 from ffalora_cli.report.figures.places import places
@@ -389,19 +389,19 @@ def measured(run, **values):
     return replace(run, rounds=tuple(rounds))
 
 
-def test_the_mechanism_has_a_row_a_quantity_and_its_linear_noise_beside_it(tmp_path):
-    noise = {"NOISE_PRODUCT": 3.0, "NOISE_LINEAR": 2.0, "CLIPPED": 0.4}
+def test_the_mechanism_has_a_row_a_quantity_of_those_that_are_there(tmp_path):
+    noise = {"NOISE_RATIO": 3.0, "CLIPPED": 0.4}
     lora = measured(made_run(tmp_path, ["method=lora"], FIRST), GAP=0.5, CLIENT_DRIFT=1.5, **noise)
     ffa = measured(made_run(tmp_path, ["method=ffa_lora"], FIRST), GAP=0.0, CLIENT_DRIFT=1.0)
     with styled():
         picture = mechanism.draw(group_runs([lora, ffa]))
-    gap, product, drift, clipped = picture.figure.subfigs[0].axes
+    gap, noised, drift, clipped = picture.figure.subfigs[0].axes
     assert [line.get_ydata()[-1] for line in gap.lines] == [0.0, 0.5]
-    assert [line.get_ydata()[-1] for line in product.lines] == [3.0, 2.0]
+    assert [line.get_ydata()[-1] for line in noised.lines] == [3.0]
     assert [line.get_ydata()[-1] for line in drift.lines] == [1.0, 1.5]
-    assert len(clipped.lines) == 1 and product.get_ylim()[0] == 0.0
+    assert len(clipped.lines) == 1 and noised.get_ylim()[0] == 0.0
     assert "keep the picture" in picture.notes[-1]
     found = Counter((row["metric"], row["group"]) for row in picture.rows)
-    assert found[GAP, "lora"] == found[NOISE_LINEAR, "lora"] == found[CLIENT_DRIFT, "ffa_lora"] == 3
+    assert found[GAP, "lora"] == found[NOISE_RATIO, "lora"] == found[CLIENT_DRIFT, "ffa_lora"] == 3
     with pytest.raises(ConfigError, match="diagnostics=mechanism"), styled():
         mechanism.draw(group_runs([made_run(tmp_path, ["seed=7"], FIRST)]))

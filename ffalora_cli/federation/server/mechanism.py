@@ -23,6 +23,7 @@ from ffalora_cli.metric_keys import (
     GAP,
     NOISE_LINEAR,
     NOISE_PRODUCT,
+    NOISE_RATIO,
     UPDATE_NORM,
     gap_of,
 )
@@ -125,6 +126,8 @@ def ratios(exchanges: Sequence[Mapping[str, float]], scale: float) -> dict[str, 
     for key, name in ((NOISE_PRODUCT, "product"), (NOISE_LINEAR, "linear")):
         if name in sums:
             found[key] = scale * math.sqrt(sums[name])
+    if sums.get("linear"):
+        found[NOISE_RATIO] = math.sqrt(sums["product"] / sums["linear"])
     if sums.get("mean"):
         found[CLIENT_DRIFT] = math.sqrt(sums["spread"] / sums["mean"])
     if sums.get("pairs"):

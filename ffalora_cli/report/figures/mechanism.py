@@ -10,11 +10,10 @@ from ffalora_cli.metric_keys import (
     CLIENT_DRIFT,
     CLIPPED,
     GAP,
-    NOISE_LINEAR,
-    NOISE_PRODUCT,
+    NOISE_RATIO,
 )
 from ffalora_cli.report.figures.curves import draw_line
-from ffalora_cli.report.figures.places import Place, arranged
+from ffalora_cli.report.figures.places import arranged
 from ffalora_cli.report.figures.series import X_AXES, Curve, Grouping, curve
 from ffalora_cli.report.figures.style import (
     Picture,
@@ -29,18 +28,17 @@ if TYPE_CHECKING:
 
 ROWS = {
     GAP: "aggregation\ngap",
-    NOISE_PRODUCT: "norm of\nnoise in \N{GREEK CAPITAL LETTER DELTA}W",
+    NOISE_RATIO: "noise product\n/ linear",
     CLIENT_DRIFT: "client\ndrift",
     CLIENT_COSINE: "cosine of\nclients",
     CLIPPED: "share\nclipped",
 }
-"""A quantity a row, in the words at its axis; the linear terms of the noise stand beside it."""
-_BESIDE = {"linewidth": 0.7, "alpha": 0.7}
+"""A quantity a row, in the words at its axis."""
 _MEANING = (
-    "by round: norm of mean(B A) - mean(B) mean(A) over that of the update; norm of z_B z_A and "
-    "(thin, unmarked) of z_B A + B z_A in an upload, of the planned noise; distance of a client's "
-    "update from the mean one, over its norm; cosine between two clients' updates; share of units "
-    "clipped"
+    "by round: norm of mean(B A) - mean(B) mean(A) over that of the update; norm of z_B z_A over "
+    "that of z_B A + B z_A, of the noise planned for an upload; distance of a client's update "
+    "from the mean one over the norm of the mean; cosine between two clients' updates; share of "
+    "units clipped"
 )
 _HEIGHT = 0.95  # inches of a row
 
@@ -70,8 +68,10 @@ def draw(grouping: Grouping) -> Picture:
     grid = inner.subplots(len(shown), len(places.titles), **sharing)
     for row, key in enumerate(shown):
         for label, line in found[key].items():
-            beside = found.get(NOISE_LINEAR, {}).get(label) if key == NOISE_PRODUCT else None
-            _panel(grid[row][looks[label].panel], line, looks[label], beside)
+            look = looks[label]
+            draw_line(
+                grid[row][look.panel], line, look, 1.0, "round", (look.colour, look.colour + 1)
+            )
         _rule(grid[row][0], key)
     for axis, title in zip(grid[0], places.titles, strict=True):
         axis.set_title(title)
@@ -86,19 +86,11 @@ def draw(grouping: Grouping) -> Picture:
 def _found(grouping: Grouping) -> Found:
     """The curves that there are."""
     found: Found = {}
-    for key in (*ROWS, NOISE_LINEAR):
+    for key in ROWS:
         lines = [curve(group, "round", key) for group in grouping.groups]
         if there := {line.label: line for line in lines if line is not None}:
             found[key] = there
     return found
-
-
-def _panel(axis: Axes, line: Curve, place: Place, beside: Curve | None) -> None:
-    """A line, and the linear terms of its noise."""
-    draw_line(axis, line, place, 1.0, "round", (place.colour, place.colour + 1))
-    if beside is not None:
-        look = place.pen
-        axis.plot(beside.x, beside.mean, color=look.colour, linestyle=look.dash, **_BESIDE)
 
 
 def _rule(axis: Axes, key: str) -> None:
