@@ -399,8 +399,11 @@ def test_the_mechanism_has_a_row_a_quantity_of_those_that_are_there(tmp_path):
     assert [line.get_ydata()[-1] for line in gap.lines] == [0.0, 0.5]
     assert [line.get_ydata()[-1] for line in noised.lines] == [3.0]
     assert [line.get_ydata()[-1] for line in drift.lines] == [1.0, 1.5]
-    assert len(clipped.lines) == 1 and noised.get_ylim()[0] == 0.0
+    assert len(clipped.lines) == 1 and noised.get_ylim()[0] < 0.0
     assert "keep the picture" in picture.notes[-1]
+    plain = measured(made_run(tmp_path, ["privacy=none"], FIRST), GAP=0.5, CLIPPED=0.0)
+    with styled():
+        assert len(mechanism.draw(group_runs([plain])).figure.subfigs[0].axes) == 1
     found = Counter((row["metric"], row["group"]) for row in picture.rows)
     assert found[GAP, "lora"] == found[NOISE_RATIO, "lora"] == found[CLIENT_DRIFT, "ffa_lora"] == 3
     with pytest.raises(ConfigError, match="diagnostics=mechanism"), styled():

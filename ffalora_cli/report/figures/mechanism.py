@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from ffalora_cli.config.errors import ConfigError
@@ -12,6 +13,7 @@ from ffalora_cli.metric_keys import (
     GAP,
     NOISE_RATIO,
 )
+from ffalora_cli.records.reading import RunRecords
 from ffalora_cli.report.figures.curves import draw_line
 from ffalora_cli.report.figures.places import arranged
 from ffalora_cli.report.figures.series import X_AXES, Curve, Grouping, curve
@@ -87,7 +89,8 @@ def _found(grouping: Grouping) -> Found:
     """The curves that there are."""
     found: Found = {}
     for key in ROWS:
-        lines = [curve(group, "round", key) for group in grouping.groups]
+        groups = [g for g in grouping.groups if key != CLIPPED or _private(g.runs)]
+        lines = [curve(group, "round", key) for group in groups]
         if there := {line.label: line for line in lines if line is not None}:
             found[key] = there
     return found
@@ -101,7 +104,11 @@ def _rule(axis: Axes, key: str) -> None:
     if key == CLIENT_COSINE:
         axis.axhline(0.0, color="#777777", linewidth=0.6, zorder=1)
     else:
-        axis.set_ylim(bottom=0.0)
+        axis.set_ylim(bottom=-0.05 * axis.get_ylim()[1])  # a marker at zero is whole
+
+
+def _private(runs: Sequence[RunRecords]) -> bool:
+    return any(run.config["privacy"]["unit"] != "none" for run in runs)
 
 
 def _rows(found: Found) -> list[dict[str, Any]]:
@@ -123,8 +130,7 @@ def _rows(found: Found) -> list[dict[str, Any]]:
 
 def _notes(grouping: Grouping, found: Found, measured: set[str]) -> tuple[str, ...]:
     notes = [*grouping.notes, *grouping.absent(measured, "diagnostics=mechanism")]
-    private = any(run.config["privacy"]["unit"] != "none" for run in grouping.runs)
-    if CLIPPED in found and private:
+    if CLIPPED in found:
         notes.append(
             "private runs among them: the share clipped is no part of the guarantee, keep the "
             "picture"
