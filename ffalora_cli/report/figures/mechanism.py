@@ -19,6 +19,7 @@ from ffalora_cli.report.figures.places import arranged
 from ffalora_cli.report.figures.series import X_AXES, Curve, Grouping, curve
 from ffalora_cli.report.figures.style import (
     Picture,
+    folded,
     legend_below,
     new_figure,
     plain_numbers,
@@ -76,7 +77,7 @@ def draw(grouping: Grouping) -> Picture:
             )
         _rule(grid[row][0], key)
     for axis, title in zip(grid[0], places.titles, strict=True):
-        axis.set_title(title)
+        axis.set_title(folded(title, figure.get_figwidth() / len(places.titles)))
         plain_x(axis, whole=True)
     inner.supxlabel(X_AXES["round"])
     inner.align_ylabels()
