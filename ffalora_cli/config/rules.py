@@ -88,6 +88,7 @@ def check(
             f"privacy.unit=client: method={config.method.name} reads single uploads, and central "
             "noise is on their sum alone; set privacy.client_noise=local"
         )
+    _diagnostics(config)
     check_arrivals(config, linear)
     server = config.federation.server_optimizer
     plain = server.name == "sgd" and server.lr == 1.0 and server.momentum == 0.0
@@ -298,6 +299,16 @@ def _engine(config: Config) -> None:
             )
     if not config.tracking.project:
         raise ConfigError("tracking.project is empty; name a project, as in ffalora")
+
+
+def _diagnostics(config: Config) -> None:
+    privacy = config.privacy
+    released = privacy.unit != "client" or privacy.client_noise == "local"
+    if config.diagnostics == "mechanism" and not released:
+        raise ConfigError(
+            "diagnostics=mechanism reads single uploads, and with privacy.unit=client only their "
+            "noised sum is released; set diagnostics=none, or privacy.client_noise=local"
+        )
 
 
 def _private(units: Set[str]) -> str:

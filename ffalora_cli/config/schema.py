@@ -314,3 +314,4 @@ class Config:
     tracking: TrackingConfig
     paths: PathsConfig
     evaluation: EvaluationConfig = EvaluationConfig()
+    diagnostics: Literal["none", "mechanism"] = "none"  # what else a round measures

@@ -58,6 +58,7 @@ _IGNORED = frozenset(
 )
 
 _UNSAID: Mapping[str, Any] = {
+    "diagnostics": "none",
     "adapter.form": "lora",
     "adapter.layers": None,
     "task.kind": "text_classification",

@@ -184,7 +184,7 @@ def build(
 
     Args:
         config: checked.
-        signature: of the run.
+        signature: that its draws are keyed by (``Job.draw_signature``).
         observer: is told what happens.
         poll: of the simulation.
         given: what is not to be made here, for audits.
@@ -315,6 +315,7 @@ def build(
         plan=plan,
         options=dict(config.method.options),
         dropout=config.adapter.dropout,
+        mechanism=config.diagnostics == "mechanism",
         poll=poll,
     )
     strata, strata_names = tasks.strata(config.task, data.train.targets)

@@ -46,6 +46,7 @@ class Setting:
         options: of the method.
         dropout: of the adapters.
         poll: called between micro-batches.
+        mechanism: whether rounds measure the uploads (``server.mechanism``).
         corrupt: changes single uploads on their way (simulated adversaries); None = nobody does.
     """
 
@@ -61,6 +62,7 @@ class Setting:
     options: dict[str, object] = field(default_factory=dict)
     dropout: float = 0.0
     poll: Poll = never
+    mechanism: bool = False
     corrupt: Corrupt | None = None
 
     def __post_init__(self) -> None:

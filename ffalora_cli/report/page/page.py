@@ -17,7 +17,7 @@ from ffalora_cli.privacy.rounding import bound_of_delta, largest_client
 from ffalora_cli.records.leaving import metric_may_leave, released, without_folder
 from ffalora_cli.records.manifest import code_of, joined
 from ffalora_cli.records.reading import RunRecords
-from ffalora_cli.report.figures import clients, curves, pareto
+from ffalora_cli.report.figures import clients, curves, mechanism, pareto
 from ffalora_cli.report.figures.series import group_runs
 from ffalora_cli.report.figures.style import INK, inline_svg, styled
 from ffalora_cli.report.runs.moments import full_name, headline
@@ -105,6 +105,8 @@ def _figures(
         makers.append(lambda: curves.draw(grouping, "epsilon", metric))
     else:
         makers.append(lambda: clients.draw(grouping))
+    if any(run.config.get("diagnostics") == "mechanism" for run in runs):
+        makers.append(lambda: mechanism.draw(grouping))
     figures: list[Mapping[str, Any]] = []
     with styled(INK):
         for number, make in enumerate(makers):
