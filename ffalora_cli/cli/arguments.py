@@ -31,6 +31,8 @@ class Parser(argparse.ArgumentParser):
 
     def read(self, arguments: Sequence[str]) -> argparse.Namespace:
         """Parse; an option that the verb does not have is answered with what to type instead."""
+        if {"overrides", "words"} & {action.dest for action in self._actions}:
+            arguments = _with_folder(arguments)
         for word in arguments:  # before -cn is read as -c n
             option = word.partition("=")[0]
             if option in OF_HYDRA and option not in self._option_string_actions:
@@ -46,6 +48,23 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """A usage error as one line."""
         raise ConfigError(f"{message}; see {self.prog} --help")
+
+
+def _with_folder(arguments: Sequence[str]) -> list[str]:
+    """``--config-dir DIR`` and ``-cd DIR``, as Hydra has them, written as the key they are."""
+    found: list[str] = []
+    rest = iter(arguments)
+    for text in rest:
+        option, equals, value = text.partition("=")
+        if option not in ("--config-dir", "-cd"):
+            found.append(text)
+            continue
+        folder = value if equals else next(rest, None)
+        if not folder:
+            raise ConfigError(f"{option} needs a folder, as in {option} DIR")
+        quoted = folder.replace("\\", "\\\\").replace("'", "\\'")
+        found.append(f"paths.configs='{quoted}'")
+    return found
 
 
 def file_to_write(option: str, text: str) -> Path:

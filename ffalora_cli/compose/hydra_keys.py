@@ -47,6 +47,8 @@ def take(overrides: Sequence[str], sweep: bool) -> tuple[list[str], SweepSetting
     rest, found = [], SweepSettings()
     for text in overrides:
         key, equals, value = text.lstrip("+").partition("=")
+        if key == "hydra.searchpath":
+            raise ConfigError("hydra.searchpath: write paths.configs=DIR, or --config-dir DIR")
         if not key.startswith(("hydra/", "hydra.")) or not equals:
             rest.append(text)
             continue

@@ -121,6 +121,7 @@ def _job(settings: Sequence[Setting], plain: dict[str, Any], before: Sequence[st
         plain: the configuration that they make.
         before: overrides of the command that began the run, if it goes on.
     """
+    from ffalora_cli.compose import catalogue
     from ffalora_cli.methods import registry
     from ffalora_cli.models.precision import settle_precision
 
@@ -135,5 +136,5 @@ def _job(settings: Sequence[Setting], plain: dict[str, Any], before: Sequence[st
     rules.refuse_secrets(plain)
     registry.check(config)
     config, said = settle_precision(config)
-    notes = (*earlier_words(plain), *said, *tracked)
+    notes = (*catalogue.own_words(), *earlier_words(plain), *said, *tracked)
     return Job(config, tuple(one.text for one in settings), notes, named=own)

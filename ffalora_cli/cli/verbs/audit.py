@@ -84,9 +84,11 @@ def _subject(what: Sequence[str], runs: str) -> tuple[Config, Path | None, str]:
     """Configuration, folder (of a run) and signature."""
     from ffalora_cli.records.reading import find_run, read_run
 
-    if len(what) == 1 and "=" not in what[0]:
-        records = read_run(find_run(runs, what[0], words.aside))
-        config = recorded(records.path, []).config  # with all rules: the folder may be anybody's
+    code = [word for word in what if word.startswith("paths.plugins=")]
+    names = [word for word in what if word not in code]
+    if len(names) == 1 and "=" not in names[0]:
+        records = read_run(find_run(runs, names[0], words.aside))
+        config = recorded(records.path, code).config  # with all rules: the folder may be anybody's
         return config, records.path, str(records.manifest.get("signature"))
     (job,) = plan_jobs(what)
     return job.config, None, job.signature

@@ -13,6 +13,7 @@ from ffalora_cli.cli.exits import DONE
 from ffalora_cli.cli.screen.streams import WIDTH
 from ffalora_cli.cli.screen.streams import width as screen_width
 from ffalora_cli.compose import catalogue
+from ffalora_cli.config import plugins
 from ffalora_cli.config.errors import ConfigError, choose
 from ffalora_cli.metric_keys import EPSILON, UPLINK_TOTAL, evaluated
 
@@ -46,7 +47,14 @@ def main(arguments: Sequence[str]) -> int:
     examples = "examples:\n  ffalora ls methods\n  ffalora ls runs method=lora --state done"
     parser = Parser("ls", "List what can be chosen, or runs.", examples)
     parser.add_argument("what", nargs="?", help=", ".join(["runs", *list(_SINGULAR)[:7]]))
-    what = parser.read(arguments).what
+    parser.add_argument("-cd", "--config-dir", metavar="DIR", help="options of your own, too")
+    parser.add_argument("--plugins", metavar="DIR", help="code of your own, too; it is run")
+    options = parser.read(arguments)
+    what = options.what
+    if options.config_dir:
+        catalogue.look_in(options.config_dir)
+    if options.plugins:
+        plugins.load_from(options.plugins)
     if what is None:
         for group in catalogue.groups():
             print(_entry(group, ", ".join(catalogue.options(group))))
@@ -55,7 +63,8 @@ def main(arguments: Sequence[str]) -> int:
     if group not in catalogue.groups():
         raise choose("", what, ("runs", *_SINGULAR))
     for option in catalogue.options(group):
-        print(_entry(option, catalogue.describe(group, option)))
+        own = catalogue.own_file(group, option)
+        print(_entry(option, catalogue.describe(group, option) + f" ({own})" * (own is not None)))
         if group == "method":
             print(_declaration(option))
     if group == "method":
@@ -65,12 +74,12 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _list_installed() -> None:
-    """Methods of installed packages: without a file of their own they are chosen by name alone."""
+    """Methods from elsewhere: without a YAML of their own they are chosen by name alone."""
     from ffalora_cli.methods import registry
 
     for name in sorted({*registry.names()} - {*catalogue.options("method")}):
         title = getattr(registry.get(name), "title", name)
-        print(_entry(name, f"{title} (installed): method.name={name}"))
+        print(_entry(name, f"{title} (not of ffalora): method.name={name}"))
 
 
 def _entry(name: str, text: str, width: int = 20) -> str:
@@ -88,6 +97,8 @@ def _declaration(name: str) -> str:
     """What a method says about itself, under its name."""
     from ffalora_cli.methods import registry
 
+    if name not in registry.names():  # a YAML of one's own: another setting of a method
+        return ""
     method = registry.get(name)
     lines = [
         method.reference,
