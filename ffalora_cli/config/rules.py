@@ -49,6 +49,8 @@ _RANGES: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
     ("adapter.dropout federation.local_momentum", lambda v: 0 <= v < 1, _SHARE),
     (f"{_SERVER}.momentum {_SERVER}.beta2", lambda v: 0 <= v < 1, _SHARE),
     ("federation.dropout_rate federation.straggler_rate", lambda v: 0 <= v < 1, _SHARE),
+    ("federation.clip_gradients", lambda v: v > 0, "above 0 (1 is usual), or null for no clip"),
+    ("model.dropout", lambda v: v == "own" or 0 < v < 1, "own, a rate between 0 and 1, or null"),
     ("federation.lr_end", lambda v: 0 <= v <= 1, "a share of federation.local_lr, 0 to 1"),
 )
 """Keys, which values each may have, in words; null is judged elsewhere."""

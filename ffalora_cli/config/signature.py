@@ -75,6 +75,9 @@ _UNSAID: Mapping[str, Any] = {
     "task.image_column": None,
     "task.image_size": None,
     "task.target_range": [],
+    "federation.clip_gradients": None,
+    "model.dropout": None,
+    "privacy.participation_quantile": None,
 }
 """Younger keys, and the value at which each is left out."""
 _YOUNG_PATTERNS = frozenset({"value"})

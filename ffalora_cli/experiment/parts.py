@@ -198,7 +198,7 @@ def build(
     from ffalora_cli.data.partition.partition import fingerprint, strata_table
     from ffalora_cli.data.units import unit_keys
     from ffalora_cli.engine.build import build_engine, pick_device
-    from ffalora_cli.engine.correctness import check_per_example_gradients
+    from ffalora_cli.engine.correctness import check_model_dropout, check_per_example_gradients
     from ffalora_cli.engine.evaluate import predict
     from ffalora_cli.engine.memory import auto_max_tokens, recompute_if_short
     from ffalora_cli.engine.precision import set_precision
@@ -300,6 +300,8 @@ def build(
     engine = build_engine(config.engine.name, network, data.train, max_tokens, ranks, shares)
     if plan is not None and plan.unit != "client" and config.engine.name == "reference":
         check_per_example_gradients(network, data.train, plan.covered)
+    if config.model.dropout is not None:
+        check_model_dropout(network, data.train, config.model.dropout)
     simulation = Simulation(
         method=method,
         network=network,
@@ -316,6 +318,7 @@ def build(
         options=dict(config.method.options),
         dropout=config.adapter.dropout,
         mechanism=config.diagnostics == "mechanism",
+        model_dropout=config.model.dropout,
         poll=poll,
     )
     strata, strata_names = tasks.strata(config.task, data.train.targets)

@@ -267,6 +267,7 @@ def _job(
         optimizer=setting.optimizer(setting.place(number)[0]),
         privacy=release.privacy(ids, state) if isinstance(release, ExampleRelease) else None,
         dropout=setting.dropout,
+        model_dropout=setting.model_dropout,
         dropout_key=keys.derive(setting.key(number), "dropout"),
         extents=extents,
         poll=setting.poll,

@@ -177,6 +177,8 @@ def why_padded(config: Config, family: str, refusal: str) -> str | None:
         return "engine=reference pads"
     if refusal:
         return f"a {family} model pads: {refusal}"
+    if config.model.dropout is not None:
+        return "model.dropout pads"
     return "adapter.dropout pads" if config.adapter.dropout else None
 
 

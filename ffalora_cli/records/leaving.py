@@ -50,7 +50,8 @@ _PUBLIC = {
     "privacy": (
         "schema unit protects relation sampling sampling_note accountant library delta "
         "max_grad_norm mechanism.clip mechanism.clip_note mechanism.sensitivity "
-        "mechanism.noise_by calibration epsilon_target num_clients covered noise.* outside"
+        "mechanism.noise_by calibration epsilon_target participation participation.* num_clients "
+        "covered noise.* outside"
     ),
     "config": "**",
     # An exported folder, which is also what goes to the hub.

@@ -101,6 +101,7 @@ def test_a_pad_token_is_needed_only_where_rows_are_padded(no_pad, tmp_path):
     for sections, why in (
         ({"engine": {"name": "reference"}}, "engine=reference pads"),
         ({"adapter": {"dropout": 0.1}}, "adapter.dropout pads"),
+        ({"model": {"dropout": "own"}}, "model.dropout pads"),
     ):
         with pytest.raises(ConfigError, match=rf"no pad token, and {why}; set pad_token"):
             check(model, no_pad, **sections)
