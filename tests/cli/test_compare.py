@@ -52,7 +52,7 @@ def test_real_runs_side_by_side(real, capsys) -> None:
     assert main(["compare", "--runs", str(real), "--format", "json"]) == 0
     content = json.loads(capsys.readouterr().out)
     assert content["by"] == ["method"]
-    ffa, lora = content["rows"]
+    lora, ffa = content["rows"]
     assert (ffa["settings"]["method"], lora["settings"]["method"]) == ("ffa_lora", "lora")
     for row in (ffa, lora):
         assert len(row["runs"]) == row["metrics"]["eval/accuracy"]["n"] == 2
@@ -78,10 +78,10 @@ def test_piped_table_has_no_colours_and_one_line_a_row(written, capsys) -> None:
     assert main(["compare"]) == 0
     text = capsys.readouterr().out
     assert "\x1b" not in text
-    rows = [line for line in text.splitlines() if re.match(r"(ffa_)?lora ", line)]
+    rows = [line for line in text.splitlines() if re.match(r"(FFA-)?LoRA ", line)]
     assert len(rows) == 2
-    assert "60.50 ± 6.35 *" in rows[0] and "+8.50 ± 19.06" in rows[0]
-    assert "baseline" in rows[1]
+    assert "60.50 ± 6.35 *" in rows[1] and "+8.50 ± 19.06" in rows[1]
+    assert "baseline" in rows[0]
 
 
 def test_on_a_terminal_of_80_columns_no_line_is_longer(written, monkeypatch, capsys) -> None:
@@ -99,7 +99,9 @@ def test_formats_and_selectors_reach_the_table(written, capsys) -> None:
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 2 and lines[1].startswith("lora,0.2,")
     assert main(["compare", "--by", "method.name", "--metric", "loss", "--format", "md"]) == 0
-    assert "| method | loss | sd | vs lora | n | epsilon | up B |" in capsys.readouterr().out
+    assert (
+        "| method | loss | sd | vs LoRA | n | ε spent | up B | s a run |" in capsys.readouterr().out
+    )
 
 
 def test_published_without_a_run_of_ours(written, capsys) -> None:
