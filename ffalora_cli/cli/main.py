@@ -16,6 +16,7 @@ from ffalora_cli.cli.exits import BAD_USAGE, BROKEN_PIPE, DONE, FAILED, INTERRUP
 from ffalora_cli.cli.place import Place
 from ffalora_cli.cli.screen.streams import Screen, screens
 from ffalora_cli.config.errors import ConfigError, brief, nearest, one_line
+from ffalora_cli.config.own_rows import refuse_rows
 from ffalora_cli.config.secrets import redact
 from ffalora_cli.stopping import Stopped
 
@@ -27,6 +28,7 @@ VERBS = {
     "plan": "say what a run will cost and promise, before it runs",
     "validate": "check a configuration, and what of it was run already",
     "explain": "a configuration key: value, type, allowed values, who set it",
+    "new": "write a task of your own rows: ffalora new task my.csv",
     "budget": "plan privacy: epsilon, noise multiplier, steps: two give the third",
     "partition": "print and draw which client gets which labels",
     "doctor": "check versions, devices, caches, and that the machinery works",
@@ -139,6 +141,7 @@ def _dispatch(arguments: list[str]) -> int:
         if "=" in verb:
             example = brief(verb, 60)[1:-1]
             raise ConfigError(f"{brief(verb)} is an override; write ffalora run {example}")
+        refuse_rows(verb, verb)
         hint = nearest(verb, VERBS)
         advice = f"did you mean {hint!r}?" if hint else f"verbs are {', '.join(VERBS)}"
         raise ConfigError(f"{brief(verb)} is not a verb; {advice}")

@@ -236,12 +236,12 @@ def _scalar(expected: type, value: Any, key: str) -> Any:
         quoted = (
             f""", as in '{key}="{value}"'""" if expected is str and type(value) in _SPOKEN else ""
         )
-        raise _mistyped(key, value, _SPOKEN[expected] + quoted)
+        raise _mistyped(key, value, _SPOKEN[expected] + quoted + _WITHOUT.get(key, ""))
     shown = str(value).replace("\n", "") if key.startswith(_OF_LINES) else value
     if isinstance(shown, str) and _UNPRINTABLE.search(shown):
         raise _mistyped(key, value, "text without control characters")
     if isinstance(value, float) and not math.isfinite(value):
-        raise _mistyped(key, value, "a finite number")
+        raise _mistyped(key, value, "a finite number" + _WITHOUT.get(key, ""))
     return value
 
 
@@ -271,6 +271,10 @@ EARLIER_DEFAULTS = {("partition", "keep_together"): "row"}
 """What runs older than a key did, where its default is something else today."""
 
 _OF_LINES = ("task.prompt", "task.completion", "task.generate.stop")  # texts that may have several
+_WITHOUT = dict.fromkeys(
+    ("privacy.epsilon_target", "privacy.noise_multiplier"), "; without privacy: privacy=none"
+)
+"""What is meant by values that are no number of these keys: inf, none."""
 _UNPRINTABLE = re.compile("[\x00-\x1f\x7f\ud800-\udfff]")  # no file, record or line holds them
 _SPOKEN = {
     str: "text",

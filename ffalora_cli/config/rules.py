@@ -16,6 +16,7 @@ from typing import Any
 
 from ffalora_cli.config.arrivals import check_arrivals
 from ffalora_cli.config.errors import ConfigError, brief, choose, require
+from ffalora_cli.config.own_rows import refuse_rows
 from ffalora_cli.config.partition_rules import check_partition
 from ffalora_cli.config.privacy_rules import check_privacy
 from ffalora_cli.config.schema import QUANTISED, Config
@@ -134,6 +135,7 @@ def _top(config: Config) -> None:
             raise ConfigError(f"{key}={brief(text)}: no such user; write the whole path")
     data = config.paths.data
     if data is not None and not os.path.isdir(os.path.expanduser(data)):
+        refuse_rows(f"paths.data={data}", data)
         raise ConfigError(
             f"paths.data={brief(data, 80)} is not a folder; give the folder that holds "
             f"{config.task.name}/, or null for packaged data, cache and hub"

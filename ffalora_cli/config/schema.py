@@ -9,6 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+AUTOMATIC = "auto"
+"""``name`` of a run that was given none: it is made of what was typed."""
+
 INSIDE_CLIENTS = frozenset({"row", "text", "column"})
 """Units of privacy that are groups of rows of one client."""
 
@@ -55,6 +58,7 @@ class TaskConfig:
     max_length: int = 128  # tokens, truncated beyond
     client_column: str | None = None  # a natural partition, if the data has one
     unit_column: str | None = None  # whose rows privacy.unit=column protects together
+    folder: str | None = None  # of the splits' files; in a YAML file it is seen from there
     package: str | None = None  # Python package that ships the rows (embedded default)
     hub_path: str | None = None  # Hugging Face data set id
     hub_name: str | None = None  # its configuration
@@ -81,6 +85,16 @@ class LearningRates:
 
 
 @dataclass(frozen=True)
+class Tuned:
+    """A setting that a model's recommended rates were found in, or published for."""
+
+    kind: str  # task.kind
+    optimizer: Literal["sgd", "adamw"]
+    factors: Literal["one_factor", "two_factors"]
+    private: bool
+
+
+@dataclass(frozen=True)
 class ModelConfig:
     """A pretrained backbone and what suits it."""
 
@@ -91,6 +105,7 @@ class ModelConfig:
     local_lr: dict[str, LearningRates]  # local optimiser -> recommended rates
     max_grad_norm: dict[str, float]  # pattern name -> recommended clip
     head_scale: float  # recommended standard deviation of a freshly drawn head
+    tuned: tuple[Tuned, ...] = ()  # where rates and clip were found; a guess anywhere else
     random_weights: bool = False  # real architecture, random weights (benchmarks only)
     cache: str | None = None  # paths.cache: a model inside one file is unpacked there
 
@@ -276,6 +291,8 @@ class PathsConfig:
     data: str | None
     runs: str
     cache: str | None
+    configs: str | None = None  # own options beside ./configs; typed alone
+    plugins: str | None = None  # own methods, forms and kinds of task; typed alone
 
 
 @dataclass(frozen=True)

@@ -121,7 +121,7 @@ def _find(job: Job) -> _Found:
     if job.folder is not None:
         directory = open_folder(job.folder)
     else:
-        directory = open_run(config.paths.runs, config.name, signature, job.again)
+        directory = open_run(config.paths.runs, config.name, signature, job.again, job.named)
     manifest = identity.begun_manifest(directory.path) if directory.begun else None
     if manifest is not None:
         identity.check_config(manifest, job.resolved, directory.path)

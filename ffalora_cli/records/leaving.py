@@ -99,7 +99,7 @@ LINES: tuple[tuple[str, Kind, Kind], ...] = (
     ("metrics.engine/*", "home", "home"),  # padding tells the drawn lengths
     ("metrics.*", "home", "home"),
     *_each(  # may be folders
-        "never", {"config": "paths paths.** model.cache", "manifest": "model.source"}
+        "never", {"config": "paths paths.** model.cache task.folder", "manifest": "model.source"}
     ),
     # A hold-out is cut from the training rows, and its fingerprint made from theirs. The difference
     # of an export is of scores of rows that may be private ones.
@@ -241,5 +241,5 @@ def without_folder(override: str) -> str:
     key, given, value = override.partition("=")
     if not given:
         return "FOLDER" if key.startswith(("/", "~")) else key
-    own = key.lstrip("+").startswith("paths.") or value.startswith((".", "/", "~"))
+    own = key.lstrip("+").startswith(("paths.", "task.folder")) or value.startswith((".", "/", "~"))
     return f"{key}=FOLDER" if own else override

@@ -72,3 +72,15 @@ def test_key_order_does_not_matter(default) -> None:
     backwards = json.loads(json.dumps(resolved), object_pairs_hook=lambda p: dict(reversed(p)))
     assert list(backwards) != list(resolved)
     assert signature(backwards) == default
+
+
+@pytest.mark.parametrize(
+    ("words", "known"),
+    [
+        ("model=auto", "56d7b46da492"),
+        ("model=auto adapter.targets=all_linear", "b0c16cdfe8c8"),
+        ("model=auto_decoder", "7332afdf7353"),
+    ],
+)
+def test_auto_has_kept_its_identity_since_it_knows_more_families(words, known) -> None:
+    assert plan([*words.split(), "model.source=a/b"])[0].signature == known

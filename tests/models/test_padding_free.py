@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -158,12 +160,18 @@ def test_who_never_calls_the_interface_is_refused(family):
     )
 
 
-@pytest.mark.parametrize("family", ["gpt2", "llama"])
-def test_a_head_that_reads_the_last_row_is_refused_before_it_looks_for_it(family):
-    """It would look behind the rows it is given, which on a GPU ends the process."""
+CLASSIFIERS = [f for f in DECODERS if f not in ("granite", "cohere")]  # these have no such head
+
+
+@pytest.mark.parametrize("family", CLASSIFIERS)
+def test_classifiers_of_causal_models_read_the_last_row_of_each_example(family):
     model = made(family, DECODERS[family], "AutoModelForSequenceClassification", num_labels=3)
-    assert "reads its last row" in check.refusal(model, "example")
-    model = made(family, DECODERS[family], "AutoModelForTokenClassification", num_labels=3)
+    assert not check.refusal(copy.deepcopy(model), "example")
+    assert off(*both(model, one_row=True)) < 1e-5
+
+
+def test_a_causal_model_that_tags_tokens():
+    model = made("llama", DECODERS["llama"], "AutoModelForTokenClassification", num_labels=3)
     assert not check.refusal(model, "target")
 
 

@@ -66,7 +66,8 @@ def facts(folder, **privacy):
 
 @pytest.fixture(autouse=True)
 def isolated(tmp_path, monkeypatch):
-    for kind in ("DIR", "CACHE_DIR", "CONFIG_DIR", "DATA_DIR"):
+    monkeypatch.delenv("WANDB_DIR", raising=False)
+    for kind in ("CACHE_DIR", "CONFIG_DIR", "DATA_DIR"):
         (tmp_path / kind).mkdir()
         monkeypatch.setenv(f"WANDB_{kind}", str(tmp_path / kind))
     monkeypatch.setenv("WANDB_MODE", "offline")

@@ -138,7 +138,7 @@ def test_unfinished_and_repeated_runs_are_named_and_do_not_count(runs) -> None:
     found = table(runs, selectors=["method=lora"])
     assert found.rows[0].cells[0].sample.count == 3
     text = " ".join(notes(found))
-    assert "1 run not finished, left out of all means: bbc_news-minilm-lora-" in text
+    assert "1 run not finished, left out of all means: bbc_news-lora-" in text
     assert "1 run repeated (same signature, same noise), counted once" in text
     with pytest.raises(ConfigError, match="none finished"):
         table(runs, selectors=["seed=3"])

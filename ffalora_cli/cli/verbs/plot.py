@@ -24,7 +24,7 @@ examples:
   ffalora plot runs --x uplink_bytes -o accuracy.png
   ffalora plot method=lora,ffa_lora --by method --x epsilon
   ffalora plot runs --kind pareto
-  ffalora plot bbc_news-minilm-lora --kind partition
+  ffalora plot bbc_news-lora --kind partition
 
 RUNS are folders, globs, beginnings of names or signatures (any of them) and
 key=value conditions (all of them); none: all finished runs."""
