@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from ffalora_cli.config.errors import listed
 from ffalora_cli.metric_keys import interval, short_name
+from ffalora_cli.privacy.rounding import epsilon_text
 from ffalora_cli.records.reading import RunRecords
 from ffalora_cli.report.runs.moments import headline, more_is_better, record_at, value_of
 from ffalora_cli.report.runs.selection import value_at
@@ -25,7 +26,7 @@ from ffalora_cli.report.runs.settings import (
 )
 from ffalora_cli.report.runs.spent_together import sentences
 from ffalora_cli.report.table.numbers import scale_of
-from ffalora_cli.report.table.rows import Comparison
+from ffalora_cli.report.table.rows import Comparison, Row
 
 _TIED_MEANS = (
     "not separable from the best: the 95 % interval of their difference holds zero (paired by "
@@ -46,6 +47,7 @@ def notes(comparison: Comparison) -> list[str]:
         *_intervals(comparison),
         *_differences(comparison),
         *_evaluation_point(comparison),
+        *_seconds(comparison),
         *_privacy(comparison),
         *_settings(comparison),
         *_inputs(comparison),
@@ -118,6 +120,8 @@ def _intervals(comparison: Comparison) -> list[str]:
 
 
 def _differences(comparison: Comparison) -> list[str]:
+    if comparison.question.across:  # no difference is shown
+        return []
     firsts = [row.cells[0].against for row in comparison.rows]
     compared = [against for against in firsts if against is not None]
     if not compared:
@@ -193,12 +197,28 @@ def _reached(comparison: Comparison) -> list[str]:
     return found
 
 
+def _seconds(comparison: Comparison) -> list[str]:
+    """What a wall clock measured, where it is shown."""
+    rows = comparison.rows
+    if comparison.question.across or comparison.question.point.kind == "reach":
+        return []
+    said = "s a run: mean wall clock, start and evaluations included, all resumptions together"
+    said += "; s a round: of training alone" * any(row.round_seconds.count for row in rows)
+    return [said] if any(row.seconds.count for row in rows) else []
+
+
 def _privacy(comparison: Comparison) -> list[str]:
     private = [run for run in comparison.runs if run.privacy is not None]
     if not private:
         return []
     claims = sorted({claim(run) for run in private})
-    found = [f"epsilon: largest of the row's runs; {'; or '.join(claims)}"]
+    whose = "largest of the row's runs"
+    if comparison.question.across:
+        largest = max(row.epsilon for row in comparison.rows if row.epsilon is not None)
+        whose = f"at most {epsilon_text(largest)} a run"
+    elif "epsilon" in comparison.metrics:
+        whose = "each run's own at that round"
+    found = [f"epsilon: {whose}; {'; or '.join(claims)}"]
     if len(private) > 1:
         found.append(
             "each epsilon is of one run alone; choosing the best of them costs more "
@@ -224,22 +244,31 @@ def _settings(comparison: Comparison) -> list[str]:
     ]
     if comparison.split and comparison.question.by:
         found.append(
-            f"rows are also split by {listed(comparison.split)}, which is not averaged over"
+            f"rows are also split by {listed(comparison.split)}, which is not averaged over; "
+            f"for fewer, select with {comparison.split[0]}=VALUE"
         )
     if comparison.mixed:
         key = comparison.mixed[0]
         found.append(
-            f"some rows average runs with different {listed(comparison.mixed)}; add {key} to --by, "
-            f"or filter with {key}=VALUE"
+            f"some rows average runs with different {listed(comparison.mixed)}; add {key} to --by "
+            f"or --pivot, or filter with {key}=VALUE"
         )
     # Without --anyway only tasks that --by lays side by side differ in what is meaningless.
     said = (*MEANINGLESS, *WORTH_SAYING) if comparison.question.anyway else WORTH_SAYING
-    found += [
-        f"{aspect.name} differ ({listed(values)}): {aspect.why}".replace(" are on", "")
-        for aspect, values in differences(runs, said).items()
-    ]
+    for aspect, values in differences(runs, said).items():
+        text = f"{aspect.name} differ ({listed(values)}): {aspect.why}".replace(" are on", "")
+        mixing = [row for row in comparison.rows if differences(row.runs, [aspect])]
+        found.append(
+            text + (f"; also within the mean of {_rows(comparison, mixing)}" if mixing else "")
+        )
     weights = "had different frozen weights in different runs"
     return [*found, *(f"{source} {weights}" for source in changed_weights(runs))]
+
+
+def _rows(comparison: Comparison, rows: Sequence[Row]) -> str:
+    """A few rows by what they are."""
+    names = comparison.question.names
+    return listed(" / ".join(map(names.value, comparison.columns, row.settings)) for row in rows)
 
 
 def _inputs(comparison: Comparison) -> list[str]:
