@@ -104,6 +104,28 @@ def test_formats_and_selectors_reach_the_table(written, capsys) -> None:
     )
 
 
+def test_a_table_for_a_paper_in_one_line(written, capsys) -> None:
+    words = ["compare", "method=ffa_lora,lora", "--pivot", "method:task", "--no-notes"]
+    words += ["--names", "ffa_lora=Ours", "--caption", "It works", "--label", "tab:it"]
+    assert main([*words, "--format", "latex"]) == 0
+    text = capsys.readouterr().out
+    assert text.isascii() and r"\label{tab:it}" in text and r"\footnotesize" not in text
+    rows = text.split(r"\midrule")[1].splitlines()[1:3]
+    assert [row.split(" & ")[0] for row in rows] == ["Ours", "LoRA"]  # as they were typed
+    assert main(words) == 0
+    assert capsys.readouterr().out.splitlines()[0] == "It works"
+    assert main(["compare", "--at", "accuracy=55%", "--format", "md"]) == 0
+    assert "| LoRA | 0/2 | - | - |" in capsys.readouterr().out
+
+
+def test_a_narrow_screen_does_without_seconds_and_says_so(written, monkeypatch, capsys) -> None:
+    monkeypatch.setenv("COLUMNS", "60")
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    assert main(["compare"]) == 0
+    text = re.sub(r"\x1b\[[0-9;]*m", "", capsys.readouterr().out)
+    assert "not shown for want of room: s a run" in text and "60.50 ± 6.35 *" in text
+
+
 def test_published_without_a_run_of_ours(written, capsys) -> None:
     assert main(["compare", "experiment=heterogeneity", "--published"]) == 0
     text = capsys.readouterr().out
@@ -129,6 +151,14 @@ def test_published_without_a_run_of_ours(written, capsys) -> None:
         (["--from", "wandb"], "ENTITY/PROJECT"),
         (["--from", "wandb", "me/mine", "runs/x"], "chosen by key=value"),
         (["--from", "wandb", "me/mine", "experiment=table1"], "local runs alone"),
+        (["--pivot", "method"], "--pivot method:partition.dirichlet_alpha"),
+        (["--pivot", "method:metod"], "did you mean 'method'?"),
+        (["--pivot", "method:task", "--by", "task"], "leave --by out"),
+        (["--pivot", "method:task", "--best", "colum"], "did you mean 'column'?"),
+        (["--names", "rwa"], "paper or raw"),
+        (["--at", "acuracy=0.8"], "did you mean 'accuracy'?"),
+        (["--at", "accuracy=80"], "write --at accuracy=0.8, or 80%"),
+        (["--at", "loss=0.1", "--published"], "leave one out"),
         (["--publishd"], "did you mean --published?"),
         (["method=lorra"], "did you mean 'lora'?"),
         (["--runs", "nowhere"], "holds no runs"),

@@ -218,6 +218,17 @@ def test_what_may_be_compared_by_who_knows_is_flagged(runs, overrides, keywords,
     assert word in " ".join(notes(table(runs)))
 
 
+def test_a_language_model_has_no_head_to_differ_in(tmp_path) -> None:
+    for method in ("lora", "fedsa_lora"):  # one personal head, one frozen, where there is any
+        typed = [f"method={method}", "task=dolly15k", "model=smollm2_135m", "privacy=none"]
+        path = write_run(tmp_path, typed, [0.1, 0.5])
+        mode = (path / "config.yaml").read_text().split("head:\n  mode: ")[1].split("\n")[0]
+        assert mode == {"lora": "frozen", "fedsa_lora": "personal"}[method]
+    found = table(tmp_path, metrics=("accuracy",))
+    assert found.columns == ("method",)
+    assert "head" not in " ".join(notes(found))
+
+
 def test_rows_that_would_mix_settings_are_split(runs) -> None:
     for seed in (0, 1):
         write_run(runs, ["method=lora", "adapter.alpha=4", f"seed={seed}"], [0.1, 0.5 + seed / 10])
