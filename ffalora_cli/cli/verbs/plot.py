@@ -80,12 +80,15 @@ def _inches(words: str) -> float:
 def _picture(options: argparse.Namespace, runs: Sequence[RunRecords]) -> Picture:
     from ffalora_cli.report.figures import clients, curves, mechanism, pareto
     from ffalora_cli.report.figures.series import group_runs
+    from ffalora_cli.report.names import Names
+    from ffalora_cli.report.runs.selection import typed_lists
 
     if options.kind == "partition":
         return _partition(runs)
     by = [key for key in (options.by or "").split(",") if key]
     unlabelled = "privacy" if options.kind == "pareto" else "-"  # epsilon has its own place there
-    grouping = group_runs(runs, by, options.over, unlabelled)
+    names = Names(typed=typed_lists(options.selectors))
+    grouping = group_runs(runs, by, options.over, unlabelled, names)
     if options.kind == "clients":
         return clients.draw(grouping, options.y or "")
     if options.kind == "mechanism":

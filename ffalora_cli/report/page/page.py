@@ -23,8 +23,9 @@ from ffalora_cli.report.figures.style import INK, inline_svg, styled
 from ffalora_cli.report.runs.moments import full_name, headline
 from ffalora_cli.report.runs.settings import differing, setting
 from ffalora_cli.report.table.compare import compare
-from ffalora_cli.report.table.formats import Grid, grid
+from ffalora_cli.report.table.formats import Grid, text
 from ffalora_cli.report.table.rows import Question
+from ffalora_cli.report.table.side_by_side import grid
 
 if TYPE_CHECKING:
     from ffalora_cli.report.figures.style import Picture
@@ -81,9 +82,14 @@ def _results(runs: Sequence[RunRecords], question: Question) -> tuple[Grid, str]
     if not any(run.finished for run in runs):
         return UNFINISHED, (question.metrics or (headline(runs[0]),))[0]
     comparison = compare(runs, question)
-    table = grid(comparison)
+    table = text(grid(comparison))
     if not all(_bytes_may_leave(run) for run in comparison.runs):
-        table = replace(table, rows=tuple((*row[:-1], WITHHELD) for row in table.rows))
+        sent = [title.startswith("up ") for title in table.head]
+        rows = [
+            tuple(WITHHELD if mine else cell for cell, mine in zip(row, sent, strict=True))
+            for row in table.rows
+        ]
+        table = replace(table, rows=tuple(rows))
     return table, comparison.metrics[0]
 
 
