@@ -16,6 +16,7 @@ from ffalora_cli.data.guess import guess
 from ffalora_cli.data.load import load_rows
 from ffalora_cli.data.sources.readers import READERS
 from ffalora_cli.tasks import registry
+from tests.tiny import save_tiny_bert
 
 TOPICS = ("World", "Sports", "Business", "Sci/Tech")
 NEWS = [
@@ -57,7 +58,7 @@ def test_a_csv_with_a_pair_of_texts_and_four_classes(capsys):
         "title, body: a pair",
         "Business 25.0 %, Sci/Tech 25.0 %, Sports 25.0 %, World 25.0 %",
         "not read id",
-        "ffalora run task=my",
+        "ffalora run experiment=quickstart task=my",
     ):
         assert words in said
     assert task["text_columns"] == ["title", "body"] and task["label_column"] == "topic"
@@ -215,6 +216,37 @@ def test_the_endings_of_rows_are_those_that_are_read():
     from ffalora_cli.config.own_rows import ENDINGS
 
     assert set(ENDINGS) == set(READERS)
+
+
+def test_a_project_that_moved_is_the_same_run_and_changed_rows_are_not(place, monkeypatch, capsys):
+    """Identity rests on what the rows say, not on where they lie; the task's file finds them."""
+    first, moved, elsewhere = (place / name for name in ("first", "moved", "elsewhere"))
+    first.mkdir()
+    elsewhere.mkdir()
+    save_tiny_bert(place / "model")
+    monkeypatch.chdir(first)
+    Path("my.csv").write_text(CSV, encoding="utf-8")
+    described(capsys, "my.csv")
+    words = ["run", "task=my", "model=auto", f"model.source={place / 'model'}", "debug=tiny"]
+    words += ["privacy=none", "partition=iid", "federation.local_batch_size=2"]
+    assert main(words) == 0, capsys.readouterr().err
+    (run,) = (first / "runs").iterdir()
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    assert config["task"]["folder"] == "."  # nothing of this machine
+    first.rename(moved)
+    monkeypatch.chdir(moved)
+    assert main(words) == 0 and len(os.listdir("runs")) == 1
+    monkeypatch.chdir(elsewhere)
+    away = [f"--config-dir={moved / 'configs'}", f"paths.runs={moved / 'runs'}"]
+    assert main([*words, *away]) == 0 and len(os.listdir(moved / "runs")) == 1
+    monkeypatch.chdir(moved)
+    capsys.readouterr()
+    Path("my.csv").write_text(CSV.replace("news number 3", "news number three"), encoding="utf-8")
+    assert main(words) == 2
+    assert "data of split train changed" in capsys.readouterr().err
+    Path("my.csv").unlink()
+    assert main(words) == 2
+    assert "my.csv is not there" in capsys.readouterr().err
 
 
 ROW = "text,label\n" + "".join(f"row {n} says it,{'ab'[n % 2]}\n" for n in range(24))
