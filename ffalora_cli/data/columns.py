@@ -15,7 +15,7 @@ from ffalora_cli.data.sources.readers import Table
 
 Sort = Literal["text", "number", "truth", "list", "chat", "image", "other", "nothing"]
 _TRUTH = {"true", "false"}
-_FEW = 50  # whole numbers with more values are quantities
+_FEW = 50  # whole numbers with more values are quantities, unless they count classes from 0
 
 
 @dataclass(frozen=True)
@@ -63,13 +63,18 @@ class Column:
         return self.sort == "number" and all(float(cell).is_integer() for cell in self.there)
 
     @property
+    def numbered(self) -> bool:
+        """Whether its values are 0, 1, ... without a gap."""
+        return set(self.values) == {str(number) for number in range(len(self.values))}
+
+    @property
     def categories(self) -> bool:
         """Whether its values repeat as those of classes do."""
         few = 2 <= len(self.values) <= len(self.there) / 2
         if self.names or self.sort == "truth":
             return len(self.values) >= 2
         if self.sort == "number":
-            return few and self.whole and len(self.values) <= _FEW
+            return few and self.whole and (len(self.values) <= _FEW or self.numbered)
         return few and self.sort == "text" and self.words <= 6
 
 

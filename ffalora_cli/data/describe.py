@@ -221,7 +221,7 @@ def _facts(task: TaskConfig, columns: Mapping[str, Column], table: Table) -> Spl
         numbered = _numbered(task, label)
         for value, count in label.values.items():
             labels[numbered.get(value, value)] = count
-        for several in seen.values():
+        for several in seen.values() if task.kind == "text_classification" else ():
             other = [r for r in several if label.cells[r] != label.cells[several[0]]]
             if other:
                 contradicting.append((table.place(several[0]), table.place(other[0])))
@@ -273,9 +273,9 @@ def _warnings(
     alike: dict[str, list[str]] = defaultdict(list)
     for name in task.classes:
         alike[normalised(name)].append(name)
-    for names in alike.values():
-        if len(names) > 1:
-            said.append(f"classes that differ in case or blanks alone: {listed(map(brief, names))}")
+    twins = [f"{brief(a)} and {brief(b)}" for a, b, *_ in (n for n in alike.values() if n[1:])]
+    if twins:
+        said.append(f"classes that differ in case or blanks alone: {listed(twins)}")
     train = facts["train"].labels
     rare = [name for name, count in train.items() if count < 2]
     if rare:

@@ -189,7 +189,13 @@ def _labelled(columns: Columns, text: Text, label: str | None, kind: str | None)
     what = "numbers" if numbers else f"{len(found.values)} values, each in several rows"
     as_said = found.name == label or _rank(found.name) < len(LABELS)
     why = [("kind", f"{kind}: {found.name} has {what}")]
-    why += [] if as_said else [("label", f"{found.name}: no column is called label, class, ...")]
+    why += (
+        []
+        if as_said
+        else [
+            ("label", f"{found.name}: none is called label, class, ...; it has the fewest values")
+        ]
+    )
     why += [("text", ", ".join(texts) + (": a pair, read as one" if len(texts) == 2 else ""))]
     names = () if numbers else _names(columns, found)
     return Guess(
@@ -198,13 +204,14 @@ def _labelled(columns: Columns, text: Text, label: str | None, kind: str | None)
 
 
 def _label(columns: Columns, text: Text, label: str | None, numbers: bool = False) -> Column | None:
-    """The column of labels: as it was said, else by its name, else the last that repeats values."""
+    """The column of labels: as it was said, else by its name, else that of the fewest values."""
     if label is not None:
         return columns[label]
     named = [columns[n] for n in sorted(columns, key=_rank) if _rank(n) < len(LABELS)]
     fitting = [c for c in named if c.name not in text and (c.categories or (numbers and _many(c)))]
     repeating = [c for c in columns.values() if c.categories and c.name not in text]
-    return (fitting or repeating[::-1] or [None])[0]
+    fewest = sorted(repeating, key=lambda column: len(column.values))
+    return (fitting or fewest or [None])[0]
 
 
 def _many(column: Column) -> bool:
@@ -220,7 +227,7 @@ def _texts(columns: Columns, label: str) -> tuple[str, ...]:
     """One or two columns of texts, in their order: those called so first, then the longest."""
     free = [c for c in columns.values() if c.sort == "text" and c.name != label]
     known = [c for c in free if c.name.lower() in TEXTS]
-    long = [c for c in free if c.words >= _LONG and c not in known]
+    long = [c for c in free if c.words >= _LONG and c not in known and not c.categories]
     chosen = [*sorted(known, key=_length_of), *sorted(long, key=_length_of)][:2]
     chosen = chosen or sorted(free, key=_length_of)[:1]
     return tuple(c.name for c in columns.values() if c in chosen)
@@ -232,16 +239,14 @@ def _length_of(column: Column) -> float:
 
 def _names(columns: Columns, label: Column) -> tuple[str, ...]:
     """Names of numbered classes that another column says row by row; () where none does."""
-    if label.sort != "number" or not label.whole or label.names:
-        return ()
-    numbers = sorted(label.values, key=int)
-    if numbers != [str(n) for n in range(len(numbers))]:
+    if label.sort != "number" or label.names or not label.numbered:
         return ()
     for other in columns.values():
         if other.sort == "text" and other.categories:
             both = zip(label.cells, other.cells, strict=True)
             pairs = {(int(float(n)), t) for n, t in both if None not in (n, t)}
-            if len(pairs) == len(dict(pairs)) == len(numbers):
+            names = {name for _, name in pairs}
+            if len(pairs) == len(names) == len(label.values):
                 return tuple(name for _, name in sorted(pairs))
     return ()
 

@@ -107,6 +107,17 @@ def test_a_run_asks_for_one_commit_records_it_and_asks_nothing_again(hub, online
     assert f"commit {commit} (from the local cache)" in words and moved not in words
 
 
+def test_a_task_is_written_of_a_repository_and_can_be_run(hub, online):
+    hub.commit("lab/model", tiny_bert())
+    words = ("new", "task", "nyu-mll/glue", "--subset", "sst2", "--name", "mine", "--force")
+    said = online(*words)
+    assert said.code == 0, said.err
+    assert "text_classification: label has 2 values" in " ".join(said.out.split())
+    assert "hub_path: nyu-mll/glue" in (online.home / "configs/task/mine.yaml").read_text()
+    said = run(online, "lab/model", "task=mine")
+    assert said.code == 0, said.err
+
+
 def test_main_may_move_between_the_tokenizer_and_the_weights(hub, online):
     new = hub.commit("lab/moving", other_weights(tiny_bert()))
     old = hub.commit("lab/moving", tiny_bert())

@@ -112,7 +112,7 @@ def lines(found: Description, given: Given, model: str | None) -> list[str]:
         said += labelled("tokens", _tokens(found, model))
     for split, facts in found.splits.items():
         if facts.empty:
-            said += labelled("empty", f"{split}: {_empty(facts)}")
+            said += labelled("empty", f"{split}: {_empty(facts, len(task.text_columns))}")
         if facts.repeated:
             said += labelled("repeated", f"{split}: {_repeated(facts)}")
     if found.left:
@@ -158,9 +158,9 @@ def _tokens(found: Description, model: str) -> str:
     return f"of {model}: median {middle:.0f}, 19 in 20 up to {most:.0f}, longest {max(lengths):,}"
 
 
-def _empty(facts: SplitFacts) -> str:
+def _empty(facts: SplitFacts, texts: int) -> str:
     said = ", ".join(f"{name} in {counted(n, 'row')}" for name, n in facts.empty.items())
-    return f"{said}; a row needs one of its texts"
+    return f"{said}; of a pair one may be" if texts == 2 else said
 
 
 def _repeated(facts: SplitFacts) -> str:
@@ -204,13 +204,12 @@ def closing(found: Description, file: Path, configs: str) -> list[str]:
         said += labelled("mend", f"a run refuses this: {refused}")
     said += labelled("written", f"{file} (look at it; every key has its comment)")
     elsewhere = [] if configs == "configs" else [f"--config-dir={configs}"]
-    words = [*_OF_KIND[task.kind], f"task={task.name}"]
-    commands = [
-        f"ffalora {verb} {shlex.join([*words, *elsewhere])}"
-        for verb in ("partition", "plan", "run")
-    ]
+    words = [*_OF_KIND[task.kind], f"task={task.name}", *elsewhere]
+    dealt = [word for word in words if not word.startswith("experiment=")]
+    commands = (("partition", dealt), ("plan", words), ("run", words))
+    lines = [f"ffalora {verb} {shlex.join(typed)}" for verb, typed in commands]
     heads = ["then" if found.refused else "next", "", ""]
-    return said + [f"{head:<10}{line}" for head, line in zip(heads, commands, strict=True)]
+    return said + [f"{head:<10}{line}" for head, line in zip(heads, lines, strict=True)]
 
 
 _OF_KIND = {

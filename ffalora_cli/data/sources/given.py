@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ffalora_cli.config.errors import ConfigError, listed, nearest
@@ -53,7 +53,8 @@ def find(words: Sequence[str]) -> Given:
     if missing is not None:
         if len(words) > 1 or not _HUB.fullmatch(words[0]) or missing.suffix in READERS:
             raise _nothing(missing)
-        return Given(_plain(words[0].partition("@")[0].split("/")[1]), {}, hub_path=words[0])
+        name = words[0].partition("@")[0].split("/")[1]
+        return Given(_plain(name), {"train": "train"}, hub_path=words[0])
     if len(paths) > 1:
         return _several(paths)
     path = Path(os.path.abspath(paths[0]))
@@ -97,7 +98,8 @@ def _folder(path: Path) -> Given:
     tables = [*_tables(path), *_tables(path / "data")]
     stems = {_PIECE.sub("", t.stem) if _PIECE.search(t.stem) else t.name for t in tables}
     stems |= {p.name for p in path.iterdir() if list(p.glob("data-*-of-*.arrow"))}
-    splits = {split: stem for stem in sorted(stems) if (split := _split(Path(stem).stem))}
+    short_last = sorted(stems, key=lambda stem: (-len(stem), stem))  # validation, not _matched
+    splits = {split: stem for stem in short_last if (split := _split(Path(stem).stem))}
     if "train" not in splits and len(stems) == 1:
         splits = {"train": stems.pop()}
     if splits:
@@ -109,18 +111,19 @@ def _folder(path: Path) -> Given:
         )
     splits = {split: p.name for p in sorted(path.iterdir()) if (split := _split(p.name))}
     if "train" in splits and pictures_by_class(path / splits["train"]):
-        return Given(name, splits, path, pictures=True)
+        return _trained(Given(name, splits, path, pictures=True), path)
     if pictures_by_class(path):
         return Given(name, {"train": path.name}, path.parent, pictures=True)
     raise ConfigError(f"{path} holds no {_readable()}, and no images in folders, one a class")
 
 
 def _trained(given: Given, path: Path) -> Given:
+    """The same, training rows first."""
     if "train" not in given.splits:
         raise ConfigError(
             f"{path}: no split to train on among {listed(given.splits.values())}; call one train"
         )
-    return given
+    return replace(given, splits={s: given.splits[s] for s in _NAMED if s in given.splits})
 
 
 def _tables(folder: Path) -> list[Path]:
