@@ -36,6 +36,7 @@ examples:
 _CONFIGURED = (
     "run",
     "sweep",
+    "tune",
     "plan",
     "validate",
     "explain",
