@@ -6,6 +6,8 @@ import os
 
 import pytest
 
+from ffalora_cli.compose import catalogue
+from ffalora_cli.config import plugins
 from tests.tiny import save_tiny_bert
 
 
@@ -16,6 +18,20 @@ def cache(tmp_path_factory):
         if "FFALORA_CACHE" not in os.environ:
             patch.setenv("FFALORA_CACHE", str(tmp_path_factory.mktemp("cache")))
         yield
+
+
+@pytest.fixture(autouse=True)
+def patient(monkeypatch):
+    """What a slow machine makes wait for says nothing of it in the middle of a test."""
+    monkeypatch.setattr("ffalora_cli.cli.screen.waiting.PATIENCE", float("inf"))
+
+
+@pytest.fixture(autouse=True)
+def folders():
+    """What one test typed about folders of options and code is not typed in the next."""
+    yield
+    catalogue.forget()
+    plugins.forget()
 
 
 @pytest.fixture(scope="session")

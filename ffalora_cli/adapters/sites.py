@@ -9,7 +9,7 @@ hooks.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
@@ -32,6 +32,10 @@ DECODERS = (
     "gpt_neox",
 )  # fmt: skip
 """The same of language models, which read from left to right."""
+
+_ATTENTION = re.compile(r"(?i)(^|[._])(w?q(kv)?|w?v|query|value|q_\w+|v_\w+|in_proj)(_key_value)?$")
+"""How layers that ask, and those whose values are read, end in most families."""
+_SHOWN = 40  # characters of a pattern in a message
 
 
 class AdaptedLinear(nn.Module):
@@ -88,7 +92,10 @@ def stores_transposed(layer: nn.Module) -> bool:
 
 
 def find_sites(
-    model: nn.Module, suffixes: Sequence[str], layers: int | tuple[int, ...] | None = None
+    model: nn.Module,
+    suffixes: Sequence[str],
+    layers: int | tuple[int, ...] | None = None,
+    pattern: str = "NAME",
 ) -> list[Site]:
     """Linear layers of the base model whose path ends with one of the suffixes, in model order.
 
@@ -97,10 +104,11 @@ def find_sites(
         suffixes: each may list alternatives, ``a|b``: names of one role in different families.
         layers: ``adapter.layers``, in which transformer layers (as ``layer.5`` of
             ``layer.5.attention.self.query``) sites are; those without a match are not counted.
+        pattern: ``adapter.targets``, the name of the suffixes in messages.
 
     Raises:
-        ConfigError: a suffix matches nothing; says which family this is and which are supported.
-            A layer that is not there.
+        ConfigError: a suffix matches nothing: says what the model has, and what to type. A layer
+            that is not there.
     """
     prefix = model.base_model_prefix + "."
     linears = {
@@ -114,7 +122,7 @@ def find_sites(
     }
     for suffix, found in matched.items():
         if not found:
-            raise ConfigError(_no_site(model, suffix, linears))
+            raise ConfigError(_no_site(model, suffix, linears, pattern))
     chosen = {name for found in matched.values() for name in found}
     if layers is not None:
         chosen &= _inside(layers, [name for name in linears if name in chosen])
@@ -139,17 +147,38 @@ def _inside(layers: int | tuple[int, ...], names: Sequence[str]) -> set[str]:
     return {name for name, path in numbered.items() if path in wanted}
 
 
-def _no_site(model: nn.Module, suffix: str, linears: Iterable[str]) -> str:
-    """One line about a pattern that matches nothing: the family, its layers, what helps."""
+def _no_site(model: nn.Module, suffix: str, linears: Mapping[str, nn.Module], pattern: str) -> str:
+    """One line about a pattern that matches nothing: the layers there are, and what to type."""
     family = getattr(getattr(model, "config", None), "model_type", "unknown")
-    leaves = sorted({name.rsplit(".", 1)[-1] for name in linears})
-    hint = nearest(suffix, leaves)
-    said = f"model.targets: {suffix!r} names no linear layer of this {family} model"
-    said += f" (nearest is {hint!r}); " if hint else f" (it has {listed(leaves) or 'none'}); "
-    for auto, families in (("auto", FAMILIES), ("auto_decoder", DECODERS)):
-        if family in families:
-            return said + f"model={auto} has targets for every family of its kind"
-    return said + f"supported families are {', '.join((*FAMILIES, *DECODERS))}"
+    kinds = _kinds(linears)
+    asked = suffix if len(suffix) < _SHOWN else f"{suffix[:_SHOWN]}..."
+    said = f"model.targets: {asked!r} names no linear layer of this {family} model"
+    if not kinds:
+        return f"{said}, which has none; adapters need linear layers"
+    hint = nearest(suffix, kinds)
+    said += f" (nearest is {hint!r})" if hint else ""
+    layers = listed([f"{name} ({count} of {shape})" for name, (count, shape) in kinds.items()], 300)
+    of_attention = [name for name in kinds if _ATTENTION.search(name)]
+    typed = ",".join(of_attention[:2] or list(kinds)[:2])
+    auto = "take model=auto, which knows them, or " if family in (*FAMILIES, *DECODERS) else ""
+    return (
+        f"{said}, whose linear layers are {layers}; {auto}name those to adapt, as in "
+        f"'model.targets.{pattern}=[{typed}]'"
+    )
+
+
+def _kinds(linears: Mapping[str, nn.Module]) -> dict[str, tuple[int, str]]:
+    """Layers of one role, named by the end of their paths: how many, and ``d_in x d_out``."""
+    ends: dict[str, list[str]] = {}
+    for name in linears:
+        path = re.split(r"\.\d+\.", name)[-1]  # behind the last number
+        ends.setdefault(".".join(path.split(".")[-2:]), []).append(name)
+    found = {}
+    for end, names in ends.items():
+        shapes = [tuple(weight_of(linears[name]).shape) for name in names]
+        d_out, d_in = max(set(shapes), key=shapes.count)
+        found[end] = len(names), f"{d_in} x {d_out}"
+    return found
 
 
 def install(

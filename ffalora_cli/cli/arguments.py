@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from ffalora_cli.config.errors import ConfigError, brief, nearest
+from ffalora_cli.cli.other_options import OF_HYDRA, answer
+from ffalora_cli.config.errors import ConfigError
 
 
 class Parser(argparse.ArgumentParser):
@@ -29,18 +30,41 @@ class Parser(argparse.ArgumentParser):
         )
 
     def read(self, arguments: Sequence[str]) -> argparse.Namespace:
-        """Parse; an option nobody knows is answered with the nearest one that exists."""
+        """Parse; an option that the verb does not have is answered with what to type instead."""
+        if {"overrides", "words"} & {action.dest for action in self._actions}:
+            arguments = _with_folder(arguments)
+        for word in arguments:  # before -cn is read as -c n
+            option = word.partition("=")[0]
+            if option in OF_HYDRA and option not in self._option_string_actions:
+                raise self._unknown(word, arguments)
         known, unknown = self.parse_known_intermixed_args(arguments)
         if unknown:
-            hint = nearest(unknown[0], self._option_string_actions)
-            advice = f"did you mean {hint}?" if hint else f"see {self.prog} --help"
-            option = brief(unknown[0])[1:-1]
-            raise ConfigError(f"{option} is not an option of {self.prog}; {advice}")
+            raise self._unknown(unknown[0], arguments)
         return known
+
+    def _unknown(self, word: str, arguments: Sequence[str]) -> ConfigError:
+        return ConfigError(answer(self.prog, word, arguments, self._option_string_actions))
 
     def error(self, message: str) -> NoReturn:
         """A usage error as one line."""
         raise ConfigError(f"{message}; see {self.prog} --help")
+
+
+def _with_folder(arguments: Sequence[str]) -> list[str]:
+    """``--config-dir DIR`` and ``-cd DIR``, as Hydra has them, written as the key they are."""
+    found: list[str] = []
+    rest = iter(arguments)
+    for text in rest:
+        option, equals, value = text.partition("=")
+        if option not in ("--config-dir", "-cd"):
+            found.append(text)
+            continue
+        folder = value if equals else next(rest, None)
+        if not folder:
+            raise ConfigError(f"{option} needs a folder, as in {option} DIR")
+        quoted = folder.replace("\\", "\\\\").replace("'", "\\'")
+        found.append(f"paths.configs='{quoted}'")
+    return found
 
 
 def file_to_write(option: str, text: str) -> Path:

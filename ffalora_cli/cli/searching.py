@@ -21,11 +21,11 @@ from ffalora_cli.methods.registry import headline
 from ffalora_cli.metric_keys import short_name
 from ffalora_cli.records.files import read_json
 from ffalora_cli.records.reading import read_config
-from ffalora_cli.records.run_directory import SUMMARY, run_folder
+from ffalora_cli.records.run_directory import SUMMARY
 from ffalora_cli.sweep.jobs import FAILED, GOOD, SweepJob
 from ffalora_cli.sweep.launchers.base import read_settings, waits
 from ffalora_cli.sweep.progress import result
-from ffalora_cli.sweep.record import SWEEP, SweepRecord
+from ffalora_cli.sweep.record import SWEEP, SweepRecord, job_key
 from ffalora_cli.sweep.search import Proposal, Settings, check, values_of
 from ffalora_cli.sweep.search import search as run_search
 from ffalora_cli.tasks.registry import higher_is_better
@@ -43,9 +43,7 @@ def search(overrides: Sequence[str], sweep: Sweeping) -> int:
     if "direction" not in sweep.about.sweeper_settings:
         settings = replace(settings, direction=_better(judged))
     # More trials are the same search, so their number is no part of its name.
-    name = digest(
-        [run_folder(base).name, repr(sorted(space.items())), settings.direction, settings.seed]
-    )
+    name = digest([job_key(base), repr(sorted(space.items())), settings.direction, settings.seed])
     record = SweepRecord(base.config.paths.runs, name)
     notes = _check_earlier(record, base)
     facts = {

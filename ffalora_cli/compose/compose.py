@@ -13,6 +13,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cache, lru_cache
+from pathlib import Path
 from typing import Any
 
 from hydra import compose, initialize_config_module
@@ -28,7 +29,7 @@ from omegaconf.resolvers import oc
 
 from ffalora_cli.compose import catalogue
 from ffalora_cli.compose.catalogue import groups
-from ffalora_cli.compose.origins import chain
+from ffalora_cli.compose.origins import chain, who_set
 from ffalora_cli.compose.overrides import Setting
 from ffalora_cli.config.build import check_value, nearest_key
 from ffalora_cli.config.errors import ConfigError, brief, choose, one_line
@@ -38,7 +39,14 @@ ENVIRONMENT = ("FFALORA_DATA", "HOME", "TMPDIR", "USER")  # what ${oc.env:NAME} 
 
 _ALONE = threading.RLock()  # what Hydra and OmegaConf keep is global, threads or not
 _NAME = "task.name"
-ORIGIN = {"task.package": None, "task.hub_path": None, "task.hub_name": None, "task.license": ""}
+_FOLDER = "task.folder"
+ORIGIN = {
+    _FOLDER: None,
+    "task.package": None,
+    "task.hub_path": None,
+    "task.hub_name": None,
+    "task.license": "",
+}
 """Of a task; cleared where it is renamed by keys, because it is other data."""
 _BY_NAME = "tracking"  # the group whose options differ in their name alone
 
@@ -55,13 +63,38 @@ def compose_job(job: Sequence[Setting]) -> dict[str, Any]:
     Raises:
         ConfigError: anything wrong with the composition, in one line.
     """
+    with _guarded_environment():
+        plain = _resolve(_composed(job))
+    if _FOLDER not in {setting.key for setting in job}:
+        _find_folder(plain["task"], choices_of(job))
+    return plain
+
+
+def compose_unresolved(job: Sequence[Setting]) -> dict[str, Any]:
+    """The same with its ``${...}`` references as they are written."""
+    with _guarded_environment():
+        return OmegaConf.to_container(_composed(job), resolve=False)  # type: ignore[return-value]
+
+
+def _composed(job: Sequence[Setting]) -> DictConfig:
     chosen, settings = _chosen(job), [setting for setting in job if not setting.chooses]
     keys = tuple(setting.key for setting in settings)
-    with _guarded_environment():
-        choices = _compose(chosen)[1]
-        config = _set(_own(chosen, keys, settings), settings)
-        _forget_origin(config, choices, keys)
-        return _resolve(config)
+    choices = _by_hydra(chosen)[1]
+    config = _set(_own(chosen, keys, settings), settings)
+    _forget_origin(config, choices, keys)
+    return config
+
+
+def _find_folder(task: dict[str, Any], choices: Mapping[str, str | None]) -> None:
+    """Turn, in place, the folder of rows that a file names into one from the working directory.
+
+    A file says it from where the file lies, so that both can move, be cloned and be read from
+    anywhere; what is typed is from where it is typed, as all paths are.
+    """
+    line = who_set(_FOLDER, choices)
+    if task.get("folder") is not None and line is not None:
+        place = os.path.join(os.path.dirname(line.file), os.path.expanduser(task["folder"]))
+        task["folder"] = os.path.normpath(place)
 
 
 def _chosen(job: Sequence[Setting]) -> tuple[str, ...]:
@@ -77,13 +110,13 @@ def _own(chosen: tuple[str, ...], keys: tuple[str, ...], settings: Sequence[Sett
     """
     sections = any(isinstance(setting.value, dict | list) for setting in settings)
     if sections or _NAME in keys:
-        return copy.deepcopy(_compose(chosen)[0])
-    return _shared(chosen, keys)
+        return copy.deepcopy(_by_hydra(chosen)[0])
+    return _shared(chosen, keys, catalogue.own_folders())
 
 
 @lru_cache(2)
-def _shared(chosen: tuple[str, ...], keys: tuple[str, ...]) -> DictConfig:
-    return copy.deepcopy(_compose(chosen)[0])
+def _shared(chosen: tuple[str, ...], keys: tuple[str, ...], own: tuple[Path, ...]) -> DictConfig:
+    return copy.deepcopy(_compose(chosen, own)[0])
 
 
 def change(plain: Mapping[str, Any], job: Sequence[Setting]) -> dict[str, Any]:
@@ -118,19 +151,31 @@ def change(plain: Mapping[str, Any], job: Sequence[Setting]) -> dict[str, Any]:
 
 def choices_of(job: Sequence[Setting]) -> dict[str, str | None]:
     """Group to chosen option, in the order they are merged, as settings and experiments say."""
-    return _compose(_chosen(job))[1]
+    return _by_hydra(_chosen(job))[1]
+
+
+def _by_hydra(chosen: tuple[str, ...]) -> tuple[DictConfig, dict[str, str | None]]:
+    return _compose(chosen, catalogue.own_folders())
 
 
 @cache  # a sweep over seeds composes its groups once; 0.1 s each
-def _compose(chosen: tuple[str, ...]) -> tuple[DictConfig, dict[str, str | None]]:
+def _compose(
+    chosen: tuple[str, ...], own: tuple[Path, ...]
+) -> tuple[DictConfig, dict[str, str | None]]:
     """Hydra's part: the defaults list with these group choices; not to be changed in place.
+
+    Args:
+        chosen: options of groups, as Hydra reads them.
+        own: folders of options beside ffalora's.
 
     Returns:
         What they compose, and group to chosen option in the order of merging.
     """
     try:
         with _ALONE, initialize_config_module(catalogue.PACKAGE, version_base="1.3"):
-            found = compose("config", overrides=list(chosen), return_hydra_config=True)
+            places = ",".join(_quoted(f"file://{folder}") for folder in own)
+            overrides = [*chosen, f"hydra.searchpath=[{places}]"]
+            found = compose("config", overrides=overrides, return_hydra_config=True)
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(_reason(error)) from error
     choices = found.hydra.runtime.choices
@@ -138,6 +183,11 @@ def _compose(chosen: tuple[str, ...]) -> tuple[DictConfig, dict[str, str | None]
         del found["hydra"]
     _refuse_targets(OmegaConf.to_container(found, resolve=False), "")
     return found, {str(name): choices[name] for name in choices if name in groups()}
+
+
+def _quoted(text: str) -> str:
+    """A text as Hydra's grammar has it."""
+    return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
 
 
 def _set(config: DictConfig, settings: Sequence[Setting]) -> DictConfig:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
-from importlib import resources
 
 from ffalora_cli.compose import catalogue
-from ffalora_cli.compose.catalogue import options
 from ffalora_cli.compose.yaml_files import check_option
 from ffalora_cli.config.errors import ConfigError
 
@@ -19,11 +18,11 @@ def axes(experiment: str) -> dict[str, str]:
     """
     import yaml
 
-    if experiment not in options("experiment"):
+    if experiment not in catalogue.options("experiment"):
         return {}
     check_option("experiment", experiment)
-    file = resources.files(catalogue.PACKAGE).joinpath("experiment", f"{experiment}.yaml")
-    content = yaml.safe_load(file.read_text(encoding="utf-8"))
+    text = catalogue.file("experiment", experiment).read_text(encoding="utf-8")
+    content = yaml.safe_load(text)
     if not isinstance(content, Mapping) or "hydra" not in content:
         return {}
     try:
@@ -59,6 +58,6 @@ def with_axes(overrides: Sequence[str], sweep: bool) -> list[str]:
     if left and not sweep:
         raise ConfigError(
             f"experiment={names[0]} is a sweep over {', '.join(left)}; "
-            f"run it with: ffalora sweep experiment={names[0]}"
+            f"run it with: ffalora sweep {shlex.join(overrides)}"
         )
     return [*(f"{key}={values}" for key, values in left.items()), *overrides]

@@ -12,6 +12,16 @@ from typing import Any
 from ffalora_cli.config.errors import ConfigError, brief, choose, nearest
 
 _SWEEPERS = ("basic", "optuna")
+_INSTEAD = {
+    "hydra.run.dir": "records go below paths.runs=DIR",
+    "hydra.sweep.dir": "records go below paths.runs=DIR",
+    "hydra.sweep.subdir": "a folder begins with name=NAME",
+    "hydra.job.name": "a folder begins with name=NAME",
+    "hydra.searchpath": "write paths.configs=DIR, or --config-dir DIR",
+    "hydra.mode": "a sweep is ffalora sweep, or ffalora run -m",
+    "hydra.verbose": "FFALORA_TRACEBACK=1 shows tracebacks",
+}
+"""What to type instead of a setting of Hydra's."""
 
 
 @dataclass
@@ -60,11 +70,15 @@ def _take_one(key: str, value: str, found: SweepSettings) -> None:
     if section in settings and name:
         settings[section][name] = value
         return
-    if key.startswith("hydra/") or section not in ("run", "sweep", "job"):
+    if key not in _INSTEAD and section not in ("run", "sweep", "job"):
         known = ("hydra/launcher", "hydra/sweeper", "hydra.launcher", "hydra.sweeper")
         hint = nearest(key, known)
         if hint:
             raise ConfigError(f"{brief(key, 60)[1:-1]} is not a key; did you mean {hint!r}?")
-    raise ConfigError(
-        f"{brief(key, 60)[1:-1]}: Hydra's own settings are not used; records go to paths.runs"
-    )
+    raise not_used(key)
+
+
+def not_used(key: str) -> ConfigError:
+    """The error for a setting of Hydra's that means nothing here, with what does."""
+    instead = _INSTEAD.get(key, "records go to paths.runs")
+    return ConfigError(f"{brief(key, 60)[1:-1]}: Hydra's own settings are not used; {instead}")

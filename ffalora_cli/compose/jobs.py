@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence, Set
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ffalora_cli.compose.run_name import fork_name, named, run_name
+from ffalora_cli.compose.wandb_environment import with_environment
 from ffalora_cli.config import rules
 from ffalora_cli.config.build import build, earlier_words, of_earlier
 from ffalora_cli.config.errors import ConfigError, naming_job, one_line
@@ -43,8 +46,13 @@ def plan(
     return jobs
 
 
-def recorded(folder: Path, overrides: Sequence[str]) -> Job:
+def recorded(folder: Path, overrides: Sequence[str], fork: bool = False) -> Job:
     """The job a run folder was made by, with settings changed: what was typed then and now.
+
+    Args:
+        folder: of the run.
+        overrides: as typed.
+        fork: whether it is for a new run, which is named by what was changed.
 
     Raises:
         ConfigError: a folder that is no run, or anything wrong with an override.
@@ -55,8 +63,11 @@ def recorded(folder: Path, overrides: Sequence[str]) -> Job:
 
     plain = of_earlier(read_config(folder))
     (settings,) = expand(overrides, sweep=False)
-    job = _job(settings, change(plain, settings))
     before = _typed_before(folder, {setting.key for setting in settings})
+    job = _job(settings, change(plain, settings), before)
+    if fork and all(setting.key != "name" for setting in settings):
+        config = replace(job.config, name=fork_name(job.config.name, settings))
+        job = replace(job, config=config, named=False)
     return replace(job, overrides=(*before, *job.overrides))
 
 
@@ -102,12 +113,28 @@ def from_file(file: Path, overrides: Sequence[str]) -> Job:
         raise ConfigError(f"{file}: {error}") from None
 
 
-def _job(settings: Sequence[Setting], plain: dict[str, Any]) -> Job:
+def _job(settings: Sequence[Setting], plain: dict[str, Any], before: Sequence[str] = ()) -> Job:
+    """A checked job.
+
+    Args:
+        settings: as typed.
+        plain: the configuration that they make.
+        before: overrides of the command that began the run, if it goes on.
+    """
+    from ffalora_cli.compose import catalogue
     from ffalora_cli.methods import registry
     from ffalora_cli.models.precision import settle_precision
 
     config = build(plain)
+    own = named(config)
+    typed = {one.key for one in settings} | {text.partition("=")[0] for text in before}
+    if own:
+        typed.add("name")
+    config, tracked = with_environment(config, typed, os.environ)
+    if not named(config):
+        config = replace(config, name=run_name(config, settings))
     rules.refuse_secrets(plain)
     registry.check(config)
     config, said = settle_precision(config)
-    return Job(config, tuple(one.text for one in settings), (*earlier_words(plain), *said))
+    notes = (*catalogue.own_words(), *earlier_words(plain), *said, *tracked)
+    return Job(config, tuple(one.text for one in settings), notes, named=own)

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
+from importlib.resources.abc import Traversable
 
 import yaml
 
@@ -24,26 +25,27 @@ TOP = "config.yaml"
 class Origin:
     """A line that sets a key."""
 
-    file: str  # below configs/
+    file: str  # as it is named to a person
     line: int
     doc: str  # the comment behind the key, or above it; empty without one
     written: str  # the value as it is written, references unresolved; empty for sections and lists
 
 
 @cache
-def origins(file: str, prefix: str) -> dict[str, Origin]:
+def origins(path: Traversable, file: str, prefix: str) -> dict[str, Origin]:
     """Every key that one file sets, sections included, by its full dotted name.
 
     Args:
-        file: below ``configs/``.
+        path: of the file.
+        file: how it is named to a person.
         prefix: of its keys, as in ``federation.``; empty for files that set keys anywhere.
     """
-    text = _read(file)
+    text = path.read_text(encoding="utf-8")
     root, lines = yaml.compose(text, Loader=yaml.SafeLoader), text.splitlines()
     found: dict[str, Origin] = {}
     for key, line, written in _keys(root, prefix):
         if key != f"{prefix}defaults":
-            found[key] = Origin(f"configs/{file}", line + 1, _doc(lines, line), written)
+            found[key] = Origin(file, line + 1, _doc(lines, line), written)
     return found
 
 
@@ -55,7 +57,7 @@ def chain(choices: Mapping[str, str | None]) -> list[dict[str, Origin]]:
     """
     groups = [name for name in choices if name not in GLOBAL]
     found = [part for name in groups for part in _option(name, choices[name], f"{name}.")]
-    found.append(origins(TOP, ""))
+    found.append(origins(resources.files(catalogue.PACKAGE) / TOP, f"configs/{TOP}", ""))
     for name in GLOBAL:
         found += _option(name, choices.get(name), "")
     return found
@@ -85,22 +87,17 @@ def _option(group: str, option: str | None, prefix: str) -> Iterator[dict[str, O
     """The file of an option, after those that its own defaults list names."""
     if option is None:
         return
-    file = f"{group}/{option}.yaml"
-    for entry in _before(file):
+    path = catalogue.file(group, option)
+    for entry in _before(path):
         yield from _option(group, entry, prefix)
-    yield origins(file, prefix)
+    yield origins(path, catalogue.label(group, path), prefix)
 
 
 @cache
-def _before(file: str) -> tuple[str, ...]:
+def _before(path: Traversable) -> tuple[str, ...]:
     """Options of the same group that a file's own defaults list merges first."""
-    defaults = (yaml.safe_load(_read(file)) or {}).get("defaults", ())
+    defaults = (yaml.safe_load(path.read_text(encoding="utf-8")) or {}).get("defaults", ())
     return tuple(entry for entry in defaults if isinstance(entry, str) and entry != "_self_")
-
-
-@cache
-def _read(file: str) -> str:
-    return resources.files(catalogue.PACKAGE).joinpath(file).read_text(encoding="utf-8")
 
 
 def _keys(node: yaml.Node | None, prefix: str) -> Iterator[tuple[str, int, str]]:

@@ -18,11 +18,15 @@ from hydra.errors import HydraException
 
 from ffalora_cli.compose import catalogue
 from ffalora_cli.compose.grids import with_axes
+from ffalora_cli.compose.hydra_keys import not_used
 from ffalora_cli.compose.yaml_files import check_option
+from ffalora_cli.config import plugins
 from ffalora_cli.config.build import is_known, leaf_keys, may_be_null, unknown_key
 from ffalora_cli.config.errors import ConfigError, brief, choose, listed, nearest
+from ffalora_cli.config.own_rows import KEYS, refuse_rows
 
 _OPTIONAL = ("experiment", "debug")  # groups that may be null
+_OFF = ("privacy", "tracking")  # groups with an option that is none
 _MAX_JOBS = 10_000  # a longer sweep is a slip of the keyboard
 _WORD = re.compile(r"~?[\w./:-]+")
 _PUNCTUATION = re.compile(r"[^\w.-]")
@@ -69,6 +73,7 @@ def expand(overrides: Sequence[str], sweep: bool) -> list[list[Setting]]:
     Raises:
         ConfigError: an override that cannot be read, or names nothing that exists.
     """
+    _look(overrides)
     choices: dict[str, list[Setting]] = {}
     for text in with_axes(overrides, sweep):
         override = _parse(text)
@@ -93,6 +98,7 @@ def split_space(overrides: Sequence[str]) -> tuple[list[str], dict[str, Axis]]:
     Raises:
         ConfigError: as ``expand``, and for an interval without extent.
     """
+    _look(overrides)
     fixed: dict[str, str] = {}
     space: dict[str, Axis] = {}
     for text in with_axes(overrides, sweep=True):
@@ -110,6 +116,22 @@ def split_space(overrides: Sequence[str]) -> tuple[list[str], dict[str, Axis]]:
     return list(fixed.values()), space
 
 
+def _look(overrides: Sequence[str]) -> None:
+    """Take options from the typed folder and code from the typed one, before names are looked up.
+
+    What a file says of these is not followed: a folder of configs that somebody downloaded would
+    run code.
+    """
+    for key, take in (("paths.configs", catalogue.look_in), ("paths.plugins", plugins.load_from)):
+        typed = [text for text in overrides if text.lstrip("+").partition("=")[0] == key]
+        for override in map(_parse, typed[-1:]):
+            value = override.value()
+            if override.is_sweep_override() or not isinstance(value, str | None):
+                raise ConfigError(f"{key} is one folder, as in {key}=DIR")
+            if value is not None:
+                take(value)
+
+
 def _interval(key: str, value: Any) -> Interval:
     whole = isinstance(value.start, int) and isinstance(value.end, int)
     log = "log" in value.tags
@@ -124,6 +146,7 @@ def _interval(key: str, value: Any) -> Interval:
 def _parse(text: str) -> Override:
     key, equals, value = text.partition("=")
     if not text.startswith("~") and not equals:
+        refuse_rows(text, text)
         hint = nearest(key, (*catalogue.groups(), *leaf_keys()))
         example = f"{hint or 'key'}=VALUE"
         raise ConfigError(f"{brief(text, 60)} is not an override; write {example}")
@@ -150,13 +173,16 @@ def _check_key(override: Override, text: str) -> None:
     if "_target_" in key:
         raise ConfigError(f"{brief(key, 60)[1:-1]}: configs never import code; remove _target_")
     if override.is_hydra_override() or key == "hydra":
-        raise ConfigError(
-            f"{brief(key, 60)[1:-1]}: Hydra's own settings are not used; records go to paths.runs"
-        )
+        raise not_used(key)
     if override.is_delete():
-        raise ConfigError(f"{brief(text, 60)[1:-1]}: a key cannot be removed; set it instead")
+        _check_known(key)
+        raise ConfigError(
+            f"{brief(text, 60)[1:-1]}: nothing is removed; set it instead: {key}={_nothing(key)}"
+        )
     if override.package is not None:
         raise ConfigError(f"{brief(text, 60)[1:-1]}: a group cannot be moved; write {key}=NAME")
+    if key.rpartition(".")[2] in KEYS and not is_known(key):
+        refuse_rows(text, text.partition("=")[2])
     _check_known(key)
     if key in catalogue.groups():
         return
@@ -165,6 +191,13 @@ def _check_key(override: Override, text: str) -> None:
         return
     if not (override.value() is None and may_be_null(key)):
         raise ConfigError(f"{key} is a section; set one of {listed(inner)}")
+
+
+def _nothing(key: str) -> str:
+    """The value of a group or key that says that there is none of it."""
+    if key in _OFF:
+        return "none"
+    return "null" if key in _OPTIONAL or (is_known(key) and may_be_null(key)) else "VALUE"
 
 
 def _check_known(key: str) -> None:
@@ -202,8 +235,8 @@ def _settings(override: Override) -> list[Setting]:
 
 def _setting(key: str, text: str, value: Any) -> Setting:
     if key in catalogue.groups():
+        text = value = value if isinstance(value, str) else text  # 'lora' is lora
         _check_option(key, text)
-        value = text
     elif isinstance(value, str) and _LITERAL.fullmatch(text):  # str(1): read again, a number
         text = f"'{text}'"
     return Setting(key, value, f"{key}={text}")
@@ -246,6 +279,10 @@ def _check_option(group: str, value: str) -> None:
         return
     if value == "null":
         raise ConfigError(f"{group}=null: a run needs one; {group}=NAME with {listed(options)}")
+    also = ""
+    if group == "task":
+        refuse_rows(f"task={value}", value)
+        also = "" if nearest(value, options) else "; rows of your own: ffalora new task FILE"
     if value.startswith(("{", "[")):
         raise ConfigError(f"{group} takes one option: {group}=NAME with {listed(options)}")
-    raise choose(group, value.strip("'\""), options)
+    raise ConfigError(f"{choose(group, value, options)}{also}{catalogue.looked_in()}")

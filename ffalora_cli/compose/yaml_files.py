@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import cache
-from importlib import resources
+from importlib.resources.abc import Traversable
 from typing import TYPE_CHECKING
 
 from ffalora_cli.compose import catalogue
@@ -21,17 +21,21 @@ if TYPE_CHECKING:
 GLOBAL = ("experiment", "debug")  # options of these may set any key
 _PACKAGE = "# @package _global_"
 _OF_HYDRA = ("defaults", "hydra")
+_TYPED = ("paths.configs", "paths.plugins")  # where configs and code are: never said by a config
 
 
-@cache
 def check_option(group: str, option: str) -> None:
     """Refuse an option whose file, or one that its defaults list names, is not what it should be.
 
     Raises:
         ConfigError: file, line, what is wrong there, and what should be.
     """
-    file = f"configs/{group}/{option}.yaml"
-    path = resources.files(catalogue.PACKAGE).joinpath(group, f"{option}.yaml")
+    _check_file(group, catalogue.file(group, option))
+
+
+@cache
+def _check_file(group: str, path: Traversable) -> None:
+    file = catalogue.label(group, path)
     try:
         content = path.read_bytes()
     except OSError as error:
@@ -146,6 +150,8 @@ def _check_keys(file: str, node: yaml.MappingNode, prefix: str) -> None:
             continue
         if not is_known(key):
             raise ConfigError(f"{file}, line {line}: {unknown_key(key)}")
+        if key in _TYPED:
+            raise ConfigError(f"{file}, line {line}: {key} is typed, no file may set it; remove it")
         inner = next((k for k in known_keys() if k.startswith(f"{key}.") and k[-1] != "*"), None)
         if inner is None:
             continue

@@ -157,12 +157,13 @@ def _keys(schema: type, prefix: str) -> Iterator[str]:
 
 
 def inner_type(expected: Any, value: Any = None) -> Any:
-    """What a value is if it is not null; where it may be a list or something else, as it is."""
+    """What a value is if it is not null; where it may be a list, a word or else, as it is."""
     if get_origin(expected) not in (Union, types.UnionType):
         return expected
     several = [a for a in get_args(expected) if a is not type(None)]
-    is_list = isinstance(value, list | tuple)
-    return next((a for a in several if (get_origin(a) is tuple) == is_list), several[0])
+    kind: Any = tuple if isinstance(value, list | tuple) else Literal
+    fits = [a for a in several if get_origin(a) is kind]
+    return fits[0] if fits and isinstance(value, list | tuple | str) else several[0]
 
 
 @cache  # reading them anew for every job takes as long as all the rest
@@ -236,12 +237,12 @@ def _scalar(expected: type, value: Any, key: str) -> Any:
         quoted = (
             f""", as in '{key}="{value}"'""" if expected is str and type(value) in _SPOKEN else ""
         )
-        raise _mistyped(key, value, _SPOKEN[expected] + quoted)
+        raise _mistyped(key, value, _SPOKEN[expected] + quoted + _WITHOUT.get(key, ""))
     shown = str(value).replace("\n", "") if key.startswith(_OF_LINES) else value
     if isinstance(shown, str) and _UNPRINTABLE.search(shown):
         raise _mistyped(key, value, "text without control characters")
     if isinstance(value, float) and not math.isfinite(value):
-        raise _mistyped(key, value, "a finite number")
+        raise _mistyped(key, value, "a finite number" + _WITHOUT.get(key, ""))
     return value
 
 
@@ -271,6 +272,10 @@ EARLIER_DEFAULTS = {("partition", "keep_together"): "row"}
 """What runs older than a key did, where its default is something else today."""
 
 _OF_LINES = ("task.prompt", "task.completion", "task.generate.stop")  # texts that may have several
+_WITHOUT = dict.fromkeys(
+    ("privacy.epsilon_target", "privacy.noise_multiplier"), "; without privacy: privacy=none"
+)
+"""What is meant by values that are no number of these keys: inf, none."""
 _UNPRINTABLE = re.compile("[\x00-\x1f\x7f\ud800-\udfff]")  # no file, record or line holds them
 _SPOKEN = {
     str: "text",

@@ -58,13 +58,13 @@ def choose(key: str, word: object, choices: Iterable[str]) -> ConfigError:
     return ConfigError(f"{shown} is not one of {listed(options)}{did_you_mean}")
 
 
-def listed(options: Iterable[str]) -> str:
-    """Options joined by commas, cut after about a line."""
+def listed(options: Iterable[str], most: int = _LISTED) -> str:
+    """Options joined by commas, cut after about a line, or ``most`` characters."""
     words = [str(option) for option in options]
     text = ", ".join(words)
-    if len(text) <= _LISTED:
+    if len(text) <= most:
         return text
-    kept = text[:_LISTED].rsplit(", ", 1)[0]
+    kept = text[:most].rsplit(", ", 1)[0]
     return f"{kept}, ... ({len(words)} in all)"
 
 

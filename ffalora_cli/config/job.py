@@ -21,7 +21,8 @@ class Job:
     notes: tuple[str, ...] = ()  # lines about how it was read
     command: tuple[str, ...] = ()  # the command line as typed, for the manifest
     again: bool = False  # start over in a folder of its own, whatever there is
-    folder: Path | None = None  # of the run to go on with; found by name and signature where None
+    folder: Path | None = None  # of the run to go on with; None: it is looked for
+    named: bool = True  # by a person: only a folder of this name is its run
     fork_of: Path | None = None  # folder of another run from whose last round this one starts
 
     @cached_property
@@ -33,3 +34,8 @@ class Job:
     def signature(self) -> str:
         """Twelve hex digits: the same for the same experiment."""
         return signature(self.resolved)
+
+    @cached_property
+    def draw_signature(self) -> str:
+        """What the privacy draws are keyed by: looking on changes no draw, and so no bit."""
+        return signature({**self.resolved, "diagnostics": "none"})

@@ -9,6 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+AUTOMATIC = "auto"
+"""``name`` of a run that was given none: it is made of what was typed."""
+
 INSIDE_CLIENTS = frozenset({"row", "text", "column"})
 """Units of privacy that are groups of rows of one client."""
 
@@ -55,6 +58,7 @@ class TaskConfig:
     max_length: int = 128  # tokens, truncated beyond
     client_column: str | None = None  # a natural partition, if the data has one
     unit_column: str | None = None  # whose rows privacy.unit=column protects together
+    folder: str | None = None  # of the splits' files; in a YAML file it is seen from there
     package: str | None = None  # Python package that ships the rows (embedded default)
     hub_path: str | None = None  # Hugging Face data set id
     hub_name: str | None = None  # its configuration
@@ -81,6 +85,16 @@ class LearningRates:
 
 
 @dataclass(frozen=True)
+class Tuned:
+    """A setting that a model's recommended rates were found in, or published for."""
+
+    kind: str  # task.kind
+    optimizer: Literal["sgd", "adamw"]
+    factors: Literal["one_factor", "two_factors"]
+    private: bool
+
+
+@dataclass(frozen=True)
 class ModelConfig:
     """A pretrained backbone and what suits it."""
 
@@ -91,8 +105,10 @@ class ModelConfig:
     local_lr: dict[str, LearningRates]  # local optimiser -> recommended rates
     max_grad_norm: dict[str, float]  # pattern name -> recommended clip
     head_scale: float  # recommended standard deviation of a freshly drawn head
+    tuned: tuple[Tuned, ...] = ()  # where rates and clip were found; a guess anywhere else
     random_weights: bool = False  # real architecture, random weights (benchmarks only)
     cache: str | None = None  # paths.cache: a model inside one file is unpacked there
+    dropout: float | Literal["own"] | None = None  # of the frozen model in training; null = off
 
 
 @dataclass(frozen=True)
@@ -188,6 +204,7 @@ class PrivacyConfig:
     sampling: Literal["poisson", "fixed", "shuffled"] = "poisson"  # of the rows of a batch
     rows_per_unit: int | None = None  # rows of a unit used in a step (cost alone); null = all
     budget_guard: Literal["stop", "refuse"] = "stop"  # when the target affords fewer rounds
+    participation_quantile: float | None = None  # of a client's number of rounds; null: 4 sd above
     trials: int = 1  # runs of a search on the same rows (their mean); 1 = no tuning
     trial_distribution: Literal["geometric", "poisson", "fixed"] = "geometric"
     trial_runs: tuple[str, ...] = ()  # in paths.runs: they chose these settings
@@ -240,6 +257,7 @@ class FederationConfig:
     lr_schedule: Literal["constant", "cosine", "linear"] = "constant"  # of local_lr over rounds
     warmup_rounds: int = 0  # first rounds in which local_lr rises
     lr_end: float = 0.0  # share of local_lr towards which a schedule falls
+    clip_gradients: float | None = None  # norm of a batch's gradient; without privacy
     budget_megabytes: float | None = None  # of all rounds, both ways; for plans alone
 
 
@@ -277,6 +295,8 @@ class PathsConfig:
     data: str | None
     runs: str
     cache: str | None
+    configs: str | None = None  # own options beside ./configs; typed alone
+    plugins: str | None = None  # own methods, forms and kinds of task; typed alone
 
 
 @dataclass(frozen=True)
@@ -297,3 +317,4 @@ class Config:
     tracking: TrackingConfig
     paths: PathsConfig
     evaluation: EvaluationConfig = EvaluationConfig()
+    diagnostics: Literal["none", "mechanism"] = "none"  # what else a round measures

@@ -7,14 +7,14 @@ Left out, because the same numbers come out either way:
 - ``engine.device``, ``engine.max_tokens``, ``engine.threads``, ``engine.share_secret``,
   ``engine.gradient_checkpointing``, ``engine.shard``: how the work is cut and where it is done
   (equal within rounding, and what was used is recorded in the manifest);
-- ``model.local_lr``, ``model.max_grad_norm``, ``model.head_scale``: recommendations. The values a
-  run really uses stand in ``federation``, ``privacy`` and ``head``, so retuning a recommendation
-  does not rename runs that never used it;
+- ``model.local_lr``, ``model.max_grad_norm``, ``model.head_scale``, ``model.tuned``:
+  recommendations, and where they were found. The values a run really uses stand in ``federation``,
+  ``privacy`` and ``head``, so retuning a recommendation does not rename runs that never used it;
 - ``privacy.trials``, ``privacy.trial_distribution``, ``privacy.trial_runs``: they change what the
   statement says about a search over runs, not the run;
 - ``privacy.budget_guard``: it decides whether a run starts, not what comes out of it;
 - ``federation.budget_megabytes``: plans alone read it;
-- ``task.license``.
+- ``task.license``, and ``task.folder``: the rows' content is compared, wherever they lie.
 
 A key that is younger than recorded runs is left out at the value that says what those did, so that
 they keep their identity.
@@ -45,6 +45,7 @@ _IGNORED = frozenset(
         "model.local_lr",
         "model.max_grad_norm",
         "model.head_scale",
+        "model.tuned",
         "federation.budget_megabytes",
         "model.cache",
         "privacy.budget_guard",
@@ -52,10 +53,12 @@ _IGNORED = frozenset(
         "privacy.trial_distribution",
         "privacy.trial_runs",
         "task.license",
+        "task.folder",
     }
 )
 
 _UNSAID: Mapping[str, Any] = {
+    "diagnostics": "none",
     "adapter.form": "lora",
     "adapter.layers": None,
     "task.kind": "text_classification",
@@ -72,10 +75,26 @@ _UNSAID: Mapping[str, Any] = {
     "task.image_column": None,
     "task.image_size": None,
     "task.target_range": [],
+    "federation.clip_gradients": None,
+    "model.dropout": None,
+    "privacy.participation_quantile": None,
 }
 """Younger keys, and the value at which each is left out."""
 _YOUNG_PATTERNS = frozenset({"value"})
 """Patterns that ``model.targets`` has had since; left out where another one is used."""
+
+_YOUNG_NAMES = tuple(
+    f"|{names}"
+    for names in (
+        "attn.q|in_proj|q_proj|qkv_proj|c_attn|query_key_value",
+        "attn.k|in_proj|k_proj|qkv_proj|c_attn|query_key_value",
+        "attn.v|in_proj|v_proj|qkv_proj|c_attn|query_key_value",
+        "attn.o|self_attention.dense|o_proj|out_proj|self_attn.dense|attn.c_proj|attention.dense",
+        "fc_in|gate_proj|up_proj|gate_up_proj|fc1|c_fc|dense_h_to_4h",
+        "fc_out|down_proj|fc2|mlp.c_proj|dense_4h_to_h",
+    )
+)
+"""Ends of patterns of ``model=auto``: names of more layers, of which no older run had any."""
 
 
 def signature(resolved: Mapping[str, Any]) -> str:
@@ -101,7 +120,13 @@ def relevant(resolved: Mapping[str, Any]) -> dict[str, Any]:
     kept = _relevant(resolved, "")
     for pattern in _YOUNG_PATTERNS - {resolved["adapter"]["targets"]}:
         kept["model"]["targets"].pop(pattern, None)
+    for pattern, names in kept["model"]["targets"].items():
+        kept["model"]["targets"][pattern] = [_without_young(name) for name in names]
     return kept
+
+
+def _without_young(name: str) -> str:
+    return next((name.removesuffix(end) for end in _YOUNG_NAMES if name.endswith(end)), name)
 
 
 def in_identity(key: str) -> bool:

@@ -11,6 +11,7 @@ from ffalora_cli.config.build import of_earlier
 from ffalora_cli.config.errors import ConfigError, brief
 from ffalora_cli.config.schema import Config
 from ffalora_cli.config.signature import digest, relevant
+from ffalora_cli.experiment.inputs import code_of
 from ffalora_cli.records.files import plain, read_json
 from ffalora_cli.records.manifest import NUMERICS, environment, recorded_commits
 from ffalora_cli.records.run_directory import MANIFEST
@@ -43,6 +44,8 @@ def identity(parts: Parts, resolved: Mapping[str, Any]) -> dict[str, Any]:
             "ffalora": here["ffalora"],
         }
     )
+    if code := code_of(parts.config):  # of a person's own; most runs have none
+        value["code"] = code
     return value
 
 

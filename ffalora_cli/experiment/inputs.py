@@ -8,10 +8,11 @@ else here is.
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ffalora_cli.config.errors import ConfigError, listed
 from ffalora_cli.config.schema import Config
@@ -19,9 +20,6 @@ from ffalora_cli.config.splits import HOLDOUT, evaluated_splits
 from ffalora_cli.content import content_hash, hash_memory
 from ffalora_cli.records.files import read_json
 from ffalora_cli.records.run_directory import MANIFEST, SUMMARY
-
-if TYPE_CHECKING:
-    pass
 
 
 @dataclass(frozen=True)
@@ -33,12 +31,14 @@ class Inputs:
         weights: of the model's configuration and weights.
         tokenizer: of its files.
         commit: of the hub's repository that they are from.
+        code: of the Python files of a method, form or kind of task that is not ffalora's own.
     """
 
     data: Mapping[str, str | None]
     weights: str | None
     tokenizer: str | None
     commit: str | None = None
+    code: str | None = None
 
 
 def inputs_of(config: Config) -> Inputs:
@@ -57,9 +57,9 @@ def inputs_of(config: Config) -> Inputs:
     try:
         found = {name: locate_here(task, config.paths.data, name, memory) for name in splits}
         data = {name: source and source.fingerprint for name, source in found.items()}
-        files = model_files(config.model)
+        code, files = code_of(config), model_files(config.model)
         if files is None:
-            return Inputs(data, None, None)
+            return Inputs(data, None, None, code=code)
         hashes = [
             content_hash(files.folder, part, memory) if part else None
             for part in (files.weights, files.tokenizer)
@@ -68,7 +68,21 @@ def inputs_of(config: Config) -> Inputs:
         raise ConfigError(
             f"{error.filename}: cannot be read ({error.strerror}); make it readable"
         ) from None
-    return Inputs(data, *hashes, files.commit)
+    return Inputs(data, *hashes, files.commit, code)
+
+
+def code_of(config: Config) -> str | None:
+    """Hash of the Python files behind the names of a run that are not ffalora's own."""
+    from ffalora_cli.adapters.registry import FORMS
+    from ffalora_cli.methods.registry import METHODS
+    from ffalora_cli.tasks.registry import KINDS
+
+    named = ((METHODS, config.method.name), (FORMS, config.adapter.form), (KINDS, config.task.kind))
+    files = sorted({file for folder, name in named for file in folder.code(name)})
+    if not files:
+        return None
+    root = Path(os.path.commonpath(files)) if len(files) > 1 else files[0].parent
+    return content_hash(root, files)
 
 
 @dataclass(frozen=True)
@@ -139,7 +153,7 @@ def recorded_inputs(manifest: Mapping[str, Any]) -> Inputs:
         data = found.get("data")
         return Inputs(
             dict(data) if isinstance(data, Mapping) else {},
-            *(found.get(key) for key in ("weights", "tokenizer", "commit")),
+            *(found.get(key) for key in ("weights", "tokenizer", "commit", "code")),
         )
     facts = manifest.get("data")
     facts = facts if isinstance(facts, Mapping) else {}
@@ -162,6 +176,8 @@ def _differences(then: Inputs, now: Inputs) -> tuple[list[str], list[str]]:
         "the model's weights": (then.weights, now.weights),
         "the tokenizer": (then.tokenizer, now.tokenizer),
     }
+    if then.code or now.code:  # most runs have none
+        pairs["the code of its plugins"] = (then.code, now.code)
     changed = [name for name, (one, other) in pairs.items() if one and other and one != other]
     return changed, [name for name, pair in pairs.items() if None in pair]
 

@@ -23,6 +23,7 @@ from ffalora_cli.hub.model_files import (
     model_folder,
     pinned_commit,
 )
+from ffalora_cli.models.families.padding import finds_last, name_padding
 from ffalora_cli.models.families.vision import allow_any_size
 from ffalora_cli.models.fingerprint import fingerprint_tensors
 from ffalora_cli.models.reading import quiet_transformers, readable_errors
@@ -111,13 +112,22 @@ def load_skeleton(config: ModelConfig, task: TaskConfig, note: Note = silent) ->
     settings = load_settings(config, note, **_width(kind, task))
     with readable_errors(config.source), quiet_transformers(), torch.device("meta"):
         try:
-            return _auto_class(kind).from_config(settings)
+            model = _auto_class(kind).from_config(settings)
         except ValueError as error:
             raise ConfigError(
                 f"model.source={brief(config.source, 60)}: a {settings.model_type} model is no "
                 f"{kind.auto_class} (task.kind={task.kind}); supported families are "
                 f"{', '.join(FAMILIES)}"
             ) from error
+    return _ready(model, kind)
+
+
+def _ready(model: PreTrainedModel, kind: Task) -> PreTrainedModel:
+    """The model so that it takes any size of image, and knows its padding where a head asks."""
+    allow_any_size(model)
+    if finds_last(model, kind):
+        name_padding(model)
+    return model
 
 
 def _width(kind: Task, task: TaskConfig) -> dict[str, int]:
@@ -191,8 +201,7 @@ def load_backbone(
                 use_safetensors=True,  # a pickle is never opened
             )
         missing = set(info["missing_keys"]) | {key for key, *_ in info["mismatched_keys"]}
-    allow_any_size(model)
-    model.eval().requires_grad_(False)
+    _ready(model, kind).eval().requires_grad_(False)
     inside, whole = f"{model.base_model_prefix}.", kind.reads == "vocabulary"
     lost = sorted(name for name in missing if whole or name.startswith(inside))
     lost = [name for name in lost if ".pooler." not in name]

@@ -16,6 +16,7 @@ from ffalora_cli.adapters.sites import DECODERS, FAMILIES, find_sites
 from ffalora_cli.config.errors import ConfigError, brief
 from ffalora_cli.config.schema import Config, TaskConfig
 from ffalora_cli.models.families import check
+from ffalora_cli.models.families.padding import check_end, finds_last
 from ffalora_cli.tasks import registry
 
 if TYPE_CHECKING:
@@ -41,7 +42,8 @@ def check_fit(model: PreTrainedModel, processor: Any, config: Config) -> list[st
         ConfigError: names the first misfit and what to set.
     """
     source = f"model.source={brief(config.model.source, 60)}"
-    writes = registry.get(config.task.kind).reads == "vocabulary"
+    kind = registry.get(config.task.kind)
+    writes = kind.reads == "vocabulary"
     notes = _check_family(model, source, writes) + _check_rank(model, config)
     if config.task.image_column is not None:
         return notes
@@ -55,8 +57,10 @@ def check_fit(model: PreTrainedModel, processor: Any, config: Config) -> list[st
     _check_length(model, config.task)
     if writes:
         _check_writer(processor, config, source)
-    if processor.pad_token_id is None:
-        refusal = check.refusal(model, registry.get(config.task.kind).reads)
+    if finds_last(model, kind):
+        check_end(model, processor, source)
+    elif processor.pad_token_id is None:
+        refusal = check.refusal(model, kind.reads)
         if why := why_padded(config, model.config.model_type, refusal):
             raise ConfigError(
                 f"{source}: its tokenizer has no pad token, and {why}; set pad_token in "
@@ -108,9 +112,9 @@ def _count(ids: np.ndarray, wanted: Iterable[int]) -> int:
 
 
 def _check_family(model: PreTrainedModel, source: str, writes: bool) -> list[str]:
-    """Encoders classify, decoders write; what is no tested family may, where layers are named."""
-    family, tested = model.config.model_type, DECODERS if writes else FAMILIES
-    known = f"supported families are {', '.join(tested)}"
+    """Decoders classify, too, but encoders do not write; an untested family may do either."""
+    family = model.config.model_type
+    known = f"supported families are {', '.join(DECODERS if writes else (*FAMILIES, *DECODERS))}"
     if model.config.is_encoder_decoder:
         raise ConfigError(f"{source}: a {family} model is an encoder with a decoder; {known}")
     if writes and family in FAMILIES:
@@ -118,8 +122,8 @@ def _check_family(model: PreTrainedModel, source: str, writes: bool) -> list[str
             f"{source}: a {family} model reads both ways, so it knows the next word already; use a "
             f"language model, as model=smollm2 ({known})"
         )
-    where = "" if family not in DECODERS else " with a head of another kind than its own"
-    return [] if family in tested else [f"a {family} model is not tested{where}; {known}"]
+    tested = family in DECODERS or (family in FAMILIES and not writes)
+    return [] if tested else [f"a {family} model is not tested; {known}"]
 
 
 def _check_writer(tokenizer: PreTrainedTokenizerBase, config: Config, source: str) -> None:
@@ -173,13 +177,16 @@ def why_padded(config: Config, family: str, refusal: str) -> str | None:
         return "engine=reference pads"
     if refusal:
         return f"a {family} model pads: {refusal}"
+    if config.model.dropout is not None:
+        return "model.dropout pads"
     return "adapter.dropout pads" if config.adapter.dropout else None
 
 
 def _check_rank(model: nn.Module, config: Config) -> list[str]:
     """Sites there must be; rows of A can only be orthogonal where there is room for them."""
     rank = config.adapter.rank
-    sites = find_sites(model, config.model.targets[config.adapter.targets], config.adapter.layers)
+    pattern = config.adapter.targets
+    sites = find_sites(model, config.model.targets[pattern], config.adapter.layers, pattern)
     room = min(site.d_in for site in sites)
     if config.adapter.init == "orthogonal" and rank > room:
         raise ConfigError(
@@ -188,5 +195,8 @@ def _check_rank(model: nn.Module, config: Config) -> list[str]:
         )
     narrow = min(min(site.d_in, site.d_out) for site in sites)
     if rank > narrow:
-        return [f"adapter.rank={rank} is above a layer's width of {narrow}: no lower rank there"]
+        return [
+            f"adapter.rank={rank} is above a layer's width of {narrow}: there it sends more and "
+            f"learns no more than adapter.rank={narrow}"
+        ]
     return []

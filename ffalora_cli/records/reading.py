@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -106,25 +106,49 @@ def find_runs(runs: str | Path) -> list[Path]:
     return sorted(folder for folder in root.iterdir() if (folder / MANIFEST).is_file())
 
 
-def find_run(runs: str | Path, run: str) -> Path:
-    """The folder meant by ``run``: a path, or an unambiguous beginning of a name or signature.
+def find_run(runs: str | Path, run: str, newest: Callable[[str], None] | None = None) -> Path:
+    """The folder meant by ``run``: a path, or a beginning of a name or signature.
+
+    Args:
+        runs: folder of all runs.
+        run: as typed; a whole name or signature is no beginning of another one.
+        newest: for who only reads: where several match it is told so, and the newest is taken.
 
     Raises:
-        ConfigError: when none or several match; names the nearest.
+        ConfigError: when none matches, which names the nearest; when several do and ``newest`` is
+            None, which names them.
     """
     if is_path(run) and (Path(run) / MANIFEST).is_file():
         return Path(run)
     names = {folder.name: folder for folder in find_runs(runs)}
     if run in names:
         return names[run]
-    matches = [name for name in names if run and name.startswith(run)] or signed(names, run)
-    if len(matches) == 1:
-        return names[matches[0]]
+    whole = [name for name in names if run and _is_whole(name, run)]
+    begun = whole or [name for name in names if run and name.startswith(run)]
+    matches = sorted(begun or signed(names, run), key=lambda name: _age(names[name]), reverse=True)
+    if len(matches) > 1:
+        several = f"{brief(run, 100)} matches {len(matches)} runs"
+        if newest is None:
+            some = ", ".join(matches[:3]) + (", ..." if len(matches) > 3 else "")
+            raise ConfigError(f"{several}, newest first: {some}; type more of one, or its end")
+        newest(f"{several}; this is the newest, {matches[0]}")
     if matches:
-        raise ConfigError(f"run {run!r} is ambiguous: {', '.join(matches[:4])}; type more of it")
+        return names[matches[0]]
     hint = nearest(run, names)
     remedy = f"did you mean {hint!r}?" if hint else f"look into {brief(str(runs))} (paths.runs)"
     raise ConfigError(f"run {brief(run, 100)} was not found; {remedy}")
+
+
+def _is_whole(folder: str, text: str) -> bool:
+    """Whether it is all of the name or all of the signature in the name of a folder."""
+    name, _, signature = folder.rpartition("-")
+    return text == name or (text == signature and len(text) >= _ENOUGH_DIGITS)
+
+
+def _age(folder: Path) -> tuple[str, int]:
+    """Sorts runs by when they began; those of one second by their files."""
+    manifest = folder / MANIFEST
+    return str(read_json(manifest).get("created") or ""), manifest.stat().st_mtime_ns
 
 
 def signed(names: Iterable[str], text: str) -> list[str]:

@@ -21,10 +21,12 @@ These files are the truth; a tracker is a copy. NaN and infinities are stored as
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -63,7 +65,9 @@ def round_lines(record: RoundRecord, rows: Iterable[Any] = ()) -> dict[str, byte
     return {COMMUNICATION: ledger, ROUNDS: to_json({**version, **plain(record)})}
 
 
-def open_run(runs: str | Path, name: str, signature: str, again: bool = False) -> RunDirectory:
+def open_run(
+    runs: str | Path, name: str, signature: str, again: bool = False, named: bool = True
+) -> RunDirectory:
     """Find the folder of a run without touching the disk.
 
     Args:
@@ -71,6 +75,7 @@ def open_run(runs: str | Path, name: str, signature: str, again: bool = False) -
         name: the run's name.
         signature: of its config; equal configs have equal signatures.
         again: take a fresh folder (``-2``, ``-3``, ...) instead of one that is there.
+        named: by a person; otherwise a folder of another name is taken, if its signature is this.
 
     Returns:
         A finished run (``.finished``), one that stopped on the way (``.begun``), or a new one; the
@@ -80,7 +85,8 @@ def open_run(runs: str | Path, name: str, signature: str, again: bool = False) -
         ConfigError: for a name that does not fit a folder, a folder outside ``runs``, and a folder
             in which another process is writing.
     """
-    run = open_folder(run_path(runs, name, signature))
+    path = run_path(runs, name, signature)
+    run = open_folder(path if named or again else _of_signature(path, signature))
     copy = 1
     while again and (run.finished or run.begun):
         copy += 1
@@ -256,4 +262,30 @@ def run_folder(job: Job) -> Path:
     Raises:
         ConfigError: for a name that does not fit a folder.
     """
-    return job.folder or run_path(job.config.paths.runs, job.config.name, job.signature)
+    path = job.folder or run_path(job.config.paths.runs, job.config.name, job.signature)
+    return path if job.named or job.folder else _of_signature(path, job.signature)
+
+
+def _of_signature(path: Path, signature: str) -> Path:
+    """The folder at ``path``, else one beside it of the same signature: finished, then begun ones.
+
+    A run is typed in several ways, and names were made in another way once.
+    """
+    if path.exists():
+        return path
+    try:
+        names = _signatures(path.parent, path.parent.stat().st_mtime_ns)
+    except OSError:
+        return path
+    others = [path.with_name(name) for name in names.get(signature, ())]
+    done = [other for other in others if (other / SUMMARY).exists()]
+    return next(iter((*done, *others)), path)
+
+
+@lru_cache(4)
+def _signatures(root: Path, changed: int) -> Mapping[str, list[str]]:
+    """Names of folders by the signature they end with; ``changed`` is when any came or went."""
+    found: dict[str, list[str]] = {}
+    for name in sorted(os.listdir(root)):
+        found.setdefault(name.rpartition("-")[2], []).append(name)
+    return found

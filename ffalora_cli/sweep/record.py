@@ -28,7 +28,6 @@ from ffalora_cli.config.errors import ConfigError
 from ffalora_cli.config.job import Job
 from ffalora_cli.config.signature import digest
 from ffalora_cli.records.files import append, read_json_lines, to_json, write_whole
-from ffalora_cli.records.run_directory import run_folder
 from ffalora_cli.sweep.jobs import ALREADY, Command, Status, SweepJob, short_keys
 
 SCHEMA_VERSION = 1
@@ -37,7 +36,17 @@ SWEEPS, SWEEP, JOBS, LOGS = "sweeps", "sweep.json", "jobs.jsonl", "logs"
 
 def sweep_digest(checked: Sequence[Job]) -> str:
     """Twelve hex digits: the same jobs, the same sweep."""
-    return digest([run_folder(job).name for job in checked])
+    return digest([job_key(job) for job in checked])
+
+
+def job_key(job: Job) -> str:
+    """What tells a job from others: its signature, and its name where a person gave it one.
+
+    Else the name that runs had before they were named by what is typed, so that their sweeps go on.
+    """
+    config = job.config
+    former = f"{config.task.name}-{config.model.name}-{config.method.name}"
+    return f"{config.name if job.named else former}-{job.signature}"
 
 
 class SweepRecord:

@@ -58,13 +58,20 @@ def class_indices(
 
 
 def _number(task: TaskConfig, value: str | float) -> int | None:
-    """The number a label stands for, a class's or not; None when it is none."""
+    """The number a label stands for, a class's or not; None when it is none.
+
+    A class may be called by a number that is not its own (1 to 5, or -1): names go first, however
+    a file writes the number.
+    """
     if isinstance(value, str):
         if value in task.classes:
             return task.classes.index(value)
         whole = _WHOLE.fullmatch(value.strip())
-        return int(whole[1]) if whole else _TRUTH.get(value.strip().lower())
-    return int(value) if isinstance(value, int) or value.is_integer() else None
+        number = int(whole[1]) if whole else _TRUTH.get(value.strip().lower())
+    else:
+        number = int(value) if isinstance(value, int) or value.is_integer() else None
+    name = str(number)
+    return task.classes.index(name) if name in task.classes else number
 
 
 def _unknown(task: TaskConfig, value: str | float, where: str) -> ConfigError:

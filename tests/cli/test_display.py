@@ -20,7 +20,7 @@ SENTENCE = (
     "Poisson sampling, PLD accountant)"
 )
 FACTS = {
-    "run_dir": "runs/bbc_news-minilm-ffa_lora-0123456789ab",
+    "run_dir": "runs/bbc_news-ffa_lora-s7-0123456789ab",
     "signature": "0123456789ab",
     "task": "bbc_news",
     "model": "minilm",
@@ -83,7 +83,7 @@ training  36,864 parameters, 22,713,216 frozen, on cpu
 protocol  {protocol}
 privacy   planned epsilon 5.99 (largest of 3 clients; unit example, add/remove
           one, delta 1e-5, Poisson sampling, PLD accountant)
-records   runs/bbc_news-minilm-ffa_lora-0123456789ab
+records   runs/bbc_news-ffa_lora-s7-0123456789ab
 
     round  accuracy   loss  epsilon       up     down samples/s     ETA
       0/4    20.0 %  1.600    -0.01      0 B      0 B       143       -
@@ -95,11 +95,10 @@ bytes     up 1.8 MB, down 1.3 MB, together 3.1 MB (all clients); of it set-up
           48 B
 privacy   epsilon 5.99 (largest of 3 clients; unit example, add/remove one,
           delta 1e-5, Poisson sampling, PLD accountant)
-records   runs/bbc_news-minilm-ffa_lora-0123456789ab
-try       ffalora show runs/bbc_news-minilm-ffa_lora-0123456789ab
-          ffalora run federation.rounds=4 federation.eval_every=2 method=lora
-          ffalora run federation.rounds=4 federation.eval_every=2 privacy=none
-          ffalora run federation.rounds=4 federation.eval_every=2 -m seed=0,1,2
+records   runs/bbc_news-ffa_lora-s7-0123456789ab
+try       ffalora show 0123456789ab
+          ffalora run ... privacy=none
+          ffalora sweep ... method=ffa_lora,lora seed=0,1,2
 """
 
 

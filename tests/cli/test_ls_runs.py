@@ -79,14 +79,30 @@ def test_states_newest_first(there, capsys):
     assert done["seconds"] == 75.0 and rows[0]["seconds"] is None
 
 
-def test_the_table(there, capsys):
+def test_the_table(there, monkeypatch, capsys):
     assert main(["ls", "runs"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert "running 3/4" in lines[1] and "stopped 2/4" in lines[2] and "failed 1/4" in lines[3]
     assert lines[4].split() == ["failed:", "round", "1:", "diverged"]
+    assert lines[0].split()[-3:] == ["method", "seed", "run"] and max(map(len, lines)) <= 80
     words = lines[5].split()
-    assert words[:2] == ["2026-11-20", "10:00"] and there["done"] == words[-1]
-    assert "40.0 % 4.00 4.0 kB 1:15" in " ".join(words)
+    assert words[:2] == ["11-20", "10:00"]
+    assert words[-3:] == ["ffa_lora", "0", there["done"].rpartition("-")[2]]
+    assert "40.0 % 4.00 4.0 kB" in " ".join(words)
+    monkeypatch.setenv("COLUMNS", "140")
+    assert main(["ls", "runs", "method=ffa_lora"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split()[-3:] == ["time", "seed", "run"]
+    assert lines[-1].split()[-3:] == ["1:15", "0", there["done"]]
+
+
+def test_a_setting_that_no_column_is_left_for_is_named(names, monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "60")
+    assert main(["ls", "runs"]) == 0
+    text = capsys.readouterr().out
+    assert "too narrow for: method, seed; --format json" in text
+    settings = [row["settings"] for row in listed(capsys)]
+    assert settings[0] == {"method": "ffa_lora", "seed": "3"}
 
 
 @pytest.mark.parametrize(
@@ -96,7 +112,7 @@ def test_the_table(there, capsys):
         (["seed=0,2"], ["failed", "done"]),
         (["--state", "running"], ["running"]),
         (["method=ffa_lora", "--state", "done"], ["done"]),
-        (["bbc_news-minilm-ffa"], ["running", "failed", "done"]),
+        (["bbc_news-ffa"], ["running", "failed", "done"]),
     ],
 )
 def test_filters(there, words, states, capsys):

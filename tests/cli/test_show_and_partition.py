@@ -51,7 +51,7 @@ def runs(tmp_path, monkeypatch):
 
 
 def test_show_prints_result_privacy_bytes_and_provenance(runs, capsys) -> None:
-    assert main(["show", f"bbc_news-minilm-ffa_lora-{runs[0][:4]}"]) == 0
+    assert main(["show", f"bbc_news-ffa_lora-rounds40-s0-{runs[0][:4]}"]) == 0
     text = capsys.readouterr().out
     for words in (
         "result    accuracy 80.0 %",
@@ -72,14 +72,14 @@ def test_show_prints_result_privacy_bytes_and_provenance(runs, capsys) -> None:
 
 
 def test_show_of_an_unfinished_run_says_so(runs, capsys) -> None:
-    assert main(["show", f"bbc_news-minilm-ffa_lora-{runs[1]}"]) == 0
+    assert main(["show", f"bbc_news-ffa_lora-rounds40-s1-{runs[1]}"]) == 0
     text = capsys.readouterr().out
     assert "did not finish" in text
     assert "after 1 round)" in text
 
 
 def test_show_json_is_strict_json(runs, capsys) -> None:
-    assert main(["show", f"runs/bbc_news-minilm-ffa_lora-{runs[0]}", "--json"]) == 0
+    assert main(["show", f"runs/bbc_news-ffa_lora-rounds40-s0-{runs[0]}", "--json"]) == 0
 
     def refuse(word: str) -> None:
         raise AssertionError(word)
@@ -91,9 +91,16 @@ def test_show_json_is_strict_json(runs, capsys) -> None:
 
 
 def test_show_of_an_ambiguous_or_unknown_run(runs, capsys) -> None:
-    assert main(["show", "bbc"]) == 2
-    assert "ambiguous" in capsys.readouterr().err
-    assert main(["show", "bbc_news-minilm-lora", "--runs", "runs"]) == 2
+    assert main(["show", "bbc"]) == 0  # who only reads gets the newest
+    shown = capsys.readouterr()
+    assert "'bbc' matches 2 runs; this is the newest, bbc_news-ffa_lora-rounds40-s1" in shown.err
+    assert "did not finish" in shown.out
+    for verb in (["resume"], ["sync"], ["export", "--to", "model"]):
+        assert main([*verb, "bbc"]) == 2
+        assert (
+            "matches 2 runs, newest first: bbc_news-ffa_lora-rounds40-s1" in capsys.readouterr().err
+        )
+    assert main(["show", "bbc_news-fa_lora-rounds40-s0", "--runs", "runs"]) == 2
     assert "did you mean" in capsys.readouterr().err
 
 

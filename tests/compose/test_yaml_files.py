@@ -45,7 +45,7 @@ def own(tmp_path, monkeypatch):
     monkeypatch.setattr(catalogue, "PACKAGE", "own_configs")
     monkeypatch.delitem(sys.modules, "own_configs", raising=False)
     monkeypatch.chdir(tmp_path)
-    caches = (catalogue.groups, catalogue.options, yaml_files.check_option, compose._compose)
+    caches = (catalogue.groups, catalogue._options, yaml_files._check_file, compose._compose)
     for cached in caches:
         cached.cache_clear()
     yield root
@@ -57,8 +57,8 @@ def test_each_slip_is_one_line_with_file_and_line(own, capsys) -> None:
     file = own / "experiment" / "own.yaml"
     for slip, (content, line, said) in SLIPS.items():
         file.write_bytes(content)
-        yaml_files.check_option.cache_clear()
-        catalogue.options.cache_clear()
+        yaml_files._check_file.cache_clear()
+        catalogue._options.cache_clear()
         assert main(["run", "experiment=own"]) == 2, slip
         (text,) = capsys.readouterr().err.splitlines()
         assert text.startswith(f"ffalora: configs/experiment/own.yaml, line {line}: "), slip
@@ -70,7 +70,7 @@ def test_a_folder_a_broken_link_and_a_default_that_is_not_there(own, capsys) -> 
     (own / "experiment" / "own.yaml").mkdir()
     (own / "task" / "mine.yaml").symlink_to("nowhere")
     (own / "debug" / "mine.yaml").write_text(GOOD + "defaults:\n  - override /task: bbc_nws\n")
-    catalogue.options.cache_clear()
+    catalogue._options.cache_clear()
     for typed, said in {
         "experiment=own": "configs/experiment/own.yaml: cannot be read (Is a directory)",
         "task=mine": "configs/task/mine.yaml: cannot be read (No such file",

@@ -67,8 +67,26 @@ def test_what_can_change_results_counts(default) -> None:
     assert len({default, *found}) == len(OTHER) + 1
 
 
+def test_looking_on_is_another_run_with_the_same_draws() -> None:
+    plain, looking = (plan([f"diagnostics={name}"])[0] for name in ("none", "mechanism"))
+    assert plain.signature != looking.signature
+    assert plain.signature == plain.draw_signature == looking.draw_signature
+
+
 def test_key_order_does_not_matter(default) -> None:
     resolved = plan([])[0].resolved
     backwards = json.loads(json.dumps(resolved), object_pairs_hook=lambda p: dict(reversed(p)))
     assert list(backwards) != list(resolved)
     assert signature(backwards) == default
+
+
+@pytest.mark.parametrize(
+    ("words", "known"),
+    [
+        ("model=auto", "56d7b46da492"),
+        ("model=auto adapter.targets=all_linear", "b0c16cdfe8c8"),
+        ("model=auto_decoder", "7332afdf7353"),
+    ],
+)
+def test_auto_has_kept_its_identity_since_it_knows_more_families(words, known) -> None:
+    assert plan([*words.split(), "model.source=a/b"])[0].signature == known

@@ -135,7 +135,7 @@ def test_unreadable_files_are_named(tmp_path: Path) -> None:
     assert "line 1: sentence missing or empty" in refusal(TASK, tmp_path)
 
 
-def test_missing_folders_and_files_name_paths_data(tmp_path: Path) -> None:
+def test_missing_folders_and_files_are_named(tmp_path: Path) -> None:
     missing = refusal(TASK, tmp_path / "nowhere")
     assert missing.startswith("paths.data=") and "nowhere" in missing
     (tmp_path / "toi").mkdir()

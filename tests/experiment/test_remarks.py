@@ -10,7 +10,7 @@ import pytest
 from ffalora_cli.cli.main import main
 from ffalora_cli.compose.jobs import plan
 from ffalora_cli.config.errors import ConfigError
-from ffalora_cli.experiment.remarks import of_clip, of_data, of_spread_units
+from ffalora_cli.experiment.remarks import of_clip, of_data, of_rates, of_spread_units
 from ffalora_cli.tasks.targets import Targets
 
 TASK = plan([])[0].config.task
@@ -73,3 +73,30 @@ def test_a_recommended_clip_is_for_all_layers_and_for_means():
         found = of_clip(plan([*words, *more])[0].config)
         assert len(found) == (said is not None)
         assert all(said in line and "max_grad_norm=0.5 is recommended" in line for line in found)
+
+
+@pytest.mark.parametrize(
+    ("words", "guess"),
+    [
+        ("", None),
+        ("privacy=none", None),
+        ("method=lora", "0.4 is a guess: nobody tuned it for model=minilm (text_classification, "),
+        ("method=lora", "sgd, two factors, private)"),
+        ("method=lora federation.local_lr=2.5", None),
+        ("federation.local_optimizer=adamw", "0.002 is a guess"),
+        ("model=auto model.source=a/b", "model=auto"),
+        ("model=roberta_large", None),
+        ("model=roberta_large privacy=none", "not private"),
+    ],
+)
+def test_a_rate_that_nobody_tuned_is_said_unless_it_was_typed(words, guess):
+    said = of_rates(plan(words.split())[0].config)
+    assert len(said) == (guess is not None) and (guess or "") in "".join(said)
+
+
+def test_it_is_said_first_and_in_the_plan(tmp_path, capsys):
+    words = ["debug=tiny", "federation.local_optimizer=adamw", f"paths.runs={tmp_path}"]
+    assert main(["run", *words]) == 0
+    assert "is a guess" in capsys.readouterr().out.splitlines()[0]
+    assert main(["plan", "--no-measure", *words]) == 0
+    assert "is a guess" in capsys.readouterr().out

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -66,11 +67,23 @@ def test_every_pattern_finds_its_layers(name):
 
 @pytest.mark.parametrize("family", DECODERS)
 def test_auto_has_the_same_layers(family):
-    """Every family has a model of its own, and ``auto_decoder`` finds what that one finds."""
-    model, auto = tiny_decoder(family), patterns("auto_decoder")
+    """Every family has a model of its own, and both find what that one finds."""
+    model, autos = tiny_decoder(family), [patterns("auto_decoder"), patterns("auto")]
     own = patterns(next(name for name, kind in FAMILY.items() if kind == family))
     for pattern, suffixes in own.items():
-        assert find_sites(model, auto[pattern]) == find_sites(model, suffixes), pattern
+        for auto in autos:
+            assert find_sites(model, auto[pattern]) == find_sites(model, suffixes), pattern
+
+
+def test_a_family_without_known_names_is_told_its_layers_and_what_to_type(tokenizer, tmp_path):
+    unknown = {"n_embd": 32, "n_layer": 2, "n_head": 4, "dff": 64}
+    with pytest.raises(ConfigError) as caught:
+        fit(tmp_path, tokenizer, "ctrl", "model=auto", **unknown)
+    assert "multi_head_attention.Wv (2 of 32 x 32), multi_head_attention.dense" in str(caught.value)
+    typed = re.search(r"as in '(.*)'$", str(caught.value))[1]
+    assert typed == ("model.targets.query_value=[multi_head_attention.Wq,multi_head_attention.Wv]")
+    (said,) = fit(tmp_path, tokenizer, "ctrl", "model=auto", typed, **unknown)
+    assert "a ctrl model is not tested" in said
 
 
 def test_no_language_model_is_left_out():
@@ -105,13 +118,23 @@ def test_a_decoder_fits_up_to_its_context_and_needs_no_padding(family, tokenizer
         fit(tmp_path, tokenizer, family, "task.max_length=41")
 
 
-def test_an_encoder_cannot_write_and_a_decoder_that_classifies_is_said(tokenizer, tmp_path):
+def test_an_encoder_cannot_write(tokenizer, tmp_path):
     with pytest.raises(ConfigError, match=r"a bert model reads both ways.*model=smollm2"):
         fit(tmp_path, tokenizer, "bert", "model.targets.query_value=[query]")
-    padded = copy.deepcopy(tokenizer)
-    padded.pad_token = "[PAD]"
-    (said,) = fit(tmp_path, padded, "llama", "task=bbc_news")
-    assert "a llama model is not tested with a head of another kind than its own" in said
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "opt"])
+def test_a_decoder_classifies_without_a_pad_token(family, tokenizer, tmp_path):
+    words = ("task=bbc_news", "engine=reference", "task.max_length=40")
+    assert fit(tmp_path, tokenizer, family, *words, pad_token_id=None) == []
+
+
+def test_padding_that_a_text_ends_with_is_refused(tokenizer, tmp_path):
+    """The packaged words end every text with [SEP]; a head that passes by it would read another."""
+    words, end = ("task=bbc_news", "task.max_length=40"), tokenizer.eos_token_id
+    with pytest.raises(ConfigError, match=r"texts end with '\[SEP\]', which is its padding"):
+        fit(tmp_path, tokenizer, "llama", *words, pad_token_id=end)
+    assert fit(tmp_path, tokenizer, "llama", *words, pad_token_id=None, eos_token_id=end) == []
 
 
 def test_what_its_tokenizer_lacks_is_said(tokenizer, tmp_path):

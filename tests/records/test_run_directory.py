@@ -277,8 +277,16 @@ def test_find_run_by_path_name_beginning_and_nearest(tmp_path):
     written(tmp_path, "qnli", "ccc")
     assert find_run(tmp_path, str(tmp_path / "sst2-aaa")) == tmp_path / "sst2-aaa"
     assert find_run(tmp_path, "sst2-aaa") == find_run(tmp_path, "ss") == tmp_path / "sst2-aaa"
-    with pytest.raises(ConfigError, match="ambiguous: qnli-bbb, qnli-ccc"):
+    with pytest.raises(
+        ConfigError, match="'qnli' matches 2 runs, newest first: qnli-ccc, qnli-bbb"
+    ):
         find_run(tmp_path, "qnli")
+    told: list[str] = []
+    assert find_run(tmp_path, "qnli", told.append) == tmp_path / "qnli-ccc"
+    assert told == ["'qnli' matches 2 runs; this is the newest, qnli-ccc"]
+    written(tmp_path, "sst2-lora-s1", "0a0a0a0a0a0a")
+    written(tmp_path, "sst2-lora-s10", "0b0b0b0b0b0b")
+    assert find_run(tmp_path, "sst2-lora-s1").name == "sst2-lora-s1-0a0a0a0a0a0a"  # a whole name
     signed = written(tmp_path, "qnli", "0123456789ab").path
     assert find_run(tmp_path, "0123") == signed
     with pytest.raises(ConfigError, match="was not found"):

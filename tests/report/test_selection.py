@@ -46,9 +46,9 @@ def test_nothing_named_is_all_that_is_finished(root) -> None:
         (["tag=two"], 1),
         (["debug=smoke"], 4),
         (["experiment=quickstart"], 1),
-        (["bbc_news-minilm-lora"], 2),
-        (["bbc_news-minilm-lora", "seed=0"], 1),
-        (["bbc_news-minilm-lora*", "*ffa_lora*"], 6),
+        (["bbc_news-lora"], 2),
+        (["bbc_news-lora", "seed=0"], 1),
+        (["bbc_news-lora*", "*ffa_lora*"], 6),
     ],
 )
 def test_selectors(root, selectors, count) -> None:
@@ -75,7 +75,7 @@ def test_folders_globs_of_paths_and_signatures(root, tmp_path, monkeypatch) -> N
         ("seed=9", "there is 0, 1, 7"),
         ("tag=none", "did you mean"),
         ("experiment=table1", "matches none of 6 runs"),
-        ("bbc_nws-minilm-lora", "did you mean 'bbc_news-minilm-lora"),
+        ("bbc_nws-lora", "did you mean 'bbc_news-lora"),
         ("*nothing*", "is no run, folder or beginning of a name"),
     ],
 )

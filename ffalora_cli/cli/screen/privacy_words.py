@@ -79,6 +79,8 @@ def statement_lines(privacy: Mapping[str, Any] | None) -> list[str]:
     lines += labelled("protects", privacy["protects"])
     if privacy["sampling_note"]:
         lines += labelled("sampling", privacy["sampling_note"])
+    if (often := privacy.get("participation")) is not None:  # younger than the first statements
+        lines += labelled("rounds", often["note"])
     delta, least = privacy["delta"], privacy["one_over_n"]
     relation = "below" if delta < least else "NOT below"
     share = delta_text(float(f"{least:.3g}"))

@@ -7,6 +7,7 @@ import shlex
 import sys
 import textwrap
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from ffalora_cli.cli.screen.streams import WIDTH, width
@@ -28,6 +29,7 @@ from ffalora_cli.tasks import generated_answers
 from ffalora_cli.tasks import registry as tasks
 
 _LABEL = 10
+_HANDLE = re.compile(r"[0-9a-f]{12}(-\d+)?$")
 _UNIT = re.compile(r"(?<=\d) (?=[kMGT]?B\b|%)")
 
 
@@ -44,9 +46,14 @@ def labelled(label: str, text: str) -> list[str]:
     return [line.replace("\u00a0", " ") for line in lines] or [label]
 
 
+def aside(text: str) -> None:
+    """Something worth knowing beside what is printed."""
+    print(f"ffalora: {redact(one_line(text))}", file=sys.stderr)
+
+
 def left_out(text: str) -> None:
     """A run among others cannot be read: said beside the result, which goes on without it."""
-    print(f"ffalora: left out: {redact(one_line(text))}", file=sys.stderr)
+    aside(f"left out: {text}")
 
 
 def opening(facts: Mapping[str, Any], config: Config) -> list[str]:
@@ -176,14 +183,39 @@ def communication(metrics: Mapping[str, float]) -> str:
 
 
 def suggestions(config: Config, overrides: Sequence[str], run: str) -> list[str]:
-    """Three commands worth typing next, made from the one just run."""
-    typed = shlex.join(override for override in overrides if not override.startswith("seed="))
-    command = f"ffalora run {typed}".rstrip()
-    lines = [f"ffalora show {run}"]
-    if config.method.name != "lora":
-        lines.append(f"{command} method=lora")
+    """Commands worth typing next, made from the one just run; each replaces what it changes.
+
+    Args:
+        config: of the run.
+        overrides: as typed.
+        run: its folder.
+    """
+    folder = Path(run)
+    name = handle(folder.name) if folder.parent == Path("runs") else shlex.quote(run)
+    lines = [f"ffalora show {name}"]
     if config.privacy.unit != "none":
-        lines.append(f"{command} privacy=none")
-    lines.append(f"{command} -m seed=0,1,2")
+        lines.append(_with("run", overrides, "privacy=none"))
+    method = config.method.name
+    other = "ffa_lora" if method == "lora" else "lora"
+    lines.append(_with("sweep", overrides, f"method={method},{other}", "seed=0,1,2"))
     labels = ["try", *[""] * (len(lines) - 1)]
     return [label.ljust(_LABEL) + line for label, line in zip(labels, lines, strict=True)]
+
+
+def _with(verb: str, overrides: Sequence[str], *changes: str) -> str:
+    """A command with other settings; keys below a group that is chosen anew go with it.
+
+    What would not fit a line is what the person has typed, and is left out as ``...``.
+    """
+    anew = [change.partition("=")[0] for change in changes]
+    kept = [text for text in overrides if text.partition("=")[0].partition(".")[0] not in anew]
+    command = f"ffalora {verb} {shlex.join([*kept, *changes])}"
+    if len(command) <= WIDTH - _LABEL:
+        return command
+    return f"ffalora {verb} ... {shlex.join(changes)}"
+
+
+def handle(run: str) -> str:
+    """What names a run in few letters: the signature in its folder's name, else all of it."""
+    found = _HANDLE.search(run)
+    return found[0] if found else run

@@ -31,7 +31,7 @@ _TIERS = ("mechanism", "canary", "release", "all")
 _EXAMPLES = """\
 examples:
   ffalora audit                                    the embedded default
-  ffalora audit runs/bbc_news-minilm-ffa_lora-...  a finished run, its records too
+  ffalora audit runs/bbc_news-ffa_lora-s0-...     a finished run, its records too
   ffalora audit method=lora head.mode=trained privacy.epsilon_target=3
   ffalora audit --tier release                     what leaves: card, page, trackers, exports
   ffalora audit --mutants                          does the audit see what it should?
@@ -84,9 +84,11 @@ def _subject(what: Sequence[str], runs: str) -> tuple[Config, Path | None, str]:
     """Configuration, folder (of a run) and signature."""
     from ffalora_cli.records.reading import find_run, read_run
 
-    if len(what) == 1 and "=" not in what[0]:
-        records = read_run(find_run(runs, what[0]))
-        config = recorded(records.path, []).config  # with all rules: the folder may be anybody's
+    code = [word for word in what if word.startswith("paths.plugins=")]
+    names = [word for word in what if word not in code]
+    if len(names) == 1 and "=" not in names[0]:
+        records = read_run(find_run(runs, names[0], words.aside))
+        config = recorded(records.path, code).config  # with all rules: the folder may be anybody's
         return config, records.path, str(records.manifest.get("signature"))
     (job,) = plan_jobs(what)
     return job.config, None, job.signature
@@ -162,7 +164,7 @@ def _release(options: Any, folder: Path | None) -> int:
 def _at_home(folder: str) -> Iterator[None]:
     """Trackers write below ``folder`` and reach nobody, whatever the environment says."""
     kept = dict(os.environ)
-    for name in ("TRACKIO_SPACE_ID", "TRACKIO_SERVER_URL"):
+    for name in ("TRACKIO_SPACE_ID", "TRACKIO_SERVER_URL", "WANDB_DIR"):
         os.environ.pop(name, None)
     os.environ |= {"WANDB_MODE": "offline", "TRACKIO_DIR": str(Path(folder, "trackio"))}
     try:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 from collections.abc import Sequence
+from pathlib import Path
 
 from ffalora_cli.cli.arguments import Parser
 from ffalora_cli.cli.exits import DONE
 from ffalora_cli.compose import catalogue
+from ffalora_cli.config import plugins
 from ffalora_cli.config.build import leaf_keys
-from ffalora_cli.config.errors import choose
+from ffalora_cli.config.errors import ConfigError, choose
+from ffalora_cli.config.own_rows import ENDINGS
 
 # The shell hands the line up to the cursor over and gets the words that may end it.
 _BASH = """\
@@ -61,6 +66,12 @@ def main(arguments: Sequence[str]) -> int:
     return DONE
 
 
+def _rows_here() -> list[str]:
+    """Files and folders that could be rows of one's own."""
+    here = sorted(path for path in Path().iterdir() if not path.name.startswith("."))
+    return [path.name for path in here if path.is_dir() or path.suffix in ENDINGS]
+
+
 def words(line: str) -> list[str]:
     """Words that may stand at the end of ``line``, which is the text up to the cursor."""
     from ffalora_cli.cli.main import VERBS
@@ -70,13 +81,37 @@ def words(line: str) -> list[str]:
         return list(VERBS)
     verb, last = before[0], before[-1]
     groups = catalogue.groups()
+    if verb == "new":
+        return ["task"] if len(before) == 2 else _rows_here()
     if verb == "ls":
         return ["runs", *groups] if len(before) == 2 else []
     if verb not in _CONFIGURED:
         return []
+    _look(before)
     group, equals, _ = last.partition("=")
     if verb == "explain" and len(before) == 2:
         return [*groups, *(name for name in leaf_keys() if not name.endswith("*"))]
     if not equals:
         return [f"{name}=" for name in (*groups, *leaf_keys()) if not name.endswith("*")]
-    return [f"{group}={option}" for option in catalogue.options(group)] if group in groups else []
+    names = catalogue.options(group) if group in groups else _registered(group)
+    return [f"{group}={name}" for name in names]
+
+
+def _look(before: Sequence[str]) -> None:
+    """Take options and names from the folders that the line has typed so far."""
+    for word, following in itertools.pairwise(before):
+        key, _, value = word.partition("=")
+        folder = following if word in ("-cd", "--config-dir") else value
+        take = plugins.load_from if key == "paths.plugins" else catalogue.look_in
+        if folder and key in ("paths.plugins", "paths.configs", "-cd", "--config-dir"):
+            with contextlib.suppress(ConfigError):  # the shell is not told
+                take(folder)
+
+
+def _registered(key: str) -> list[str]:
+    """Names of what is found by name: methods, forms, kinds of task."""
+    from ffalora_cli.adapters.registry import FORMS
+    from ffalora_cli.methods.registry import METHODS
+    from ffalora_cli.tasks.registry import KINDS
+
+    return next((one.names() for one in (METHODS, FORMS, KINDS) if one.key == key), [])

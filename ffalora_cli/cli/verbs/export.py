@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from ffalora_cli.cli.arguments import Parser
 from ffalora_cli.cli.exits import DONE, FAILED
 from ffalora_cli.cli.screen import words
+from ffalora_cli.config import plugins
 from ffalora_cli.config.errors import ConfigError, RunFailed
 
 if TYPE_CHECKING:
@@ -38,7 +39,10 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--push", metavar="USER/REPO", help="upload it to the hub (new: private)")
     parser.add_argument("--force", action="store_true", help="replace an earlier export")
     parser.add_argument("--runs", default="runs", help="folder of all runs (default: runs)")
+    parser.add_argument("--plugins", metavar="DIR", help="folder of its code, as in paths.plugins")
     options = parser.read(arguments)
+    if options.plugins:
+        plugins.load_from(options.plugins)
 
     from ffalora_cli.export.export import export
     from ffalora_cli.export.hub import check_repository, push

@@ -13,9 +13,9 @@ from ffalora_cli.cli.exits import DONE
 from ffalora_cli.cli.screen.streams import WIDTH
 from ffalora_cli.cli.screen.streams import width as screen_width
 from ffalora_cli.compose import catalogue
+from ffalora_cli.config import plugins
 from ffalora_cli.config.errors import ConfigError, choose
 from ffalora_cli.metric_keys import EPSILON, UPLINK_TOTAL, evaluated
-from ffalora_cli.privacy.rounding import epsilon_text
 
 if TYPE_CHECKING:
     from ffalora_cli.records.reading import RunRecords
@@ -47,7 +47,14 @@ def main(arguments: Sequence[str]) -> int:
     examples = "examples:\n  ffalora ls methods\n  ffalora ls runs method=lora --state done"
     parser = Parser("ls", "List what can be chosen, or runs.", examples)
     parser.add_argument("what", nargs="?", help=", ".join(["runs", *list(_SINGULAR)[:7]]))
-    what = parser.read(arguments).what
+    parser.add_argument("-cd", "--config-dir", metavar="DIR", help="options of your own, too")
+    parser.add_argument("--plugins", metavar="DIR", help="code of your own, too; it is run")
+    options = parser.read(arguments)
+    what = options.what
+    if options.config_dir:
+        catalogue.look_in(options.config_dir)
+    if options.plugins:
+        plugins.load_from(options.plugins)
     if what is None:
         for group in catalogue.groups():
             print(_entry(group, ", ".join(catalogue.options(group))))
@@ -56,7 +63,8 @@ def main(arguments: Sequence[str]) -> int:
     if group not in catalogue.groups():
         raise choose("", what, ("runs", *_SINGULAR))
     for option in catalogue.options(group):
-        print(_entry(option, catalogue.describe(group, option)))
+        own = catalogue.own_file(group, option)
+        print(_entry(option, catalogue.describe(group, option) + f" ({own})" * (own is not None)))
         if group == "method":
             print(_declaration(option))
     if group == "method":
@@ -66,12 +74,12 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _list_installed() -> None:
-    """Methods of installed packages: without a file of their own they are chosen by name alone."""
+    """Methods from elsewhere: without a YAML of their own they are chosen by name alone."""
     from ffalora_cli.methods import registry
 
     for name in sorted({*registry.names()} - {*catalogue.options("method")}):
         title = getattr(registry.get(name), "title", name)
-        print(_entry(name, f"{title} (installed): method.name={name}"))
+        print(_entry(name, f"{title} (not of ffalora): method.name={name}"))
 
 
 def _entry(name: str, text: str, width: int = 20) -> str:
@@ -89,6 +97,8 @@ def _declaration(name: str) -> str:
     """What a method says about itself, under its name."""
     from ffalora_cli.methods import registry
 
+    if name not in registry.names():  # a YAML of one's own: another setting of a method
+        return ""
     method = registry.get(name)
     lines = [
         method.reference,
@@ -102,7 +112,9 @@ def _declaration(name: str) -> str:
 
 def _runs(arguments: Sequence[str]) -> int:
     """Print the runs that fulfil every filter."""
+    from ffalora_cli.cli.screen import runs_table
     from ffalora_cli.records.state import STATES
+    from ffalora_cli.report.runs.settings import setting
 
     parser = Parser("ls runs", "List runs, newest first.", _OF_RUNS)
     parser.add_argument("filters", nargs="*", metavar="FILTER", help="key=value, or part of a name")
@@ -110,14 +122,26 @@ def _runs(arguments: Sequence[str]) -> int:
     parser.add_argument("--state", choices=STATES, help="only runs in this state")
     parser.add_argument("--format", choices=("table", "json"), default="table")
     options = parser.read(arguments)
-    rows = [_row(run) for run in _selected(options.runs, options.filters)]
-    rows = [r for r in rows if options.state in (None, r["state"])]
+    found = [(run, _row(run)) for run in _selected(options.runs, options.filters)]
+    found = [(run, row) for run, row in found if options.state in (None, row["state"])]
+    keys = _differing([run for run, _ in found])
+    rows = [row | {"settings": {key: setting(run, key) for key in keys}} for run, row in found]
     rows.sort(key=lambda r: (r["created"], r["run"]), reverse=True)
     if options.format == "json":
         print(json.dumps({"schema": SCHEMA, "runs": rows}, indent=2))
         return DONE
-    print("\n".join(_lines(rows)))
+    print("\n".join(runs_table.lines(rows)))
     return DONE
+
+
+def _differing(runs: Sequence[RunRecords]) -> list[str]:
+    """Settings in which runs differ, without those that others bring along; the seed last."""
+    from ffalora_cli.report.runs.settings import differing, setting
+
+    if len(runs) < 2:
+        return []
+    seeds = ["seed"] if len({setting(run, "seed") for run in runs}) > 1 else []
+    return [*differing(runs, over="seed")[0], *seeds]
 
 
 def _selected(root: str, filters: Sequence[str]) -> list[RunRecords]:
@@ -157,30 +181,6 @@ def _row(run: RunRecords) -> dict[str, Any]:
         "seconds": summary.get("seconds"),
         "signature": run.manifest.get("signature"),
     }
-
-
-def _lines(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    from ffalora_cli.cli.screen.units import human_bytes, human_seconds, score
-    from ffalora_cli.cli.screen.words import labelled
-
-    if not rows:
-        return ["no runs"]
-    heads = f"{'state':<16}{'result':>9}{'epsilon':>9}{'up':>9}{'time':>8}  run"
-    lines = [f"{'started':<17}{heads}"]
-    for r in rows:
-        where = "" if r["state"] == "done" else f" {r['round']}/{r['rounds']}"
-        cells = (
-            score(r["headline"], r["value"]),
-            epsilon_text(r["epsilon_spent"]),
-            human_bytes(r["uplink_bytes"]),
-            human_seconds(r["seconds"]),
-        )
-        text = f"{cells[0]:>9}{cells[1]:>9}{cells[2]:>9}{cells[3]:>8}"
-        started = r["created"][:16].replace("T", " ")
-        lines.append(f"{started:<17}{r['state'] + where:<16}{text}  {r['run']}")
-        if r["state"] == "failed":
-            lines += labelled("", f"failed: {r['failure']}")
-    return lines
 
 
 def _finite(value: float | None) -> float | str | None:

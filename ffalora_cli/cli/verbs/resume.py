@@ -11,7 +11,7 @@ from ffalora_cli.config.job import Job
 
 _EXAMPLES = """\
 examples:
-  ffalora resume runs/bbc_news-minilm-ffa_lora-0123456789ab
+  ffalora resume runs/bbc_news-ffa_lora-s0-0123456789ab
   ffalora resume bbc_news engine.device=cuda tracking.name=wandb
   ffalora resume bbc_news --fork federation.local_lr=0.5
 
@@ -36,7 +36,7 @@ def main(arguments: Sequence[str]) -> int:
     def job() -> Job:
         folder = find_run(options.runs, options.run)
         where, fork_of = (None, folder) if options.fork else (folder, None)
-        there = recorded(folder, options.overrides)
+        there = recorded(folder, options.overrides, options.fork)
         return replace(there, command=command, folder=where, fork_of=fork_of)
 
     return play_shared(job, options.quiet)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from ffalora_cli.cli.arguments import OVERRIDES, Parser
+from ffalora_cli.cli.composition import SHOWN, show
 from ffalora_cli.cli.place import Place
 from ffalora_cli.cli.running import play_shared
 from ffalora_cli.compose.hydra_keys import take
@@ -21,6 +22,7 @@ examples:
   ffalora run experiment=glue_sst2_dp federation=short model=minilm
   ffalora run -m method=lora,ffa_lora seed='range(5)'     10 runs, one after another
   ffalora run debug=smoke                                 two short rounds of anything
+  ffalora run experiment=quickstart --cfg job --resolve   the whole configuration, as YAML
 
 A run that stopped on the way goes on when it is asked for again; a finished one is not repeated.
 
@@ -35,7 +37,13 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--fail-fast", action="store_true", help="sweep: stop at the first failure")
     parser.add_argument("--quiet", action="store_true", help="print only the last lines")
     parser.add_argument("--again", action="store_true", help="start over, in a new folder")
+    parser.add_argument("-c", "--cfg", choices=SHOWN, help="print the configuration, run nothing")
+    parser.add_argument("--resolve", action="store_true", help="--cfg: with references resolved")
+    parser.add_argument("-p", "--package", metavar="KEY", help="--cfg: one section of it")
+    parser.add_argument("--info", nargs="?", const="all", metavar="WHAT", help="what was composed")
     options = parser.read(arguments)
+    if options.cfg or options.info or options.resolve or options.package:
+        return show(options)
     command = ("ffalora", "run", *arguments)
     if options.multirun:
         Place.of(os.environ).check_alone("run -m")

@@ -38,7 +38,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--privacy", action="store_true", help="the privacy statement alone")
     parser.add_argument("--answers", action="store_true", help="five generated answers")
     options = parser.read(arguments)
-    records = read_run(find_run(options.runs, options.run))
+    records = read_run(find_run(options.runs, options.run, words.aside))
     try:
         if options.answers:
             _print(_answers(records))

@@ -10,6 +10,7 @@ from ffalora_cli.cli.screen.counting import Counting
 from ffalora_cli.cli.screen.sweep_display import open_sweep_display
 from ffalora_cli.cli.signals import stop_on_signals
 from ffalora_cli.cli.sweep_end import Sweeping, exit_code, stop_if_asked
+from ffalora_cli.compose import catalogue
 from ffalora_cli.compose.hydra_keys import take
 from ffalora_cli.compose.jobs import plan
 from ffalora_cli.config.errors import ConfigError
@@ -35,6 +36,7 @@ def main(arguments: Sequence[str]) -> int:
     """Check every job of the command line, then run those that are missing."""
     parser = Parser("sweep", "Run a grid of federations, or search for the best.", _EXAMPLES)
     parser.add_argument("overrides", nargs="*", metavar="OVERRIDE", help=OVERRIDES)
+    parser.add_argument("-m", "--multirun", action="store_true", help="understood: this sweeps")
     parser.add_argument("--quiet", action="store_true", help="print only the last lines")
     parser.add_argument("--fail-fast", action="store_true", help="stop after the first failed job")
     options = parser.read(arguments)
@@ -89,7 +91,7 @@ def _grid(planned: Sequence[Job], sweep: Sweeping) -> int:
     record.write({**facts, "grid": axes}, jobs)
     with open_sweep_display(sweep.quiet, record.path, len(jobs)) as display:
         display.add(jobs)
-        for note in notes:
+        for note in (*catalogue.own_words(), *notes):
             display.note(note)
         if len(checked) < len(planned):
             display.note(

@@ -7,10 +7,11 @@ from collections.abc import Sequence
 
 from ffalora_cli.cli.arguments import OVERRIDES, Parser
 from ffalora_cli.cli.exits import DONE, FAILED
+from ffalora_cli.config.errors import ConfigError
 
 _EXAMPLES = """\
 examples:
-  ffalora sync runs/bbc_news-minilm-ffa_lora-0123456789ab
+  ffalora sync runs/bbc_news-ffa_lora-s0-0123456789ab
   ffalora sync bbc_news tracking.mode=offline tracking.project=mine
 
 Rounds the tracker has already are left out, so nothing is drawn twice."""
@@ -31,10 +32,13 @@ def main(arguments: Sequence[str]) -> int:
     folder = find_run(options.runs, options.run)
     check_unlocked(folder)
     job = recorded(folder, options.overrides)
-    tracking = job.config.tracking
-    if tracking.name == "none":
-        tracking = dataclasses.replace(tracking, name="wandb")
-    tracker = open_tracker(tracking)
+    if job.config.tracking.name == "none":
+        job = recorded(folder, [*options.overrides, "tracking.name=wandb"])
+    for note in job.notes:
+        print(note)
+    if job.config.tracking.name == "none":
+        raise ConfigError("sync: W&B is off; unset that, or name another: tracking=tensorboard")
+    tracker = open_tracker(job.config.tracking)
     records = read_run(folder)
     facts = RunFacts.of(folder, job.config.name, job.resolved)
     tracker.start(dataclasses.replace(facts, replayed=True))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 
 from ffalora_cli.config.errors import ConfigError, choose
 from ffalora_cli.config.schema import TaskConfig
-from ffalora_cli.data.sources.readers import Table, from_arrow
+from ffalora_cli.data.sources.readers import Names, Table, from_arrow
 from ffalora_cli.hub.access import (
     DOWNLOADING,
     Note,
@@ -161,7 +160,7 @@ def _wanted(task: TaskConfig) -> Wanted:
     return Wanted("dataset", repository, revision or "main", where, instead, task.hub_name, named)
 
 
-def read(builder: Any, stem: str, origin: str, columns: Sequence[str]) -> Table:
+def read(builder: Any, stem: str, origin: str, columns: Names) -> Table:
     """Columns of one split; class labels by name.
 
     Raises:

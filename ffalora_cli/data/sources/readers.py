@@ -13,7 +13,7 @@ import sys
 from bisect import bisect_left, bisect_right
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +24,8 @@ from ffalora_cli.config.schema import TaskConfig
 if TYPE_CHECKING:
     import pyarrow
 
+Names = Sequence[str] | None
+"""Names of columns; None: all there are."""
 SEPARATORS = (",", ";", "\t")  # a spreadsheet's choice follows its country
 
 
@@ -33,9 +35,10 @@ class Table:
 
     columns: pyarrow.Table
     place: Callable[[int], str]  # row number -> where a person finds it: "train.csv, line 7"
+    classes: Mapping[str, list[str]] = field(default_factory=dict)  # names that a file brings along
 
 
-def read_files(paths: Sequence[Path], columns: Sequence[str]) -> Table:
+def read_files(paths: Sequence[Path], columns: Names) -> Table:
     """Columns of a split that lies in one file, or in several pieces one after the other.
 
     Raises:
@@ -52,7 +55,8 @@ def read_files(paths: Sequence[Path], columns: Sequence[str]) -> Table:
 
     pieces = [table.columns for table in tables]
     try:
-        return Table(pyarrow.concat_tables(pieces, promote_options="permissive"), place)
+        joined = pyarrow.concat_tables(pieces, promote_options="permissive")
+        return Table(joined, place, tables[0].classes)
     except pyarrow.ArrowException as error:
         raise ConfigError(
             f"{paths[0].parent}: pieces of one split differ in their columns "
@@ -60,15 +64,18 @@ def read_files(paths: Sequence[Path], columns: Sequence[str]) -> Table:
         ) from error
 
 
-def from_arrow(table: pyarrow.Table, columns: Sequence[str], where: str) -> Table:
+def from_arrow(table: pyarrow.Table, columns: Names, where: str) -> Table:
     """Columns of an Arrow table; a class label goes by its name, whatever its number there."""
     import pyarrow
 
+    columns = table.column_names if columns is None else columns
     require(columns, table.column_names, where)
     table = table.select(list(columns))
     table.validate(full=True)
-    plain = {name: _plain(table[name], _class_names(table.schema, name)) for name in columns}
-    return Table(pyarrow.table(plain), lambda row: f"{where}, row {row} (the first is 0)")
+    classes = {name: _class_names(table.schema, name) for name in columns}
+    plain = {name: _plain(table[name], names) for name, names in classes.items()}
+    known = {name: names for name, names in classes.items() if names is not None}
+    return Table(pyarrow.table(plain), lambda row: f"{where}, row {row} (the first is 0)", known)
 
 
 def _plain(column: pyarrow.ChunkedArray, names: list[str] | None) -> pyarrow.ChunkedArray:
@@ -89,13 +96,15 @@ def _class_names(schema: pyarrow.Schema, column: str) -> list[str] | None:
     """What `datasets` wrote beside the columns: the names of a ClassLabel, in its own order."""
     try:
         feature = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"][column]
+        while "feature" in feature:  # of a list of tags
+            feature = feature["feature"]
         names = feature["names"] if feature["_type"] == "ClassLabel" else None
     except (KeyError, TypeError, ValueError, RecursionError):
         return None
     return names if isinstance(names, list) and all(isinstance(n, str) for n in names) else None
 
 
-def _read_arrow(path: Path, columns: Sequence[str]) -> Table:
+def _read_arrow(path: Path, columns: Names) -> Table:
     """A Parquet file, or a stream of record batches as ``save_to_disk`` writes it."""
     import pyarrow
     import pyarrow.parquet
@@ -104,8 +113,8 @@ def _read_arrow(path: Path, columns: Sequence[str]) -> Table:
     try:
         if parquet:
             with pyarrow.parquet.ParquetFile(path) as file:
-                require(columns, file.schema_arrow.names, str(path))
-                return from_arrow(file.read(list(columns)), columns, str(path))
+                require(columns or (), file.schema_arrow.names, str(path))
+                return from_arrow(file.read(columns and list(columns)), columns, str(path))
         with pyarrow.memory_map(str(path)) as file, pyarrow.ipc.open_stream(file) as stream:
             return from_arrow(stream.read_all(), columns, str(path))
     except ConfigError:
@@ -115,11 +124,11 @@ def _read_arrow(path: Path, columns: Sequence[str]) -> Table:
         raise ConfigError(f"{path} is not {kind} that can be read; copy it again") from error
 
 
-def _read_jsonl(path: Path, columns: Sequence[str]) -> Table:
+def _read_jsonl(path: Path, columns: Names) -> Table:
     """One JSON object a line; blank lines are passed over."""
-    values: dict[str, list[Any]] = {name: [] for name in columns}
+    records: list[dict[str, Any]] = []
     lines: list[int] = []
-    present: set[str] = set()
+    present: dict[str, None] = {}
     for number, line in enumerate(io.StringIO(_text(path), newline=None), start=1):
         if not line.strip():
             continue
@@ -130,22 +139,27 @@ def _read_jsonl(path: Path, columns: Sequence[str]) -> Table:
         if not isinstance(record, dict):
             raise ConfigError(f"{path}, line {number}: not a JSON object; correct it")
         lines.append(number)
-        present.update(record)
-        for name in columns:
-            values[name].append(record.get(name))
+        present |= dict.fromkeys(record)
+        records.append(record if columns is None else {n: record.get(n) for n in columns})
+    columns = list(present) if columns is None else columns
     if lines:
-        require(columns, present, str(path))
+        require(columns, list(present), str(path))
+    values = {name: [record.get(name) for record in records] for name in columns}
     return _typed(values, lambda row: f"{path}, line {lines[row]}")
 
 
-def _read_csv(path: Path, columns: Sequence[str]) -> Table:
+def _read_csv(path: Path, columns: Names) -> Table:
     """Cells as text below a header; blank lines are passed over."""
     csv.field_size_limit(sys.maxsize)  # a text may be long
     text = _text(path)
     headers = {mark: _header(text, mark) for mark in SEPARATORS}
-    fitting = (mark for mark in SEPARATORS if set(columns) <= set(headers[mark]))
-    separator = next(fitting, SEPARATORS[0])
+    if columns is None:
+        separator = max(SEPARATORS, key=lambda mark: len(headers[mark]))
+    else:
+        fitting = (mark for mark in SEPARATORS if set(columns) <= set(headers[mark]))
+        separator = next(fitting, SEPARATORS[0])
     header = headers[separator]
+    columns = header if columns is None else columns
     require(columns, header, str(path))
     values: dict[str, list[Any]] = {name: [] for name in columns}
     lines: list[int] = []
@@ -215,7 +229,7 @@ def _text(path: Path) -> str:
         raise ConfigError(f"{path}, line {line}: not UTF-8; save it again as UTF-8") from error
 
 
-READERS: dict[str, Callable[[Path, Sequence[str]], Table]] = {
+READERS: dict[str, Callable[[Path, Names], Table]] = {
     ".parquet": _read_arrow,
     ".jsonl": _read_jsonl,
     ".csv": _read_csv,

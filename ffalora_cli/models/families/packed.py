@@ -2,8 +2,9 @@
 
 Linear layers and norms see ``[1, rows, d]``; attention (``families.attention``) and per-example
 factors work on blocks of examples. The modules called are the unmodified model's. Where a head
-reads one row of each example, no other row leaves the encoder, and in layers like BERT's no other
-passes what follows the last attention (exact: no other row reaches the outputs).
+reads one row of each example (of a causal model the last one), no other row leaves the base model,
+and in layers like BERT's no other passes what follows the last attention (exact: no other row
+reaches the outputs).
 """
 
 from __future__ import annotations
@@ -37,7 +38,8 @@ class Packed:
     ids: Tensor  # int64 [rows], as are ``types`` and ``positions`` (from 0 in every example)
     types: Tensor  # segment ids
     positions: Tensor
-    first: Tensor  # int64 [head rows], the row that the head reads of each example
+    first: Tensor  # int64 [head rows], the first row of each example, which an encoder's head reads
+    last: Tensor  # int64 [head rows], the last one, which a causal model's head reads
     layout: Layout  # of the rows
     heads: Layout  # of the head rows
 
@@ -55,12 +57,16 @@ class Packed:
         owners = layout.owner[layout.owner >= 0]
         first = np.zeros(len(heads.owner), np.int64)  # row 0 stands for what is nobody's
         first[: len(starts)] = starts
+        held = np.bincount(owners, minlength=len(starts))  # tokens of each example
+        last = first.copy()
+        last[: len(starts)] += np.maximum(held, 1) - 1
         empty = torch.zeros(len(layout.owner), dtype=torch.int64)
         return Packed(
             empty.index_copy(0, tokens, ids),
             empty if types is None else empty.index_copy(0, tokens, types),
             empty.index_copy(0, tokens, tokens - torch.from_numpy(starts[owners])),
             torch.from_numpy(first),
+            torch.from_numpy(last),
             layout,
             heads,
         )
@@ -71,7 +77,8 @@ class Packed:
 
     def to(self, device: torch.device) -> Packed:
         """The same on a device."""
-        moved = (t.to(device) for t in (self.ids, self.types, self.positions, self.first))
+        tensors = (self.ids, self.types, self.positions, self.first, self.last)
+        moved = (t.to(device) for t in tensors)
         keys = self.layout.keys
         layout = replace(self.layout, keys=None if keys is None else keys.to(device))
         return Packed(*moved, layout, self.heads)
@@ -84,7 +91,7 @@ def outputs(model: Any, context: Context, inputs: Packed, one_row: bool) -> Tens
         model: a transformer, with or without a head.
         context: has the factors.
         inputs: of a micro-batch.
-        one_row: whether the head reads one row of each example: its first, or their mean.
+        one_row: whether the head reads one row of each example: its first, its last, their mean.
 
     Returns:
         ``[examples, width]``, or of every row ``[rows, width]``.
@@ -92,12 +99,20 @@ def outputs(model: Any, context: Context, inputs: Packed, one_row: bool) -> Tens
     if model.config._attn_implementation != attention.NAME:
         model.set_attn_implementation(attention.NAME)
     base = getattr(model, model.base_model_prefix, model)
+    given = arguments = _arguments(base, inputs)
     with ExitStack() as passing:
         if one_row:
-            _read_one_row(passing, base, context, inputs)
+            causal = any(getattr(part, "is_causal", False) for part in base.modules())
+            _read_one_row(passing, base, context, inputs, causal)
+            if causal:  # its head looks for the last token of what it is given: it is given one
+                given = {"input_ids": inputs.ids.new_zeros(inputs.layout.examples, 1)}
+                swapped = base.register_forward_pre_hook(
+                    lambda *_: ((), arguments), with_kwargs=True
+                )
+                passing.callback(swapped.remove)
         context.layout = inputs.layout
         passing.callback(setattr, context, "layout", None)
-        found: Tensor = model(**_arguments(base, inputs))[0]
+        found: Tensor = model(**given)[0]
     return found if one_row else found.squeeze(0)
 
 
@@ -114,10 +129,12 @@ def _arguments(base: Any, inputs: Packed) -> dict[str, Any]:
     return {"input_ids": inputs.ids[None], **kept}
 
 
-def _read_one_row(passing: ExitStack, base: Any, context: Context, inputs: Packed) -> None:
+def _read_one_row(
+    passing: ExitStack, base: Any, context: Context, inputs: Packed, causal: bool
+) -> None:
     """Give pooler and head one row an example, ``[examples, 1, d]``, while ``passing`` lasts."""
     mean = getattr(base.config, "classifier_pooling", None) == "mean"
-    named = [] if mean else list(base.named_modules())
+    named = [] if mean or causal else list(base.named_modules())
     tails = [module for name, module in named if name.endswith(TAILS)]
     queries = [module for name, module in named if name.endswith(QUERIES)]
 
@@ -127,13 +144,11 @@ def _read_one_row(passing: ExitStack, base: Any, context: Context, inputs: Packe
         return (*rows[:there], *(x.index_select(1, inputs.first) for x in rows[there:]))
 
     def hand_over(module: nn.Module, _: Any, output: Any) -> Any:
-        if any(getattr(part, "is_causal", False) for part in base.modules()):
-            raise ValueError("the head of a causal model reads its last row")
         x = output[0].squeeze(0)  # [rows, d], or of the heads' rows alone
         if mean:
             x = _means(x, inputs.layout)
         elif not tails:
-            x = x.index_select(0, inputs.first)
+            x = x.index_select(0, inputs.last if causal else inputs.first)
         context.layout = None  # of what comes now, the shape says it
         output["last_hidden_state"] = x[: inputs.layout.examples, None]
         return output

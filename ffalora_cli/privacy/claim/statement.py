@@ -6,6 +6,7 @@ No epsilon leaves this file without unit, relation, delta, sampling and accounta
 from __future__ import annotations
 
 import math
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -179,6 +180,7 @@ def statement(plan: PrivacyPlan, steps_taken: Ints | None = None) -> dict[str, A
         "mechanism": _mechanism(plan),
         "calibration": plan.calibration,
         "epsilon_target": plan.epsilon_target,
+        "participation": _participation(plan),
         "epsilon_max": {
             "planned": _number(planned),
             "spent": None if spent_now is None else _number(spent_now),
@@ -193,6 +195,21 @@ def statement(plan: PrivacyPlan, steps_taken: Ints | None = None) -> dict[str, A
         "warnings": list(plan.warnings),
         "outside": [*OUTSIDE, (ALIKE_IMAGES if images else ALIKE)[plan.unit]],
     }
+
+
+def _participation(plan: PrivacyPlan) -> dict[str, Any] | None:
+    """How often a client may take part; None where each does in every round, or pays for it."""
+    often = plan.participation
+    if often is None or often.share == 1.0:
+        return None
+    rule = "mean + 4 sd" if often.quantile is None else f"quantile {often.quantile:g}"
+    note = (
+        f"a client is drawn with probability {often.share:.4g} in each of {often.rounds} rounds "
+        f"and planned for {often.planned} ({rule} of the binomial); with probability "
+        f"{often.beyond:.1e} it is drawn more often, and then sits out: its epsilon never passes "
+        "the plan"
+    )
+    return {**asdict(often), "rule": rule, "note": note}
 
 
 def _mechanism(plan: PrivacyPlan) -> dict[str, Any]:

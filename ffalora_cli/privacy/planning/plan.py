@@ -14,6 +14,7 @@ from ffalora_cli.privacy.accounting.curves import Curves
 from ffalora_cli.privacy.accounting.sampling import RELATIONS
 from ffalora_cli.privacy.mechanism.adaptive_clip import gradient_noise
 from ffalora_cli.privacy.mechanism.clipping import ClipKind
+from ffalora_cli.privacy.planning.exposure import Participation
 from ffalora_cli.privacy.planning.shared_rows import Holders
 from ffalora_cli.types import Floats, Ints
 
@@ -59,6 +60,7 @@ class PrivacyPlan:
     count_noise: Floats | None = None  # sd on a step's count of unclipped examples (adaptive clip)
     client_noise: Literal["central", "local"] = "central"
     rows_per_unit: int | None = None  # most rows of a unit that a step uses; None: all
+    participation: Participation | None = None  # None: every client pays for every round
     epsilon_claimed: float = 0.0  # planned, of the worst unit
     content: Literal["text", "image"] = "text"  # of a row, for the words of the claim
 

@@ -12,7 +12,7 @@ import os
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from ffalora_cli.records.files import read_json, to_json, write_whole
 from ffalora_cli.records.trackers import worker
@@ -28,20 +28,24 @@ CURSOR = "tracker.json"
 
 
 class WandbTracker(worker.BackgroundTracker):
-    """Sends to W&B, online or offline. ``WANDB_MODE`` in the environment wins over the config."""
+    """Sends to W&B, online or offline; its files are in ``WANDB_DIR``, or the run's folder."""
 
     label = "W&B"
     remedy = "pip install wandb"
     _run: wandb.Run
     _folder: Path  # of the run
+    _files: Path  # that W&B makes its own folder in
+    _id: str
 
     def _open(self, facts: RunFacts) -> int:
         import wandb
 
-        self._folder = facts.folder
+        self._folder, self._id = facts.folder, facts.id
+        self._files = Path(os.environ.get("WANDB_DIR") or facts.folder).expanduser()
+        self._files.mkdir(parents=True, exist_ok=True)
         earlier = self._offline_files()
         wandb.setup(wandb.Settings(silent=True))  # only cli speaks to the user
-        mode: Any = os.environ.get("WANDB_MODE") or self._config.mode
+        mode = self._config.mode
         if mode == "online" and not wandb.login(prompt=False, verify=False):
             raise RuntimeError("no API key; run `wandb login` or set tracking.mode=offline")
         self._run = self._begin(facts, mode)
@@ -65,7 +69,7 @@ class WandbTracker(worker.BackgroundTracker):
                 return max([*last.values(), *gone], default=-1)
             time.sleep(0.1)
 
-    def _begin(self, facts: RunFacts, mode: Any) -> wandb.Run:
+    def _begin(self, facts: RunFacts, mode: Literal["online", "offline"]) -> wandb.Run:
         import wandb
 
         return wandb.init(
@@ -77,7 +81,7 @@ class WandbTracker(worker.BackgroundTracker):
             group=self._config.group or facts.group,
             tags=[*facts.tags, *self._config.tags],
             config=facts.described,
-            dir=str(facts.folder),
+            dir=str(self._files),
             resume="allow" if mode == "online" else None,
             reinit="create_new",  # never return another job's run, as the default does
             settings=wandb.Settings(
@@ -109,11 +113,11 @@ class WandbTracker(worker.BackgroundTracker):
             return None
         folder = Path(self._run.settings.sync_dir)
         if len(self._offline_files()) > 1:  # one a resume; wandb puts them in order
-            folder = folder.with_name("offline-run-*")
+            folder = folder.with_name(f"offline-run-*-{self._id}*")
         return f"W&B was offline; upload with: wandb sync {folder}"
 
     def _offline_files(self) -> list[Path]:
-        return sorted(self._folder.glob("wandb/offline-run-*/run-*.wandb"))
+        return sorted(self._files.glob(f"wandb/offline-run-*/run-{self._id}.wandb"))
 
     @property
     def _target(self) -> str:
