@@ -58,8 +58,7 @@ class Batches:
             if first[job.checked.signature] is job and job.number not in settled
         ]
         launch, stop = self.sweep.launch, self.sweep.stop
-        fail_fast = self.sweep.fail_fast
         self.statuses |= settled
-        self.statuses |= play_jobs(playing, self.record, launch, self.display, stop, fail_fast)
+        self.statuses |= play_jobs(playing, self.record, launch, self.display, stop)
         for job in batch:
             self.statuses.setdefault(job.number, self.statuses[first[job.checked.signature].number])

@@ -25,6 +25,7 @@ from ffalora_cli.stopping import Stopped
 VERBS = {
     "run": "train one federation, or a sweep of them",
     "sweep": "run a grid of federations, or search for the best",
+    "tune": "choose rates and clips for each method by itself, then run them",
     "resume": "go on with a run that stopped, or fork it",
     "sync": "replay a run's records into a tracker",
     "plan": "say what a run will cost and promise, before it runs",
@@ -65,7 +66,12 @@ Exit codes: 0 done, 1 run failed, 2 bad usage or config, 3 sweep partly done,
 141 nobody reads what it prints. FFALORA_TRACEBACK=1 shows tracebacks."""
 
 _SHARED = ("run", "resume")  # between the processes that torchrun starts
-_RECORDED = ("run", "sweep", "resume")  # their results are on disk, whatever the screen takes
+_RECORDED = (
+    "run",
+    "sweep",
+    "tune",
+    "resume",
+)  # their results are on disk, whatever the screen takes
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -9,8 +9,11 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+
+from ffalora_cli.compose.overrides import Axis
+from ffalora_cli.sweep.search import values_of
 
 Setting = tuple[str, ...]  # values of the tuned keys, in their order
 Worth = Mapping[Setting, float | None]
@@ -32,18 +35,26 @@ class Cell:
 
     Attributes:
         fixed: ``key=value`` texts that make it what it is.
-        axes: values of each tuned key to begin with, one list a key, in the order of the keys.
+        axes: what each tuned key may be: values to begin with, or what a search proposes from.
         worth: of every setting that was tried, in the order of trying.
     """
 
     fixed: tuple[str, ...]
-    axes: Mapping[str, tuple[str, ...]]
+    axes: Mapping[str, Axis]
     worth: dict[Setting, float | None] = field(default_factory=dict)
 
     @property
     def grid(self) -> list[Setting]:
         """Every combination of the values to begin with; the last key varies fastest."""
-        return list(itertools.product(*self.axes.values()))
+        return list(itertools.product(*(a for a in self.axes.values() if isinstance(a, tuple))))
+
+    @property
+    def ends(self) -> list[Setting]:
+        """Each axis at its ends, or at every choice, the others at their first values."""
+        values = [values_of(key, axis) for key, axis in self.axes.items()]
+        first = tuple(texts[0] for texts in values)
+        found = [_with(first, i, text) for i, texts in enumerate(values) for text in texts]
+        return list(dict.fromkeys(found))
 
 
 def around(key: str, value: float) -> tuple[str, str, str]:
@@ -80,18 +91,25 @@ def best_for_all(cells: Sequence[Worth], higher: bool) -> tuple[Setting, tuple[f
     return None if chosen is None else (chosen, shared[chosen])
 
 
-def next_settings(worth: Worth, higher: bool) -> list[list[Setting]]:
+def next_settings(worth: Worth, higher: bool, whole: Collection[int] = ()) -> list[list[Setting]]:
     """What to try next about the best setting: a list for each numeric key, best idea first.
 
     At an edge of what was tried along a key the next value outward by the same factor; inside, the
-    geometric mean with the better neighbour. Ideas that were tried are left out.
+    geometric mean in the wider gap beside it, of two alike that of the better neighbour. Ideas that
+    were tried are left out.
+
+    Args:
+        worth: by setting.
+        higher: whether more is better.
+        whole: keys, by place, whose values are whole numbers.
     """
     chosen = best(worth, higher)
     if chosen is None:
         return []
     found = []
     for axis in range(len(chosen)):
-        ideas = [_with(chosen, axis, text) for text in _ideas(worth, chosen, axis, higher)]
+        numbers = _ideas(_profile(worth, axis, higher), chosen[axis], higher)
+        ideas = [_with(chosen, axis, _text(number, axis in whole)) for number in numbers]
         found.append([idea for idea in ideas if _place(idea) not in map(_place, worth)])
     return [ideas for ideas in found if ideas]
 
@@ -100,42 +118,42 @@ def at_edge(worth: Worth, chosen: Setting) -> list[int]:
     """Keys, by place, along which a setting has the smallest or largest value that was tried."""
     found = []
     for axis in range(len(chosen)):
-        line = _line(worth, chosen, axis)
-        if len(line) > 1 and _number(chosen[axis]) in (min(line), max(line)):
+        tried = {number for one in worth if (number := _number(one[axis])) is not None}
+        if len(tried) > 1 and _number(chosen[axis]) in (min(tried), max(tried)):
             found.append(axis)
     return found
 
 
-def _ideas(worth: Worth, chosen: Setting, axis: int, higher: bool) -> Iterator[str]:
-    line = _line(worth, chosen, axis)
-    here = _number(chosen[axis])
-    if len(line) < 2 or here is None:
+def _ideas(profile: Mapping[float, float | None], chosen: str, higher: bool) -> Iterator[float]:
+    here = _number(chosen)
+    if len(profile) < 2 or here is None:
         return
-    whole = all(one[axis].isdigit() for one in worth)
-    places = sorted(line)
+    places = sorted(profile)
     i = places.index(here)
     beside = [places[k] for k in (i - 1, i + 1) if 0 <= k < len(places)]
     if len(beside) == 1 and beside[0] > 0 and here > 0:
-        yield _text(here * here / beside[0], whole)
-    sign, lost = (-1.0, math.inf) if higher else (1.0, math.inf)
+        yield here * here / beside[0]
 
-    def loss(place: float) -> float:
-        value = line[place]
-        return lost if value is None else sign * value
+    def order(other: float) -> tuple[float, float]:
+        value = profile[other]
+        gap = abs(math.log(other / here)) if here > 0 and other > 0 else abs(other - here)
+        loss = math.inf if value is None else -value if higher else value
+        return -round(gap, 2), loss
 
-    for other in sorted(beside, key=loss):
+    for other in sorted(beside, key=order):
         both = here > 0 and other > 0
-        yield _text(math.sqrt(here * other) if both else (here + other) / 2, whole)
+        yield math.sqrt(here * other) if both else (here + other) / 2
 
 
-def _line(worth: Worth, chosen: Setting, axis: int) -> dict[float, float | None]:
-    """What was tried with all other values as chosen: number along the axis to its worth."""
-    found: dict[float, float | None] = {}
+def _profile(worth: Worth, axis: int, higher: bool) -> dict[float, float | None]:
+    """What each number along an axis was worth at the best values of the other keys."""
+    found: dict[float, dict[Setting, float | None]] = {}
     for setting, value in worth.items():
         number = _number(setting[axis])
-        if number is not None and _with(setting, axis, "") == _with(chosen, axis, ""):
-            found[number] = value
-    return found
+        if number is not None:
+            found.setdefault(number, {})[setting] = value
+    tops = {number: best(there, higher) for number, there in found.items()}
+    return {number: None if top is None else worth[top] for number, top in tops.items()}
 
 
 def _with(setting: Setting, axis: int, text: str) -> Setting:

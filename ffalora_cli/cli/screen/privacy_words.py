@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ffalora_cli.cli.screen.units import count
 from ffalora_cli.cli.screen.words import counted, labelled, privacy_sentence
+from ffalora_cli.privacy.claim.statement import EARLIER
 from ffalora_cli.privacy.rounding import delta_text, epsilon_text
 
 if TYPE_CHECKING:
@@ -127,7 +128,7 @@ def _others(privacy: Mapping[str, Any]) -> list[str]:
         f"{epsilon_text(largest['replace_one'])}; without amplification (every unit once an epoch) "
         f"{epsilon_text(largest['no_amplification'])}{_groups(largest, privacy['unit'])}",
     )
-    if tuning["distribution"] == "earlier runs":
+    if tuning["distribution"] == EARLIER:
         cost = "no epsilon is stated"
         if tuning["epsilon"] is not None:
             cost = f"epsilon {epsilon_text(tuning['epsilon'])}"

@@ -41,6 +41,7 @@ examples:
 _CONFIGURED = (
     "run",
     "sweep",
+    "tune",
     "plan",
     "validate",
     "explain",

@@ -38,7 +38,7 @@ def main(arguments: Sequence[str]) -> int:
     options = parser.read(arguments)
     with Counting("checking jobs") as counting:
         jobs = plan(options.overrides, options.multirun, told=counting)
-    found = _forecasts(jobs, measured=not options.no_measure)
+    found = forecasts(jobs, measured=not options.no_measure)
     if options.format == "json":
         print(json.dumps({"schema": SCHEMA, "jobs": found, "total": total(found)}, indent=2))
         return DONE
@@ -50,7 +50,7 @@ def main(arguments: Sequence[str]) -> int:
     return DONE
 
 
-def _forecasts(jobs: list[Job], measured: bool) -> list[dict[str, Any]]:
+def forecasts(jobs: list[Job], measured: bool) -> list[dict[str, Any]]:
     """One forecast a job; what is the same for several jobs is done once.
 
     Raises:

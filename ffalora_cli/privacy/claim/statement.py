@@ -67,6 +67,7 @@ PROTECTS_IMAGES = PROTECTS | {
     ),
 }
 SELECTED = "RDP, Papernot and Steinke 2022"
+EARLIER = "earlier runs"  # the trials have ledgers of their own
 COMPOSED = (
     "the ledgers of those runs and this one composed, for a unit that all of them trained on; one "
     "that was held out to judge them is protected in this run, not against the choice"
@@ -313,7 +314,7 @@ def _tuning(plan: PrivacyPlan, used: Ints | None, claim: float) -> dict[str, Any
         by, how = ("", NO_BOUND) if bound is None else (f"{bound[1].upper()}, ", COMPOSED)
         return facts | {
             "trials": plan.trial_runs,
-            "distribution": "earlier runs",
+            "distribution": EARLIER,
             "epsilon": None if bound is None else _number(bound[0]),
             "method": by + how,
         }

@@ -1,0 +1,187 @@
+"""Words a tune: the table of what was tried, what was chosen, and what all of it costs."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ffalora_cli.cli.screen.units import human_seconds, score
+from ffalora_cli.cli.screen.words import counted
+from ffalora_cli.cli.tune_asked import Asked, label
+from ffalora_cli.cli.tune_stages import Tune
+from ffalora_cli.metric_keys import short_name
+from ffalora_cli.privacy.rounding import epsilon_text
+from ffalora_cli.report.runs.selection import value_at
+from ffalora_cli.report.runs.settings import title
+from ffalora_cli.report.runs.statistics import summarize
+from ffalora_cli.report.table.formats import Grid
+from ffalora_cli.sweep.jobs import FAILED
+from ffalora_cli.sweep.progress import result
+from ffalora_cli.sweep.tuning import Cell, Setting, at_edge, best, best_for_all
+
+_CHOSEN = "*"
+
+
+def tried(tune: Tune) -> list[dict[str, Any]]:
+    """A line a cell and setting, in the units of the records; None for what is not there."""
+    asked, lines = tune.asked, []
+    for n, cell in enumerate(asked.cells):
+        chosen = best(cell.worth, asked.higher)
+        for setting in sorted(cell.worth, key=lambda one: [_size(text) for text in one]):
+            jobs, values = tune.trials[n, setting], tune.values(n, setting)
+            sample = summarize([value for value in values if value is not None])
+            ends = [tune.batches.statuses[job.number] for job in jobs]
+            failures = [e.ended.error or "" for e in ends if e.state == FAILED and e.ended]
+            summaries = [result(job.path) for job in jobs]
+            spent = [value_at(one, "privacy.epsilon_max.spent") for one in summaries]
+            lines.append(
+                {
+                    **dict(text.split("=", 1) for text in cell.fixed),  # type: ignore[misc]
+                    **asked.set_to(setting),
+                    f"{asked.metric}:mean": cell.worth[setting],
+                    f"{asked.metric}:sd": sample.sd,
+                    "seeds": " ".join(asked.tuning_seeds),
+                    "epsilon": max((e for e in spent if isinstance(e, float)), default=None),
+                    "seconds": sum(one.get("seconds") or 0.0 for one in summaries),
+                    "chosen": setting == chosen,
+                    "failure": failures[0] if failures else None,
+                    "runs": " ".join(job.path.name for job in jobs),
+                }
+            )
+    return lines
+
+
+def grid(tune: Tune) -> Grid:
+    """The table for people: scores in percent, failures in words, a star at what was chosen."""
+    lines, metric = tried(tune), tune.asked.metric
+    keys = [*dict(text.split("=", 1) for text in tune.asked.cells[0].fixed), *tune.asked.keys]  # type: ignore[misc]
+    columns: dict[str, list[str]] = {title(key).replace("_", " "): [] for key in keys}
+    for line in lines:
+        for key in keys:
+            columns[title(key).replace("_", " ")].append(line[key])
+    scores = [score(metric, line[f"{metric}:mean"]) for line in lines]
+    marks = [f" {_CHOSEN}" if line["chosen"] else "" for line in lines]
+    columns[short_name(metric)] = [a + b for a, b in zip(scores, marks, strict=True)]
+    columns["sd"] = [score(metric, line[f"{metric}:sd"]) for line in lines]
+    columns["epsilon"] = [epsilon_text(line["epsilon"]) for line in lines]
+    columns["time"] = [human_seconds(line["seconds"] or None) for line in lines]
+    columns["failure"] = [(line["failure"] or "-")[:60] for line in lines]
+    kept = {
+        name: cells
+        for i, (name, cells) in enumerate(columns.items())
+        if i < len(keys) or {"-"} != set(cells)
+    }
+    return Grid(tuple(kept), tuple(zip(*kept.values(), strict=True)), len(keys), tuple(notes(tune)))
+
+
+def notes(tune: Tune) -> list[str]:
+    """What was chosen and by what; both conventions; edges; failures."""
+    asked = tune.asked
+    seeds = f"seed{'s' if len(asked.tuning_seeds) > 1 else ''} {', '.join(asked.tuning_seeds)}"
+    found = [
+        f"{short_name(asked.metric)} after the last round on held-out tuning rows "
+        f"(task.eval_on=tune), {seeds}, none of the reported ones; {_CHOSEN} chosen, of two alike "
+        f"the smaller; {_numbers(asked.cells)}"
+    ]
+    chosen = {n: best(cell.worth, asked.higher) for n, cell in enumerate(asked.cells)}
+    for n, cell in enumerate(asked.cells):
+        one = chosen[n]
+        if one is None:
+            found.append(f"{_name(cell)}every setting failed, so none is chosen")
+            continue
+        found.append(
+            f"each at its best: {_name(cell)}{_typed(asked, one)} {_score(asked, cell.worth[one])}"
+        )
+        found += [
+            f"{_name(cell)}{title(asked.keys[axis])}={one[axis]} is the edge of what was tried; "
+            "more --refine goes on there, or give other values"
+            for axis in at_edge(cell.worth, one)
+        ]
+    if len(asked.cells) > 1:
+        found.append(_shared(asked))
+    return found
+
+
+def _shared(asked: Asked) -> str:
+    together = best_for_all([cell.worth for cell in asked.cells], asked.higher)
+    if together is None:
+        return "one setting for all: none was tried in every cell with success"
+    setting, values = together
+    said = (
+        f"{_name(cell)}{_score(asked, value)}"
+        for cell, value in zip(asked.cells, values, strict=True)
+    )
+    return f"one setting for all: {_typed(asked, setting)}, the best mean: {', '.join(said)}"
+
+
+def _numbers(cells: Sequence[Cell]) -> str:
+    """How many settings each cell was given: the same, or else each by name."""
+    counts = [len(cell.worth) for cell in cells]
+    if len(set(counts)) == 1:
+        each = " for each" if len(cells) > 1 else ""
+        return f"{counted(counts[0], 'setting')}{each}"
+    named = (f"{_name(cell)}{counted(n, 'setting')}" for cell, n in zip(cells, counts, strict=True))
+    return f"not equally many: {', '.join(named)}"
+
+
+def _name(cell: Cell) -> str:
+    values = list(label(cell).values())
+    return f"{' '.join(values)}: " if values else ""
+
+
+def _typed(asked: Asked, setting: Setting) -> str:
+    return " ".join(f"{key}={value}" for key, value in asked.set_to(setting).items())
+
+
+def _score(asked: Asked, value: float | None) -> str:
+    return score(asked.metric, value)
+
+
+def _size(text: str) -> tuple[float, str]:
+    try:
+        return float(text), ""
+    except ValueError:
+        return float("inf"), text
+
+
+def aligned(table: Grid) -> list[str]:
+    """The table in columns, then its notes."""
+    widths = [max(map(len, column)) for column in zip(table.head, *table.rows, strict=True)]
+    lines = []
+    for row in (table.head, *table.rows):
+        cells = [
+            cell.ljust(width) if i < table.words else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        lines.append("  ".join(cells).rstrip())
+    return [*lines, *(f"  {note}" for note in table.notes)]
+
+
+def planned(asked: Asked, done: int, forecasts: Sequence[Mapping[str, Any]]) -> list[str]:
+    """How many runs there will be, and how long they take.
+
+    Args:
+        asked: of the tune.
+        done: runs that are finished already.
+        forecasts: of a trial and a final run of every cell, in turn; empty where none was made.
+    """
+    cells, tuning, seeds = len(asked.cells), len(asked.tuning_seeds), len(asked.seeds)
+    total = cells * (asked.trials * tuning + seeds)
+    lines = [
+        f"tune      {counted(cells, 'cell')} x {counted(asked.trials, 'setting')} x "
+        f"{counted(tuning, 'tuning seed')}, then {cells} x {counted(seeds, 'final run')}: "
+        f"{counted(total, 'run')}" + (f", {done} of them done" if done else "")
+    ]
+    times = [found["time"] for found in forecasts]
+    if times and all(times):
+        counts = itertools.cycle((asked.trials * tuning, seeds))
+        seconds = sum(n * time["seconds"] for n, time in zip(counts, times, strict=False))
+        seconds *= (total - done) / total
+        error = max(time["error"] for time in times)
+        low, high = human_seconds(seconds / (1 + error)), human_seconds(seconds * (1 + error))
+        lines.append(
+            f"time      about {human_seconds(seconds)} ({low} to {high}) one after another, "
+            "loading not counted"
+        )
+    return lines
