@@ -24,6 +24,7 @@ CONFIG = {
 }
 SUMMARY = {
     "status": "finished",
+    "headline": "eval/accuracy",
     "value": 0.8,
     "final": {"eval/accuracy": 0.8, "train/loss": 0.123},
     "best": {"round": 3, "value": 0.8},
@@ -101,7 +102,8 @@ def wandb_offline(folder):
     import wandb
 
     with pytest.MonkeyPatch.context() as patch:
-        for kind in ("DIR", "CACHE_DIR", "CONFIG_DIR", "DATA_DIR"):
+        patch.delenv("WANDB_DIR", raising=False)  # so that files are in the run's folder
+        for kind in ("CACHE_DIR", "CONFIG_DIR", "DATA_DIR"):
             (folder / kind).mkdir(parents=True, exist_ok=True)
             patch.setenv(f"WANDB_{kind}", str(folder / kind))
         patch.setenv("WANDB_MODE", "offline")
