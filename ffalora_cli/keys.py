@@ -129,6 +129,18 @@ def secure_normal(key: Key, shape: tuple[int, ...] = ()) -> np.ndarray:
     return np.asarray(0.5 * total).reshape(shape)
 
 
+def mixed(words: torch.Tensor, counters: torch.Tensor) -> torch.Tensor:
+    """64 random bits for each word and counter, int64 as they broadcast; the same on any device.
+
+    The ``counters``-th output of SplitMix64 (Steele, Lea and Flood 2014) started at the word: whole
+    numbers alone, so no order, shape or device changes a bit. Not for noise: see ``box_muller``.
+    """
+    bits = words + counters * -0x61C8864680B583EB  # 2^64 over the golden ratio; int64 wraps around
+    for shift, factor in ((30, -0x40A7B892E31B1A47), (27, -0x6B2FB644ECCEEE15)):
+        bits = (bits ^ (bits >> shift & ((1 << 64 - shift) - 1))) * factor
+    return bits ^ (bits >> 31 & ((1 << 33) - 1))
+
+
 def torch_seed(key: Key) -> int:
     """A 63-bit seed for ``torch.Generator.manual_seed`` (on the CPU 32 bits of it are used)."""
     return int.from_bytes(key[:8], "little") >> 1

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from ffalora_cli.adapters.ghost import Ghost
 from ffalora_cli.adapters.layout import Layout
@@ -22,6 +23,8 @@ class Context:
     def __init__(self) -> None:
         self.values: dict[str, Factor] = {}
         self.dropout: Callable[[str, Tensor], Tensor] | None = None
+        self.model_dropout: TorchFunctionMode | None = None  # around the frozen model's own passes
+        self.dropped = 0  # places where the model dropped something in the pass under way
         self.layout: Layout | None = None  # of rows end to end; None: the input's shape says it
         self.attended = False  # whether an attention has asked for a layout
 

@@ -157,12 +157,13 @@ def _keys(schema: type, prefix: str) -> Iterator[str]:
 
 
 def inner_type(expected: Any, value: Any = None) -> Any:
-    """What a value is if it is not null; where it may be a list or something else, as it is."""
+    """What a value is if it is not null; where it may be a list, a word or else, as it is."""
     if get_origin(expected) not in (Union, types.UnionType):
         return expected
     several = [a for a in get_args(expected) if a is not type(None)]
-    is_list = isinstance(value, list | tuple)
-    return next((a for a in several if (get_origin(a) is tuple) == is_list), several[0])
+    kind: Any = tuple if isinstance(value, list | tuple) else Literal
+    fits = [a for a in several if get_origin(a) is kind]
+    return fits[0] if fits and isinstance(value, list | tuple | str) else several[0]
 
 
 @cache  # reading them anew for every job takes as long as all the rest

@@ -19,6 +19,7 @@ UNITS: Mapping[str, str] = {
     "task.holdout_fraction": "share of a class",
     "adapter.rank": "columns",
     "adapter.dropout": "probability",
+    "model.dropout": "probability",
     "head.scale": "standard deviation",
     "model.head_scale": "standard deviation",
     "model.max_grad_norm": "norm",
@@ -30,6 +31,7 @@ UNITS: Mapping[str, str] = {
     "privacy.max_grad_norm": "norm",
     "privacy.clip_quantile": "share of examples",
     "privacy.clip_count_noise": "standard deviation in examples",
+    "privacy.participation_quantile": "probability",
     "privacy.trials": "runs",
     "federation.num_clients": "clients",
     "federation.cohort_size": "clients",
@@ -38,6 +40,7 @@ UNITS: Mapping[str, str] = {
     "federation.local_batch_size": "rows",
     "federation.assumed_bad": "clients",
     "federation.max_upload_norm": "norm",
+    "federation.clip_gradients": "norm",
     "federation.min_clients": "uploads",
     "federation.dropout_rate": "probability",
     "federation.straggler_rate": "probability",
@@ -82,7 +85,7 @@ def _words(expected: Any) -> str:
         several = [_words(a) for a in arguments if a is not type(None)]
         return f"{' or '.join(several)}, or null"
     if origin is Literal:
-        return "one of a set"
+        return "one of a set" if len(arguments) > 1 else str(arguments[0])
     if origin is tuple:
         return f"list of {_words(arguments[0])}"
     if origin is dict:

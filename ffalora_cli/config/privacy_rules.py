@@ -16,7 +16,14 @@ def check_privacy(config: Config) -> None:
     """Refuse a privacy group that no accountant covers."""
     privacy = config.privacy
     if privacy.unit == "none":
-        for name in (*_BUDGET, "delta", "max_grad_norm", *_ADAPTIVE, "rows_per_unit"):
+        for name in (
+            *_BUDGET,
+            "delta",
+            "max_grad_norm",
+            *_ADAPTIVE,
+            "rows_per_unit",
+            "participation_quantile",
+        ):
             value = getattr(privacy, name)
             if value is not None:
                 raise ConfigError(
@@ -24,6 +31,11 @@ def check_privacy(config: Config) -> None:
                     "privacy=text or client, or set it to null"
                 )
         return
+    if config.federation.clip_gradients is not None:
+        raise ConfigError(
+            f"federation.clip_gradients={config.federation.clip_gradients:g}: with privacy.unit="
+            f"{privacy.unit} privacy.max_grad_norm is the clip; set federation.clip_gradients=null"
+        )
     check_mechanism(privacy)
     check_cohort(privacy, config.federation)
     if privacy.unit == "column" and config.task.unit_column is None:
@@ -60,6 +72,10 @@ def check_mechanism(privacy: PrivacyConfig) -> None:
             "privacy.max_grad_norm=${model.max_grad_norm.query_value}"
         )
     _clip(privacy)
+    quantile = privacy.participation_quantile
+    if quantile is not None:
+        wanted = "from 0.5 to below 1, as in 0.999, or null for mean + 4 sd"
+        require("privacy.participation_quantile", quantile, 0.5 <= quantile < 1, wanted)
     require("privacy.trials", privacy.trials, privacy.trials >= 1, "1 (no tuning) or more")
     if privacy.sampling != "poisson" and privacy.unit == "client":
         raise ConfigError(

@@ -49,6 +49,8 @@ _RANGES: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
     ("adapter.dropout federation.local_momentum", lambda v: 0 <= v < 1, _SHARE),
     (f"{_SERVER}.momentum {_SERVER}.beta2", lambda v: 0 <= v < 1, _SHARE),
     ("federation.dropout_rate federation.straggler_rate", lambda v: 0 <= v < 1, _SHARE),
+    ("federation.clip_gradients", lambda v: v > 0, "above 0 (1 is usual), or null for no clip"),
+    ("model.dropout", lambda v: v == "own" or 0 < v < 1, "own, a rate between 0 and 1, or null"),
     ("federation.lr_end", lambda v: 0 <= v <= 1, "a share of federation.local_lr, 0 to 1"),
 )
 """Keys, which values each may have, in words; null is judged elsewhere."""
@@ -88,6 +90,7 @@ def check(
             f"privacy.unit=client: method={config.method.name} reads single uploads, and central "
             "noise is on their sum alone; set privacy.client_noise=local"
         )
+    _diagnostics(config)
     check_arrivals(config, linear)
     server = config.federation.server_optimizer
     plain = server.name == "sgd" and server.lr == 1.0 and server.momentum == 0.0
@@ -298,6 +301,16 @@ def _engine(config: Config) -> None:
             )
     if not config.tracking.project:
         raise ConfigError("tracking.project is empty; name a project, as in ffalora")
+
+
+def _diagnostics(config: Config) -> None:
+    privacy = config.privacy
+    released = privacy.unit != "client" or privacy.client_noise == "local"
+    if config.diagnostics == "mechanism" and not released:
+        raise ConfigError(
+            "diagnostics=mechanism reads single uploads, and with privacy.unit=client only their "
+            "noised sum is released; set diagnostics=none, or privacy.client_noise=local"
+        )
 
 
 def _private(units: Set[str]) -> str:

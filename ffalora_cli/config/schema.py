@@ -108,6 +108,7 @@ class ModelConfig:
     tuned: tuple[Tuned, ...] = ()  # where rates and clip were found; a guess anywhere else
     random_weights: bool = False  # real architecture, random weights (benchmarks only)
     cache: str | None = None  # paths.cache: a model inside one file is unpacked there
+    dropout: float | Literal["own"] | None = None  # of the frozen model in training; null = off
 
 
 @dataclass(frozen=True)
@@ -203,8 +204,10 @@ class PrivacyConfig:
     sampling: Literal["poisson", "fixed", "shuffled"] = "poisson"  # of the rows of a batch
     rows_per_unit: int | None = None  # rows of a unit used in a step (cost alone); null = all
     budget_guard: Literal["stop", "refuse"] = "stop"  # when the target affords fewer rounds
+    participation_quantile: float | None = None  # of a client's number of rounds; null: 4 sd above
     trials: int = 1  # runs of a search on the same rows (their mean); 1 = no tuning
     trial_distribution: Literal["geometric", "poisson", "fixed"] = "geometric"
+    trial_runs: tuple[str, ...] = ()  # in paths.runs: they chose these settings
 
     @property
     def inside_clients(self) -> bool:
@@ -254,6 +257,7 @@ class FederationConfig:
     lr_schedule: Literal["constant", "cosine", "linear"] = "constant"  # of local_lr over rounds
     warmup_rounds: int = 0  # first rounds in which local_lr rises
     lr_end: float = 0.0  # share of local_lr towards which a schedule falls
+    clip_gradients: float | None = None  # norm of a batch's gradient; without privacy
     budget_megabytes: float | None = None  # of all rounds, both ways; for plans alone
 
 
@@ -313,3 +317,4 @@ class Config:
     tracking: TrackingConfig
     paths: PathsConfig
     evaluation: EvaluationConfig = EvaluationConfig()
+    diagnostics: Literal["none", "mechanism"] = "none"  # what else a round measures

@@ -1,10 +1,12 @@
-"""Checks before training that the reference engine's per-example gradients of a model are right.
+"""Checks before training that an example's gradient is its own, whatever is beside it.
 
-Opacus reads an example's gradient off the first axis of what goes into and comes out of a layer. A
-layer that is called once for all examples (DeBERTa projects its table of relative positions with
-batch 1) puts everybody's gradient on one of them: its clip holds, and the others move it by more
-than C. No list of families would be complete, so a few short rows decide: what they have in a batch
-against what each has alone, by an ordinary backward pass without any hook.
+The reference engine: Opacus reads an example's gradient off the first axis of what goes into and
+comes out of a layer. A layer that is called once for all examples (DeBERTa projects its table of
+relative positions with batch 1) puts everybody's gradient on one of them: its clip holds, and the
+others move it by more than C. No list of families would be complete, so a few short rows decide:
+what they have in a batch against what each has alone, by a backward pass without any hook.
+
+Dropout of the frozen model, in both engines: a row's loss in a batch against its loss alone.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 import torch
@@ -19,7 +22,9 @@ from torch import Tensor
 
 from ffalora_cli import keys
 from ffalora_cli.config.errors import ConfigError
+from ffalora_cli.engine.gradients import MicroBatch
 from ffalora_cli.engine.job import ExamplePrivacy, LocalJob, LocalOptimizer
+from ffalora_cli.engine.model_dropout import ModelDropout
 from ffalora_cli.engine.reference import ReferenceEngine
 from ffalora_cli.models.network import Network
 from ffalora_cli.tasks.targets import Targets
@@ -99,6 +104,35 @@ def check_per_example_gradients(
             )
 
 
+def check_model_dropout(network: Network, examples: Examples, rate: float | Literal["own"]) -> None:
+    """Compare losses of a few rows together with each row's alone, under the same keys.
+
+    Args:
+        network: of the run.
+        examples: its training set; the shortest rows are taken.
+        rate: ``model.dropout``.
+
+    Raises:
+        ConfigError: a row's loss depends on the rows beside it, or nothing is ever dropped.
+    """
+    shortest = np.argsort(np.asarray(examples.lengths), kind="stable")[:ROWS]
+    few = _FirstTokens(examples, shortest)
+    order = np.argsort(-few.lengths, kind="stable")
+    together = _losses(network, few, order, rate)
+    if network.context.dropped == 0:
+        raise ConfigError(
+            f"model.dropout={rate}: this model drops nothing by its own config; give a rate, as in "
+            "model.dropout=0.1, or model.dropout=null"
+        )
+    alone = torch.cat([_losses(network, few, order[i : i + 1], rate) for i in range(len(order))])
+    off = float((together - alone).abs().max() / alone.abs().max().clamp_min(1e-30))
+    if not off <= TOLERANCE[next(network.model.parameters()).dtype]:
+        raise ConfigError(
+            f"model.dropout={rate}: with this model what is dropped of a row changes with the rows "
+            f"beside it (its loss by {100 * off:.0f} %); use model.dropout=null, or adapter.dropout"
+        )
+
+
 def _difference(found: Stack, alone: Stack) -> float:
     """Largest relative difference of a tensor of an example; NaN where one is not finite.
 
@@ -132,3 +166,15 @@ def _job(network: Network, covered: Sequence[str]) -> LocalJob:
         optimizer=LocalOptimizer("sgd", 1.0),
         privacy=ExamplePrivacy(1.0, one, one, b""),
     )
+
+
+def _losses(
+    network: Network, examples: Examples, rows: np.ndarray, rate: float | Literal["own"]
+) -> Tensor:
+    """Of rows ``[rows]`` with dropout, by keys of their own."""
+    context, values = network.context, network.initial
+    words = np.array([keys.torch_seed(keys.derive(0, "check", int(row))) for row in rows])
+    with network.dropping(None, ModelDropout(context, rate, words)), torch.no_grad():
+        batch = MicroBatch.of(network, examples, np.zeros(len(rows), np.int64), rows)
+        given = {n: v.to(network.device) for n, v in values.items()}
+        return network.losses(batch.inputs, given, batch.targets)

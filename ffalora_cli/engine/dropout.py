@@ -14,12 +14,14 @@ from ffalora_cli.engine.job import LocalJob
 
 def keyed_dropout(
     job: LocalJob, step: int, slots: np.ndarray, rows: np.ndarray
-) -> Callable[[str, Tensor], Tensor]:
+) -> Callable[[str, Tensor], Tensor] | None:
     """A function (site, x ``[examples, ..., d_in]``) -> x with dropped and rescaled entries.
 
     A row's mask is drawn token by token from its own generator, so it depends neither on the
-    padding nor on which other rows share the micro-batch.
+    padding nor on which other rows share the micro-batch. None where nothing is dropped.
     """
+    if job.dropout == 0:
+        return None
     row_keys = [
         keys.derive(job.dropout_key, "dropout", int(job.clients[slot]), job.round, step, int(row))
         for slot, row in zip(slots, rows, strict=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 import torch
@@ -23,6 +23,7 @@ class LocalOptimizer:
     lr: float
     momentum: float = 0.0
     weight_decay: float = 0.0
+    clip_gradients: float | None = None  # norm that a batch's gradient is cut to before a step
 
     def build(self, parameters: Sequence[torch.nn.Parameter]) -> torch.optim.Optimizer:
         """The ``torch.optim`` object over these parameters."""
@@ -56,12 +57,18 @@ class LocalJob:
     trainable: tuple[str, ...]  # names in ``start`` that are trained, in layout order
     optimizer: LocalOptimizer
     privacy: ExamplePrivacy | None = None
-    dropout: float = 0.0
+    dropout: float = 0.0  # of the adapters' inputs
+    model_dropout: float | Literal["own"] | None = None  # of the frozen model
     dropout_key: Key = b""
     extents: Mapping[str, np.ndarray] | None = None  # trained -> int [clients, axes]: where clients
     # have different ranks, how much of each axis is a client's own; the rest is zero and stays so
     poll: Poll = never  # between micro-batches; raises to abandon the job
     max_tokens: int | None = None  # of a micro-batch, if an earlier job ran out of memory with more
+
+    @property
+    def drops(self) -> bool:
+        """Whether any dropout is on."""
+        return self.dropout > 0 or self.model_dropout is not None
 
 
 @dataclass(frozen=True)

@@ -63,7 +63,7 @@ def job_parts(job: LocalJob) -> tuple[dict[str, Any], Tensors, Tensors]:
         "trainable": job.trainable,
         "optimizer": asdict(job.optimizer),
         "privacy": privacy and [privacy.max_grad_norm, privacy.clip, _key(privacy.secret)],
-        "dropout": [job.dropout, _key(job.dropout_key)],
+        "dropout": [job.dropout, job.model_dropout, _key(job.dropout_key)],
         "max_tokens": job.max_tokens,
         "steps": [step.units is not None for step in job.batches],
         "extents": None if job.extents is None else list(job.extents),
@@ -81,7 +81,8 @@ def job_parts(job: LocalJob) -> tuple[dict[str, Any], Tensors, Tensors]:
 
 def job_of(facts: Mapping[str, Any], tensors: Tensors) -> LocalJob:
     """The job of these parts; nobody stops it."""
-    count, privacy, (dropout, key) = len(facts["clients"]), facts["privacy"], facts["dropout"]
+    count, privacy = len(facts["clients"]), facts["privacy"]
+    dropout, of_model, key = facts["dropout"]
     start: Stack = {n: tensors[f"own/{n}"] for n in facts["own"]}
     for name in facts["shared"]:
         value = tensors[f"plain/{name}"]
@@ -105,6 +106,7 @@ def job_of(facts: Mapping[str, Any], tensors: Tensors) -> LocalJob:
         optimizer=LocalOptimizer(**facts["optimizer"]),
         privacy=privacy,
         dropout=dropout,
+        model_dropout=of_model,
         dropout_key=_of_key(key),
         max_tokens=facts["max_tokens"],
         extents=None if names is None else {n: arrays[f"extent/{n}"] for n in names},

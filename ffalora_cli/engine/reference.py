@@ -11,7 +11,7 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cache, partial
 from typing import Any
@@ -20,10 +20,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ffalora_cli.adapters.context import Context
 from ffalora_cli.adapters.head import HeadLinear
 from ffalora_cli.adapters.sites import AdaptedLinear, replace
 from ffalora_cli.engine.dropout import keyed_dropout
 from ffalora_cli.engine.job import ExamplePrivacy, LocalJob, LocalResult, StepBatches
+from ffalora_cli.engine.model_dropout import model_dropout
 from ffalora_cli.engine.precision import exact_products
 from ffalora_cli.engine.stacked.round_tensors import views
 from ffalora_cli.models.network import Network
@@ -106,10 +108,13 @@ class ReferenceEngine:
                 job.poll()
                 mine = pairs.slots == slot
                 rows, units = pairs.rows[mine], _rows_of_units(pairs, mine)
-                if job.dropout > 0:
-                    _set_dropout(model, keyed_dropout(job, step, np.full(len(rows), slot), rows))
                 optimizer.zero_grad()
-                self._backward(wrapped, job.trainable, parameters, job.privacy, rows, units, counts)
+                with _dropping(model, job, step, np.full(len(rows), slot), rows):
+                    self._backward(
+                        wrapped, job.trainable, parameters, job.privacy, rows, units, counts
+                    )
+                if job.optimizer.clip_gradients is not None:
+                    nn.utils.clip_grad_norm_(parameters, job.optimizer.clip_gradients)
                 if job.privacy is not None:
                     optimizer.units = units
                     optimizer.noise_for_step = _client_noise(job, slot, step, self.network.device)
@@ -337,7 +342,17 @@ def _clean(
     return clipped, dropped
 
 
-def _set_dropout(model: nn.Module, masks: Any) -> None:
+@contextmanager
+def _dropping(
+    model: nn.Module, job: LocalJob, step: int, slots: np.ndarray, rows: np.ndarray
+) -> Iterator[None]:
+    """A step with the job's dropout; the next one draws its own."""
+    masks = keyed_dropout(job, step, slots, rows)
     for module in model.modules():
-        if isinstance(module, AdaptedLayer):
+        if masks is not None and isinstance(module, AdaptedLayer):
             module.dropout = partial(masks, module.site)
+    own = model_dropout(Context(), job, step, slots, rows)
+    if own is not None:
+        model.train()
+    with own or nullcontext():
+        yield

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from typing import Literal
 
 import numpy as np
 
@@ -45,7 +46,9 @@ class Setting:
         plan: privacy plan, or None.
         options: of the method.
         dropout: of the adapters.
+        model_dropout: of the frozen model.
         poll: called between micro-batches.
+        mechanism: whether rounds measure the uploads (``server.mechanism``).
         corrupt: changes single uploads on their way (simulated adversaries); None = nobody does.
     """
 
@@ -60,7 +63,9 @@ class Setting:
     plan: PrivacyPlan | None
     options: dict[str, object] = field(default_factory=dict)
     dropout: float = 0.0
+    model_dropout: float | Literal["own"] | None = None
     poll: Poll = never
+    mechanism: bool = False
     corrupt: Corrupt | None = None
 
     def __post_init__(self) -> None:
@@ -151,4 +156,5 @@ class Setting:
     def optimizer(self, round: int) -> LocalOptimizer:
         """Of every client; its state is fresh in every exchange."""
         c, rate = self.config, local_lr(self.config, round)
-        return LocalOptimizer(c.local_optimizer, rate, c.local_momentum, c.local_weight_decay)
+        own = (c.local_momentum, c.local_weight_decay, c.clip_gradients)
+        return LocalOptimizer(c.local_optimizer, rate, *own)

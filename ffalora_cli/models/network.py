@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -36,7 +37,9 @@ from ffalora_cli.tasks.targets import BatchTargets
 from ffalora_cli.types import Examples, Site, Tensors, TensorSpec
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
+
+    from torch.overrides import TorchFunctionMode
 
     from ffalora_cli.adapters.base import Form
 
@@ -110,7 +113,8 @@ class Network:
         Images are all of one size, so that a batch of them has nothing to leave out.
         """
         texts = self.task.modality == "text"
-        return texts and not self.padding and self.context.dropout is None
+        drops = self.context.dropout or self.context.model_dropout
+        return texts and not self.padding and drops is None
 
     @property
     def class_rows(self) -> int:
@@ -189,7 +193,8 @@ class Network:
                 return found
             return found.index_select(0, inputs.rows(targets))
         self._padding(values)
-        padded: Tensor = part(**inputs)[0]
+        with self.context.model_dropout or nullcontext():
+            padded: Tensor = part(**inputs)[0]
         return padded if targets is None else targets.read(padded)
 
     def next_scores(
@@ -246,9 +251,21 @@ class Network:
                 self.replaced += 1
             adapters.weight_of(base).copy_(loaded.float() + delta.to(loaded.device))
 
-    def with_dropout(self, masks: Callable[[str, Tensor], Tensor] | None) -> None:
-        """Apply adapter dropout in the next forward passes (None: no dropout)."""
-        self.context.dropout = masks
+    @contextmanager
+    def dropping(
+        self, masks: Callable[[str, Tensor], Tensor] | None, model: TorchFunctionMode | None = None
+    ) -> Iterator[None]:
+        """Passes with dropout on adapters' inputs, and in the frozen model (None: without)."""
+        context = self.context
+        context.dropout, context.model_dropout, context.dropped = masks, model, 0
+        if model is not None:
+            self.model.train()
+        try:
+            yield
+        finally:
+            context.dropout = context.model_dropout = None
+            if model is not None:
+                self.model.eval()
 
 
 def build_network(

@@ -50,7 +50,8 @@ _PUBLIC = {
     "privacy": (
         "schema unit protects relation sampling sampling_note accountant library delta "
         "max_grad_norm mechanism.clip mechanism.clip_note mechanism.sensitivity "
-        "mechanism.noise_by calibration epsilon_target num_clients covered noise.* outside"
+        "mechanism.noise_by calibration epsilon_target participation participation.* num_clients "
+        "covered noise.* outside"
     ),
     "config": "**",
     # An exported folder, which is also what goes to the hub.
@@ -92,6 +93,8 @@ LINES: tuple[tuple[str, Kind, Kind], ...] = (
     # The adaptive clip and the noised share that moves it are paid for by the plan.
     (f"metrics.{CLIP}", "noised", "noised"),
     (f"metrics.{UNCLIPPED}", "noised", "noised"),
+    # Of uploads where these are released, of global tensors and of the planned noise.
+    ("metrics.mechanism/**", "noised", "noised"),
     # A round's seconds follow from the rows that were drawn and from their lengths.
     ("metrics.time/*", "home", "home"),
     (f"metrics.{LEARNING_RATE}", "public", "public"),  # of the configuration alone

@@ -11,6 +11,7 @@ import torch
 from ffalora_cli import keys
 from ffalora_cli.engine.build import build_engine
 from ffalora_cli.engine.job import ExamplePrivacy, LocalJob, LocalOptimizer, StepBatches, stack_step
+from ffalora_cli.engine.stacked.engine import StackedEngine
 from ffalora_cli.models.families import short_attention
 from ffalora_cli.privacy.mechanism import batches
 from tests.tiny import TinyExamples, tiny_network
@@ -142,6 +143,38 @@ def test_stacked_equals_reference_with_dropout():
     )
     assert gap(stacked.trained, reference.trained) < 1e-4
     assert gap(stacked.trained, without.trained) > 1e-4
+
+
+@pytest.mark.parametrize("way", ["stacked", "fixed shapes", "reference"])
+def test_a_batch_gradient_is_cut_as_torch_cuts_it(way):
+    """One step of SGD at rate 1 moves by the gradient: torch's own function cuts that."""
+    network, examples = tiny_network("bert"), TinyExamples(36)
+    plain = LocalOptimizer("sgd", 1.0)
+    work = job(
+        network, factors=("lora_a", "lora_b"), head=True, steps=1, private=False, optimizer=plain
+    )
+
+    def moved(optimizer):
+        engine = build_engine(
+            "reference" if way == "reference" else "stacked", network, examples, 64
+        )
+        if way == "fixed shapes":
+            engine = StackedEngine(network, examples, 64, fixed=True)
+        found = engine.train(dataclasses.replace(work, optimizer=optimizer)).trained
+        return {n: found[n] - work.start[n] for n in work.trainable}
+
+    free = moved(plain)
+    norms = torch.cat([v.flatten(1) for v in free.values()], 1).norm(dim=1)  # [clients]
+    most = float(norms.median())
+    assert norms.min() < most < norms.max()
+    cut = moved(dataclasses.replace(plain, clip_gradients=most))
+    for client in range(len(norms)):
+        parameters = [torch.nn.Parameter(v[client]) for v in free.values()]
+        for parameter in parameters:
+            parameter.grad = parameter.detach().clone()
+        torch.nn.utils.clip_grad_norm_(parameters, most)
+        for parameter, found in zip(parameters, cut.values(), strict=True):
+            assert torch.allclose(parameter.grad, found[client], atol=1e-6)
 
 
 def test_both_engines_add_the_same_secure_noise():

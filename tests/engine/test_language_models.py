@@ -216,13 +216,12 @@ def test_dropout_leaves_a_row_alone_where_examples_and_tokens_are_one_axis():
 
     def losses(rows):
         stacked = {n: torch.stack([whose[row][n] for row in rows]) for n in whose[0]}
-        network.with_dropout(keyed_dropout(job, 0, np.zeros(len(rows), np.int64), rows))
-        with torch.no_grad():
+        masks = keyed_dropout(job, 0, np.zeros(len(rows), np.int64), rows)
+        with torch.no_grad(), network.dropping(masks):
             return network.losses(
                 network.inputs(examples, rows), stacked, examples.targets.batch(rows)
             )
 
     rows = np.argsort(-examples.lengths, kind="stable")
     together, alone = losses(rows), torch.cat([losses(rows[[i]]) for i in range(len(rows))])
-    network.with_dropout(None)
     assert torch.allclose(together, alone, rtol=1e-4)

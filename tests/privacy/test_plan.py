@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 import warnings
 
 import numpy as np
@@ -9,7 +10,8 @@ from ffalora_cli.config.errors import ConfigError
 from ffalora_cli.privacy.accounting.accountant import Accountant
 from ffalora_cli.privacy.accounting.curves import round_points
 from ffalora_cli.privacy.claim.spent import spent
-from ffalora_cli.privacy.planning.exposure import planned_rounds
+from ffalora_cli.privacy.claim.statement import statement
+from ffalora_cli.privacy.planning.exposure import Participation, planned_rounds
 from ffalora_cli.privacy.planning.make import make_plan
 from tests.privacy.cases import federation, privacy
 
@@ -117,6 +119,33 @@ def test_batch_larger_than_client_is_rate_one_with_warning():
 def test_participation_plan_is_mean_plus_four_sd(share, rounds):
     assert planned_rounds(1000, share) == rounds
     assert planned_rounds(3, share) <= 3
+
+
+@pytest.mark.parametrize("quantile", [0.5, 0.9, 0.999, 1 - 1e-9])
+def test_a_stated_quantile_is_the_binomials(quantile):
+    """Against the distribution summed term by term: the least number that is likely enough."""
+    rounds, share = 60, 0.3
+    terms = [math.comb(rounds, k) * share**k * (1 - share) ** (rounds - k) for k in range(61)]
+    least = next(n for n in range(61) if math.fsum(terms[: n + 1]) >= quantile)
+    often = Participation.of(rounds, share, quantile)
+    assert often.planned == planned_rounds(rounds, share, quantile) == least
+    assert often.beyond == pytest.approx(math.fsum(terms[least + 1 :]), rel=1e-6)
+    assert planned_rounds(60, 1.0, quantile) == 60 and planned_rounds(4, 0.01, 0.5) == 1
+
+
+def test_a_lower_quantile_needs_less_noise_and_the_statement_says_so():
+    some = federation(num_clients=10, cohort_size=3, cohort_sampling="poisson")
+    usual, often = (
+        make_plan(privacy(participation_quantile=q), [22_450] * 10, some, ["a"])
+        for q in (None, 0.9)
+    )
+    assert often.noise_multiplier.max() < usual.noise_multiplier.min()
+    assert often.epsilon_planned.max() <= 6.0
+    said, before = statement(often)["participation"], statement(usual)["participation"]
+    assert said["planned"] == often.planned_rounds[0] < 358 == before["planned"]
+    assert (said["rule"], before["rule"]) == ("quantile 0.9", "mean + 4 sd")
+    assert before["beyond"] < 1e-4 < said["beyond"] <= 0.1 and "then sits out" in said["note"]
+    assert statement(make_plan(privacy(), SST2, federation(), ["a"]))["participation"] is None
 
 
 @pytest.mark.parametrize("scheme", ["fixed", "poisson"])

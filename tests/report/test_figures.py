@@ -16,8 +16,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
+from ffalora_cli import metric_keys
 from ffalora_cli.config.errors import ConfigError
-from ffalora_cli.report.figures import clients, curves, pareto
+from ffalora_cli.metric_keys import CLIENT_DRIFT, GAP, NOISE_RATIO
+from ffalora_cli.report.figures import clients, curves, mechanism, pareto
 from ffalora_cli.report.figures.pareto import Point, mark_best
 from ffalora_cli.report.figures.places import places
 from ffalora_cli.report.figures.series import curve, epsilon_terms, group_runs, points
@@ -129,10 +131,10 @@ def test_labels_are_the_fewest_words_that_tell_lines_apart(tmp_path, seeds):
         made_run(tmp_path, ["method=lora", "adapter.rank=2", "adapter.alpha=2"], FIRST),
     ]
     labels = [group.label for group in group_runs(runs[:3]).groups]
-    assert labels == ["ffa_lora", "lora"]
+    assert labels == ["lora", "ffa_lora"]
     labels = [group.label for group in group_runs(runs[1:4]).groups]
-    assert labels == ["ffa_lora, epsilon 6 a client", "lora, epsilon 6 a client",
-                      "lora, not private"]  # fmt: skip
+    assert labels == ["lora, epsilon 6 a client", "lora, not private",
+                      "ffa_lora, epsilon 6 a client"]  # fmt: skip
     grouping = group_runs(runs[2:], by=["method"])
     assert [group.label for group in grouping.groups] == [
         "epsilon 6 a client, alpha 2",
@@ -330,8 +332,8 @@ def test_pareto_has_a_point_for_each_epsilon_and_leaves_out_the_unfinished(tmp_p
             group_runs(runs, unlabelled="privacy"), "uplink_bytes", "eval/accuracy"
         )
     rows = [(row["group"], row["epsilon"], row["runs"], row["best"]) for row in picture.rows]
-    assert rows == [("ffa_lora", 9.0, 2, 1), ("ffa_lora", None, 1, 1), ("lora", 9.0, 1, 0)]
-    assert picture.rows[0]["eval/accuracy"] == pytest.approx(0.75)
+    assert rows == [("lora", 9.0, 1, 0), ("ffa_lora", 9.0, 2, 1), ("ffa_lora", None, 1, 1)]
+    assert picture.rows[1]["eval/accuracy"] == pytest.approx(0.75)
     assert picture.notes == ("left out: 1 unfinished of 5 runs",)
     axis = picture.figure.axes[0]
     (low, high), (left, right) = axis.get_ylim(), axis.get_xlim()
@@ -378,3 +380,31 @@ def test_clients_are_dots_at_their_last_score(tmp_path):
     assert sorted(dots.get_xdata()) == [0.5, 0.9]
     assert all(a != b for a, b in pairwise(dots.get_ydata()))
     assert set(bar.get_xdata()) == {0.7}
+
+
+def measured(run, **values):
+    """The run with these values of the mechanism in every round but the first."""
+    added = {getattr(metric_keys, name): value for name, value in values.items()}
+    rounds = [replace(r, metrics=r.metrics | added if r.round else r.metrics) for r in run.rounds]
+    return replace(run, rounds=tuple(rounds))
+
+
+def test_the_mechanism_has_a_row_a_quantity_of_those_that_are_there(tmp_path):
+    noise = {"NOISE_RATIO": 3.0, "CLIPPED": 0.4}
+    lora = measured(made_run(tmp_path, ["method=lora"], FIRST), GAP=0.5, CLIENT_DRIFT=1.5, **noise)
+    ffa = measured(made_run(tmp_path, ["method=ffa_lora"], FIRST), GAP=0.0, CLIENT_DRIFT=1.0)
+    with styled():
+        picture = mechanism.draw(group_runs([lora, ffa]))
+    gap, noised, drift, clipped = picture.figure.subfigs[0].axes
+    assert [line.get_ydata()[-1] for line in gap.lines] == [0.0, 0.5]
+    assert [line.get_ydata()[-1] for line in noised.lines] == [3.0]
+    assert [line.get_ydata()[-1] for line in drift.lines] == [1.0, 1.5]
+    assert len(clipped.lines) == 1 and noised.get_ylim()[0] < 0.0
+    assert "keep the picture" in picture.notes[-1]
+    plain = measured(made_run(tmp_path, ["privacy=none"], FIRST), GAP=0.5, CLIPPED=0.0)
+    with styled():
+        assert len(mechanism.draw(group_runs([plain])).figure.subfigs[0].axes) == 1
+    found = Counter((row["metric"], row["group"]) for row in picture.rows)
+    assert found[GAP, "lora"] == found[NOISE_RATIO, "lora"] == found[CLIENT_DRIFT, "ffa_lora"] == 3
+    with pytest.raises(ConfigError, match="diagnostics=mechanism"), styled():
+        mechanism.draw(group_runs([made_run(tmp_path, ["seed=7"], FIRST)]))

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from ffalora_cli.records.reading import RunRecords
     from ffalora_cli.report.figures.style import Picture
 
-_KINDS = ("curves", "pareto", "partition", "clients")
+_KINDS = ("curves", "pareto", "partition", "clients", "mechanism")
 _X = ("round", "uplink_bytes", "total_bytes", "epsilon", "seconds")
 _WIDTH = "column (3.25 inches, the default), page (6.75) or inches, at which letters have 8 points"
 _EXAMPLES = """\
@@ -78,16 +78,21 @@ def _inches(words: str) -> float:
 
 
 def _picture(options: argparse.Namespace, runs: Sequence[RunRecords]) -> Picture:
-    from ffalora_cli.report.figures import clients, curves, pareto
+    from ffalora_cli.report.figures import clients, curves, mechanism, pareto
     from ffalora_cli.report.figures.series import group_runs
+    from ffalora_cli.report.names import Names
+    from ffalora_cli.report.runs.selection import typed_lists
 
     if options.kind == "partition":
         return _partition(runs)
     by = [key for key in (options.by or "").split(",") if key]
     unlabelled = "privacy" if options.kind == "pareto" else "-"  # epsilon has its own place there
-    grouping = group_runs(runs, by, options.over, unlabelled)
+    names = Names(typed=typed_lists(options.selectors))
+    grouping = group_runs(runs, by, options.over, unlabelled, names)
     if options.kind == "clients":
         return clients.draw(grouping, options.y or "")
+    if options.kind == "mechanism":
+        return mechanism.draw(grouping)
     metric = options.y or common_headline(runs)
     if options.kind == "pareto":
         return pareto.draw(grouping, options.x or "uplink_bytes", metric)

@@ -10,7 +10,7 @@ from torch import Tensor
 from ffalora_cli.adapters.ghost import Tape
 from ffalora_cli.engine.job import ExamplePrivacy
 from ffalora_cli.engine.precision import exact_products
-from ffalora_cli.privacy.mechanism.clipping import clip_rule, factors, was_cut
+from ffalora_cli.privacy.mechanism.clipping import SLACK, clip_rule, factors, was_cut
 from ffalora_cli.types import Stack
 
 SEAMS = ("add_clipped",)
@@ -86,6 +86,11 @@ def add_clipped(
     columns = [torch.where(finite, losses, 0.0), rows_seen, finite & cut, seen & ~finite, seen]
     counted = torch.stack([column.double() for column in columns], 1)  # [examples, 5]
     _add_rows(counts, slots, torch.ones_like(counted[:, 0]), counted)
+
+
+def cut_whole(total: Tensor, norm: float) -> None:
+    """Cut every client's gradient ``[clients, P]`` to a norm in place, as ``clip_grad_norm_``."""
+    total *= (norm / (total.norm(dim=1, keepdim=True) + SLACK)).clamp(max=1.0)
 
 
 def _add_rows(total: Tensor, slots: Tensor, weights: Tensor, rows: Tensor) -> None:

@@ -18,6 +18,7 @@ from ffalora_cli.engine.gradients import MicroBatch, gradients
 from ffalora_cli.engine.job import LocalJob, LocalResult, StepBatches
 from ffalora_cli.engine.memory import copy_bytes, out_of_memory
 from ffalora_cli.engine.microbatch import cut, deal, padded_tokens
+from ffalora_cli.engine.model_dropout import model_dropout
 from ffalora_cli.engine.ranks import ALONE, Ranks, of_clients, owners_of_clients
 from ffalora_cli.engine.sharding import Shares
 from ffalora_cli.engine.stacked import clipped_sums, unit_sums
@@ -103,6 +104,8 @@ class StackedEngine:
             self._sum_with_backoff(job, step, mine, tensors, tally)
             sharing.add(tensors.total)
             _privatise(job, step, pairs, tensors)
+            if job.optimizer.clip_gradients is not None:
+                clipped_sums.cut_whole(tensors.total, job.optimizer.clip_gradients)
             tensors.flat.grad = tensors.total
             optimizer.step()
         counts = sharing.added(tensors.counts[:clients].cpu().numpy())  # [clients, 5]
@@ -178,7 +181,7 @@ class StackedEngine:
         room = copy_bytes(self.network, self.max_tokens)
         ghosts = self._ghosts(tensors, lengths, room) if by_client else frozenset()
         max_examples = max(1, room // max(_copied(tensors, ghosts), 1))
-        packed = self.network.packs and job.dropout == 0
+        packed = self.network.packs and not job.drops
         one_row = self.network.task.reads == "example"
         fixed = packed and self.fixed and by_client and one_row
         bounds = (lengths, self.max_tokens, max_examples)
@@ -190,12 +193,12 @@ class StackedEngine:
                 work = partial(self._shapes.add, slots, rows, job.privacy, tensors, ghosts)
                 tally.padded += self._pass(work)
                 continue
-            if job.dropout > 0:
-                self.network.with_dropout(keyed_dropout(job, step, slots, rows))
             tape = Tape(slots, len(tensors.flat), ghosts)
             into = replace(sums, owner=sums.owner[batch])
-            self._pass(partial(self._add, job, rows, tensors, tape, into))
-            self.network.with_dropout(None)
+            context = self.network.context
+            masks = keyed_dropout(job, step, slots, rows)
+            with self.network.dropping(masks, model_dropout(context, job, step, slots, rows)):
+                self._pass(partial(self._add, job, rows, tensors, tape, into))
             class_rows = self.network.class_rows if packed else None
             tally.padded += padded_tokens(lengths[batch], class_rows)
 

@@ -8,7 +8,8 @@ layer alone, for one forward pass, is never wanted again.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -43,15 +44,19 @@ def _recomputed(forward: Callable[..., Any], context: Context, *args: Any, **kwa
     """``forward``, whose second pass finds the context as the first one did."""
     if not torch.is_grad_enabled():
         return forward(*args, **kwargs)
-    during = vars(context).copy()
-
-    def again(*args: Any, **kwargs: Any) -> Any:
-        now = vars(context).copy()
-        vars(context).update(during)
-        try:
-            return forward(*args, **kwargs)
-        finally:  # also where the second pass ends as soon as nothing more is wanted of it
-            vars(context).update(now)
-
+    passes = (nullcontext(), _as_it_was(context, vars(context).copy()))
     # Nothing draws from torch's generator here: dropout has masks of its own keys.
-    return checkpoint(again, *args, use_reentrant=False, preserve_rng_state=False, **kwargs)
+    how: dict[str, Any] = {"use_reentrant": False, "preserve_rng_state": False}
+    return checkpoint(forward, *args, context_fn=lambda: passes, **how, **kwargs)
+
+
+@contextmanager
+def _as_it_was(context: Context, during: Mapping[str, Any]) -> Iterator[None]:
+    """A pass with an earlier state of the context; on a GPU it is in a thread without any mode."""
+    now = vars(context).copy()
+    vars(context).update(during)
+    try:
+        with context.model_dropout or nullcontext():
+            yield
+    finally:  # also where the second pass ends as soon as nothing more is wanted of it
+        vars(context).update(now)

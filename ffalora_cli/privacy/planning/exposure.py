@@ -16,6 +16,28 @@ MOST_RATES = 50  # distinct sampling rates planned exactly; beyond, rates go up 
 GRID = 5e-4  # width of the grid of privacy losses then: five times quicker, at most 0.3 % above
 
 
+@dataclass(frozen=True)
+class Participation:
+    """How often a client may take part, and how likely it is drawn more often."""
+
+    rounds: int  # of the run
+    share: float  # probability of being drawn in one
+    planned: int  # rounds; drawn once more, a client sits out
+    quantile: float | None  # asked for; None: mean + 4 sd
+    beyond: float  # probability of being drawn more often (binomial)
+
+    @staticmethod
+    def of(rounds: int, share: float, quantile: float | None) -> Participation:
+        """The plan of one client."""
+        planned = planned_rounds(rounds, share, quantile)
+        if planned >= rounds:
+            return Participation(rounds, share, rounds, quantile, 0.0)
+        from scipy.stats import binom
+
+        beyond = float(binom.sf(planned, rounds, share))
+        return Participation(rounds, share, planned, quantile, beyond)
+
+
 @dataclass(frozen=True, eq=False)
 class Exposure:
     """Arrays are ``[num_clients]``."""
@@ -25,6 +47,7 @@ class Exposure:
     rate: Floats  # with which a unit is drawn in a step
     steps_per_round: int  # that a client is charged for
     rounds: int  # that a client may take part in as far as participation goes
+    participation: Participation | None = None  # None: a client pays for every round, drawn or not
 
     def accounted(self) -> tuple[Floats, float]:
         """Rates to account for, and the width of the grid of privacy losses.
@@ -54,15 +77,27 @@ def exposure_of(
     """
     if privacy.unit == "client":
         return _of_clients(privacy, len(sizes), federation, exchanges)
-    return _inside_clients(sizes, federation, exchanges)
+    return _inside_clients(privacy, sizes, federation, exchanges)
 
 
-def planned_rounds(rounds: int, share: float) -> int:
-    """Upper plan of the rounds one client takes part in: mean + 4 sd, at most all of them.
+def planned_rounds(rounds: int, share: float, quantile: float | None = None) -> int:
+    """Upper plan of the rounds that one client takes part in; drawn more often, it sits out.
 
     The K local steps of a round share one coin, so participation does not amplify per step; the
     plan bounds the count and the runner keeps to it.
+
+    Args:
+        rounds: of the run.
+        share: probability with which a client is drawn in one, independently of the others.
+        quantile: the least number that a client stays within with this probability (binomial);
+            None: mean + 4 sd, at most all of them.
     """
+    if share >= 1.0:
+        return rounds
+    if quantile is not None:
+        from scipy.stats import binom
+
+        return max(1, int(binom.ppf(quantile, rounds, share)))
     spread = 4.0 * math.sqrt(rounds * share * (1.0 - share))
     return min(rounds, math.ceil(share * rounds + spread))
 
@@ -74,11 +109,15 @@ def _participation(federation: FederationConfig, num_clients: int) -> float:
     return min(1.0, federation.cohort_size / num_clients)
 
 
-def _inside_clients(sizes: Ints, federation: FederationConfig, exchanges: int) -> Exposure:
+def _inside_clients(
+    privacy: PrivacyConfig, sizes: Ints, federation: FederationConfig, exchanges: int
+) -> Exposure:
     """A step is a local step on a client's own units."""
     batch = np.minimum(federation.local_batch_size, sizes).astype(np.float64)
-    rounds = planned_rounds(federation.rounds, _participation(federation, len(sizes)))
-    return Exposure(sizes, batch, batch / sizes, federation.local_steps * exchanges, rounds)
+    share = _participation(federation, len(sizes))
+    often = Participation.of(federation.rounds, share, privacy.participation_quantile)
+    steps = federation.local_steps * exchanges
+    return Exposure(sizes, batch, batch / sizes, steps, often.planned, often)
 
 
 def _of_clients(
@@ -88,7 +127,8 @@ def _of_clients(
     share = _participation(federation, clients)
     units, ones = np.full(clients, clients, dtype=np.int64), np.ones(clients)
     if privacy.client_noise == "local":  # the server sees who uploads: no amplification
-        return Exposure(units, ones, ones, exchanges, planned_rounds(federation.rounds, share))
+        often = Participation.of(federation.rounds, share, privacy.participation_quantile)
+        return Exposure(units, ones, ones, exchanges, often.planned, often)
     if exchanges > 1 and share < 1:
         raise ConfigError(
             f"privacy.unit=client: the method's {exchanges} exchanges of a round release sums of "

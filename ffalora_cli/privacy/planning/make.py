@@ -98,6 +98,7 @@ def make_plan(
         count_noise=planned_count_noise(privacy, noise, use.batch),
         client_noise=privacy.client_noise,
         rows_per_unit=privacy.rows_per_unit,
+        participation=use.participation,
     )
     claimed = max(float(plan.epsilon_planned.max()), plan.joint_epsilon(plan.planned_steps))
     plan = replace(plan, epsilon_claimed=claimed)

@@ -9,11 +9,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from ffalora_cli.privacy.accounting.accountant import Accountant
+from ffalora_cli.privacy.accounting.accountant import Accountant, Steps
 from ffalora_cli.privacy.accounting.curves import Curves
 from ffalora_cli.privacy.accounting.sampling import RELATIONS
 from ffalora_cli.privacy.mechanism.adaptive_clip import gradient_noise
 from ffalora_cli.privacy.mechanism.clipping import ClipKind
+from ffalora_cli.privacy.planning.exposure import Participation
 from ffalora_cli.privacy.planning.shared_rows import Holders
 from ffalora_cli.types import Floats, Ints
 
@@ -50,6 +51,8 @@ class PrivacyPlan:
     warnings: tuple[str, ...] = ()
     trials: float = 1.0  # expected runs of a random-stopping search; 1 = none
     trial_distribution: str = "geometric"
+    trial_runs: int = 0  # that chose this run's settings, each with a ledger of its own
+    trial_splits: tuple[tuple[Steps, ...], ...] = ()  # what they charged, as ``across`` reads it
     shared: Holders = ()
     clip: ClipKind = "flat"
     clip_quantile: float | None = None  # None: max_grad_norm stays; else it is where C starts
@@ -57,6 +60,7 @@ class PrivacyPlan:
     count_noise: Floats | None = None  # sd on a step's count of unclipped examples (adaptive clip)
     client_noise: Literal["central", "local"] = "central"
     rows_per_unit: int | None = None  # most rows of a unit that a step uses; None: all
+    participation: Participation | None = None  # None: every client pays for every round
     epsilon_claimed: float = 0.0  # planned, of the worst unit
     content: Literal["text", "image"] = "text"  # of a row, for the words of the claim
 

@@ -49,7 +49,7 @@ def draw(grouping: Grouping, x: str, y: str) -> Picture:
         if found.titles == found.colours and len(panels) == len(lines) > 1:
             _context(axis, lines, scale, x)
         for number, line in enumerate(inside):
-            _line(axis, line, own[line.label], scale, x, (number, len(inside)))
+            draw_line(axis, line, own[line.label], scale, x, (number, len(inside)))
     score_axis(axes[0], y)
     plain_x(axes[0], whole=x == "round")
     axes[0].margins(x=0.02)
@@ -84,7 +84,7 @@ def _below(grouping: Grouping, lines: Sequence[Curve], x: str) -> tuple[float, s
     return 1.0, X_AXES[x]
 
 
-def _line(
+def draw_line(
     axis: Axes, line: Curve, place: Place, scale: float, x: str, among: tuple[int, int]
 ) -> None:
     """A mean with its markers and spread; ``among``: its number in its panel, of how many."""

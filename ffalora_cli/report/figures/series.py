@@ -18,6 +18,7 @@ from ffalora_cli.config.errors import ConfigError, listed, nearest
 from ffalora_cli.metric_keys import DOWNLINK_TOTAL, EPSILON, ROUND_SECONDS, UPLINK_TOTAL
 from ffalora_cli.privacy.rounding import epsilon_text
 from ffalora_cli.records.reading import RunRecords
+from ffalora_cli.report.names import PAPER, Names
 from ffalora_cli.report.runs.settings import grouped, once, row_of, split, title
 from ffalora_cli.report.runs.statistics import Sample, summarize
 
@@ -63,7 +64,11 @@ class Grouping:
 
 
 def group_runs(
-    runs: Sequence[RunRecords], by: Sequence[str] = (), over: str = "seed", unlabelled: str = "-"
+    runs: Sequence[RunRecords],
+    by: Sequence[str] = (),
+    over: str = "seed",
+    unlabelled: str = "-",
+    names: Names = PAPER,
 ) -> Grouping:
     """Split runs into groups, finished or not.
 
@@ -72,9 +77,10 @@ def group_runs(
         by: keys that make groups, as ``compare --by`` takes them; none: those that differ.
         over: key averaged over.
         unlabelled: key prefix; such keys split groups but do not appear in labels.
+        names: the order of values.
 
     Returns:
-        Groups in the order of their values. One run that is there twice counts once.
+        Groups in the order of the rows of a table. One run that is there twice counts once.
 
     Raises:
         ConfigError: for a key that does not exist, or no runs.
@@ -85,11 +91,12 @@ def group_runs(
     kept.sort(key=runs.index)
     by = ["privacy.unit" if key == "privacy" else key for key in by]  # also without a statement
     found = split(kept, by, over)
-    cells = grouped(kept, lambda run: row_of(run, found.columns))
+    loose = grouped(kept, lambda run: row_of(run, found.columns))
+    cells = {cell: loose[cell] for cell in names.ordered(found.columns, loose)}
     told = _telling(found.columns, list(cells), unlabelled)
     groups = [
         Group({found.columns[i]: _words(found.columns[i], cell[i], own[0]) for i in told}, (*own,))
-        for cell, own in sorted(cells.items(), key=lambda item: [*map(_order, item[0])])
+        for cell, own in cells.items()
     ]
     notes = []
     if found.further and by:
@@ -122,14 +129,6 @@ def _words(key: str, value: str, run: RunRecords) -> str:
     if key == "privacy.epsilon_target":
         return f"epsilon {value} a client"
     return value if "." not in key else f"{title(key).replace('_', ' ')} {value}"
-
-
-def _order(value: str) -> tuple[float, str]:
-    """Numbers by size, then words."""
-    try:
-        return float(value), ""
-    except ValueError:
-        return math.inf, value
 
 
 @dataclass(frozen=True)

@@ -132,7 +132,7 @@ def new_figure(height: float, labels: Sequence[str] = ()) -> Figure:
     from matplotlib.figure import Figure
 
     width = matplotlib.rcParams["figure.figsize"][0]
-    tallest = max((_folded(label, width).count("\n") + 1 for label in labels), default=0)
+    tallest = max((folded(label, width).count("\n") + 1 for label in labels), default=0)
     lines = tallest * math.ceil(len(labels) / _columns(labels, width))
     return Figure(figsize=(width, height + 0.16 * lines), layout="constrained")
 
@@ -174,7 +174,7 @@ def legend_below(figure: Figure, handles: Sequence[Artist], labels: Sequence[str
     width = figure.get_figwidth()
     figure.legend(
         handles,
-        [_folded(label, width) for label in labels],
+        [folded(label, width) for label in labels],
         loc="outside lower center",
         ncols=_columns(labels, width),
         frameon=False,
@@ -185,13 +185,13 @@ def legend_below(figure: Figure, handles: Sequence[Artist], labels: Sequence[str
 
 
 def _columns(labels: Sequence[str], width: float) -> int:
-    lines = [line for label in labels for line in _folded(label, width).splitlines()]
+    lines = [line for label in labels for line in folded(label, width).splitlines()]
     fits = int(width / (_LETTER * max(map(len, lines), default=1) + _LINE))
     return max(1, min(fits, len(labels)))
 
 
-def _folded(label: str, width: float) -> str:
-    """A label that fits the figure beside its line."""
+def folded(label: str, width: float) -> str:
+    """A label in lines that fit ``width`` inches, beside its line of the legend."""
     return textwrap.fill(label, int((width - _LINE) / _LETTER))
 
 
