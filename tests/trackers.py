@@ -24,6 +24,7 @@ CONFIG = {
 }
 SUMMARY = {
     "status": "finished",
+    "headline": "eval/accuracy",
     "value": 0.8,
     "final": {"eval/accuracy": 0.8, "train/loss": 0.123},
     "best": {"round": 3, "value": 0.8},

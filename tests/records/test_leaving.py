@@ -110,11 +110,14 @@ def test_private_metrics_are_sent_only_when_asked_for(asked, sent):
 
 
 def test_a_private_headline_does_not_leave_under_another_name():
-    summary = {"headline": "eval/personalized_accuracy", "value": 0.9, "best": {"value": 0.9}}
+    best = {"round": 2, "value": 0.9}
+    summary = {"headline": "eval/personalized_accuracy", "value": 0.9, "best": best}
     (job,) = plan(["privacy=client", "federation.weights=uniform"])
     facts = RunFacts("id", "name", Path("."), job.resolved)
     assert facts.summary(summary) == {"headline": "eval/personalized_accuracy"}
-    assert facts.summary(summary | {"headline": "eval/accuracy"})["best/value"] == 0.9
+    assert facts.summary(summary | {"headline": "eval/accuracy"}) == {
+        "headline": "eval/accuracy", "best/round": 2, "best/eval/accuracy": 0.9,
+    }  # fmt: skip
 
 
 MANIFEST = {

@@ -45,7 +45,9 @@ RECORDS = [
     for number in (0, 1, 3)
 ]
 SUMMARY = {
+    "schema_version": 1,
     "status": "finished",
+    "headline": "eval/accuracy",
     "value": 0.8,
     "final": {"eval/accuracy": 0.8, "train/loss": 0.123},
     "best": {"round": 3, "value": 0.8},
@@ -125,7 +127,8 @@ def test_what_was_logged_is_in_the_file(tmp_path, capfd):
     assert run.run_group == "sst2-minilm-label_mix-example_eps6"
     assert set(run.tags) == {"ffa_lora", "sst2", "example_eps6", "mine"}
     config = {item.key: json.loads(item.value_json) for item in run.config.update}
-    assert config["federation"] == {"rounds": 3} and config["privacy"] == CONFIG["privacy"]
+    assert config["federation"] == {"rounds": 3}
+    assert config["privacy"] == {"unit": "example", "epsilon_target": 6.0}  # no null: no column
     assert history(found) == [
         {"round": r.round, "eval/accuracy": r.metrics["eval/accuracy"], "comm/uplink_bytes": 147456}
         for r in RECORDS
@@ -133,7 +136,9 @@ def test_what_was_logged_is_in_the_file(tmp_path, capfd):
     axes = {m.glob_name or m.name: m.step_metric for m in found["metric"]}
     assert axes["*"] == "round"
     values = summary_of(found)
-    assert values["status"] == "finished" and values["best/value"] == values["value"] == 0.8
+    assert values["status"] == "finished"
+    assert values["best/eval/accuracy"] == values["eval/accuracy"] == 0.8
+    assert not {"value", "best/value", "schema_version"} & values.keys()  # say nothing as columns
     assert tracker.notes == (f"W&B was offline; upload with: wandb sync {file.parent}",)
     assert tracker.url is None
     assert capfd.readouterr() == ("", "")  # only cli speaks to the user
@@ -172,7 +177,7 @@ def test_wandb_itself_reads_the_same_from_the_file(tmp_path):
     summary = {}
     for line in lines:
         summary |= line["summary"]["update"] if line["type"] == "summary" else {}
-    assert summary["best/value"] == 0.8 and summary["round"] == 3
+    assert summary["best/eval/accuracy"] == 0.8 and summary["round"] == 3
 
 
 def test_without_privacy_everything_is_sent(tmp_path):

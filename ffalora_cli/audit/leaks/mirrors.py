@@ -110,8 +110,10 @@ def _row(name: str, kind: str) -> str:
         return TIME
     if name in ("round", "_step"):
         return "tracker.step"
+    if name == "best/round":
+        return "summary.best.round"
     if name.startswith("best/"):
-        return f"summary.{name.replace('/', '.')}"
+        return f"metrics.{name.removeprefix('best/')}"
     return f"metrics.{name}" if kind == "history" or "/" in name else f"summary.{name}"
 
 

@@ -71,12 +71,12 @@ class RunFacts:
 
     @property
     def described(self) -> dict[str, Any]:
-        """The config as a tracker gets it, with the run's origin."""
+        """The config as a tracker gets it, with the run's origin; a null would be an empty column."""
         kept = leaving(self.config, "config", self.unit)
         source = str((kept.get("model") or {}).get("source") or "")
         if source.startswith(("/", "~", ".", "\\")) or ":\\" in source[:3]:
             kept["model"] = {**kept["model"], "source": PurePath(source).name}
-        return {**kept, KEY: dict(self.origin)}
+        return _without_nulls({**kept, KEY: dict(self.origin)})
 
     @property
     def unit(self) -> str:
@@ -127,11 +127,28 @@ class RunFacts:
         return {k: v for k, v in metrics.items() if metric_may_leave(k, self.unit)}
 
     def summary(self, summary: Mapping[str, Any]) -> dict[str, Any]:
-        """Scalars of a summary that may leave: last metrics by name, the best round ``best/*``."""
+        """Scalars of a summary that may leave, under names that say what they are.
+
+        Last metrics have their own names, and so has that of the best round: ``best/round`` and
+        ``best/eval/accuracy``.
+        """
         kept = released_summary(summary, self.unit if self.guarded else "none")
-        values = {key: value for key, value in kept.items() if isinstance(value, str | int | float)}
-        values.update({f"best/{key}": value for key, value in (kept.get("best") or {}).items()})
+        values = {
+            key: value
+            for key, value in kept.items()
+            if isinstance(value, str | int | float) and key not in ("value", "schema_version")
+        }
+        if best := kept.get("best"):
+            values |= {"best/round": best["round"], f"best/{kept['headline']}": best["value"]}
         return {**values, **(kept.get("final") or {})}
+
+
+def _without_nulls(tree: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        key: _without_nulls(value) if isinstance(value, Mapping) else value
+        for key, value in tree.items()
+        if value is not None
+    }
 
 
 class Tracker(Protocol):

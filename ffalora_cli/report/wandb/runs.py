@@ -7,10 +7,13 @@ that a private run kept at home are not there, and neither are ledger and client
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import is_dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from types import NoneType
+from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
 from ffalora_cli.config.errors import ConfigError, brief
+from ffalora_cli.config.schema import Config
 from ffalora_cli.metric_keys import EPSILON
 from ffalora_cli.records.reading import RunRecords
 from ffalora_cli.records.run_directory import SCHEMA_VERSION
@@ -107,7 +110,7 @@ def _spelled(value: Any) -> str:
 
 
 def _records(entity_project: str, run: Any) -> RunRecords:
-    config = dict(run.config)
+    config = _with_nulls(run.config, Config)
     origin = config.pop(KEY)
     if not isinstance(origin, Mapping) or not isinstance(origin.get("manifest"), Mapping):
         raise ConfigError(f"W&B {entity_project}/{run.id}: {KEY} in its config is {brief(origin)}")
@@ -125,6 +128,19 @@ def _records(entity_project: str, run: Any) -> RunRecords:
         summary=_summary(run.summary_metrics, rounds, privacy),
         cut_short=len(rows) < lines,
     )
+
+
+def _with_nulls(section: Mapping[str, Any], kind: type) -> dict[str, Any]:
+    """A section with the keys that were null, which trackers do not get."""
+    found = dict(section)
+    for name, hint in get_type_hints(kind).items():
+        kinds = [*get_args(hint), hint]
+        (inner,) = [one for one in kinds if is_dataclass(one)] or [None]
+        if name not in found:
+            found |= {name: None} if NoneType in kinds else {}
+        elif inner is not None and isinstance(found[name], Mapping):
+            found[name] = _with_nulls(found[name], inner)
+    return found
 
 
 def _rounds(rows: Iterable[Mapping[str, Any]]) -> tuple[RoundRecord, ...]:
