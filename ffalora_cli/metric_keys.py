@@ -55,6 +55,11 @@ def short_name(key: str) -> str:
     return key.removeprefix("eval/")
 
 
+def gap_of(site: str) -> str:
+    """The key of one adapted layer's aggregation gap."""
+    return f"{GAP}/{site}"
+
+
 def bytes_of(what: str, total: bool = False) -> str:
     """The key of bytes of one round, or of all rounds up to it; ``what`` is in ``BYTES``."""
     return f"comm/{what}_bytes{'_total' if total else ''}"
@@ -70,6 +75,10 @@ PADDING, HALVINGS = "engine/padding_share", "engine/memory_halvings"
 ROUND_SECONDS, SAMPLES_PER_SECOND = "time/round_seconds", "time/samples_per_second"
 EPSILON = "privacy/epsilon_spent"
 CLIP, UNCLIPPED = "privacy/max_grad_norm", "privacy/unclipped_share"
+GAP, UPDATE_NORM = "mechanism/aggregation_gap", "mechanism/update_norm"
+NOISE_PRODUCT, NOISE_LINEAR = "mechanism/noise_product", "mechanism/noise_linear"
+NOISE_RATIO = "mechanism/noise_ratio"
+CLIENT_DRIFT, CLIENT_COSINE = "mechanism/client_drift", "mechanism/client_cosine"
 UPLINK, UPLINK_TOTAL = bytes_of("uplink"), bytes_of("uplink", total=True)
 DOWNLINK_TOTAL = bytes_of("downlink", total=True)
 
@@ -133,6 +142,27 @@ METRICS: dict[str, Metric] = {
     EPSILON: Metric("epsilon", "lower", "Spent by now, of the worst unit, as `privacy.json` says."),
     CLIP: Metric("norm", "", "The clip of this round, where it adapts (`privacy.clip_quantile`)."),
     UNCLIPPED: Metric("share", "", "Noised share of unclipped units, by which the clip moves."),
+    GAP: Metric(
+        "share",
+        "lower",
+        "What averaging the factors loses, over all layers (`diagnostics=mechanism`): norm of "
+        "mean(B A) - mean(B) mean(A) over that of mean(B A) less the B A of the round before.",
+    ),
+    gap_of("<layer>"): Metric("share", "lower", "The same of one adapted layer."),
+    UPDATE_NORM: Metric(
+        "norm", "", "Of the clients' mean update of dW, all layers: the gap's whole."
+    ),
+    NOISE_PRODUCT: Metric(
+        "norm", "lower", "Root mean square of z_B z_A in a client's dW, of the planned noise."
+    ),
+    NOISE_LINEAR: Metric("norm", "lower", "The same of z_B A + B z_A."),
+    NOISE_RATIO: Metric("ratio", "lower", "The product over the linear terms."),
+    CLIENT_DRIFT: Metric(
+        "ratio",
+        "",
+        "Distance of a client's update from the mean one, root mean square, over the mean's norm.",
+    ),
+    CLIENT_COSINE: Metric("cosine", "", "Between two clients' updates, mean over pairs."),
     **{
         bytes_of(what, total): Metric(
             "bytes", "lower", f"Bytes {words}{', all rounds so far' if total else ''}."

@@ -20,8 +20,9 @@ here.
 
 Every key of `rounds.jsonl`, by which trackers, `ffalora compare` and `ffalora plot` know it too.
 `<metric>` is one that the task declares (`accuracy`, `f1`, `mcc`), `<split>` the name of an
-evaluation split after the first. A round has the keys that say something about it: scores where it
-was evaluated, a clip where it adapts. Round 0 is the evaluation before training.
+evaluation split after the first, `<layer>` that of an adapted layer. A round has the keys that say
+something about it: scores where it was evaluated, a clip where it adapts. Round 0 is the
+evaluation before training.
 
 In a private run a tracker gets the keys of the last column (`ffalora_cli/records/leaving.py`);
 the others are computed without noise and stay in the run folder.

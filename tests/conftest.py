@@ -21,6 +21,12 @@ def cache(tmp_path_factory):
 
 
 @pytest.fixture(autouse=True)
+def patient(monkeypatch):
+    """What a slow machine makes wait for says nothing of it in the middle of a test."""
+    monkeypatch.setattr("ffalora_cli.cli.screen.waiting.PATIENCE", float("inf"))
+
+
+@pytest.fixture(autouse=True)
 def folders():
     """What one test typed about folders of options and code is not typed in the next."""
     yield

@@ -101,14 +101,14 @@ def wandb_offline(folder):
     import wandb
 
     with pytest.MonkeyPatch.context() as patch:
-        for kind in ("DIR", "CACHE_DIR", "CONFIG_DIR", "DATA_DIR"):
+        for kind in ("CACHE_DIR", "CONFIG_DIR", "DATA_DIR"):
             (folder / kind).mkdir(parents=True, exist_ok=True)
             patch.setenv(f"WANDB_{kind}", str(folder / kind))
         patch.setenv("WANDB_MODE", "offline")
         patch.setenv("NETRC", str(folder / "no-netrc"))
         patch.setenv("HOME", str(folder))
-        for name in ("WANDB_API_KEY", "WANDB_RUN_GROUP", "WANDB_PROJECT", "WANDB_ENTITY"):
-            patch.delenv(name, raising=False)
+        for name in ("API_KEY", "RUN_GROUP", "PROJECT", "ENTITY", "DIR"):
+            patch.delenv(f"WANDB_{name}", raising=False)
         wandb.teardown()
         yield patch
         wandb.teardown()

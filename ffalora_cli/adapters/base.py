@@ -32,12 +32,14 @@ class Form(ABC):
     Attributes:
         name: file and config name.
         input_factor: the factor that is applied to the layer's input.
+        pair: factors (left, right) where ``dW = left @ right``; empty where it is something else.
         no_peft: why peft has no such adapter, an export's refusal; empty where it has one.
         peft_names: factor -> what follows the site in the names of peft's adapter file.
     """
 
     name: ClassVar[str]
     input_factor: ClassVar[str]
+    pair: ClassVar[tuple[str, str] | tuple[()]] = ()
     no_peft: ClassVar[str] = ""
     peft_names: ClassVar[Mapping[str, str]] = {}
 

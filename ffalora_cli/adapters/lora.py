@@ -23,6 +23,7 @@ class LoRA(Form):
 
     name = "lora"
     input_factor = "lora_a"
+    pair = ("lora_b", "lora_a")
     peft_names: ClassVar = {"lora_a": "lora_A.weight", "lora_b": "lora_B.weight"}
 
     def factors(self, site: Site, rank: int) -> dict[str, Shape]:

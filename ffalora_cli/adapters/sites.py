@@ -160,9 +160,10 @@ def _no_site(model: nn.Module, suffix: str, linears: Mapping[str, nn.Module], pa
     layers = listed([f"{name} ({count} of {shape})" for name, (count, shape) in kinds.items()], 300)
     of_attention = [name for name in kinds if _ATTENTION.search(name)]
     typed = ",".join(of_attention[:2] or list(kinds)[:2])
+    auto = "take model=auto, which knows them, or " if family in (*FAMILIES, *DECODERS) else ""
     return (
-        f"{said}, whose linear layers are {layers}; "
-        f"name those to adapt, as in 'model.targets.{pattern}=[{typed}]'"
+        f"{said}, whose linear layers are {layers}; {auto}name those to adapt, as in "
+        f"'model.targets.{pattern}=[{typed}]'"
     )
 
 

@@ -18,7 +18,7 @@ _INFO = {
     "defaults-tree": "",
     "config": "it is printed by --cfg job",
     "plugins": "versions and what is installed: ffalora doctor",
-    "searchpath": "folders of your own groups are named with paths.configs=DIR",
+    "searchpath": "",
 }
 """What Hydra's ``--info`` can show, and where it is to be had if not there."""
 _WHOLE = "_global_"
@@ -48,7 +48,7 @@ def show(options: argparse.Namespace) -> int:
 
 
 def _print_choices(what: str, overrides: Sequence[str]) -> None:
-    """The defaults list: every group and its option."""
+    """The defaults list: every group and its option; or the folders that options come from."""
     from ffalora_cli.compose.compose import choices_of
     from ffalora_cli.compose.overrides import expand
 
@@ -57,6 +57,9 @@ def _print_choices(what: str, overrides: Sequence[str]) -> None:
     if _INFO[what]:
         raise ConfigError(f"--info {what}: {_INFO[what]}")
     (job,) = expand(overrides, sweep=False)
+    if what == "searchpath":
+        print("\n".join([f"package {catalogue.PACKAGE}", *map(str, catalogue.own_folders())]))
+        return
     for group, option in choices_of(job).items():
         about = catalogue.describe(group, option) if option else ""
         print(f"{group:<12}{option or 'null':<18}{about}".rstrip())

@@ -10,11 +10,13 @@ import importlib
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 
 from ffalora_cli import __version__
 from ffalora_cli.cli.exits import BAD_USAGE, BROKEN_PIPE, DONE, FAILED, INTERRUPTED
 from ffalora_cli.cli.place import Place
 from ffalora_cli.cli.screen.streams import Screen, screens
+from ffalora_cli.cli.screen.waiting import Waiting
 from ffalora_cli.config.errors import ConfigError, brief, nearest, one_line
 from ffalora_cli.config.own_rows import refuse_rows
 from ffalora_cli.config.secrets import redact
@@ -87,9 +89,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     if "--quiet" in arguments or not sys.stderr.isatty():  # bars are for who looks at them
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
         os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
-    with screens() as (output, _):
+    with screens() as (output, error):
+        spoken = "--quiet" not in arguments and Place.of(os.environ).rank == 0
+        verb = next(iter(arguments), "")
         try:
-            code = _code(arguments)
+            with Waiting(verb, output, error) if spoken else nullcontext():
+                code = _code(arguments)
         except SystemExit as ended:  # of --help
             output.flush()
             raise SystemExit(_printed(int(ended.code or 0), output)) from None

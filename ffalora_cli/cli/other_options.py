@@ -12,7 +12,7 @@ _ANSWERS = {
     "-c --cfg --resolve -p --package": "it belongs to: ffalora run ... --cfg job",
     "-i --info": "it belongs to: ffalora run ... --info",
     "-cn --config-name": "every run starts from config.yaml; a protocol of your own is a file "
-    "experiment/NAME.yaml, chosen with experiment=NAME",
+    "configs/experiment/NAME.yaml, chosen with experiment=NAME",
     "-cp --config-path": "name a folder of your own groups with paths.configs=DIR",
     "-cd --config-dir": "name a folder of your own groups with paths.configs=DIR",
     "-m --multirun": "a sweep is: ffalora sweep key=a,b (or ffalora run -m)",

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from ffalora_cli.cli.batches import Batches
 from ffalora_cli.cli.done import check_done, check_inputs
-from ffalora_cli.cli.screen.sweep_display import SweepDisplay, open_sweep_display
+from ffalora_cli.cli.screen.sweep_display import open_sweep_display
 from ffalora_cli.cli.screen.units import score
 from ffalora_cli.cli.sweep_end import Sweeping, exit_code, stop_if_asked
 from ffalora_cli.compose.jobs import plan
@@ -21,9 +22,8 @@ from ffalora_cli.metric_keys import short_name
 from ffalora_cli.records.files import read_json
 from ffalora_cli.records.reading import read_config
 from ffalora_cli.records.run_directory import SUMMARY
-from ffalora_cli.sweep.jobs import FAILED, GOOD, Status, SweepJob
+from ffalora_cli.sweep.jobs import FAILED, GOOD, SweepJob
 from ffalora_cli.sweep.launchers.base import read_settings, waits
-from ffalora_cli.sweep.play import play_jobs
 from ffalora_cli.sweep.progress import result
 from ffalora_cli.sweep.record import SWEEP, SweepRecord, job_key
 from ffalora_cli.sweep.search import Proposal, Settings, check, values_of
@@ -63,18 +63,18 @@ def search(overrides: Sequence[str], sweep: Sweeping) -> int:
                 "every trial spends its own epsilon on the same rows; the best of them costs more "
                 "than its own statement says: privacy.trials, docs/privacy.md"
             )
-        trials = _Trials(fixed, record, sweep, display, facts)
+        batches = Batches(record, sweep, display, facts)
         sweep.stop.defer()
-        study = run_search(space, settings, record.path, trials.play)
+        study = run_search(space, settings, record.path, _Trials(fixed, batches).play)
         display.finished()
-    stop_if_asked(sweep, trials.jobs, trials.statuses)
+    stop_if_asked(sweep, batches.jobs, batches.statuses)
     done = [trial for trial in study.trials if trial.value is not None]
     if done:
         best = study.best_trial
         metric = short_name(judged)
         chosen = " ".join(f"{key}={value}" for key, value in best.params.items())
         print(f"best  trial {best.number + 1}: {metric} {score(judged, best.value)}  {chosen}")
-    return exit_code(trials.jobs, trials.statuses, sweep.command)
+    return exit_code(batches.jobs, batches.statuses, sweep.command)
 
 
 def _better(judged: str) -> str:
@@ -101,36 +101,22 @@ def _check_earlier(record: SweepRecord, base: Job) -> list[str]:
 
 @dataclass
 class _Trials:
-    """Plays batches of proposals through the launcher; keeps what became of them."""
+    """Plays proposals; says what they were worth."""
 
     fixed: Sequence[str]
-    record: SweepRecord
-    sweep: Sweeping
-    display: SweepDisplay
-    facts: Mapping[str, object]
-    jobs: list[SweepJob] = field(default_factory=list)
-    statuses: dict[int, Status] = field(default_factory=dict)
+    batches: Batches
 
     def play(self, batch: Sequence[tuple[int, Proposal]]) -> dict[int, float | None]:
         """The value of each trial that ended; a failed one has none."""
         jobs: list[SweepJob] = []
-        values: dict[int, float | None] = {}
         for number, proposal in batch:
             typed = [f"{key}={value}" for key, value in proposal.items()]
             (checked,) = plan([*self.fixed, *typed])
-            job = self.record.job(number, checked, proposal)
-            jobs.append(job)
-        check_done([job.checked for job in jobs], sweep=True)
-        self.display.add(jobs)
-        self.jobs += jobs
-        self.record.write(self.facts, self.jobs)
-        first = {job.checked.signature: job for job in reversed(jobs)}  # equal proposals: one run
-        playing = [job for job in jobs if first[job.checked.signature] is job]
-        launch, stop = self.sweep.launch, self.sweep.stop
-        self.statuses |= play_jobs(playing, self.record, launch, self.display, stop)
+            jobs.append(self.batches.record.job(number, checked, proposal))
+        self.batches.play(jobs)
+        values: dict[int, float | None] = {}
         for job in jobs:
-            self.statuses.setdefault(job.number, self.statuses[first[job.checked.signature].number])
-            state = self.statuses[job.number].state
+            state = self.batches.statuses[job.number].state
             if state in GOOD:
                 values[job.number] = (result(job.path).get("best") or {}).get("value")
             elif state == FAILED:

@@ -17,7 +17,7 @@ _INSTEAD = {
     "hydra.sweep.dir": "records go below paths.runs=DIR",
     "hydra.sweep.subdir": "a folder begins with name=NAME",
     "hydra.job.name": "a folder begins with name=NAME",
-    "hydra.searchpath": "folders of your own groups: paths.configs=DIR",
+    "hydra.searchpath": "write paths.configs=DIR, or --config-dir DIR",
     "hydra.mode": "a sweep is ffalora sweep, or ffalora run -m",
     "hydra.verbose": "FFALORA_TRACEBACK=1 shows tracebacks",
 }
@@ -47,8 +47,6 @@ def take(overrides: Sequence[str], sweep: bool) -> tuple[list[str], SweepSetting
     rest, found = [], SweepSettings()
     for text in overrides:
         key, equals, value = text.lstrip("+").partition("=")
-        if key == "hydra.searchpath":
-            raise ConfigError("hydra.searchpath: write paths.configs=DIR, or --config-dir DIR")
         if not key.startswith(("hydra/", "hydra.")) or not equals:
             rest.append(text)
             continue

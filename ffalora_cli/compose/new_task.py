@@ -82,9 +82,9 @@ def seen_from(folder: str, file: Path) -> str:
 
     The project is the folder around that of the configurations.
     """
-    own, project = Path(folder).absolute(), file.absolute().parents[2]
+    own, project = Path(os.path.abspath(folder)), Path(os.path.abspath(file)).parents[2]
     inside = own == project or project in own.parents
-    return os.path.relpath(own, file.absolute().parent) if inside else str(own)
+    return os.path.relpath(own, file.parent) if inside else str(own)
 
 
 def written(task: TaskConfig, title: str, clients: str) -> str:

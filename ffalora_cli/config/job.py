@@ -34,3 +34,8 @@ class Job:
     def signature(self) -> str:
         """Twelve hex digits: the same for the same experiment."""
         return signature(self.resolved)
+
+    @cached_property
+    def draw_signature(self) -> str:
+        """What the privacy draws are keyed by: looking on changes no draw, and so no bit."""
+        return signature({**self.resolved, "diagnostics": "none"})

@@ -82,6 +82,7 @@ def check(
     _method(config, units, refusal, linear)
     check_privacy(config)
     _engine(config)
+    _diagnostics(config)
     check_arrivals(config, linear)
     if needs_plain_averaging:
         _plain_averaging(config)
@@ -317,6 +318,16 @@ def _engine(config: Config) -> None:
             )
     if not config.tracking.project:
         raise ConfigError("tracking.project is empty; name a project, as in ffalora")
+
+
+def _diagnostics(config: Config) -> None:
+    privacy = config.privacy
+    released = privacy.unit != "client" or privacy.client_noise == "local"
+    if config.diagnostics == "mechanism" and not released:
+        raise ConfigError(
+            "diagnostics=mechanism reads single uploads, and with privacy.unit=client only their "
+            "noised sum is released; set diagnostics=none, or privacy.client_noise=local"
+        )
 
 
 def _private(units: Set[str]) -> str:

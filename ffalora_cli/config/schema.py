@@ -207,6 +207,7 @@ class PrivacyConfig:
     participation_quantile: float | None = None  # of a client's number of rounds; null: 4 sd above
     trials: int = 1  # runs of a search on the same rows (their mean); 1 = no tuning
     trial_distribution: Literal["geometric", "poisson", "fixed"] = "geometric"
+    trial_runs: tuple[str, ...] = ()  # in paths.runs: they chose these settings
 
     @property
     def inside_clients(self) -> bool:
@@ -316,3 +317,4 @@ class Config:
     tracking: TrackingConfig
     paths: PathsConfig
     evaluation: EvaluationConfig = EvaluationConfig()
+    diagnostics: Literal["none", "mechanism"] = "none"  # what else a round measures

@@ -10,8 +10,8 @@ Left out, because the same numbers come out either way:
 - ``model.local_lr``, ``model.max_grad_norm``, ``model.head_scale``, ``model.tuned``:
   recommendations, and where they were found. The values a run really uses stand in ``federation``,
   ``privacy`` and ``head``, so retuning a recommendation does not rename runs that never used it;
-- ``privacy.trials``, ``privacy.trial_distribution``: they change what the statement says about a
-  search over runs, not the run;
+- ``privacy.trials``, ``privacy.trial_distribution``, ``privacy.trial_runs``: they change what the
+  statement says about a search over runs, not the run;
 - ``privacy.budget_guard``: it decides whether a run starts, not what comes out of it;
 - ``federation.budget_megabytes``: plans alone read it;
 - ``task.license``, and ``task.folder``: the rows' content is compared, wherever they lie.
@@ -51,12 +51,14 @@ _IGNORED = frozenset(
         "privacy.budget_guard",
         "privacy.trials",
         "privacy.trial_distribution",
+        "privacy.trial_runs",
         "task.license",
         "task.folder",
     }
 )
 
 _UNSAID: Mapping[str, Any] = {
+    "diagnostics": "none",
     "adapter.form": "lora",
     "adapter.layers": None,
     "task.kind": "text_classification",

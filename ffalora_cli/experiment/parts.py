@@ -184,7 +184,7 @@ def build(
 
     Args:
         config: checked.
-        signature: of the run.
+        signature: that its draws are keyed by (``Job.draw_signature``).
         observer: is told what happens.
         poll: of the simulation.
         given: what is not to be made here, for audits.
@@ -207,11 +207,13 @@ def build(
     from ffalora_cli.experiment.generated import Asked
     from ffalora_cli.experiment.inputs import Loaded
     from ffalora_cli.experiment.shares import check_shares
+    from ffalora_cli.experiment.trials import after_trials
     from ffalora_cli.federation.roles import covered_names
     from ffalora_cli.federation.server.robust import combination_warnings
     from ffalora_cli.federation.simulation import Simulation
     from ffalora_cli.methods import registry
     from ffalora_cli.models.backbone import load_skeleton
+    from ffalora_cli.models.families.check import check_rows_apart
     from ffalora_cli.models.fit import check_fit, check_tokens
     from ffalora_cli.models.network import load_network
     from ffalora_cli.models.processor import load_processor
@@ -247,12 +249,14 @@ def build(
         about_data += check_tokens(data.train.ids, data.train.lengths, processor, config)
     about_data += remarks.of_data(config.task, data)
     asked = Asked.of(config.task, data.evals, processor, skeleton)
-    observer.note("planning privacy" if config.privacy.unit != "none" else "loading the model")
+    if config.privacy.unit != "none":
+        observer.note("planning privacy")
     keys = unit_keys(data.train, config.privacy.unit)
     shared = find_shared_rows(keys, clients.rows, clients.offsets)
     plan = make_plan(
         config.privacy, clients.num_units, config.federation, (), shared, method.exchanges()
     )
+    plan = plan and after_trials(plan, config)
     warnings = (*about_data, *people.notes, *remarks.of_spread_units(config, bool(shared)))
     warnings += (*(plan.warnings if plan else ()), *combination_warnings(config, len(clients)))
     for warning in warnings:
@@ -260,6 +264,7 @@ def build(
     notes = (*remarks.of_precision(config, device), *remarks.of_clip(config))
     for note in notes:
         observer.note(note)
+    observer.note("loading the model")
     # Of a model in shares rank 0 has the weights on its CPU, the others their shapes.
     shares, known = None, "none" if config.engine.shard and ranks and ranks.rank else weights
     network = load_network(
@@ -279,6 +284,7 @@ def build(
         covered = covered_names(network, method, config.head)
         plan = replace(plan, covered=covered, content=network.task.modality)
         check_network(network.plain, plan.covered, config.adapter.init)
+        check_rows_apart(network)
     loaded = Loaded(
         tokens=data.train.content,
         clients=fingerprint(clients),
@@ -311,6 +317,7 @@ def build(
         plan=plan,
         options=dict(config.method.options),
         dropout=config.adapter.dropout,
+        mechanism=config.diagnostics == "mechanism",
         model_dropout=config.model.dropout,
         poll=poll,
     )

@@ -150,7 +150,7 @@ def serve(ranks: Ranks, job: Job | ConfigError) -> None:
         if isinstance(job, ConfigError):
             raise job
         config = identity.keep_choices(job.config, json.loads(chosen))
-        parts = build(config, job.signature, Nobody(), ranks=ranks)
+        parts = build(config, job.draw_signature, Nobody(), ranks=ranks)
         answer = {"identity": identity.identity(parts, job.resolved)}
     except Exception as error:  # whatever it is, rank 0 says it
         answer = {"error": one_line(f"{type(error).__name__}: {error}")}

@@ -84,11 +84,11 @@ def _built(
 ) -> Parts:
     """The parts of the run; with other ranks there, they have theirs, and the same."""
     if ranks is None:
-        return build(found.config, found.signature, observer, stop.poll, given)
+        return build(found.config, found.draw_signature, observer, stop.poll, given)
     from ffalora_cli.experiment.ranks import begin, lead
 
     begin(ranks, found.config, found.manifest)
-    parts = build(found.config, found.signature, observer, stop.poll, given, ranks=ranks)
+    parts = build(found.config, found.draw_signature, observer, stop.poll, given, ranks=ranks)
     lead(ranks, parts, job.resolved)
     return parts
 
@@ -100,6 +100,7 @@ class _Found:
     Attributes:
         directory: of the run, not yet claimed.
         signature: of the job; of a forked run also of what it was forked from.
+        draw_signature: the same of what the draws are keyed by.
         config: of the job, with what was left open and chosen when the run began.
         manifest: None where it has not begun.
         fork: where a new run begins that is forked now.
@@ -107,6 +108,7 @@ class _Found:
 
     directory: RunDirectory
     signature: str
+    draw_signature: str
     config: Config
     manifest: Mapping[str, Any] | None
     fork: forks.Fork | None
@@ -118,6 +120,7 @@ def _find(job: Job) -> _Found:
     begun = identity.begun_manifest(job.folder) if job.folder is not None else None
     origin = fork.origin if fork is not None else (begun or {}).get("forked_from")
     signature, config = identity.run_signature(job.signature, origin), job.config
+    draws = identity.run_signature(job.draw_signature, origin)
     if job.folder is not None:
         directory = open_folder(job.folder)
     else:
@@ -128,7 +131,7 @@ def _find(job: Job) -> _Found:
         if not directory.finished:
             identity.check_numerics(manifest, directory.path)
         config = identity.keep_choices(config, manifest)
-    return _Found(directory, signature, config, manifest, fork)
+    return _Found(directory, signature, draws, config, manifest, fork)
 
 
 def _already_done(found: _Found, job: Job, observer: Observer) -> dict[str, Any]:
@@ -169,7 +172,7 @@ def _draw_secret(session: Session, found: _Found, given: Given | None) -> None:
     parts.simulation.secret = run_secret(
         parts.config.privacy.noise,
         parts.config.seed,
-        found.signature,
+        found.draw_signature,
         parts.secret_inputs,
         path=folder / SECRET,
         resumed=found.manifest is not None or (folder / LEDGER).exists(),

@@ -79,6 +79,7 @@ def export(
         RunFailed: the reloaded model is another one; nothing was kept.
     """
     from ffalora_cli.models.backbone import load_backbone, pin_model
+    from ffalora_cli.models.families.padding import finds_last
     from ffalora_cli.models.families.vision import takes_any_size
     from ffalora_cli.models.network import build_network
     from ffalora_cli.models.processor import load_processor
@@ -99,8 +100,12 @@ def export(
             "merged with those that were not it is another model; export the adapter by itself"
         )
     processor = load_processor(config.model, config.task)
-    rows = _rows(config, processor)
     backbone = load_backbone(config.model, config.head, config.task)
+    padding = None
+    if finds_last(backbone.model, backbone.task):  # the tokenizer pads with what the head passes by
+        padding = backbone.model.config.get_text_config().pad_token_id
+        processor.pad_token = processor.convert_ids_to_tokens(padding)
+    rows = _rows(config, processor)
     targets = config.model.targets[config.adapter.targets]
     network = build_network(backbone, config.adapter, targets)
     if backbone.fingerprint != records.manifest.get("model_fingerprint"):
@@ -118,7 +123,7 @@ def export(
         else:
             write_adapter(folder, network, values, backbone.drawn, config)
         save_processor(processor, folder)
-        question = _question(folder, config, merge, arguments)
+        question = _question(folder, config, merge, arguments, padding)
         difference = _difference(network, rows, values, question)
         if not difference <= TOLERANCE:
             raise RunFailed(
@@ -127,7 +132,7 @@ def export(
             )
         sized = config.task.image_size is not None and bool(arguments)
         facts = CardFacts(
-            trained.round, which, merge, client, len(rows), TOLERANCE, difference, sized
+            trained.round, which, merge, client, len(rows), TOLERANCE, difference, sized, padding
         )
         write_new(folder / CARD, model_card(records, config, facts).encode())
         write_new(folder / FACTS, _facts(records, config, facts))
@@ -226,7 +231,7 @@ def _difference(
 
 
 def _question(
-    folder: Path, config: Config, merge: bool, arguments: Mapping[str, Any]
+    folder: Path, config: Config, merge: bool, arguments: Mapping[str, Any], padding: int | None
 ) -> dict[str, Any]:
     """What ``reload`` has to know."""
     from ffalora_cli.models.source import resolve_source
@@ -238,6 +243,7 @@ def _question(
         "revision": config.model.revision,
         "auto_class": task.auto_class,
         "width": task.outputs(config.task) or None,
+        "padding": padding,
         "settings": task.settings(config.task),
         "arguments": arguments,
     }

@@ -47,6 +47,7 @@ class CardFacts:
         tolerance: that outputs for these rows were within, as a share of the largest (at least 1).
         difference: the largest difference among them, as such a share.
         sized: whether the model has to be told that images are of another size than its own.
+        padding: id that the model has to be told, whose head looks for a text's last token.
     """
 
     round: int
@@ -57,6 +58,7 @@ class CardFacts:
     tolerance: float
     difference: float
     sized: bool = False
+    padding: int | None = None
 
 
 def model_card(records: RunRecords, config: Config, facts: CardFacts) -> str:
@@ -81,7 +83,7 @@ def model_card(records: RunRecords, config: Config, facts: CardFacts) -> str:
     sections = [
         ("", about),
         ("Results", _results(records, config, facts, scores)),
-        ("Use", usage(config, facts.merged, facts.sized)),
+        ("Use", usage(config, facts.merged, facts.sized, facts.padding)),
         ("Privacy", _privacy(records.privacy, config, facts.client)),
         ("Data and clients", _data(records, config)),
         ("Training", _training(config)),

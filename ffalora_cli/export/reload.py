@@ -2,9 +2,10 @@
 
 ``python reload.py QUESTION INPUTS ANSWER`` imports transformers and peft and nothing of ours.
 QUESTION is JSON: ``folder``, ``base`` (None: a merged model), ``revision``, and of the task
-``auto_class``, ``width`` (None: as the model has it), ``settings`` (of the model's configuration)
-and ``arguments`` (of every call). INPUTS is safetensors: of micro-batch ``i`` the model's inputs,
-each ``i/NAME``, and where outputs of single tokens are asked, ``i`` their places, int64 [rows].
+``auto_class``, ``width`` and ``padding`` (None: as the model has it), ``settings`` (of the model's
+configuration) and ``arguments`` (of every call). INPUTS is safetensors: of micro-batch ``i`` the
+model's inputs, each ``i/NAME``, and where outputs of single tokens are asked, ``i`` their places,
+int64 [rows].
 ANSWER is safetensors: ``i``, float32 [rows, width].
 """
 
@@ -31,13 +32,13 @@ def load(question: dict[str, Any]) -> Any:
         return model.float().eval()
     from peft import PeftModel
 
-    width = {} if question["width"] is None else {"num_labels": question["width"]}
+    asked = {"num_labels": question["width"], "pad_token_id": question["padding"]}
     model = auto_class.from_pretrained(
         base,
         revision=question["revision"] or "main",
         ignore_mismatched_sizes=True,
         use_safetensors=True,
-        **width,
+        **{name: value for name, value in asked.items() if value is not None},
     )
     return PeftModel.from_pretrained(model.float(), folder).eval()
 

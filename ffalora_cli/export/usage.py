@@ -10,7 +10,7 @@ from ffalora_cli.models.packaged import SUFFIXES
 from ffalora_cli.tasks import registry
 
 
-def usage(config: Config, merged: bool, sized: bool) -> str:
+def usage(config: Config, merged: bool, sized: bool, padding: int | None = None) -> str:
     """Python that loads the folder and runs the model once, as Markdown; ``CardFacts`` says how."""
     kind = registry.get(config.task.kind)
     processor = "AutoImageProcessor" if kind.modality == "image" else "AutoTokenizer"
@@ -19,14 +19,14 @@ def usage(config: Config, merged: bool, sized: bool) -> str:
     names = [kind.auto_class, processor, *(["pipeline"] if piped else [])]
     lines = [] if merged else ["from peft import PeftModel"]
     lines += [f"from transformers import {', '.join(names)}", ""]
-    lines += _model(config, merged)
+    lines += _model(config, merged, padding)
     lines += ["model.eval()", f'{name} = {processor}.from_pretrained("THIS_FOLDER")']
     if piped:
         lines.append(f'run = pipeline("{kind.pipeline}", model=model, {name}={name})')
     return "```python\n" + "\n".join([*lines, *_call(config.task, sized)]) + "\n```"
 
 
-def _model(config: Config, merged: bool) -> list[str]:
+def _model(config: Config, merged: bool, padding: int | None) -> list[str]:
     kind = registry.get(config.task.kind)
     if merged:
         return [f'model = {kind.auto_class}.from_pretrained("THIS_FOLDER")']
@@ -40,6 +40,8 @@ def _model(config: Config, merged: bool) -> list[str]:
         lines.append(f"    num_labels={width},")
         lines += [f"    {name}={value!r}," for name, value in settings.items()]
         lines.append("    ignore_mismatched_sizes=True,")
+    if padding is not None:
+        lines.append(f"    pad_token_id={padding},")
     return [*lines, ")", 'model = PeftModel.from_pretrained(model, "THIS_FOLDER")']
 
 

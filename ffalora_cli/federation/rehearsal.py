@@ -109,7 +109,7 @@ class Rehearsal:
         arrived = cohort.ids[~cohort.late]
         if len(arrived) or isinstance(setting.release(number), ClientRelease):
             state = self._combine(state, number, arrived)
-        return state, [_nothing(cohort.ids)] if len(cohort.ids) else [], []
+        return state, [_nothing(cohort.ids)] if len(cohort.ids) else [], [], {}
 
     def _combine(self, state: ServerState, number: int, arrived: np.ndarray) -> ServerState:
         """What the server's step changes: tensors, moments, merges; as shapes."""

@@ -19,10 +19,12 @@ from ffalora_cli.engine.job import LocalJob, LocalResult, StepBatches
 from ffalora_cli.federation.cohort.clients import ClientStates
 from ffalora_cli.federation.cohort.cohort import Cohort, invite
 from ffalora_cli.federation.cohort.draws import draw_round
+from ffalora_cli.federation.diagnostics import measuring, noise_sums
 from ffalora_cli.federation.ranks import cut, cut_items, masked, padded
 from ffalora_cli.federation.roles import global_tensors
 from ffalora_cli.federation.round_metrics import arrival_metrics, client_lines, train_metrics
 from ffalora_cli.federation.server.gathering import Gathering
+from ffalora_cli.federation.server.mechanism import ratios
 from ffalora_cli.federation.server.release import (
     ClientRelease,
     ExampleRelease,
@@ -66,8 +68,8 @@ Lines = Callable[[list[PayloadItem], WireDtype], Mapping[Kind, int]]
 """Bytes by kind of a payload."""
 
 Done = tuple[ServerState, RoundRecord]
-Exchanged = tuple[ServerState, list[LocalResult], list[Any]]
-"""State after an exchange, its results chunk by chunk, and its rejected uploads."""
+Exchanged = tuple[ServerState, list[LocalResult], list[Any], Mapping[str, float]]
+"""State after an exchange, results chunk by chunk, rejected uploads, what was measured of them."""
 Playing = Generator[LocalJob | Receipt, Any, Exchanged]
 
 
@@ -103,17 +105,20 @@ def play(
             check_round(setting.plan, setting.network.model, names)
     _charge(setting, ledgers.privacy_ledger, round, invited.ids)
     results, rejected = [], []
+    measured: list[Mapping[str, float]] = []
     for number in numbers:
         step = (exchange or _exchange)(setting, state, ledgers, invited, number)
-        state, trained, refused = yield from step
+        state, trained, refused, sums = yield from step
         results += trained
         rejected += refused
+        measured.append(sums)
     ledgers.client_states.took_part(invited.ids, round)
     rescales = setting.plan is not None and setting.plan.clip == "automatic"
     metrics = train_metrics(results, time.perf_counter() - began, clips=not rescales)
     late = int(invited.late.sum()) * len(numbers)
     metrics |= arrival_metrics(invited.dropped, late, rejected)
     metrics[LEARNING_RATE] = setting.optimizer(round).lr
+    metrics |= ratios(measured, setting.network.scale)
     release = release_of(setting.plan, setting.secret)
     adapted = adapt_clip(release, ledgers.communication, round, invited.ids, results, state)
     state, clip = replace(adapted[0], round=round), adapted[1]
@@ -163,6 +168,7 @@ def _exchange(
         keep=not setting.method.linear,
         release=release if isinstance(release, ClientRelease) else None,
         total={s.name: torch.zeros(s.shape, dtype=torch.float64) for s in manifest.specs},
+        mechanism=measuring(setting, received, number) if setting.mechanism else None,
     )
     weights = client_weights(setting.clients.sizes[invited.ids], config.weights)
     results, size = [], _chunk_size(setting, number)
@@ -189,10 +195,15 @@ def _exchange(
                 receipt = replace(receipt, uploads=padded(receipt.uploads, shapes))
             gathered.add(receipt, ids[rows], weights[part][rows])
     gathered.check(round, config.min_clients)
+    measured: Mapping[str, float] = {}
+    if gathered.mechanism is not None:
+        counted = (gathered.clients, gathered.weights)
+        noise = noise_sums(setting, state, received, number, *counted)
+        measured = gathered.mechanism.sums() | noise
     mean = gathered.combined(round)
     if mean:  # empty if nothing arrived, unless client-level privacy releases noise for it
         state = _combine(setting, state, ledgers, number, mean, gathered)
-    return state, results, gathered.rejected
+    return state, results, gathered.rejected, measured
 
 
 def send(

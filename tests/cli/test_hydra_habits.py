@@ -58,7 +58,10 @@ def test_the_configuration_is_printed_as_the_run_will_record_it(tmp_path, monkey
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_chosen_options_are_listed(capsys):
+def test_the_chosen_options_are_listed(tmp_path, capsys):
+    (tmp_path / "task").mkdir()
+    assert main(["run", "--info", "searchpath", "-cd", str(tmp_path)]) == 0
+    assert str(tmp_path) in capsys.readouterr().out.splitlines()
     assert main(["run", "--info", "experiment=quickstart", "method=lora"]) == 0
     lines = capsys.readouterr().out.splitlines()
     rows = {words[0]: words[1] for words in map(str.split, lines[: lines.index("")])}

@@ -21,22 +21,27 @@ def runs(tmp_path, monkeypatch):
     return tmp_path
 
 
-def test_curves_are_written_as_two_pictures_and_their_numbers(runs, capsys):
-    assert main(["plot", "--x", "total_bytes", "-o", "out/a.svg"]) == 0
+def test_curves_are_written_as_three_pictures_and_their_numbers(runs, capsys):
+    assert main(["plot", "--x", "total_bytes", "-o", "out/a.pdf", "--width", "page"]) == 0
     text = capsys.readouterr().out
     assert "mean of 1 to 2 runs a line" in " ".join(text.split())
     assert max(map(len, text.splitlines())) <= 80
     assert (runs / "out/a.png").read_bytes().startswith(b"\x89PNG")
-    assert (runs / "out/a.svg").read_bytes().startswith(b"<?xml")
+    assert b'width="486pt"' in (runs / "out/a.svg").read_bytes()  # 6.75 inches
+    assert b"/MediaBox [ 0 0 486 " in (runs / "out/a.pdf").read_bytes()
     rows = list(csv.DictReader((runs / "out/a.csv").open()))
     assert {row["group"] for row in rows} == {"ffa_lora", "lora"}
-    assert float(rows[-1]["total_bytes"]) == 18e6
+    assert rows[0]["group"] == "lora"  # the baseline first, as in a table
+    assert max(float(row["total_bytes"]) for row in rows) == 18e6
 
 
 def test_pareto_and_a_selection(runs, capsys):
     assert main(["plot", "method=lora,ffa_lora", "--kind", "pareto"]) == 0
     rows = list(csv.DictReader((runs / "pareto.csv").open()))
-    assert [row["best"] for row in rows] == ["1", "0"]
+    assert [(row["group"], row["best"]) for row in rows] == [("lora", "0"), ("ffa_lora", "1")]
+    assert main(["plot", "method=ffa_lora,lora", "--kind", "pareto"]) == 0
+    typed = csv.DictReader((runs / "pareto.csv").open())
+    assert [row["group"] for row in typed] == ["ffa_lora", "lora"]
     assert "pareto.png" in capsys.readouterr().out
 
 
@@ -56,7 +61,10 @@ def test_the_partition_of_a_run_is_the_one_that_partition_prints(runs, capsys):
     [
         (["--y", "eval/acuracy"], "did you mean 'eval/accuracy'?"),
         (["--kind", "clients"], "federation.eval_clients=true"),
-        (["-o", "a.pdf"], "try a.png"),
+        (["--kind", "mechanism"], "run with diagnostics=mechanism"),
+        (["-o", "a.jpg"], "try a.pdf"),
+        (["--width", "colum"], "--width 5.5"),
+        (["--width", "0.5"], "2 to 20 inches"),
         (["--by", "metod"], "metod"),
         (["--kind", "pareto", "--x", "epsilon"], "uplink_bytes, total_bytes"),
         (["nothing"], "nothing"),

@@ -11,6 +11,7 @@ import pytest
 
 from ffalora_cli.cli.main import main
 from ffalora_cli.cli.screen.streams import Screen, in_columns
+from ffalora_cli.cli.screen.waiting import Waiting
 from tests.tiny import save_tiny_bert
 
 
@@ -86,3 +87,46 @@ def test_a_run_goes_on_without_its_screen_and_records_it(stream, tmp_path, monke
     (note,) = json.loads(summary.read_text())["notes"]
     assert "standard output failed on the way" in note
     assert note in capsys.readouterr().err
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.fixture
+def impatient(patient, monkeypatch):
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr("ffalora_cli.cli.screen.waiting.PATIENCE", 5.0)
+
+
+def silent(under, seconds, news=()):
+    """What is said of seconds in which only ``news`` are printed, in pieces."""
+    now, output, error = [0.0], Screen(io.StringIO()), Screen(under)
+    waiting = Waiting("plan", output, error, clock=lambda: now[0])
+    output.heard = waiting._heard
+    for second in range(seconds):
+        now[0] = float(second)
+        if second in news:
+            output.write("news\n")
+        waiting.look()
+    output.write("the end\n")
+    return under.getvalue().replace("ffalora plan: still working, ", "")
+
+
+def test_silence_is_ever_rarer_lines_on_a_pipe(impatient) -> None:
+    wanted = ["0:05", "0:10", "0:20", "0:40", "1:20", "2:20", "0:05", ""]
+    assert silent(io.StringIO(), 156, news=(150,)).split("\n") == wanted
+
+
+def test_silence_is_one_line_on_a_terminal_and_gone_with_the_next(impatient) -> None:
+    assert silent(Terminal(), 8).split("\r\x1b[2K") == ["", "0:05", "0:06", "0:07", ""]
+
+
+@pytest.mark.parametrize("words", [[], ["--quiet"]])
+def test_a_quiet_command_says_nothing_of_its_silence(words, monkeypatch) -> None:
+    started = []
+    own = Waiting.__enter__
+    monkeypatch.setattr(Waiting, "__enter__", lambda self: started.append(1) or own(self))
+    main(["ls", "tasks", *words])
+    assert bool(started) != bool(words)

@@ -100,7 +100,7 @@ def test_show_of_an_ambiguous_or_unknown_run(runs, capsys) -> None:
         assert (
             "matches 2 runs, newest first: bbc_news-ffa_lora-rounds40-s1" in capsys.readouterr().err
         )
-    assert main(["show", "bbc_news-lora", "--runs", "runs"]) == 2
+    assert main(["show", "bbc_news-fa_lora-rounds40-s0", "--runs", "runs"]) == 2
     assert "did you mean" in capsys.readouterr().err
 
 

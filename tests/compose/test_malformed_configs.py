@@ -127,6 +127,11 @@ CASES = {
     "privacy.accountant=gdp": ("privacy.accountant", "pld"),
     "privacy.unit=none": ("privacy.epsilon_target", "privacy=text"),
     "privacy=none privacy.epsilon_target=3": ("privacy.epsilon_target", "privacy=text"),
+    "privacy=client federation.weights=uniform diagnostics=mechanism": (
+        "diagnostics",
+        "privacy.client_noise=local",
+    ),
+    "diagnostics=mechanisms": ("diagnostics", "'mechanism'"),
     "privacy=client federation.weights=size": ("federation.weights", "uniform"),
     "privacy=client federation.weights=uniform federation.cohort_sampling=fixed "
     "federation.cohort_size=2": ("federation.cohort_sampling", "poisson"),

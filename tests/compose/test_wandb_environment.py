@@ -73,5 +73,5 @@ def test_other_trackers_and_none_are_left_alone(environment):
 
 def test_an_unknown_mode_is_one_line(environment):
     environment(MODE="ofline")
-    with pytest.raises(ConfigError, match="WANDB_MODE='ofline' is not one of .* 'offline'"):
+    with pytest.raises(ConfigError, match=r"WANDB_MODE='ofline' is not one of .* 'offline'"):
         one("tracking=wandb")

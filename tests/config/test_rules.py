@@ -41,6 +41,8 @@ ALLOWED = [
     "engine.max_tokens=128",
     "engine.device=cuda:1",
     "federation.local_optimizer=adamw",
+    "diagnostics=mechanism",
+    "privacy=client privacy.client_noise=local federation.weights=uniform diagnostics=mechanism",
     "+model.targets.mine=[query] adapter.targets=mine privacy.max_grad_norm=1",
     "method.options.anything=1",
     "federation.server_optimizer.name=yogi federation.server_optimizer.lr=0.01",

@@ -67,6 +67,12 @@ def test_what_can_change_results_counts(default) -> None:
     assert len({default, *found}) == len(OTHER) + 1
 
 
+def test_looking_on_is_another_run_with_the_same_draws() -> None:
+    plain, looking = (plan([f"diagnostics={name}"])[0] for name in ("none", "mechanism"))
+    assert plain.signature != looking.signature
+    assert plain.signature == plain.draw_signature == looking.draw_signature
+
+
 def test_key_order_does_not_matter(default) -> None:
     resolved = plan([])[0].resolved
     backwards = json.loads(json.dumps(resolved), object_pairs_hook=lambda p: dict(reversed(p)))

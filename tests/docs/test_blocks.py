@@ -62,6 +62,7 @@ def place(tmp_path_factory):
         enter(patch, root)
         words = ["task=sst2", "partition=iid", "privacy.epsilon_target=null"]
         words += ["privacy.noise_multiplier=1.0", "federation.eval_clients=true"]  # quick to plan
+        words += ["diagnostics=mechanism"]
         words = cut_down(words, root / "data", root / "model")
         assert main(["run", "--quiet", *words]) == 0
         (run,) = (root / "runs").iterdir()

@@ -17,7 +17,12 @@ from tests.trackers import Silent
 RUNS = {
     "no privacy": ["privacy=none", "method=lora", "head.mode=trained"],
     "rows": ["method=ffa_lora", "federation.eval_clients=true"],
-    "adaptive clip": ["method=lora", "privacy.clip_quantile=0.5", "privacy.clip_count_noise=1"],
+    "adaptive clip": [
+        "method=lora",
+        "privacy.clip_quantile=0.5",
+        "privacy.clip_count_noise=1",
+        "diagnostics=mechanism",
+    ],
     "clients": ["method=lora", "privacy.unit=client", "federation.weights=uniform"],
     "personal": ["privacy=none", "method=fedsa_lora", "federation.dropout_rate=0.3"],
     "merges": ["privacy=none", "method=fedex_lora", "federation.num_clients=4"],
@@ -69,6 +74,7 @@ def test_every_key_of_a_round_is_listed(written):
 
 def test_every_listed_key_is_written_by_some_run(written):
     metrics = set().union(*written.values())
+    metrics |= {metric_keys.gap_of("<layer>") for key in metrics if metric_keys.gap_of("") in key}
     listed = set(metric_keys.METRICS) - RARE - FURTHER_SPLIT - GENERATED
     patterns = {key: re.sub("<metric>", "accuracy", key) for key in listed}
     assert {key for key, name in patterns.items() if name not in metrics} == set()

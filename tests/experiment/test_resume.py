@@ -210,7 +210,7 @@ def test_every_semantic_field_is_refused_by_name_and_the_others_may_change(built
         "engine.gradient_checkpointing", "engine.shard", "federation.budget_megabytes",
         "model.cache", "model.targets.value",  # a pattern that is not used here
         "model.head_scale", "privacy.budget_guard", "privacy.trials", "privacy.trial_distribution",
-        "task.license",
+        "privacy.trial_runs", "task.license",
     }  # fmt: skip
     unsaid = {  # left out of the identity at their defaults alone
         "adapter.form", "adapter.layers", "task.kind", *(f"task.{name}" for name in OF_KINDS),

@@ -14,9 +14,11 @@ from PIL import Image
 from transformers import ViTImageProcessor
 
 from ffalora_cli.cli.main import main
+from ffalora_cli.compose.jobs import plan
 from ffalora_cli.export import export as room
 from ffalora_cli.export import reload
 from ffalora_cli.export.usage import from_hub, usage
+from ffalora_cli.models.backbone import load_tokenizer
 from ffalora_cli.records.reading import read_run
 from tests.export.test_export import config
 from tests.language import save_tiny_llama, write_rows
@@ -206,3 +208,24 @@ def test_the_code_finds_the_base_wherever_it_is(source, said):
     found = config()
     model = replace(found.model, source=source, revision="abc")
     assert said in usage(replace(found, model=model), merged=False, sized=False)
+
+
+@pytest.mark.parametrize("merge", [False, True])
+def test_a_decoder_that_classifies_is_told_its_padding(merge, tmp_path):
+    """Neither the base nor its tokenizer had any; the folder pads with what the head passes by."""
+    words = load_tokenizer(plan([])[0].config.model)
+    words.bos_token, words.eos_token, words.pad_token = "[CLS]", "[SEP]", None
+    base = save_tiny_llama(tmp_path / "llama", words=words)
+    source = ["model=auto", f"model.source={base}", f"paths.runs={tmp_path / 'runs'}"]
+    assert main(["run", "--quiet", "debug=tiny", "privacy=none", *source]) == 0
+    (run,) = (tmp_path / "runs").iterdir()
+    to = tmp_path / "exported"
+    assert main(["export", str(run), "--to", str(to), *["--merge"] * merge]) == 0
+    names, _ = run_code((to / "README.md").read_text(), to, base)
+    model, tokenizer = names["model"], names["tokenizer"]
+    assert model.config.pad_token_id == tokenizer.pad_token_id == tokenizer.bos_token_id
+    texts = ["a long one about a match that was lost", "short"]
+    with torch.no_grad():
+        padded = model(**tokenizer(texts, padding=True, return_tensors="pt")).logits
+        alone = [model(**tokenizer(text, return_tensors="pt")).logits for text in texts]
+    torch.testing.assert_close(padded, torch.cat(alone), atol=1e-6, rtol=1e-5)

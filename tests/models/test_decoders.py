@@ -129,6 +129,14 @@ def test_a_decoder_classifies_without_a_pad_token(family, tokenizer, tmp_path):
     assert fit(tmp_path, tokenizer, family, *words, pad_token_id=None) == []
 
 
+def test_padding_that_a_text_ends_with_is_refused(tokenizer, tmp_path):
+    """The packaged words end every text with [SEP]; a head that passes by it would read another."""
+    words, end = ("task=bbc_news", "task.max_length=40"), tokenizer.eos_token_id
+    with pytest.raises(ConfigError, match=r"texts end with '\[SEP\]', which is its padding"):
+        fit(tmp_path, tokenizer, "llama", *words, pad_token_id=end)
+    assert fit(tmp_path, tokenizer, "llama", *words, pad_token_id=None, eos_token_id=end) == []
+
+
 def test_what_its_tokenizer_lacks_is_said(tokenizer, tmp_path):
     endless = copy.deepcopy(tokenizer)
     endless.eos_token = None

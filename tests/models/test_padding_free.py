@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ import transformers
 
 from ffalora_cli.adapters.context import Context
 from ffalora_cli.adapters.layout import Layout
+from ffalora_cli.config.errors import ConfigError
 from ffalora_cli.models.families import attention, check, packed
 from tests.tiny import FAMILIES, tiny_network
 
@@ -208,3 +210,18 @@ def test_a_forward_pass_that_is_not_the_model_s_own_is_not_taken(fault, monkeypa
     network = tiny_network("distilbert")
     reason = {"wrong": "its outputs without padding are off by", "fails": "shapes do not fit"}
     assert reason[fault] in network.padding and not network.packs
+
+
+@pytest.mark.parametrize("family", ["convbert", "nystromformer", "rembert", "bloom"])
+def test_a_row_that_shows_beside_whom_it_is_padded_has_no_privacy(family):
+    settings = SMALL | {"embedding_size": 16, "input_embedding_size": 16, "num_landmarks": 4}
+    settings = GPT if family == "bloom" else settings | {"output_embedding_size": 16}
+    model = made(family, settings, "AutoModelForSequenceClassification", num_labels=3)
+    network = SimpleNamespace(plain=model, padding="it does")
+    if family in ("convbert", "nystromformer"):
+        with pytest.raises(
+            ConfigError, match=f"{family} model says of a text (changes by|may change)"
+        ):
+            check.check_rows_apart(network)
+    else:
+        check.check_rows_apart(network)

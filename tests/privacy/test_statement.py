@@ -64,8 +64,9 @@ KEYS = [
     "schema", "sentence", "unit", "protects", "relation", "sampling", "sampling_note",
     "accountant", "library", "delta", "one_over_n", "delta_below_one_over_n",
     "max_grad_norm", "mechanism", "calibration",
-    "epsilon_target", "participation", "epsilon_max", "num_clients", "several_clients", "clients",
-    "largest", "tuning",
+    "epsilon_target", "participation", "epsilon_max",
+    "num_clients", "several_clients", "clients", "largest",
+    "tuning",
     "covered", "noise", "warnings", "outside",
 ]  # fmt: skip
 

@@ -21,7 +21,7 @@ AXES = (
     "federation.combination=norm_bound",
     "federation.cohort_size=2 federation.cohort_sampling=fixed federation.cohort_sampling=poisson",
     "federation.clip_gradients=1 model.dropout=0.1 federation.max_upload_norm=1 "
-    "federation.weights=uniform",
+    "federation.weights=uniform diagnostics=mechanism",
     "privacy.client_noise=local privacy.sampling=fixed privacy.sampling=shuffled "
     "privacy.clip=automatic privacy.clip_quantile=0.5 privacy.rows_per_unit=2 "
     "privacy.participation_quantile=0.9 privacy.noise_multiplier=0.01",

@@ -43,7 +43,7 @@ def produced(tmp_path_factory) -> dict[str, set[str]]:
     model = save_tiny_bert(folder / "model")
     kinds = {
         "adaptive": ["privacy.clip_quantile=0.5", "privacy.clip_count_noise=20"],
-        "personal": ["method=fedsa_lora", "federation.eval_clients=true"],
+        "personal": ["method=fedsa_lora", "federation.eval_clients=true", "diagnostics=mechanism"],
         "clients": ["federation.eval_clients=true", "privacy=none"],
         "client": ["privacy=client", "federation.weights=uniform"],
     }
@@ -81,7 +81,9 @@ def test_every_metric_of_every_kind_of_run_has_a_line_of_its_own(produced):
         ("eval/client_accuracy_own_labels", False, False),
         ("eval/personalized_accuracy", True, False),
         ("comm/uplink_bytes_total", True, False),
+        ("mechanism/aggregation_gap/bert.encoder.layer.0.query", True, True),
         ("train/loss", False, False),
+        ("train/clipped_share", False, False),
         ("best/train/loss", False, False),
         ("engine/padding_share", False, False),
         ("time/samples_per_second", False, False),

@@ -261,6 +261,30 @@ def test_resumes_drop_and_double_nothing(tmp_path):
     assert sorted(rounds) == list(range(11))
 
 
+def test_a_folder_of_the_environment_is_shared_by_runs(tmp_path, monkeypatch):
+    """WANDB_DIR holds files of many runs; each resume reads its own. Notes are W&B's affair."""
+    import wandb
+
+    monkeypatch.setenv("WANDB_DIR", str(tmp_path / "all"))
+    monkeypatch.setenv("WANDB_NOTES", "a word")
+    for name, last in (("one", 1), ("two", 0), ("one", 2)):
+        (tmp_path / name).mkdir(exist_ok=True)
+        tracker = open_tracker(tracking())
+        tracker.start(replace(facts(tmp_path / name), id=f"demo-{name}"))
+        for record in RECORDS[: last + 1]:
+            tracker.log(record)
+        tracker.finish(None)
+        wandb.teardown()
+    found = {}
+    for file in sorted(tmp_path.glob("all/wandb/offline-run-*/run-*.wandb")):
+        read = list(entries(file))
+        assert next(e.run.notes for e in read if e.HasField("run")) == "a word"
+        rows = history({"history": [e.history for e in read if e.HasField("history")]})
+        found.setdefault(file.stem, []).append([row["round"] for row in rows])
+    assert found == {"run-demo-one": [[0, 1], [3]], "run-demo-two": [[0]]}
+    assert not list(tmp_path.glob("one/wandb/offline*"))
+
+
 def test_a_hanging_init_costs_the_run_nothing_but_the_limit(tmp_path, monkeypatch):
     import wandb
 

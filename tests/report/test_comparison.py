@@ -12,9 +12,9 @@ from ffalora_cli.config.errors import ConfigError
 from ffalora_cli.report.runs.moments import parse
 from ffalora_cli.report.runs.selection import select_runs
 from ffalora_cli.report.table.compare import compare
-from ffalora_cli.report.table.formats import grid
-from ffalora_cli.report.table.notes import baseline_name, notes
+from ffalora_cli.report.table.notes import baseline_name, legend, notes
 from ffalora_cli.report.table.rows import Question
+from ffalora_cli.report.table.side_by_side import grid
 from tests.made_runs import write_run
 
 LORA, FFA = [0.50, 0.54, 0.49], [0.60, 0.61, 0.62]  # final accuracy by seed
@@ -46,7 +46,7 @@ def test_rows_are_means_over_seeds_with_paired_differences(runs) -> None:
     found = table(runs)
     assert found.columns == ("method",)
     assert found.metrics == ("eval/accuracy",)
-    ffa, lora = found.rows
+    lora, ffa = found.rows
     assert (ffa.settings, lora.settings) == (("ffa_lora",), ("lora",))
     for row, finals in ((ffa, FFA), (lora, LORA)):
         sample = row.cells[0].sample
@@ -82,7 +82,7 @@ def test_a_recommended_learning_rate_is_said_and_makes_no_column(runs) -> None:
     ],
 )
 def test_moments(runs, at, expected, sent) -> None:
-    row = table(runs, point=parse(at)).rows[0]
+    row = table(runs, point=parse(at)).rows[1]
     assert row.cells[0].sample.mean == pytest.approx(expected)
     assert row.uplink_bytes == sent
     assert row.epsilon == (0.0 if at == "round=0" else 6.0)
@@ -97,9 +97,9 @@ def test_best_validation_says_that_it_is_optimistic(runs) -> None:
 def test_loss_is_best_when_small_and_metrics_have_short_names(runs) -> None:
     found = table(runs, metrics=("loss", "accuracy"))
     assert found.metrics == ("eval/loss", "eval/accuracy")
-    assert [cell.rank for cell in found.rows[0].cells] == ["best", "best"]
-    assert found.rows[0].cells[0].sample.mean == pytest.approx(0.39)
-    assert any("best mean, the lowest of loss" in note for note in notes(found))
+    assert [cell.rank for cell in found.rows[1].cells] == ["best", "best"]
+    assert found.rows[1].cells[0].sample.mean == pytest.approx(0.39)
+    assert legend(found)["best"] == "best mean, the lowest of loss"
 
 
 def test_pairs_need_the_same_seed_and_the_same_clients(runs) -> None:
@@ -119,13 +119,13 @@ def test_a_baseline_of_ones_own_and_per_row(runs) -> None:
     found = table(runs)
     assert found.columns == ("method", "privacy.epsilon_target")
     assert [row.settings for row in found.rows] == [
-        ("ffa_lora", "1"), ("ffa_lora", "6"), ("lora", "1"), ("lora", "6"),
+        ("lora", "1"), ("lora", "6"), ("ffa_lora", "1"), ("ffa_lora", "6"),
     ]  # fmt: skip
-    assert found.rows[0].baseline == ("lora", "1")  # every row against LoRA at its own epsilon
-    assert found.rows[0].cells[0].against.differences.mean == pytest.approx(0.05)
-    assert baseline_name(found) == "lora"
+    assert found.rows[2].baseline == ("lora", "1")  # every row against LoRA at its own epsilon
+    assert found.rows[2].cells[0].against.differences.mean == pytest.approx(0.05)
+    assert baseline_name(found) == "LoRA"
     other = table(runs, baseline=(("privacy.epsilon_target", "6"),))
-    assert other.rows[0].baseline == ("ffa_lora", "6")
+    assert other.rows[2].baseline == ("ffa_lora", "6")
     assert baseline_name(other) == "6"
     for baseline, word in ((("method", "fedsvd"), "none of the rows"), (("seed", "0"), "name one")):
         with pytest.raises(ConfigError, match=word):
@@ -162,9 +162,9 @@ def test_a_column_without_a_value_is_left_out(tmp_path) -> None:
     for method, seed in (("lora", 0), ("ffa_lora", 1)):
         write_run(tmp_path, [f"method={method}", f"seed={seed}"], [0.1, 0.5])
     found = table(tmp_path, by=("method",))
-    assert found.rows[0].baseline == ("lora",)
+    assert found.rows[1].baseline == ("lora",)
     shown = grid(found)
-    assert shown.head == ("method", "accuracy %", "n", "epsilon", "up B")
+    assert shown.head == ("method", "accuracy %", "n", "ε spent", "up B", "s a run")
     assert all("-" not in row and len(row) == len(shown.head) for row in shown.rows)
     assert any("no pair has the same seed" in note for note in shown.notes)
 
@@ -218,6 +218,17 @@ def test_what_may_be_compared_by_who_knows_is_flagged(runs, overrides, keywords,
     assert word in " ".join(notes(table(runs)))
 
 
+def test_a_language_model_has_no_head_to_differ_in(tmp_path) -> None:
+    for method in ("lora", "fedsa_lora"):  # one personal head, one frozen, where there is any
+        typed = [f"method={method}", "task=dolly15k", "model=smollm2_135m", "privacy=none"]
+        path = write_run(tmp_path, typed, [0.1, 0.5])
+        mode = (path / "config.yaml").read_text().split("head:\n  mode: ")[1].split("\n")[0]
+        assert mode == {"lora": "frozen", "fedsa_lora": "personal"}[method]
+    found = table(tmp_path, metrics=("accuracy",))
+    assert found.columns == ("method",)
+    assert "head" not in " ".join(notes(found))
+
+
 def test_rows_that_would_mix_settings_are_split(runs) -> None:
     for seed in (0, 1):
         write_run(runs, ["method=lora", "adapter.alpha=4", f"seed={seed}"], [0.1, 0.5 + seed / 10])
@@ -234,7 +245,7 @@ def test_rows_that_would_mix_settings_are_split(runs) -> None:
 def test_other_seeds_are_averaged_over_and_said(runs) -> None:
     write_run(runs, ["method=lora", "seed=3", "partition.seed=7"], [0.1, 0.5])
     found = table(runs, by=("method",))
-    assert found.columns == ("method",) and [len(row.runs) for row in found.rows] == [3, 4]
+    assert found.columns == ("method",) and [len(row.runs) for row in found.rows] == [4, 3]
     assert "average runs with different partition.seed; add partition.seed to --by" in " ".join(
         notes(found)
     )
@@ -249,11 +260,11 @@ def test_what_was_set_by_hand_is_a_column_and_no_bar_to_the_baseline(tmp_path) -
     found = table(tmp_path)
     assert found.columns == ("method", "federation.local_lr", "head.mode")
     assert not {"federation.local_lr", "head.mode"} & set(found.following)
-    ffa, lora = found.rows
+    lora, ffa = found.rows
     assert ffa.baseline == lora.settings == ("lora", "0.05", "trained")
     assert ffa.cells[0].against.differences.mean == pytest.approx(0.45)
     hidden = " ".join(notes(table(tmp_path, by=("method",))))
-    assert "goes with them: federation.local_lr: 0.5 (ffa_lora), 0.05 (lora)" in hidden
+    assert "goes with them: federation.local_lr: 0.05 (LoRA), 0.5 (FFA-LoRA)" in hidden
     with pytest.raises(ConfigError, match="none of the rows"):
         table(tmp_path, baseline=(("federation.local_lr", "7"),))
 

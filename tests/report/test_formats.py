@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from ffalora_cli.report.runs.selection import select_runs
-from ffalora_cli.report.table import formats
+from ffalora_cli.report.table import formats, side_by_side
 from ffalora_cli.report.table.compare import compare
 from ffalora_cli.report.table.rows import Question
 from tests.made_runs import write_run
@@ -21,9 +21,11 @@ from tests.made_runs import write_run
 FINALS = {"lora": [0.5, 0.54], "ffa_lora": [0.6, 0.61]}
 HOSTILE = formats.Grid(
     ("a_b", r"50 % & \more"),
-    (("x|y #1 {z}", "~1 ± 2 * $3^4 <b>"),),
+    (("x|y #1 {z}", "~1 ± 2 * $3^4 <b>"), ("[q,v]", "-"), ("x", "−1")),
     1,
-    ("note_one: 100 % of $ & # ~ ^ \\ {}",),
+    ("note_one: 100 % of $ & # ~ ^ \\ {} α − ε – ≤",),
+    {(0, 1): "best", (2, 1): "tied"},
+    {"best": "more_is_better", "tied": "100 % as good"},
 )
 
 
@@ -38,25 +40,26 @@ def comparison(tmp_path_factory):
 
 
 def test_grid_shows_percents_intervals_and_dashes(comparison) -> None:
-    grid = formats.grid(comparison)
+    grid = side_by_side.grid(comparison)
     assert grid.head == (
-        "method", "epsilon target", "accuracy %", "sd", "vs lora", "n", "epsilon", "up B",
+        "method", "ε", "accuracy %", "sd", "vs LoRA", "n", "ε spent", "up B", "s a run",
     )  # fmt: skip
     half = 12.706204736 * np.std(FINALS["ffa_lora"], ddof=1) / np.sqrt(2) * 100
-    ffa, lora, plain = grid.rows
-    assert ffa[:3] == ("ffa_lora", "6", f"60.50 ± {half:.2f}")
+    lora, plain, ffa = grid.rows
+    assert ffa[:3] == ("FFA-LoRA", "6", f"60.50 ± {half:.2f}")
     assert lora[4] == plain[4] == "baseline"
-    assert plain == ("lora", "none", "70.00 *", "-", "baseline", "1", "-", "100.00")
-    assert ffa[6] == "6.00"
+    assert plain == ("LoRA", "no privacy", "70.00", "-", "baseline", "1", "-", "100.00", "1.0")
+    assert {place for place, rank in grid.marks.items() if rank} == {(1, 2)}
+    assert grid.marks[1, 2] == "best" and ffa[6] == "6.00"
 
 
 def test_csv_has_plain_numbers(comparison) -> None:
-    rows = list(csv.DictReader(io.StringIO(formats.as_csv(comparison))))
-    assert [row["method"] for row in rows] == ["ffa_lora", "lora", "lora"]
-    assert float(rows[0]["eval/accuracy:mean"]) == pytest.approx(np.mean(FINALS["ffa_lora"]))
-    assert float(rows[0]["eval/accuracy:minus_baseline"]) == pytest.approx(0.085)
-    assert rows[0]["eval/accuracy:minus_baseline_pairs"] == "2"
-    assert rows[2]["eval/accuracy:sd"] == rows[2]["epsilon"] == ""
+    rows = list(csv.DictReader(io.StringIO(side_by_side.as_csv(comparison))))
+    assert [row["method"] for row in rows] == ["lora", "lora", "ffa_lora"]
+    assert float(rows[2]["eval/accuracy:mean"]) == pytest.approx(np.mean(FINALS["ffa_lora"]))
+    assert float(rows[2]["eval/accuracy:minus_baseline"]) == pytest.approx(0.085)
+    assert rows[2]["eval/accuracy:minus_baseline_pairs"] == "2"
+    assert rows[1]["eval/accuracy:sd"] == rows[1]["epsilon"] == ""
     assert float(rows[0]["uplink_bytes"]) == 100.0
 
 
@@ -64,9 +67,9 @@ def test_json_is_strict_and_complete(comparison) -> None:
     def refuse(word: str) -> None:
         raise AssertionError(word)
 
-    content = json.loads(formats.as_json(comparison), parse_constant=refuse)
+    content = json.loads(side_by_side.as_json(comparison), parse_constant=refuse)
     assert content["schema_version"] == 1
-    row = content["rows"][0]
+    row = content["rows"][2]
     metric = row["metrics"]["eval/accuracy"]
     low, high = metric["interval95"]
     assert (low + high) / 2 == pytest.approx(metric["mean"]) == pytest.approx(0.605)
@@ -74,12 +77,12 @@ def test_json_is_strict_and_complete(comparison) -> None:
     assert row["settings"] == {"method": "ffa_lora", "privacy.epsilon_target": "6"}
     assert row["baseline"] == {"method": "lora", "privacy.epsilon_target": "6"}
     assert len(row["runs"]) == 2
-    assert content["rows"][2]["metrics"]["eval/accuracy"]["interval95"] is None
-    assert content["rows"][2]["epsilon"] is None
+    assert content["rows"][1]["metrics"]["eval/accuracy"]["interval95"] is None
+    assert content["rows"][1]["epsilon"] is None
 
 
 def test_markdown_has_as_many_cells_in_every_line(comparison) -> None:
-    for grid in (formats.grid(comparison), HOSTILE):
+    for grid in (side_by_side.grid(comparison), HOSTILE):
         lines = [x for x in formats.markdown(grid).splitlines() if x.startswith("|")]
         counts = {len(re.findall(r"(?<!\\)\|", line)) for line in lines}
         assert counts == {len(grid.head) + 1}
@@ -89,16 +92,20 @@ def test_markdown_has_as_many_cells_in_every_line(comparison) -> None:
 def test_latex_escapes_and_is_balanced(comparison) -> None:
     text = formats.latex(HOSTILE)
     body = text.replace(r"\&", "").split(r"\toprule")[1].split(r"\bottomrule")[0]
-    assert body.count("&") == 2  # one in the head, one in the row
-    assert not re.search(r"(?<!\\)[%$#_](?!\\pm)", body.replace(r"$\pm$", ""))
+    assert body.count("&") == 4  # one in the head, one in each row
+    assert not re.search(r"(?<!\\)[%$#_]", re.sub(r"\$(\\pm|-)\$", "", body))
+    assert r"\textbf{\textasciitilde{}1 $\pm$ 2" in body and r"{[}q,v] & --" in body
+    assert not re.search(r"\\\\\s*\[", text)  # an argument of the line's end
+    assert r"\underline{$-$1}" in body
+    assert r"bold: more\_is\_better; underlined: 100 \% as good.\par" in text
     for name in ("table", "tabular"):
         assert text.count(f"\\begin{{{name}}}") == text.count(f"\\end{{{name}}}") == 1
-    assert formats.latex(formats.grid(comparison)).count(r"\\") == 4
+    assert formats.latex(side_by_side.grid(comparison)).count(r"\\") == 4
 
 
 @pytest.mark.skipif(shutil.which("pdflatex") is None, reason="pdflatex is not installed")
 def test_latex_compiles(comparison, tmp_path) -> None:
-    tables = "\n".join(formats.latex(grid) for grid in (formats.grid(comparison), HOSTILE))
+    tables = "\n".join(formats.latex(grid) for grid in (side_by_side.grid(comparison), HOSTILE))
     document = rf"\documentclass{{article}}\usepackage{{booktabs}}\begin{{document}}{tables}"
     (tmp_path / "t.tex").write_text(document + r"\end{document}", encoding="utf-8")
     command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "t.tex"]

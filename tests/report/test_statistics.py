@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from ffalora_cli.report.runs.statistics import best, paired, summarize
+from ffalora_cli.report.runs.statistics import paired, separable, standings, summarize
 
 VALUES = st.lists(st.floats(-1e3, 1e3), min_size=2, max_size=20)
 
@@ -61,25 +62,32 @@ def test_only_common_keys_make_pairs() -> None:
     assert paired({"a": 1.0}, {"b": 1.0}).pairs == ()
 
 
-@given(st.lists(st.lists(st.floats(0, 1), min_size=0, max_size=4), min_size=1, max_size=6))
-def test_best_is_the_best_mean_and_ties_lie_in_its_interval(rows) -> None:
-    samples = [summarize(values) for values in rows]
-    for higher in (True, False):
-        first, near = best(samples, higher)
-        means = [sample.mean for sample in samples if sample.count]
-        if first is None:
-            assert not means
-            continue
-        assert samples[first].mean == (max(means) if higher else min(means))
-        width = samples[first].half_width or 0.0
-        expected = {
-            row
-            for row, sample in enumerate(samples)
-            if row != first and sample.count and abs(sample.mean - samples[first].mean) <= width
-        }
-        assert near == expected
+@given(st.integers(2, 5), st.integers(2, 12), st.booleans(), st.booleans(), st.integers(0, 1000))
+def test_tied_is_what_scipys_tests_do_not_separate(rows, count, pairs, higher, seed) -> None:
+    """The paired test where rows share keys, Welch's where they do not."""
+    values = np.random.default_rng(seed).normal(np.arange(rows)[:, None] / 2, size=(rows, count))
+    keyed = [
+        {(0 if pairs else row, i): v for i, v in enumerate(values[row])} for row in range(rows)
+    ]
+    found = standings([summarize(own) for own in values], keyed, higher)
+    first = int((values.mean(1) * (1 if higher else -1)).argmax())
+    for row in range(rows):
+        test = stats.ttest_rel if pairs else partial(stats.ttest_ind, equal_var=False)
+        expected = "tied" if test(values[first], values[row]).pvalue >= 0.05 else ""
+        assert found[row] == ("best" if row == first else expected)
 
 
-def test_a_single_run_ties_with_equals_only() -> None:
-    samples = [summarize([0.5]), summarize([0.5]), summarize([0.4999])]
-    assert best(samples, higher=True) == (0, frozenset({1}))
+def test_a_single_run_ties_with_equals_only_and_rows_without_runs_take_no_part() -> None:
+    rows = [[0.5], [0.5], [0.4999], []]
+    samples = [summarize(own) for own in rows]
+    keyed = [dict(enumerate(own)) for own in rows]
+    assert standings(samples, keyed, higher=True) == ["best", "tied", "", ""]
+    assert standings(samples[2:], keyed[2:], higher=True) == ["", ""]  # nothing to be better than
+
+
+def test_pairs_decide_where_single_rows_overlap() -> None:
+    """A gain of every seed shows although seeds differ by far more than methods."""
+    one, other = {0: 0.1, 1: 0.5, 2: 0.9}, {0: 0.111, 1: 0.512, 2: 0.913}
+    samples = [summarize(list(own.values())) for own in (one, other)]
+    assert standings(samples, [one, other], higher=True) == ["", "best"]
+    assert not separable(*samples)

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from ffalora_cli.cli.screen.units import count
-from ffalora_cli.cli.screen.words import labelled, privacy_sentence
+from ffalora_cli.cli.screen.words import counted, labelled, privacy_sentence
 from ffalora_cli.privacy.rounding import delta_text, epsilon_text
 
 if TYPE_CHECKING:
@@ -127,6 +127,15 @@ def _others(privacy: Mapping[str, Any]) -> list[str]:
         f"{epsilon_text(largest['replace_one'])}; without amplification (every unit once an epoch) "
         f"{epsilon_text(largest['no_amplification'])}{_groups(largest, privacy['unit'])}",
     )
+    if tuning["distribution"] == "earlier runs":
+        cost = "no epsilon is stated"
+        if tuning["epsilon"] is not None:
+            cost = f"epsilon {epsilon_text(tuning['epsilon'])}"
+        runs = counted(int(tuning["trials"]), "run")
+        said = f"with the {runs} that chose its settings: {cost} (unit {tuning['unit']}, delta "
+        return lines + labelled(
+            "tuning", f"{said}{delta_text(tuning['delta'])}, {tuning['method']})"
+        )
     if tuning["epsilon"] is None:
         said = "one run is claimed; a search costs more (privacy.trials)"
         return lines + labelled("tuning", said)

@@ -12,7 +12,7 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, TextIO, cast
 
 WIDTH = 80  # of everything printed, where the terminal is no narrower
@@ -31,16 +31,23 @@ class Screen:
         self._stream = stream
         self.lost: str | None = None  # why nothing is shown any more
         self.errno: int | None = None
+        self.heard: Callable[[], None] | None = None  # is told before anything is written
         if stream is None:
             self._lose(OSError(errno.EBADF, "closed"))
 
     def write(self, text: str) -> int:
         """Write what a terminal can show, or nothing."""
+        if self.heard is not None:
+            self.heard()
+        self.show(text)
+        return len(text)
+
+    def show(self, text: str) -> None:
+        """Write it without a word to who listens."""
         shown = in_columns(text, width()) if self.isatty() and "\x1b" not in text else text
         with self._losing():
             if self.lost is None and self._stream is not None:
                 _write(self._stream, shown)
-        return len(text)
 
     def flush(self) -> None:
         """Hand everything over; here a full disk or a reader that left is found out."""

@@ -194,19 +194,25 @@ def suggestions(config: Config, overrides: Sequence[str], run: str) -> list[str]
     name = handle(folder.name) if folder.parent == Path("runs") else shlex.quote(run)
     lines = [f"ffalora show {name}"]
     if config.privacy.unit != "none":
-        lines.append(f"ffalora run {_with(overrides, 'privacy=none')}")
+        lines.append(_with("run", overrides, "privacy=none"))
     method = config.method.name
     other = "ffa_lora" if method == "lora" else "lora"
-    lines.append(f"ffalora sweep {_with(overrides, f'method={method},{other}', 'seed=0,1,2')}")
+    lines.append(_with("sweep", overrides, f"method={method},{other}", "seed=0,1,2"))
     labels = ["try", *[""] * (len(lines) - 1)]
     return [label.ljust(_LABEL) + line for label, line in zip(labels, lines, strict=True)]
 
 
-def _with(overrides: Sequence[str], *changes: str) -> str:
-    """A command's words with other settings; keys below a group that is chosen anew go with it."""
+def _with(verb: str, overrides: Sequence[str], *changes: str) -> str:
+    """A command with other settings; keys below a group that is chosen anew go with it.
+
+    What would not fit a line is what the person has typed, and is left out as ``...``.
+    """
     anew = [change.partition("=")[0] for change in changes]
     kept = [text for text in overrides if text.partition("=")[0].partition(".")[0] not in anew]
-    return shlex.join([*kept, *changes])
+    command = f"ffalora {verb} {shlex.join([*kept, *changes])}"
+    if len(command) <= WIDTH - _LABEL:
+        return command
+    return f"ffalora {verb} ... {shlex.join(changes)}"
 
 
 def handle(run: str) -> str:

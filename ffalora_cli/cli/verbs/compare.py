@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ffalora_cli.cli.arguments import Parser
@@ -13,14 +14,12 @@ from ffalora_cli.config.errors import ConfigError, brief, choose
 if TYPE_CHECKING:
     import argparse
 
-    from rich.table import Table
-
     from ffalora_cli.records.reading import RunRecords
+    from ffalora_cli.report.names import Names
     from ffalora_cli.report.table.formats import Grid
     from ffalora_cli.report.table.rows import Question
 
 FORMATS = ("table", "md", "csv", "json", "latex")
-_PIPED = 1000  # columns where there is no terminal: nothing is folded
 _EXAMPLES = """\
 RUNS are folders, globs, beginnings of names or signatures, and conditions: experiment=NAME,
 tag=NAME, method=NAME, any key=value. Places add up, conditions narrow. None: all finished runs.
@@ -30,28 +29,32 @@ examples:
   ffalora compare task=sst2 --by method,privacy.epsilon_target
   ffalora compare experiment=table1 --published            beside the paper's numbers
   ffalora compare 'runs/sst2-*' --metric accuracy,loss --at round=20
-  ffalora compare method=lora,ffa_lora --at bytes=10MB --format latex
+  ffalora compare --at accuracy=0.8                        rounds, bytes, epsilon, time to it
+  ffalora compare --pivot method:partition.dirichlet_alpha --format latex --label tab:main
   ffalora compare --from wandb ENTITY/PROJECT task=sst2    the same from logged runs"""
 
 
 def main(arguments: Sequence[str]) -> int:
     """Print a comparison."""
-    from ffalora_cli.report.table import formats
+    from ffalora_cli.report.table import pivot, side_by_side
     from ffalora_cli.report.table.compare import compare
 
     options = _parser().read(arguments)
     if options.format not in FORMATS:
         raise choose("--format", options.format, FORMATS)
     runs = _runs(options)
-    question = _question(options)
+    question = _question(options, runs)
     if options.published:
         _published(runs, question, options)
         return DONE
     comparison = compare(runs, question)
-    if options.format in ("csv", "json"):
-        print({"csv": formats.as_csv, "json": formats.as_json}[options.format](comparison))
+    view = pivot if options.pivot else side_by_side
+    if options.format == "json":
+        print(side_by_side.as_json(comparison))
+    elif options.format == "csv":
+        print(view.as_csv(comparison))
     else:
-        _print(formats.grid(comparison), options.format)
+        _print(view.grid(comparison), options)
     return DONE
 
 
@@ -64,9 +67,20 @@ def _parser() -> Parser:
         "--metric", default="", help="accuracy, eval/loss, ... (default: the task's)"
     )
     parser.add_argument(
-        "--at", default="final", help="final, best-validation, round=N or bytes=X (uplink)"
+        "--at", default="final", help="final, best-validation, round=10, bytes=10MB, accuracy=0.8"
     )
     parser.add_argument("--baseline", default="", help="key=value,...: what a row is compared with")
+    parser.add_argument(
+        "--pivot", default="", metavar="ROWS:COLUMNS", help="keys down and keys across: method:task"
+    )
+    parser.add_argument("--best", default="column", help="of a pivot: of each column, or row")
+    parser.add_argument(
+        "--interval", action="store_true", help="mean ± 95 %% interval where else ± is the sd"
+    )
+    parser.add_argument("--names", default="paper", help="paper, raw, or VALUE=NAME,...")
+    parser.add_argument("--caption", default="", help="of the table")
+    parser.add_argument("--label", default="", help="of a LaTeX table: tab:main")
+    parser.add_argument("--no-notes", action="store_true", help="without the lines below it")
     parser.add_argument("--format", default="table", help=", ".join(FORMATS))
     parser.add_argument("--runs", default="runs", help="folder of all runs (default: runs)")
     parser.add_argument("--anyway", action="store_true", help="compare other tasks or rows, too")
@@ -79,26 +93,61 @@ def _parser() -> Parser:
     return parser
 
 
-def _question(options: argparse.Namespace) -> Question:
+def _question(options: argparse.Namespace, runs: Sequence[RunRecords]) -> Question:
     from ffalora_cli.report.runs.moments import parse
+    from ffalora_cli.report.table.pivot import axes
     from ffalora_cli.report.table.rows import Question
 
-    baseline = []
-    for text in _words(options.baseline):
-        key, equals, value = text.partition("=")
-        if not equals:
-            raise ConfigError(
-                f"--baseline {brief(text)} is no setting; write --baseline method=lora"
-            )
-        baseline.append((key, value))
+    if options.best not in ("column", "row"):
+        raise choose("--best", options.best, ("column", "row"))
+    if options.pivot and (options.by or options.published):
+        other = "--by" if options.by else "--published"
+        raise ConfigError(f"--pivot says what makes rows and columns; leave {other} out")
+    down, across = axes(options.pivot) if options.pivot else ((), ())
+    point = parse(options.at, runs)
+    reach = point.kind == "reach"
+    if reach and options.published:
+        raise ConfigError(f"--published has scores, and --at {point} rounds; leave one out")
+    baseline = _pairs(options.baseline, "--baseline", "method=lora")
     return Question(
-        by=_words(options.by),
+        by=(*down, *across) or _words(options.by),
         over=options.over,
-        metrics=_words(options.metric),
-        point=parse(options.at),
-        baseline=tuple(baseline),
+        metrics=_words(options.metric) or (("round",) if reach and across else ()),
+        point=point,
+        baseline=baseline,
         anyway=options.anyway,
+        across=across,
+        best_of=options.best,
+        interval=options.interval or not (across or reach),
+        names=_names(options),
     )
+
+
+def _names(options: argparse.Namespace) -> Names:
+    """How values are written, and the order in which they were typed."""
+    from ffalora_cli.report.names import Names
+    from ffalora_cli.report.runs.selection import typed_lists
+
+    typed = typed_lists(options.runs_named)
+    if options.names in ("paper", "raw"):
+        return Names(options.names == "raw", typed=typed)
+    own = dict(_pairs(options.names, "--names", "my_method=Ours, paper or raw"))
+    return Names(own=own, typed=typed)
+
+
+def _pairs(text: str, option: str, example: str) -> tuple[tuple[str, str], ...]:
+    """``key=value,...``, taken apart.
+
+    Raises:
+        ConfigError: for a word without a value.
+    """
+    found = []
+    for word in _words(text):
+        key, equals, value = word.partition("=")
+        if not equals:
+            raise ConfigError(f"{option} {brief(word)} has no value; write {option} {example}")
+        found.append((key, value))
+    return tuple(found)
 
 
 def _words(text: str) -> tuple[str, ...]:
@@ -153,66 +202,11 @@ def _published(runs: list[RunRecords], question: Question, options: argparse.Nam
     elif options.format == "json":
         print(beside.as_json(table, ours, runs, question))
     else:
-        _print(beside.with_published(table, ours, runs, question), options.format)
+        _print(beside.with_published(table, ours, runs, question), options)
 
 
-def _print(grid: Grid, format: str) -> None:
-    from ffalora_cli.report.table import formats
+def _print(grid: Grid, options: argparse.Namespace) -> None:
+    from ffalora_cli.cli.screen.grid import print_grid
 
-    if format != "table":
-        print({"md": formats.markdown, "latex": formats.latex}[format](grid))
-        return
-    from rich.console import Console
-
-    console = Console(highlight=False, soft_wrap=False, emoji=False, markup=False)
-    if not console.is_terminal:
-        console = Console(width=_PIPED, highlight=False, emoji=False, no_color=True, markup=False)
-    if _least_width(grid) <= console.width:
-        console.print(_rich(grid))
-    else:
-        console.print("\n\n".join(_listed(grid)), soft_wrap=True)
-    for note in grid.notes:
-        console.print(note, style="dim")
-
-
-def _rich(grid: Grid) -> Table:
-    """No frames: it is read in terminals of any colour, and pasted into mails.
-
-    Words give way on a narrow screen, at their blanks; numbers never do.
-    """
-    from rich import box
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
-    for column, (title, width) in enumerate(zip(grid.head, _widths(grid), strict=True)):
-        number = column >= grid.words
-        table.add_column(title, justify="right" if number else "left", min_width=width)
-    for row in grid.rows:
-        table.add_row(*(Text(cell, "bold" if cell.endswith("*") else "") for cell in row))
-    return table
-
-
-def _widths(grid: Grid) -> list[int]:
-    """Columns that cells need: numbers all of theirs, words the longest; titles break anywhere."""
-    return [
-        max(
-            len(piece)
-            for row in (*grid.rows, [""] * len(grid.head))
-            for piece in ([row[column]] if column >= grid.words else row[column].split() or [""])
-        )
-        for column in range(len(grid.head))
-    ]
-
-
-def _least_width(grid: Grid) -> int:
-    return sum(_widths(grid)) + len(grid.head)
-
-
-def _listed(grid: Grid) -> list[str]:
-    """A row as lines of title and cell, for a screen that is too narrow for the table."""
-    room = max(map(len, grid.head)) + 2
-    return [
-        "\n".join(title.ljust(room) + cell for title, cell in zip(grid.head, row, strict=True))
-        for row in grid.rows
-    ]
+    grid = replace(grid, notes=(), legend={}) if options.no_notes else grid
+    print_grid(grid, options.format, options.caption, options.label)

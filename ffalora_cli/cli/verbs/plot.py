@@ -17,11 +17,12 @@ if TYPE_CHECKING:
     from ffalora_cli.records.reading import RunRecords
     from ffalora_cli.report.figures.style import Picture
 
-_KINDS = ("curves", "pareto", "partition", "clients")
+_KINDS = ("curves", "pareto", "partition", "clients", "mechanism")
 _X = ("round", "uplink_bytes", "total_bytes", "epsilon", "seconds")
+_WIDTH = "column (3.25 inches, the default), page (6.75) or inches, at which letters have 8 points"
 _EXAMPLES = """\
 examples:
-  ffalora plot runs --x uplink_bytes -o accuracy.png
+  ffalora plot runs --x uplink_bytes -o accuracy.pdf --width column
   ffalora plot method=lora,ffa_lora --by method --x epsilon
   ffalora plot runs --kind pareto
   ffalora plot bbc_news-lora --kind partition
@@ -31,7 +32,7 @@ key=value conditions (all of them); none: all finished runs."""
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Draw, save as PNG, SVG and CSV, and say where."""
+    """Draw, save as PNG, SVG, PDF and CSV, and say where."""
     parser = Parser("plot", "Draw runs: mean and spread over seeds.", _EXAMPLES)
     parser.add_argument("selectors", nargs="*", metavar="RUNS", help="which runs; see below")
     parser.add_argument("--kind", choices=_KINDS, default="curves", help="default: curves")
@@ -39,6 +40,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--y", help="metric (default: the task's first)")
     parser.add_argument("--by", help="keys that make the lines, as in method,federation.rounds")
     parser.add_argument("--over", default="seed", help="key averaged over (default: seed)")
+    parser.add_argument("--width", default="column", help=_WIDTH)
     parser.add_argument("--runs", default="runs", help="folder of all runs (default: runs)")
     parser.add_argument("-o", "--output", help="file to write (default: KIND.png)")
     options = parser.read(arguments)
@@ -47,7 +49,7 @@ def main(arguments: Sequence[str]) -> int:
 
     runs = select_runs(options.runs, options.selectors, left_out)
     output = Path(options.output or f"{options.kind}.png").expanduser()
-    with styled():
+    with styled(width=_inches(options.width)):
         picture = _picture(options, runs)
         files = save(picture, output)
     for line in labelled("shows", picture.words):
@@ -58,17 +60,39 @@ def main(arguments: Sequence[str]) -> int:
     return DONE
 
 
+def _inches(words: str) -> float:
+    """The width that was asked for.
+
+    Raises:
+        ConfigError: neither a name nor a width that a page has.
+    """
+    from ffalora_cli.report.figures.style import COLUMN, PAGE
+
+    try:
+        inches = {"column": COLUMN, "page": PAGE}.get(words) or float(words)
+    except ValueError:
+        inches = 0.0
+    if not 2 <= inches <= 20:
+        raise ConfigError(f"--width {words}: column, page, or 2 to 20 inches as in --width 5.5")
+    return inches
+
+
 def _picture(options: argparse.Namespace, runs: Sequence[RunRecords]) -> Picture:
-    from ffalora_cli.report.figures import clients, curves, pareto
+    from ffalora_cli.report.figures import clients, curves, mechanism, pareto
     from ffalora_cli.report.figures.series import group_runs
+    from ffalora_cli.report.names import Names
+    from ffalora_cli.report.runs.selection import typed_lists
 
     if options.kind == "partition":
         return _partition(runs)
     by = [key for key in (options.by or "").split(",") if key]
     unlabelled = "privacy" if options.kind == "pareto" else "-"  # epsilon has its own place there
-    grouping = group_runs(runs, by, options.over, unlabelled)
+    names = Names(typed=typed_lists(options.selectors))
+    grouping = group_runs(runs, by, options.over, unlabelled, names)
     if options.kind == "clients":
         return clients.draw(grouping, options.y or "")
+    if options.kind == "mechanism":
+        return mechanism.draw(grouping)
     metric = options.y or common_headline(runs)
     if options.kind == "pareto":
         return pareto.draw(grouping, options.x or "uplink_bytes", metric)
@@ -84,7 +108,7 @@ def _partition(runs: Sequence[RunRecords]) -> Picture:
     from ffalora_cli.config.build import build
     from ffalora_cli.experiment import client_table
     from ffalora_cli.report.figures.partition import compose
-    from ffalora_cli.report.figures.style import WIDTH, Picture
+    from ffalora_cli.report.figures.style import Picture
 
     run = runs[0]
     sizes = {tuple(other.manifest.get("client_sizes") or ()) for other in runs}
@@ -109,7 +133,7 @@ def _partition(runs: Sequence[RunRecords]) -> Picture:
     note = "label counts are no part of a privacy guarantee"
     private = config.privacy.unit != "none"
     return Picture(
-        compose(table, classes, WIDTH),
+        compose(table, classes),
         f"{words}{config.partition.seed}",
         numbers,
         (note,) if private else (),

@@ -56,7 +56,8 @@ def find(words: Sequence[str]) -> Given:
         return Given(_plain(words[0].partition("@")[0].split("/")[1]), {}, hub_path=words[0])
     if len(paths) > 1:
         return _several(paths)
-    return _folder(paths[0].absolute()) if paths[0].is_dir() else _file(paths[0].absolute())
+    path = Path(os.path.abspath(paths[0]))
+    return _folder(path) if path.is_dir() else _file(path)
 
 
 def _file(path: Path) -> Given:
@@ -72,7 +73,8 @@ def _several(paths: Sequence[Path]) -> Given:
     """Each file is the split that its name says; of the names' beginning the task is called."""
     for path in paths:
         _check_readable(path)
-    folder = Path(os.path.commonpath([path.absolute().parent for path in paths]))
+    whole = {path: Path(os.path.abspath(path)) for path in paths}
+    folder = Path(os.path.commonpath([path.parent for path in whole.values()]))
     splits: dict[str, str] = {}
     for path in paths:
         split = _split(path.stem)
@@ -81,7 +83,7 @@ def _several(paths: Sequence[Path]) -> Given:
                 f"{path}: which split is it? give each file train, validation or test in its name, "
                 "one each"
             )
-        splits[split] = path.absolute().relative_to(folder).as_posix()
+        splits[split] = whole[path].relative_to(folder).as_posix()
     bases = {_base(path.stem) for path in paths}
     name = (bases.pop() if len(bases) == 1 else "") or folder.name
     return _trained(Given(_plain(name), splits, folder), paths[0])
@@ -161,7 +163,7 @@ def _check_readable(path: Path) -> None:
 
 
 def _nothing(path: Path) -> ConfigError:
-    folder = path.absolute().parent
+    folder = Path(os.path.abspath(path)).parent
     here = [p.name for p in folder.iterdir()] if folder.is_dir() else []
     close = nearest(path.name, here)
     hint = f"; did you mean {path.with_name(close)}?" if close else ""

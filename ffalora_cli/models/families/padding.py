@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ffalora_cli.adapters.sites import FAMILIES
+from ffalora_cli.config.errors import ConfigError
 
 if TYPE_CHECKING:
     from ffalora_cli.tasks.base import Task
@@ -23,13 +24,29 @@ def finds_last(model: Any, kind: Task) -> bool:
 def name_padding(model: Any) -> None:
     """Let every call of ``model``, and of its copies, know its padding.
 
-    A model without such an id has the end of its texts for it; what a mask hides is filled with it.
+    A model without such an id has what its texts begin with, as no text ends so; what a mask hides
+    is filled with it.
     """
     config = model.config.get_text_config()
     if config.pad_token_id not in range(config.vocab_size):  # LLaMA's first one was -1
-        ends = config.eos_token_id
-        config.pad_token_id = (ends[0] if isinstance(ends, list) else ends) or 0
+        known = [config.bos_token_id, config.eos_token_id, 0]
+        config.pad_token_id = next(i for i in known if i in range(config.vocab_size))
     model.register_forward_pre_hook(_fill, with_kwargs=True)
+
+
+def check_end(model: Any, tokenizer: Any, source: str) -> None:
+    """Refuse a tokenizer that ends its texts with what the head takes for padding.
+
+    Raises:
+        ConfigError: says which token that is.
+    """
+    padding = model.config.get_text_config().pad_token_id
+    if tokenizer("a")["input_ids"][-1:] == [padding]:
+        raise ConfigError(
+            f"{source}: its texts end with {tokenizer.convert_ids_to_tokens(padding)!r}, which is "
+            "its padding, too, so its head would read the token before; set another pad_token_id "
+            "in config.json"
+        )
 
 
 def _fill(model: Any, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:

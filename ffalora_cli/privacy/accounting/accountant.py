@@ -13,6 +13,7 @@ computed, remembered by this process or read from the disk.
 
 from __future__ import annotations
 
+import itertools
 import math
 from bisect import bisect_right
 from collections.abc import Callable, Iterable
@@ -39,6 +40,7 @@ from ffalora_cli.privacy.accounting.disk_cache import Question, answered
 from ffalora_cli.privacy.accounting.sampling import History
 
 Steps = tuple[tuple[float, float, int], ...]  # (noise_multiplier, sample_rate, steps), merged
+_FEW = 16  # choices of clients that are composed one by one, about a second each
 
 
 @dataclass(frozen=True)
@@ -146,20 +148,29 @@ class Accountant:
             largest = max(largest, self.stored(history))
         return largest
 
-    def unmatched(self, runs: Iterable[Iterable[tuple[float, float, int]]]) -> float | None:
-        """Bound for a unit that was on one client of each run, whichever they were, by RDP.
+    def across(self, splits: Iterable[Iterable[History]]) -> tuple[float, str] | None:
+        """Epsilon of a unit that was on one client of each split, whichever they were.
+
+        Where such choices are few each is composed; else it is bounded by RDP, at every order by
+        the client of a split that loses most.
 
         Args:
-            runs: steps of every client, one list a run; None is returned for ``fixed``.
+            splits: histories of the clients, one list for each way the rows were dealt.
+
+        Returns:
+            (epsilon, the accountant that bounds it); None where nothing does.
         """
+        distinct = [{merged(history) for history in clients} for clients in splits]
+        if math.prod(map(len, distinct)) <= _FEW:
+            choices = itertools.product(*map(sorted, distinct))
+            return self.worst([*itertools.chain(*each)] for each in choices), self.name
         if self.sampling == "fixed":
             return None
         total: Any = 0.0
-        for clients in runs:
-            distinct = {found for steps in clients if (found := merged([steps]))}
-            if distinct:  # at every order the client that loses most
-                total = total + np.max([renyi(one, self.sampling) for one in distinct], axis=0)
-        return epsilon_of_renyi(total, self.delta) if np.ndim(total) else 0.0
+        for clients in distinct:
+            losses = [renyi(one, self.sampling) for one in clients if one]
+            total = total + np.max(losses, axis=0) if losses else total
+        return (epsilon_of_renyi(total, self.delta) if np.ndim(total) else 0.0), "rdp"
 
     def question(self) -> Question:
         """What a stored answer depends on, whatever was asked."""

@@ -13,7 +13,12 @@ import numpy as np
 
 from ffalora_cli.privacy.accounting.sampling import NOTES, WORDS
 from ffalora_cli.privacy.claim.spent import claimed, spent
-from ffalora_cli.privacy.planning.assumptions import other_assumptions, other_groups, tuning
+from ffalora_cli.privacy.planning.assumptions import (
+    other_assumptions,
+    other_groups,
+    tuning,
+    with_trials,
+)
 from ffalora_cli.privacy.planning.plan import PrivacyPlan
 from ffalora_cli.privacy.rounding import delta_text, epsilon_text
 from ffalora_cli.types import Floats, Ints
@@ -62,6 +67,11 @@ PROTECTS_IMAGES = PROTECTS | {
     ),
 }
 SELECTED = "RDP, Papernot and Steinke 2022"
+COMPOSED = (
+    "the ledgers of those runs and this one composed, for a unit that all of them trained on; one "
+    "that was held out to judge them is protected in this run, not against the choice"
+)
+NO_BOUND = "no bound is known where clients had other rows in those runs"
 _SUBJECT = {"row": "any row", "text": "any text", "column": "any unit", "client": "any client"}
 OUTSIDE = (
     "what stays in the run folder: training loss, clip fraction, gradient norms, label histograms, "
@@ -295,15 +305,24 @@ def _largest(plan: PrivacyPlan, used: Ints | None, values: Floats | None) -> dic
 
 
 def _tuning(plan: PrivacyPlan, used: Ints | None, claim: float) -> dict[str, Any]:
-    """Trials, and what choosing the best of them costs the worst unit."""
-    epsilon = tuning(plan, plan.planned_steps if used is None else used, claim)
+    """Trials, and what choosing the best of them, or by them, costs the worst unit."""
+    steps = plan.planned_steps if used is None else used
+    facts: dict[str, Any] = {"delta": plan.accountant.delta, "unit": plan.unit}
+    if plan.trial_runs:
+        bound = with_trials(plan, steps)
+        by, how = ("", NO_BOUND) if bound is None else (f"{bound[1].upper()}, ", COMPOSED)
+        return facts | {
+            "trials": plan.trial_runs,
+            "distribution": "earlier runs",
+            "epsilon": None if bound is None else _number(bound[0]),
+            "method": by + how,
+        }
+    epsilon = tuning(plan, steps, claim)
     fixed = plan.trial_distribution == "fixed"
-    return {
+    return facts | {
         "trials": plan.trials,
         "distribution": plan.trial_distribution,
         "epsilon": None if epsilon is None else _number(epsilon),
-        "delta": plan.accountant.delta,
-        "unit": plan.unit,
         "method": f"{plan.accountant.name.upper()}, trial by trial" if fixed else SELECTED,
     }
 

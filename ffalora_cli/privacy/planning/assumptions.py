@@ -81,6 +81,24 @@ def tuning(plan: PrivacyPlan, steps_taken: Ints, claim: float) -> float | None:
     return max(claim, found)
 
 
+def with_trials(plan: PrivacyPlan, steps_taken: Ints) -> tuple[float, str] | None:
+    """Epsilon of a run together with the runs that chose its settings, from their ledgers.
+
+    Args:
+        plan: with ``trial_splits``; a unit that several clients hold counts as on all of them.
+        steps_taken: by each client in this run ``[num_clients]``.
+
+    Returns:
+        (epsilon of a unit that all of them trained on, accountant's name); None where no bound is
+        known: clients that are the units had other rows in other runs.
+    """
+    if plan.unit == "client":
+        return None
+    own = plan.steps_of_clients(steps_taken)
+    histories = [own] if plan.shared else [[one] for one in own]
+    return plan.accountant.across([*plan.trial_splits, histories])
+
+
 def _replaced(noise: float, rate: float, steps: int, delta: float) -> float:
     """Poisson sampling, replace one; half a second, so kept on disk."""
     if steps == 0:

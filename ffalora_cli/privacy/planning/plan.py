@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from ffalora_cli.privacy.accounting.accountant import Accountant
+from ffalora_cli.privacy.accounting.accountant import Accountant, Steps
 from ffalora_cli.privacy.accounting.curves import Curves
 from ffalora_cli.privacy.accounting.sampling import RELATIONS
 from ffalora_cli.privacy.mechanism.adaptive_clip import gradient_noise
@@ -51,6 +51,8 @@ class PrivacyPlan:
     warnings: tuple[str, ...] = ()
     trials: float = 1.0  # expected runs of a random-stopping search; 1 = none
     trial_distribution: str = "geometric"
+    trial_runs: int = 0  # that chose this run's settings, each with a ledger of its own
+    trial_splits: tuple[tuple[Steps, ...], ...] = ()  # what they charged, as ``across`` reads it
     shared: Holders = ()
     clip: ClipKind = "flat"
     clip_quantile: float | None = None  # None: max_grad_norm stays; else it is where C starts

@@ -113,11 +113,11 @@ class WandbTracker(worker.BackgroundTracker):
             return None
         folder = Path(self._run.settings.sync_dir)
         if len(self._offline_files()) > 1:  # one a resume; wandb puts them in order
-            folder = folder.with_name(f"offline-run-*-{self._id}")
+            folder = folder.with_name(f"offline-run-*-{self._id}*")
         return f"W&B was offline; upload with: wandb sync {folder}"
 
     def _offline_files(self) -> list[Path]:
-        return sorted(self._files.glob(f"wandb/offline-run-*-{self._id}/run-{self._id}.wandb"))
+        return sorted(self._files.glob(f"wandb/offline-run-*/run-{self._id}.wandb"))
 
     @property
     def _target(self) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -13,8 +14,22 @@ from ffalora_cli.privacy.accounting.accountants import COARSE
 from ffalora_cli.privacy.accounting.composition import trajectory
 from ffalora_cli.privacy.accounting.curves import round_points
 from ffalora_cli.privacy.planning.budget import Budget
-from ffalora_cli.report.figures.style import COLOURS, DATE_KEY
+from ffalora_cli.report.figures.style import (
+    COLOURS,
+    PAGE,
+    SUFFIXES,
+    legend_below,
+    log,
+    new_figure,
+    plain_x,
+    save_one,
+    styled,
+)
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_DELTA, _EPSILON = "\N{GREEK SMALL LETTER DELTA}", "\N{GREEK SMALL LETTER EPSILON}"
 POINTS = 48
 TARGETS = (0.5, 1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 10.0)
 
@@ -29,15 +44,18 @@ def draw(budget: Budget, path: Path) -> None:
     Raises:
         ConfigError: another suffix, or a folder that cannot be written.
     """
-    from matplotlib.figure import Figure
+    if path.suffix not in SUFFIXES:
+        raise ConfigError(f"--plot {path.name}: give a file ending in {', '.join(SUFFIXES)}")
+    with styled(width=PAGE):
+        save_one(_compose(budget), path, "--plot")
 
-    if path.suffix not in DATE_KEY:
-        raise ConfigError(f"--plot {path.name}: give a file ending in {', '.join(DATE_KEY)}")
+
+def _compose(budget: Budget) -> Figure:
     noise, rate = budget.noise_multiplier, budget.sample_rate
     delta, steps = budget.delta, budget.steps
-    figure = Figure(figsize=(10.0, 4.2), layout="constrained")
+    figure = new_figure(2.6)
     figure.suptitle(
-        f"rate {rate:.4g}, delta {delta:g}, Poisson, add/remove one", fontsize=12, x=0.01, ha="left"
+        f"rate {rate:.4g}, {_DELTA} = {delta:g}, Poisson, add/remove one", x=0.01, ha="left"
     )
     left, right = figure.subplots(1, 2)
     counts, rdp = round_points(steps, POINTS), Accountant("rdp", delta)
@@ -47,26 +65,19 @@ def draw(budget: Budget, path: Path) -> None:
     )
     targets, *needed = _needed(rate, delta, steps)
     for index, (name, style) in enumerate((("PLD", "-"), ("RDP", "--"))):
-        look = {"color": COLOURS[index], "label": name, "linewidth": 2}
+        look = {"color": COLOURS[index], "label": name}
         left.plot(counts, spent[index], style, **look)
         right.plot(targets, needed[index], style, **look)
-    left.plot(steps, budget.epsilon, "o", color=COLOURS[5], label="this plan")
-    right.plot(budget.epsilon, noise, "o", color=COLOURS[5], label="this plan")
-    left.set(xlabel="local steps", ylabel="epsilon", xlim=(0, None), ylim=(0, None))
-    left.set_title(f"spent at noise multiplier {noise:.4g}", fontsize=10)
-    left.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
-    right.set(xlabel="epsilon", ylabel="noise multiplier", yscale="log")
-    right.set_title(f"noise needed for {steps:,} steps", fontsize=10)
-    right.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
-    right.yaxis.set_minor_formatter(lambda value, _: f"{value:g}")
-    for axis in (left, right):
-        axis.spines[["top", "right"]].set_visible(False)
-        axis.grid(alpha=0.25)
-        axis.legend(frameon=False)
-    try:
-        figure.savefig(path, dpi=150, metadata={DATE_KEY[path.suffix]: None})
-    except OSError as error:
-        raise ConfigError(f"--plot {path}: cannot be written ({error.strerror})") from error
+    left.plot(steps, budget.epsilon, "o", color=COLOURS[3], label="this plan")
+    right.plot(budget.epsilon, noise, "o", color=COLOURS[3])
+    left.set(xlabel="local steps", ylabel=_EPSILON, xlim=(0, None), ylim=(0, None))
+    left.set_title(f"spent at noise multiplier {noise:.4g}")
+    plain_x(left, whole=True)
+    right.set(xlabel=_EPSILON, ylabel="noise multiplier")
+    right.set_title(f"noise needed for {steps:,} steps")
+    log(right.yaxis)
+    legend_below(figure, *left.get_legend_handles_labels())
+    return figure
 
 
 def _needed(rate: float, delta: float, steps: int) -> np.ndarray:

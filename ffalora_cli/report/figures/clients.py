@@ -11,8 +11,9 @@ from ffalora_cli.config.errors import ConfigError
 from ffalora_cli.config.schema import TEXT_CLASSIFICATION
 from ffalora_cli.metric_keys import own_labels
 from ffalora_cli.records.reading import RunRecords
+from ffalora_cli.report.figures.places import arranged
 from ffalora_cli.report.figures.series import Grouping
-from ffalora_cli.report.figures.style import WIDTH, Picture, pen
+from ffalora_cli.report.figures.style import Picture, new_figure, plain_numbers, plain_x
 from ffalora_cli.tasks import registry
 from ffalora_cli.tasks.registry import higher_is_better, is_percent
 
@@ -45,8 +46,6 @@ def draw(grouping: Grouping, measure: str = "") -> Picture:
     Raises:
         ConfigError: another measure, or no run that scored its clients.
     """
-    from matplotlib.figure import Figure
-
     known = measures(grouping.runs[0])
     measure = measure or next(iter(known))
     if measure not in known:
@@ -59,23 +58,23 @@ def draw(grouping: Grouping, measure: str = "") -> Picture:
     found = {label: dots for label, dots in found.items() if dots}
     if not found:
         raise ConfigError(f"--kind clients: {remedy}")
-    figure = Figure(figsize=(WIDTH, 0.85 + 0.36 * len(found)), layout="constrained")
+    _, looks = arranged(grouping)
+    figure = new_figure(0.5 + 0.36 * len(found))
     axis = figure.subplots()
-    for row, dots in enumerate(found.values()):
+    for row, (label, dots) in enumerate(found.items()):
         values = np.sort([value for _, _, value in dots])
-        look = pen(row)
+        look = looks[label].pen
         # The golden ratio spreads any number of sorted dots evenly, the same way every time.
         offsets = (np.arange(len(values)) * 0.618) % 1 - 0.5
         axis.plot(values, row + 2 * _SPREAD * offsets, look.marker, color=look.colour, alpha=0.75)
         axis.plot([values.mean()] * 2, [row - 0.38, row + 0.38], color=look.colour, linewidth=2)
-    axis.set_yticks(range(len(found)), [label or "all runs" for label in found])
-    if max(map(len, found)) > 24:
-        axis.tick_params(axis="y", labelsize=7)
+    axis.set_yticks(range(len(found)), [label.replace(", ", "\n") or "all runs" for label in found])
     axis.set_ylim(len(found) - 0.45, -0.55)
     axis.grid(axis="y", visible=False)
-    if is_percent(measure):
-        axis.xaxis.set_major_formatter(lambda value, _: f"{100 * value:g}")
-    axis.set_xlabel(f"{meaning}, %" if is_percent(measure) else meaning)
+    percent = is_percent(measure)
+    plain_x(axis)
+    axis.xaxis.set_major_formatter(plain_numbers(100.0 if percent else 1.0))
+    figure.supxlabel(f"{meaning} (%)" if percent else meaning)
     rows = [
         {"group": label, "run": run.path.name, "client": client, measure: value}
         for label, dots in found.items()

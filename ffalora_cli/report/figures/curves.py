@@ -7,25 +7,27 @@ import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from ffalora_cli.report.figures.places import Place, arranged
 from ffalora_cli.report.figures.series import X_AXES, Curve, Grouping, curves, epsilon_terms
 from ffalora_cli.report.figures.style import (
     Picture,
     byte_unit,
-    column_figure,
     legend_below,
-    pen,
-    share_axis,
+    panel_figure,
+    plain_x,
+    score_axis,
+    score_words,
 )
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-_MARKERS = 12  # markers on a line; more would hide it
-_HEIGHT = 2.1  # inches of the axes; every line of the legend adds to it
+_MARKERS = 8  # markers on a line; more would hide it
+_BANDS = 2  # lines of a panel that have bands: more would pile up into grey, and have whiskers
 
 
 def draw(grouping: Grouping, x: str, y: str) -> Picture:
-    """Draw one line a group. To be called under ``style.styled``.
+    """Draw one line a group, from five on in several panels. To be called under ``style.styled``.
 
     Args:
         grouping: of ``grouping.group_runs``.
@@ -36,61 +38,91 @@ def draw(grouping: Grouping, x: str, y: str) -> Picture:
         ConfigError: when no run has the two quantities, or epsilons are of different kinds.
     """
     lines = curves(grouping, x, y)
-    figure, axis = column_figure(_HEIGHT, [line.label for line in lines])
-    scale, under = 1.0, X_AXES[x]
-    if x.endswith("bytes"):
-        scale, unit = byte_unit(max(float(line.x.max(initial=0)) for line in lines))
-        under += f", {unit}"
-    elif x == "epsilon":
-        terms = epsilon_terms(grouping.runs) or "terms in the run"
-        under = textwrap.fill(f"epsilon ({terms})".replace("delta ", "delta\u00a0"), 48)
-    for line in lines:
-        _line(axis, line, scale, held=x != "round")
-    share_axis(axis, y)
-    axis.set_xlabel(under)
-    if x == "round":
-        axis.xaxis.get_major_locator().set_params(integer=True)
-    axis.margins(x=0.02)
-    if len(lines) > 1 or lines[0].label:
-        legend_below(figure, *axis.get_legend_handles_labels())
+    found, own = arranged(grouping)
+    panels = sorted({own[line.label].panel for line in lines})
+    titles = [found.titles[panel] for panel in panels]
+    legend = found.legend()
+    scale, under = _below(grouping, lines, x)
+    figure, axes = panel_figure(titles, legend[1], under, score_words(y))
+    for panel, axis in zip(panels, axes, strict=True):
+        inside = [line for line in lines if own[line.label].panel == panel]
+        if found.titles == found.colours and len(panels) == len(lines) > 1:
+            _context(axis, lines, scale, x)
+        for number, line in enumerate(inside):
+            draw_line(axis, line, own[line.label], scale, x, (number, len(inside)))
+    score_axis(axes[0], y)
+    plain_x(axes[0], whole=x == "round")
+    axes[0].margins(x=0.02)
+    if legend[0]:
+        legend_below(figure, *legend)
     notes = [*grouping.notes, *(note for line in lines for note in line.notes)]
     notes += grouping.absent([line.label for line in lines], x)
-    return Picture(figure, words(lines, x, y), _rows(lines, x, y), tuple(notes))
+    return Picture(figure, words(lines, x, y, titles), _rows(lines, x, y), tuple(notes))
 
 
-def words(lines: Sequence[Curve], x: str, y: str) -> str:
+def words(lines: Sequence[Curve], x: str, y: str, titles: Sequence[str]) -> str:
     """What the picture shows, for its caption and for those who cannot see it."""
     counts = sorted({line.runs for line in lines})
     spread = "one run a line"
     if counts[-1] > 1:
         several = f"{counts[0]} to {counts[-1]}" if len(counts) > 1 else f"{counts[0]}"
-        spread = f"mean of {several} runs a line, band: one sample standard deviation each way"
+        spread = f"mean of {several} runs a line, band or whisker: one sample standard deviation"
+        spread += " each way"
     held = "" if x == "round" else "; between evaluations the last value is held"
-    return f"{y} against {X_AXES[x]}; {spread}{held}"
+    panels = f"; a panel each for {'; '.join(titles)}" if len(titles) > 1 else ""
+    return f"{y} against {X_AXES[x]}; {spread}{held}{panels}"
 
 
-def _line(axis: Axes, line: Curve, scale: float, held: bool) -> None:
-    look = pen(line.slot)
+def _below(grouping: Grouping, lines: Sequence[Curve], x: str) -> tuple[float, str]:
+    """What values along x are divided by, and the words under the axis."""
+    if x.endswith("bytes"):
+        scale, unit = byte_unit(max(float(line.x.max(initial=0)) for line in lines))
+        return scale, f"{X_AXES[x]} ({unit})"
+    if x == "epsilon":
+        terms = epsilon_terms(grouping.runs) or "terms in the run"
+        return 1.0, textwrap.fill(f"{X_AXES[x]} ({terms})".replace("delta ", "delta\u00a0"), 48)
+    return 1.0, X_AXES[x]
+
+
+def draw_line(
+    axis: Axes, line: Curve, place: Place, scale: float, x: str, among: tuple[int, int]
+) -> None:
+    """A mean with its markers and spread; ``among``: its number in its panel, of how many."""
+    look = place.pen
+    every = max(1, math.ceil(len(line.x) / _MARKERS))
+    number, count = among
+    marked = slice(number * every // count, None, every)
     axis.plot(
         line.x / scale,
         line.mean,
         color=look.colour,
         linestyle=look.dash,
         marker=look.marker,
-        markevery=max(1, math.ceil(len(line.x) / _MARKERS)),
-        drawstyle="steps-post" if held else "default",
+        markevery=marked,
+        drawstyle="default" if x == "round" else "steps-post",
         label=line.label or None,
     )
-    if line.runs > 1:
+    if line.runs == 1:
+        return
+    if count <= _BANDS:
+        low, high = line.mean - line.sd, line.mean + line.sd
+        step = None if x == "round" else "post"
         axis.fill_between(
-            line.x / scale,
-            line.mean - line.sd,
-            line.mean + line.sd,
-            step="post" if held else None,
-            color=look.colour,
-            alpha=0.18,
-            linewidth=0,
+            line.x / scale, low, high, step=step, color=look.colour, alpha=0.18, linewidth=0
         )
+    else:
+        apart = max(every, count)  # whiskers of two lines stand beside each other
+        some = slice(number * apart // count, None, apart)
+        at, mean, sd = (values[some] for values in (line.x / scale, line.mean, line.sd))
+        axis.errorbar(at, mean, sd, fmt="none", ecolor=look.colour, elinewidth=0.7, capsize=1.2)
+
+
+def _context(axis: Axes, lines: Sequence[Curve], scale: float, x: str) -> None:
+    """All means in pale grey, behind the panel's own."""
+    for line in lines:
+        style = "default" if x == "round" else "steps-post"
+        pale = {"color": "#bbbbbb", "linewidth": 0.6, "zorder": 1}
+        axis.plot(line.x / scale, line.mean, drawstyle=style, **pale)
 
 
 def _rows(lines: Sequence[Curve], x: str, y: str) -> list[dict[str, Any]]:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ffalora_cli.config.errors import ConfigError
 from ffalora_cli.privacy.rounding import epsilon_text, rounded_up
+from ffalora_cli.report.figures.places import Place, Places, places
 from ffalora_cli.report.figures.series import (
     EPSILON,
     X_AXES,
@@ -21,12 +22,16 @@ from ffalora_cli.report.figures.series import (
     points,
 )
 from ffalora_cli.report.figures.style import (
+    PENS,
     Picture,
     byte_unit,
-    column_figure,
     legend_below,
+    log,
+    panel_figure,
     pen,
-    share_axis,
+    plain_x,
+    score_axis,
+    score_words,
 )
 from ffalora_cli.report.runs.statistics import Sample, summarize
 from ffalora_cli.tasks.registry import higher_is_better
@@ -35,10 +40,12 @@ if TYPE_CHECKING:
     from matplotlib.artist import Artist
     from matplotlib.axes import Axes
 
-_HEIGHT = 2.1
-_SIZE = 5.0  # of a marker, in points
+_SIZE = 4.5  # of a marker, in points
+_EPSILON = "epsilon"  # what ``Point.told`` calls its level
+_CIRCUMSTANCES = ("task", "partition", "federation.num_clients")
+"""First words of keys that nobody chooses; only points that agree in them are compared."""
 _CAPTION = (
-    "filled: no other point is as good in score, bytes and epsilon and better in one; "
+    "filled: no other point of the panel is as good in score, bytes and epsilon and better in one; "
     "bars: one sample standard deviation each way"
 )
 
@@ -52,6 +59,7 @@ class Point:
     epsilon: float  # infinite without privacy
     sample: Sample  # of the runs' last values
     best: bool = False  # no other point is as good in all three and better in one
+    told: Mapping[str, str] = field(default_factory=dict)  # words that tell it, epsilon's too
 
 
 def draw(grouping: Grouping, x: str, y: str) -> Picture:
@@ -71,49 +79,59 @@ def draw(grouping: Grouping, x: str, y: str) -> Picture:
     check_metric(runs, y)
     terms = epsilon_terms(runs)
     ends = [point for group in grouping.groups for point in _points(group, x, y)]
-    found = mark_best(ends, higher_is_better(y))
-    if not found:
+    if not ends:
         raise ConfigError(f"--kind pareto: none of {len(runs)} runs is finished; wait for one")
-    labels = list(dict.fromkeys(point.label for point in found))
-    levels = sorted({point.epsilon for point in found})
-    handles, named = _legend(labels, levels)
-    figure, axis = column_figure(_HEIGHT, named)
+    apart = [key for key in ends[0].told if key.startswith(_CIRCUMSTANCES)]
+    where = places([point.told for point in ends], apart)
+    found = mark_best(ends, higher_is_better(y), apart)
+    legend = _legend(where)
     scale, unit = byte_unit(max(point.bytes for point in found))
-    for i, point in enumerate(found):
-        size = _SIZE + 3 * _covered(point, found[i + 1 :], found)  # what lies below is larger
-        _mark(axis, point, scale, size, levels.index(point.epsilon), labels.index(point.label))
-    _axes(axis, found, x, y, unit)
-    legend_below(figure, handles, named)
+    below = f"{X_AXES[x]} ({unit})"
+    figure, axes = panel_figure(where.titles, legend[1], below, score_words(y))
+    placed = list(zip(found, where.of, strict=True))
+    for i, (point, place) in enumerate(placed):
+        later = [other for other, its in placed[i + 1 :] if its.panel == place.panel]
+        size = _SIZE + 3 * _covered(point, later, found)  # what lies below is larger
+        _mark(axes[place.panel], point, scale, size, place)
+    score_axis(axes[0], y)
+    low, high = (edge(point.bytes for point in found) for edge in (min, max))
+    if low > 0 and high > 20 * low:
+        log(axes[0].xaxis)
+    else:
+        plain_x(axes[0])
+    axes[0].margins(x=0.14, y=0.08)
+    axes[0].autoscale_view()
+    legend_below(figure, *legend)
     left_out = sum(not run.finished for run in runs)
     notes = [*grouping.notes]
     notes += [f"left out: {left_out} unfinished of {len(runs)} runs"] if left_out else []
-    words = (
-        f"{y} at the end against {X_AXES[x]}, one colour an epsilon ({terms or 'not private'}); "
-        f"{_CAPTION}"
-    )
+    words = f"{y} at the end against {X_AXES[x]}, epsilons: {terms or 'not private'}; {_CAPTION}"
     return Picture(figure, words, [_row(point, x, y) for point in found], tuple(notes))
 
 
-def mark_best(found: Sequence[Point], higher: bool = True) -> list[Point]:
-    """The points with ``best`` filled in: score up (or down), bytes and epsilon down."""
+def mark_best(
+    found: Sequence[Point], higher: bool = True, within: Sequence[str] = ()
+) -> list[Point]:
+    """The points with ``best`` filled in: score up (or down), bytes and epsilon down.
+
+    Args:
+        found: all points.
+        higher: whether higher scores are better.
+        within: keys of ``Point.told``; only points that agree in them are compared.
+    """
     sign = 1.0 if higher else -1.0
-    aims = [(sign * point.sample.mean, -point.bytes, -point.epsilon) for point in found]
-    beaten = [
-        any(o != own and all(x >= y for x, y in zip(o, own, strict=True)) for o in aims)
-        for own in aims
-    ]
-    return [replace(point, best=not lost) for point, lost in zip(found, beaten, strict=True)]
 
+    def aims(point: Point) -> tuple[float, float, float]:
+        return sign * point.sample.mean, -point.bytes, -point.epsilon
 
-def _axes(axis: Axes, found: Sequence[Point], x: str, y: str, unit: str) -> None:
-    """Units, and a scale that shows bytes of different sizes."""
-    share_axis(axis, y)
-    axis.set_xlabel(f"{X_AXES[x]}, {unit}")
-    low, high = (edge(point.bytes for point in found) for edge in (min, max))
-    if low > 0 and high > 20 * low:
-        axis.set_xscale("log")
-    axis.margins(x=0.14, y=0.08)
-    axis.autoscale_view()
+    def beaten(own: Point) -> bool:
+        return any(
+            aims(o) != aims(own) and all(x >= y for x, y in zip(aims(o), aims(own), strict=True))
+            for o in found
+            if all(o.told[key] == own.told[key] for key in within)
+        )
+
+    return [replace(point, best=not beaten(point)) for point in found]
 
 
 def _covered(point: Point, later: Sequence[Point], found: Sequence[Point]) -> int:
@@ -126,14 +144,14 @@ def _covered(point: Point, later: Sequence[Point], found: Sequence[Point]) -> in
     )
 
 
-def _mark(axis: Axes, point: Point, scale: float, size: float, level: int, group: int) -> None:
-    """One marker with its bar; the ends of a later group's bars are wider."""
-    colour = pen(level).colour
+def _mark(axis: Axes, point: Point, scale: float, size: float, place: Place) -> None:
+    """One marker with its bar, at its own bytes and score."""
+    colour = pen(place.colour).colour
     axis.errorbar(
         point.bytes / scale,
         point.sample.mean,
         yerr=point.sample.sd,
-        fmt=pen(group).marker,
+        fmt=_shape(place.dash),
         color=colour,
         markerfacecolor=colour if point.best else "white",
         markeredgecolor="white" if point.best else colour,  # seen on a marker of its colour
@@ -141,8 +159,12 @@ def _mark(axis: Axes, point: Point, scale: float, size: float, level: int, group
         markersize=size,
         elinewidth=0.8,
         capthick=0.8,
-        capsize=2 + group,
+        capsize=1.5,
     )
+
+
+def _shape(slot: int) -> str:
+    return PENS[slot % len(PENS)].marker
 
 
 def _points(group: Group, x: str, y: str) -> list[Point]:
@@ -158,27 +180,31 @@ def _points(group: Group, x: str, y: str) -> list[Point]:
     found = []
     for epsilon, pairs in ends.items():
         sent, last = zip(*pairs, strict=True)
-        found.append(Point(group.label, float(np.mean(sent)), epsilon, summarize(last)))
+        told = {**group.told, _EPSILON: level_words(epsilon)}
+        found.append(Point(group.label, float(np.mean(sent)), epsilon, summarize(last), told=told))
     return found
 
 
-def _legend(labels: Sequence[str], levels: Sequence[float]) -> tuple[list[Artist], list[str]]:
-    """Markers of the groups, then colours of the epsilons."""
-    from matplotlib.lines import Line2D
+def level_words(epsilon: float) -> str:
+    """An epsilon as legends have it."""
+    sign = "\N{GREEK SMALL LETTER EPSILON}"
+    return f"{sign} = {epsilon_text(epsilon)}" if math.isfinite(epsilon) else "no privacy"
 
-    ink = "#777777"
-    named = [label or "runs" for label in labels]
+
+def _legend(where: Places) -> tuple[list[Artist], list[str]]:
+    """Colours, then shapes; a picture of one thing says it, too."""
+    from matplotlib.lines import Line2D
+    from matplotlib.patches import Patch
+
     handles: list[Artist] = [
-        Line2D([], [], color=ink, marker=pen(i).marker, linestyle="", markersize=_SIZE)
-        for i in range(len(labels))
+        Patch(facecolor=pen(slot).colour) for slot in range(len(where.colours))
     ]
-    if len(levels) > 1 or math.isfinite(levels[0]):
-        handles += [Line2D([], [], color=pen(i).colour, linewidth=3) for i in range(len(levels))]
-        named += [
-            f"epsilon {epsilon_text(level)}" if math.isfinite(level) else "no privacy"
-            for level in levels
-        ]
-    return handles, named
+    handles += [
+        Line2D([], [], color="#555555", marker=_shape(slot), linestyle="", markersize=_SIZE)
+        for slot, name in enumerate(where.dashes)
+        if name
+    ]
+    return handles, [*where.colours, *filter(None, where.dashes)]
 
 
 def _row(point: Point, x: str, y: str) -> dict[str, Any]:

@@ -9,14 +9,22 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ffalora_cli.config.errors import ConfigError
-from ffalora_cli.report.figures.style import COLOURS, DATE_KEY
+from ffalora_cli.report.figures.style import (
+    COLOURS,
+    PAGE,
+    SUFFIXES,
+    legend_below,
+    new_figure,
+    plain_x,
+    save_one,
+    styled,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 BAR_CLIENTS = 30  # more clients or classes than this are drawn as a heat map
-COLUMN = 5.0  # inches; a narrower picture stands in a column of text
 BANDS = 200  # more clients than this are averaged in bands
 
 HATCHES = ("", "//", "", "\\\\", "..", "", "xx", "")
@@ -38,37 +46,31 @@ def draw(table: np.ndarray, class_names: Sequence[str], path: Path | str, title:
         ConfigError: another suffix, or a folder that cannot be written.
     """
     path = Path(path)
-    if path.suffix not in DATE_KEY:
-        suffixes = ", ".join(DATE_KEY)
-        raise ConfigError(f"{path}: a picture ends in {suffixes}; try {path.with_suffix('.png')}")
-    figure = compose(table, class_names)
-    figure.suptitle(title, fontsize=12, x=0.01, ha="left")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path, dpi=150, metadata={DATE_KEY[path.suffix]: None})
-    except OSError as error:
-        raise ConfigError(
-            f"{path}: cannot be written ({error.strerror}); choose another"
-        ) from error
+    if path.suffix not in SUFFIXES:
+        kinds = ", ".join(SUFFIXES)
+        raise ConfigError(f"{path}: a picture ends in {kinds}; try {path.with_suffix('.png')}")
+    with styled(width=PAGE):
+        figure = compose(table, class_names)
+        figure.suptitle(title, x=0.01, ha="left")
+        save_one(figure, path, "--figure")
     return path
 
 
-def compose(table: np.ndarray, class_names: Sequence[str], width: float = 10.0) -> Figure:
-    """The picture without its heading.
+def compose(table: np.ndarray, class_names: Sequence[str]) -> Figure:
+    """The picture without its heading. To be called under ``style.styled``.
+
+    A column has room for the numbers of rows alone; a page has their shares beside them.
 
     Args:
         table: rows, int [clients, classes].
         class_names: in label order.
-        width: inches; a column of a page (below 5) has room for the numbers of rows alone.
     """
-    from matplotlib.figure import Figure
-
-    as_bars = table.shape[0] <= BAR_CLIENTS and table.shape[1] <= len(COLOURS)
-    height = 1.7 + 0.32 * max(4, table.shape[0]) if as_bars else 6.0
-    if width < COLUMN:
-        height = 1.0 + 0.2 * max(4, table.shape[0]) if as_bars else 3.2
-    figure = Figure(figsize=(width, height), layout="constrained")
-    (_bars if as_bars else _heat_map)(figure, table, class_names)
+    if table.shape[0] <= BAR_CLIENTS and table.shape[1] <= len(COLOURS):
+        figure = new_figure(0.7 + 0.22 * max(3, table.shape[0]), class_names)
+        _bars(figure, table, class_names)
+    else:
+        figure = new_figure(3.2)
+        _heat_map(figure, table, class_names)
     return figure
 
 
@@ -77,12 +79,12 @@ def _bars(figure: Figure, table: np.ndarray, class_names: Sequence[str]) -> None
     clients = np.arange(len(table))
     sizes = table.sum(axis=1)
     shares = table / np.maximum(sizes, 1)[:, None]
-    if figure.get_figwidth() < COLUMN:
+    if figure.get_figwidth() < PAGE:
         panels = [(figure.subplots(), table)]
     else:
         left_axis, right_axis = figure.subplots(1, 2, sharey=True, width_ratios=(3, 2))
         panels = [(left_axis, table), (right_axis, shares * 100)]
-        right_axis.set(xlabel="share of the client's rows, %", xlim=(0, 100))
+        right_axis.set(xlabel="share of the client's rows (%)", xlim=(0, 100))
     counts_axis = panels[0][0]
     for axis, values in panels:
         left = np.zeros(len(table))
@@ -101,16 +103,13 @@ def _bars(figure: Figure, table: np.ndarray, class_names: Sequence[str]) -> None
         _plain(axis)
     room = 1.14 if len(panels) > 1 else 1.25  # for the numbers at the ends of the bars
     for client, size in enumerate(sizes):
-        counts_axis.text(size, client, f" {size:,}", va="center", fontsize=8)
+        counts_axis.text(size, client, f" {size:,}", va="center")
     counts_axis.set(
         xlabel="rows", ylabel="client", yticks=clients, xlim=(0, max(sizes.max(), 1) * room)
     )
-    counts_axis.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+    plain_x(counts_axis, whole=True)
     counts_axis.set_ylim(len(table) - 0.5, -0.5)  # client 0 on top
-    handles, names = counts_axis.get_legend_handles_labels()
-    fits = int(figure.get_figwidth() * 72 // (4.5 * max(map(len, names)) + 36))
-    columns = min(len(names), max(1, fits))
-    figure.legend(handles, names, loc="outside lower left", ncols=columns, frameon=False)
+    legend_below(figure, *counts_axis.get_legend_handles_labels())
 
 
 def _heat_map(figure: Figure, table: np.ndarray, class_names: Sequence[str]) -> None:
@@ -138,17 +137,10 @@ def _heat_map(figure: Figure, table: np.ndarray, class_names: Sequence[str]) -> 
     centres = (edges[:-1] + edges[1:] - 1) / 2
     per_client = sizes / np.diff(edges)
     size_axis.barh(centres, per_client, height=np.diff(edges), color=COLOURS[0], linewidth=0)
-    narrow = figure.get_figwidth() < COLUMN
-    size_axis.set(
-        xlabel="rows" if narrow else "rows a client", xlim=(0, max(per_client.max() * 1.05, 1))
-    )
+    size_axis.set(xlabel="rows", xlim=(0, max(per_client.max() * 1.05, 1)))
     _plain(size_axis)
-    figure.colorbar(image, ax=map_axis, location="left", label="share of the client's rows, %")
+    figure.colorbar(image, ax=map_axis, location="left", label="share of the client's rows (%)")
 
 
 def _plain(axis: Axes) -> None:
-    for side in ("top", "right"):
-        axis.spines[side].set_visible(False)
     axis.grid(False)
-    if axis.figure.get_figwidth() >= COLUMN:
-        axis.tick_params(labelsize=9)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -18,25 +18,31 @@ from ffalora_cli.config.errors import ConfigError, listed, nearest
 from ffalora_cli.metric_keys import DOWNLINK_TOTAL, EPSILON, ROUND_SECONDS, UPLINK_TOTAL
 from ffalora_cli.privacy.rounding import epsilon_text
 from ffalora_cli.records.reading import RunRecords
+from ffalora_cli.report.names import PAPER, Names
 from ffalora_cli.report.runs.settings import grouped, once, row_of, split, title
 from ffalora_cli.report.runs.statistics import Sample, summarize
 
 X_AXES = {
     "round": "round",
-    "uplink_bytes": "uplink, all clients together",
-    "total_bytes": "uplink and downlink, all clients together",
-    "epsilon": "epsilon",
-    "seconds": "seconds of training",
+    "uplink_bytes": "uplink of all clients",
+    "total_bytes": "uplink and downlink of all clients",
+    "epsilon": "\N{GREEK SMALL LETTER EPSILON}",
+    "seconds": "training time (s)",
 }
-"""What ``--x`` may be, and the words under the axis."""
+"""What ``--x`` may be, and the words under the axis; bytes get their unit."""
 
 
 @dataclass(frozen=True)
 class Group:
     """Runs that agree in the keys that make groups: a line of a picture."""
 
-    label: str  # the values that tell it from the others; empty for a single group
+    told: Mapping[str, str]  # what tells it from the others: words by key, the same keys in all
     runs: tuple[RunRecords, ...]
+
+    @property
+    def label(self) -> str:
+        """The words in a line; empty for a single group."""
+        return ", ".join(self.told.values())
 
 
 @dataclass(frozen=True)
@@ -58,7 +64,11 @@ class Grouping:
 
 
 def group_runs(
-    runs: Sequence[RunRecords], by: Sequence[str] = (), over: str = "seed", unlabelled: str = "-"
+    runs: Sequence[RunRecords],
+    by: Sequence[str] = (),
+    over: str = "seed",
+    unlabelled: str = "-",
+    names: Names = PAPER,
 ) -> Grouping:
     """Split runs into groups, finished or not.
 
@@ -67,9 +77,10 @@ def group_runs(
         by: keys that make groups, as ``compare --by`` takes them; none: those that differ.
         over: key averaged over.
         unlabelled: key prefix; such keys split groups but do not appear in labels.
+        names: the order of values.
 
     Returns:
-        Groups in the order of their first run. One run that is there twice counts once.
+        Groups in the order of the rows of a table. One run that is there twice counts once.
 
     Raises:
         ConfigError: for a key that does not exist, or no runs.
@@ -80,10 +91,11 @@ def group_runs(
     kept.sort(key=runs.index)
     by = ["privacy.unit" if key == "privacy" else key for key in by]  # also without a statement
     found = split(kept, by, over)
-    cells = grouped(kept, lambda run: row_of(run, found.columns))
+    loose = grouped(kept, lambda run: row_of(run, found.columns))
+    cells = {cell: loose[cell] for cell in names.ordered(found.columns, loose)}
     told = _telling(found.columns, list(cells), unlabelled)
     groups = [
-        Group(", ".join(_words(found.columns[i], cell[i], own[0]) for i in told), (*own,))
+        Group({found.columns[i]: _words(found.columns[i], cell[i], own[0]) for i in told}, (*own,))
         for cell, own in cells.items()
     ]
     notes = []
@@ -123,12 +135,11 @@ def _words(key: str, value: str, run: RunRecords) -> str:
 class Curve:
     """What the runs of a group have in common along an axis."""
 
-    label: str
+    label: str  # of its group
     x: np.ndarray  # float64 [points]
     samples: tuple[Sample, ...]  # one a point, of the runs
     runs: int
     notes: tuple[str, ...] = ()
-    slot: int = 0  # of its group among all: a line keeps its pen where others are not drawn
 
     @property
     def mean(self) -> np.ndarray:
@@ -180,7 +191,7 @@ def curves(grouping: Grouping, x: str, y: str) -> list[Curve]:
     if x == "epsilon":
         epsilon_terms(runs)
     lines = [curve(group, x, y) for group in grouping.groups]
-    found = [replace(line, slot=slot) for slot, line in enumerate(lines) if line is not None]
+    found = [line for line in lines if line is not None]
     if not found:
         raise ConfigError(f"--x {x}: none of {len(runs)} runs has it beside {y}; try --x round")
     return found

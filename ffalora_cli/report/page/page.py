@@ -17,14 +17,15 @@ from ffalora_cli.privacy.rounding import bound_of_delta, largest_client
 from ffalora_cli.records.leaving import metric_may_leave, released, without_folder
 from ffalora_cli.records.manifest import code_of, joined
 from ffalora_cli.records.reading import RunRecords
-from ffalora_cli.report.figures import clients, curves, pareto
+from ffalora_cli.report.figures import clients, curves, mechanism, pareto
 from ffalora_cli.report.figures.series import group_runs
 from ffalora_cli.report.figures.style import INK, inline_svg, styled
 from ffalora_cli.report.runs.moments import full_name, headline
 from ffalora_cli.report.runs.settings import differing, setting
 from ffalora_cli.report.table.compare import compare
-from ffalora_cli.report.table.formats import Grid, grid
+from ffalora_cli.report.table.formats import Grid, text
 from ffalora_cli.report.table.rows import Question
+from ffalora_cli.report.table.side_by_side import grid
 
 if TYPE_CHECKING:
     from ffalora_cli.report.figures.style import Picture
@@ -81,9 +82,14 @@ def _results(runs: Sequence[RunRecords], question: Question) -> tuple[Grid, str]
     if not any(run.finished for run in runs):
         return UNFINISHED, (question.metrics or (headline(runs[0]),))[0]
     comparison = compare(runs, question)
-    table = grid(comparison)
+    table = text(grid(comparison))
     if not all(_bytes_may_leave(run) for run in comparison.runs):
-        table = replace(table, rows=tuple((*row[:-1], WITHHELD) for row in table.rows))
+        sent = [title.startswith("up ") for title in table.head]
+        rows = [
+            tuple(WITHHELD if mine else cell for cell, mine in zip(row, sent, strict=True))
+            for row in table.rows
+        ]
+        table = replace(table, rows=tuple(rows))
     return table, comparison.metrics[0]
 
 
@@ -105,6 +111,8 @@ def _figures(
         makers.append(lambda: curves.draw(grouping, "epsilon", metric))
     else:
         makers.append(lambda: clients.draw(grouping))
+    if any(run.config.get("diagnostics") == "mechanism" for run in runs):
+        makers.append(lambda: mechanism.draw(grouping))
     figures: list[Mapping[str, Any]] = []
     with styled(INK):
         for number, make in enumerate(makers):

@@ -111,6 +111,18 @@ def filters(selectors: Sequence[str]) -> dict[str, Any]:
     return found
 
 
+def typed_lists(selectors: Sequence[str]) -> dict[str, list[str]]:
+    """Lists of values in conditions, as they were typed: ``method=ffa_lora,lora`` by its key."""
+    found = {}
+    for text in filter(_is_condition, selectors):
+        key, _, values = text.partition("=")
+        names = {dotted: group for group, dotted in GROUP_KEYS.items()}
+        found[names.get(key, key)] = [
+            _number(value.strip()) for value in values.strip("[]").split(",")
+        ]
+    return found
+
+
 def values_of(run: RunRecords, key: str) -> list[Any]:
     """What a run has under a selector's key; several for tags and for a partition's two names.
 

@@ -6,9 +6,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from ffalora_cli.config.errors import ConfigError
+from ffalora_cli.config.schema import TEXT_CLASSIFICATION
 from ffalora_cli.config.signature import relevant
 from ffalora_cli.records.reading import RunRecords
+from ffalora_cli.report.names import PAPER, Names
 from ffalora_cli.report.runs.selection import GROUP_KEYS, spelled, typed, value_at, values_of
+from ffalora_cli.tasks.registry import get as kind_of_task
 
 _Item, _Key = TypeVar("_Item"), TypeVar("_Key")
 
@@ -87,7 +91,14 @@ def differing(runs: Sequence[RunRecords], over: str) -> tuple[list[str], list[st
         a model recommends for a method is of the second kind; anything set by hand of the first.
     """
     by_hand = {column_of(key) for run in runs for key, _ in typed(run.manifest)}
-    leaves = [dict(_leaves(relevant(run.config), "")) for run in runs]
+    leaves = [
+        {
+            key: value
+            for key, value in _leaves(relevant(run.config), "")
+            if has_head(run) or not key.startswith(("head.", "method.head"))
+        }
+        for run in runs
+    ]
     ignored = {over}
     if over == "seed":
         ignored |= {
@@ -126,15 +137,19 @@ def determines(runs: Sequence[RunRecords], columns: Sequence[str], key: str) -> 
     return all(len({setting(run, key) for run in same}) == 1 for same in rows.values())
 
 
-def said_of(runs: Sequence[RunRecords], columns: Sequence[str], key: str) -> str:
-    """``federation.local_lr: 0.5 (ffa_lora), 0.05 (lora)``: the values of a determined key."""
+def said_of(
+    runs: Sequence[RunRecords], columns: Sequence[str], key: str, names: Names = PAPER
+) -> str:
+    """``federation.local_lr: 0.05 (LoRA), 0.5 (FFA-LoRA)``: the values of a determined key."""
     for column in columns:  # the first column that determines it alone says it shortest
         if determines(runs, [column], key):
             columns = [column]
             break
     said = []
     for value, having in grouped(runs, lambda run: setting(run, key)).items():
-        rows = dict.fromkeys("/".join(row_of(run, columns)) for run in having)
+        rows = dict.fromkeys(
+            "/".join(map(names.value, columns, row_of(run, columns))) for run in having
+        )
         said.append(f"{value} ({' '.join(rows)})")
     return f"{key}: {', '.join(said).replace('null', 'none')}"
 
@@ -230,6 +245,14 @@ def _beginning(fingerprint: object) -> str | None:
     return str(fingerprint)[:8] if fingerprint else None
 
 
+def has_head(run: RunRecords) -> bool:
+    """Whether the run's kind of task has a head; that of a package that is not here may have."""
+    try:
+        return kind_of_task(str(value_at(run.config, "task.kind") or TEXT_CLASSIFICATION)).headed
+    except ConfigError:
+        return True
+
+
 def _private(key: str) -> Callable[[RunRecords], str | None]:
     return lambda run: None if run.privacy is None else str(run.privacy.get(key))
 
@@ -262,7 +285,7 @@ WORTH_SAYING = (
     Aspect("accountants", _private("accountant"), "one proves a smaller epsilon for equal noise"),
     Aspect(
         "heads",
-        lambda run: value_at(run.config, "head.mode"),
+        lambda run: value_at(run.config, "head.mode") if has_head(run) else None,
         "a head that is trained adds parameters, and bytes where it is sent",
     ),
     Aspect("training rows", train_rows, "they did not learn from the same rows"),

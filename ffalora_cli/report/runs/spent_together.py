@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 
@@ -89,28 +89,38 @@ def composed(runs: Sequence[RunRecords]) -> Together:
     names = {str(said["accountant"]) for said in statements}
     name = names.pop() if len(names) == 1 else "rdp" if sampling == "fixed" else "pld"
     accountant = Accountant(name, delta, sampling)
-    rows = {client_rows(run) for run in runs}
-    same = len(rows) == 1 and None not in rows and len({len(clients) for clients in steps}) == 1
-    found: float | None
-    if any(_shares_units(run) for run in runs):
+    splits = by_split(runs, steps)
+    if any(shares_units(run) for run in runs):
         worst = "; as if a unit were on every client"
-        found = accountant.worst([list(chain.from_iterable(steps))])
-    elif same:
-        worst, found = "", accountant.worst(zip(*steps, strict=True))
-    elif unit_of(runs[0]) == "client":  # one run's client is a few rows of many in another
-        worst, found = "", None
+        splits = [[list(chain.from_iterable(steps))]]
     else:
-        worst, found = "; clients differ: the worst of each run", accountant.unmatched(steps)
-        accountant = replace(accountant, name="rdp")
+        worst = "; clients differ: the worst of each run" if len(splits) > 1 else ""
+    # At unit client one run's client is a few rows of many in another with other splits.
+    known = unit_of(runs[0]) != "client" or len(splits) == 1
+    found = accountant.across(splits) if known else None
     if found is None:
         return Together(len(runs), None, "no bound is known for clients with different rows")
     content = registry.get(str(runs[0].config["task"].get("kind", TEXT_CLASSIFICATION))).modality
     whose = subject(unit_of(runs[0]), content)
     how = (
         f"{whose}, {relation}, delta {delta_text(delta)}, {WORDS[sampling]}, "
-        f"{accountant.name.upper()} accountant"
+        f"{found[1].upper()} accountant"
     )
-    return Together(len(runs), found, how + worst)
+    return Together(len(runs), found[0], how + worst)
+
+
+def by_split(runs: Sequence[RunRecords], steps: Sequence[Steps]) -> list[list[Steps]]:
+    """What each client was charged in all runs that dealt it the same rows, one list a split.
+
+    Args:
+        runs: those whose dealing was not recorded are splits of their own.
+        steps: of every client, one list a run.
+    """
+    names = [
+        (client_rows(run) or str(run.path), len(own)) for run, own in zip(runs, steps, strict=True)
+    ]
+    groups = grouped(zip(names, steps, strict=True), lambda pair: pair[0]).values()
+    return [[list(own) for own in zip(*(one for _, one in same), strict=True)] for same in groups]
 
 
 def steps_of(run: RunRecords, others: Sequence[RunRecords] = ()) -> Steps:
@@ -141,7 +151,7 @@ def is_original(run: RunRecords, origin: object) -> bool:
     return run.manifest.get("signature") == named.get("signature")
 
 
-def _shares_units(run: RunRecords) -> bool:
+def shares_units(run: RunRecords) -> bool:
     """Whether some units are on several clients: recorded, else told by a claim above theirs.
 
     The claim alone does not tell where another client's own epsilon is larger.

@@ -94,22 +94,47 @@ def paired(ours: Mapping[Hashable, float], theirs: Mapping[Hashable, float]) -> 
     return Paired(differences, tuple(common), len(ours) + len(theirs) - 2 * len(common))
 
 
-def best(samples: Sequence[Sample], higher: bool) -> tuple[int | None, frozenset[int]]:
-    """The best mean, and which others it does not leave behind.
+def standings(
+    samples: Sequence[Sample], values: Sequence[Mapping[Hashable, float]], higher: bool
+) -> list[str]:
+    """The best mean (``best``), and every row that it is not separable from (``tied``).
 
     Args:
         samples: one a row; rows without a value take no part.
+        values: of each row, by what two rows hold equal in a pair.
         higher: whether more is better.
 
     Returns:
-        (row of the best mean, rows whose mean lies within the best one's interval). A tie of equal
-        means goes to the first; where the best is a single run only equal means count as ties.
+        One standing a row, empty where there is none. Of equal means the first is the best. No
+        correction is made for how many rows are compared.
     """
+    found = [""] * len(samples)
     rows = [row for row, sample in enumerate(samples) if sample.count]
-    if not rows:
-        return None, frozenset()
+    if len(rows) < 2:
+        return found
     sign = 1.0 if higher else -1.0
     first = max(rows, key=lambda row: (sign * samples[row].mean, -row))
-    top, width = samples[first].mean, samples[first].half_width or 0.0
-    near = {row for row in rows if row != first and abs(samples[row].mean - top) <= width}
-    return first, frozenset(near)
+    for row in rows:
+        pairs = paired(values[first], values[row])
+        apart = pairs.clear
+        if pairs.differences.count < 2:
+            apart = separable(samples[first], samples[row])
+        found[row] = "best" if row == first else "" if apart else "tied"
+    return found
+
+
+def separable(one: Sample, other: Sample) -> bool:
+    """Whether the 95 % interval of a difference of independent means leaves out zero (Welch's t).
+
+    Where either is a single run there is no interval, and only equal means count as the same.
+    """
+    if one.sd is None or other.sd is None or one.sd == other.sd == 0.0:
+        return one.mean != other.mean
+    from scipy.special import stdtrit
+
+    parts = [(s.sd or 0.0) ** 2 / s.count for s in (one, other)]  # squared errors of the means
+    freedom = sum(parts) ** 2 / sum(
+        part**2 / (s.count - 1) for part, s in zip(parts, (one, other), strict=True)
+    )
+    student = float(stdtrit(freedom, 0.5 + LEVEL / 2))
+    return abs(one.mean - other.mean) > student * math.sqrt(sum(parts))

@@ -81,19 +81,22 @@ def with_published(
     """The paper's table with a line for every source, and what differs in protocol."""
     numbers = [*ours, *table.numbers]
     tasks = {number.task for number in numbers}
-    methods = list(dict.fromkeys(["lora", "ffa_lora", *(n.method for n in numbers)]))
+    names = question.names
+    there = {("lora",), ("ffa_lora",), *((number.method,) for number in numbers)}
+    methods = [method for (method,) in names.ordered(["method"], there)]
     extra = sorted({n.setting for n in ours} - set(table.settings))
     asked = [pair for pair in _tasks_and_metrics(tasks) if table.numbers or pair[0] in tasks]
     rows = []
     for task, metric in asked:
         for value in (*table.settings, *extra):
             here = [n for n in numbers if (n.task, n.metric, n.setting) == (task, metric, value)]
-            name, shown = _task_title(task, metric), "none" if value == "null" else value
+            name, shown = _task_title(task, metric), names.value(table.axis, value)
             for source, mark in _sources(here):
                 cells = [_cell(here, source, method) for method in methods]
                 rows.append((name, shown, f"{source} {mark}".strip(), *cells))
                 name = shown = ""
-    head = ("task", title(table.axis).replace("_", " "), "source", *methods)
+    titles = [names.value("method", method) for method in methods]
+    head = ("task", names.key(table.axis), "source", *titles)
     return Grid(head, tuple(rows), 3, tuple(_notes(table, ours, runs, question)))
 
 

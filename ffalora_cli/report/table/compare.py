@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Hashable, Mapping, Sequence
 from dataclasses import replace
 
 from ffalora_cli.config.errors import ConfigError, listed
-from ffalora_cli.metric_keys import EPSILON, UPLINK_TOTAL, short_name
+from ffalora_cli.metric_keys import EPSILON, ROUND_SECONDS, UPLINK_TOTAL, short_name
 from ffalora_cli.records.reading import RunRecords
 from ffalora_cli.report.runs import statistics
 from ffalora_cli.report.runs.moments import (
     EvaluationPoint,
     full_name,
     headline,
+    more_is_better,
     record_at,
     value_of,
 )
@@ -29,7 +30,9 @@ from ffalora_cli.report.runs.settings import (
     split,
 )
 from ffalora_cli.report.table.rows import Cell, Comparison, Question, Row
-from ffalora_cli.tasks.registry import higher_is_better
+
+REACHED = ("round", "uplink_bytes", "epsilon", "seconds")
+"""What is told of reaching a score, unless other metrics are named."""
 
 
 def compare(runs: Sequence[RunRecords], question: Question) -> Comparison:
@@ -49,18 +52,22 @@ def compare(runs: Sequence[RunRecords], question: Question) -> Comparison:
         raise ConfigError(
             f"compare: {len(unfinished)} runs, none finished; go on with ffalora resume RUN"
         )
-    metrics = _metrics(finished, question.metrics)
+    metrics = _metrics(finished, question)
     found = split(finished, question.by, question.over)
     if not question.anyway:
         _refuse(finished, question.by)
-    counted = [run for run in finished if value_of(run, question.point, metrics[0]) is not None]
+    reach = question.point.kind == "reach"  # a run that never does is no run left out
+    counted = [
+        run for run in finished if reach or value_of(run, question.point, metrics[0]) is not None
+    ]
     if not counted:
         rounds = sorted({number for run in finished for number in run.series(headline(run))[0]})
         raise ConfigError(
             f"--at {question.point}: no run was evaluated then; rounds are {listed(rounds)}"
         )
     groups = grouped(counted, lambda run: row_of(run, found.columns))
-    rows = [_row(key, groups[key], metrics, question.point) for key in sorted(groups, key=_order)]
+    ordered = question.names.ordered(found.columns, groups)
+    rows = [_row(key, groups[key], metrics, question.point) for key in ordered]
     table = Comparison(
         found.columns, metrics, tuple(rows), question, found.following, found.further, found.seeds,
         unfinished, tuple(repeated), tuple(run for run in finished if run not in counted),
@@ -68,9 +75,11 @@ def compare(runs: Sequence[RunRecords], question: Question) -> Comparison:
     return _ranked(_against_baseline(table, carried(finished, found.columns)))
 
 
-def _metrics(runs: Sequence[RunRecords], wanted: Sequence[str]) -> tuple[str, ...]:
-    if wanted:
-        return tuple(dict.fromkeys(full_name(metric, runs) for metric in wanted))
+def _metrics(runs: Sequence[RunRecords], question: Question) -> tuple[str, ...]:
+    if question.metrics:
+        return tuple(dict.fromkeys(full_name(metric, runs) for metric in question.metrics))
+    if question.point.kind == "reach":
+        return REACHED
     judged = sorted({headline(run) for run in runs})
     if len(judged) > 1:
         raise ConfigError(
@@ -104,17 +113,6 @@ def _task(columns: Sequence[str], settings: Sequence[str]) -> tuple[str, ...]:
     return tuple(value for key, value in pairs if key.split(".")[0] == "task")
 
 
-def _order(settings: tuple[str, ...]) -> list[tuple[int, float, str]]:
-    """Numbers by size, then words by letter, then nothing."""
-    keys = []
-    for text in settings:
-        try:
-            keys.append((0, float(text), ""))
-        except ValueError:
-            keys.append((1 if text not in ("null", "-") else 2, 0.0, text))
-    return keys
-
-
 def _row(
     settings: tuple[str, ...],
     runs: Sequence[RunRecords],
@@ -122,13 +120,20 @@ def _row(
     point: EvaluationPoint,
 ) -> Row:
     cells = []
+    reached = sum(record_at(run, point) is not None for run in runs)
     for metric in metrics:
         values = [value_of(run, point, metric) for run in runs]
         cells.append(Cell(statistics.summarize([v for v in values if v is not None])))
     sent = [value_of(run, point, UPLINK_TOTAL) or 0.0 for run in runs]
     spent = [value for run in runs if (value := _epsilon(run, point)) is not None]
     epsilon = max(spent, default=None)
-    return Row(settings, tuple(runs), tuple(cells), epsilon, sum(sent) / len(sent), baseline=None)
+    wall = [run.summary["seconds"] for run in runs if run.summary and run.summary.get("seconds")]
+    times = [run.series(ROUND_SECONDS)[1] for run in runs]
+    rounds = [sum(own) / len(own) for own in times if own and all(map(math.isfinite, own))]
+    return Row(
+        settings, tuple(runs), reached, tuple(cells), epsilon, sum(sent) / len(sent),
+        statistics.summarize(wall), statistics.summarize(rounds), baseline=None,
+    )  # fmt: skip
 
 
 def _epsilon(run: RunRecords, point: EvaluationPoint) -> float | None:
@@ -191,32 +196,44 @@ def _held_against(table: Comparison, row: Row, base: Row) -> Row:
         return replace(row, baseline=row.settings)
     cells = []
     for cell, metric in zip(row.cells, table.metrics, strict=True):
-        ours, theirs = (
-            {
-                (*pairing(run, table.question.over), *row_of(run, table.mixed)): value
-                for run in side.runs
-                if (value := value_of(run, table.question.point, metric)) is not None
-            }
-            for side in (row, base)
-        )
+        ours, theirs = (_by_pair(table, side, metric) for side in (row, base))
         cells.append(replace(cell, against=statistics.paired(ours, theirs)))
     return replace(row, cells=tuple(cells), baseline=base.settings)
 
 
-def _ranked(table: Comparison) -> Comparison:
-    """The table with the best of each task and metric marked, and those not left behind."""
-    cells = [list(row.cells) for row in table.rows]
-    tasks = grouped(
-        range(len(cells)), lambda index: _task(table.columns, table.rows[index].settings)
+def _by_pair(table: Comparison, row: Row, metric: str) -> dict[Hashable, float]:
+    """A row's values by what the runs of a pair share; the mean where several share it."""
+    runs = grouped(
+        row.runs, lambda run: (*pairing(run, table.question.over), *row_of(run, table.mixed))
     )
-    for members in tasks.values():
+    found = {}
+    for pair, own in runs.items():
+        read = [value_of(run, table.question.point, metric) for run in own]
+        if values := [value for value in read if value is not None]:
+            found[pair] = sum(values) / len(values)
+    return found
+
+
+def _ranked(table: Comparison) -> Comparison:
+    """The table with the best of each metric marked, and those not separable from it.
+
+    A row in which some run never reaches what all should takes no part.
+    """
+    cells = [list(row.cells) for row in table.rows]
+    whole = [
+        index
+        for index, row in enumerate(table.rows)
+        if table.question.point.kind != "reach" or row.reached == len(row.runs)
+    ]
+
+    places = [table.columns.index(key) for key in table.within]
+    groups = grouped(whole, lambda index: tuple(table.rows[index].settings[p] for p in places))
+    for members in groups.values():
         for column, metric in enumerate(table.metrics):
             samples = [cells[index][column].sample for index in members]
-            if sum(sample.count > 0 for sample in samples) < 2:
-                continue
-            first, near = statistics.best(samples, higher_is_better(metric))
-            for position, index in enumerate(members):
-                rank = "best" if position == first else "tied" if position in near else ""
+            values = [_by_pair(table, table.rows[index], metric) for index in members]
+            ranks = statistics.standings(samples, values, more_is_better(metric))
+            for index, rank in zip(members, ranks, strict=True):
                 cells[index][column] = replace(cells[index][column], rank=rank)
     rows = zip(table.rows, cells, strict=True)
     return replace(table, rows=tuple(replace(row, cells=tuple(own)) for row, own in rows))

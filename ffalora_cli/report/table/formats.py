@@ -1,30 +1,32 @@
-"""Formats a comparison: a grid of cells, Markdown, LaTeX, CSV, JSON."""
+"""Formats a table of text as Markdown, LaTeX or CSV; screens have ``cli/screen/grid.py``."""
 
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from ffalora_cli.metric_keys import short_name
-from ffalora_cli.privacy.rounding import epsilon_text
-from ffalora_cli.report.figures.style import byte_unit, csv_text
-from ffalora_cli.report.runs.settings import title
-from ffalora_cli.report.runs.statistics import Sample
-from ffalora_cli.report.table.notes import BEST, TIED, baseline_name, notes
-from ffalora_cli.report.table.rows import Cell, Comparison, Row
-from ffalora_cli.tasks.registry import is_percent
+from ffalora_cli.report.figures.style import csv_text
 
 SCHEMA_VERSION = 1
-_MARKS = {"best": BEST, "tied": TIED}
+BEST, TIED = "best", "tied"
+ABSENT = "-"
 _LATEX = str.maketrans({
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_",
     "{": r"\{", "}": r"\}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
-    "±": r"$\pm$", "<": r"\textless{}", ">": r"\textgreater{}", "*": r"\textasteriskcentered{}",
+    "<": r"\textless{}", ">": r"\textgreater{}", "*": r"\textasteriskcentered{}",
+    "[": "{[}",  # after a line's end it would open an argument
+    "±": r"$\pm$", "−": "$-$", "×": r"$\times$", "≤": r"$\le$", "≥": r"$\ge$", "∞": r"$\infty$",
+    "α": r"$\alpha$", "β": r"$\beta$", "δ": r"$\delta$", "ε": r"$\varepsilon$",
+    "σ": r"$\sigma$", "τ": r"$\tau$", "–": "--", "—": "---", "…": r"\dots{}",
 })  # fmt: skip
-_MARKDOWN = str.maketrans({"|": r"\|", "*": r"\*", "_": r"\_", "~": r"\~", "<": "&lt;"})
+_MARKDOWN = str.maketrans(
+    {"|": r"\|", "*": r"\*", "_": r"\_", "~": r"\~", "<": "&lt;", "\n": " ", "\\": "\\\\"}
+)
+_LATEX_MARKS = {BEST: r"\textbf{%s}", TIED: r"\underline{%s}"}
+_MARKDOWN_MARKS = {BEST: "**%s**", TIED: "<u>%s</u>"}
+_TEXT_MARKS = {BEST: "%s *", TIED: "%s ~"}
 
 
 @dataclass(frozen=True)
@@ -32,126 +34,83 @@ class Grid:
     """A table of text.
 
     Attributes:
-        head: titles.
+        head: titles, one a column.
         rows: cells, as long as the head.
         words: how many columns from the left are words; the rest are numbers.
         notes: below it.
+        marks: standing of cells by (row, column): ``best``, or ``tied`` with it.
+        legend: what a standing means, for those that there are.
+        spans: lines of (title, columns) above the head for LaTeX, which can span columns; with
+            any, ``under`` is its head.
+        under: short titles below ``spans``.
+        spare: how many columns from the right a narrow screen may do without.
     """
 
     head: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
     words: int
-    notes: tuple[str, ...]
+    notes: tuple[str, ...] = ()
+    marks: Mapping[tuple[int, int], str] = field(default_factory=dict)
+    legend: Mapping[str, str] = field(default_factory=dict)
+    spans: tuple[tuple[tuple[str, int], ...], ...] = ()
+    under: tuple[str, ...] = ()
+    spare: int = 0
 
 
-def grid(comparison: Comparison) -> Grid:
-    """The table for people: scores in percent, bytes in one unit, dashes for what is not there."""
-    rows, words = comparison.rows, len(comparison.columns)
-    factor, unit = byte_unit(max((row.uplink_bytes for row in rows), default=0.0))
-    columns = [
-        (title(key).replace("_", " "), [_worded(row.settings[i]) for row in rows])
-        for i, key in enumerate(comparison.columns)
-    ]
-    for i, metric in enumerate(comparison.metrics):
-        cells = [row.cells[i] for row in rows]
-        name = short_name(metric)
-        columns += [
-            (f"{name} %" if is_percent(metric) else name, [_score(metric, c) for c in cells]),
-            ("sd", [_plain(metric, cell.sample.sd) for cell in cells]),
-            (f"vs {baseline_name(comparison)}", [_difference(metric, i, row) for row in rows]),
-        ]
-    columns += [
-        ("n", [str(len(row.runs)) for row in rows]),
-        ("epsilon", [epsilon_text(row.epsilon) for row in rows]),
-        (f"up {unit}", [f"{row.uplink_bytes / factor:.2f}" for row in rows]),
-    ]
-    kept = columns[:words]  # what was asked for stays, whatever it holds
-    kept += [own for own in columns[words:] if not {"-", "baseline"}.issuperset(own[1])]
-    head, texts = zip(*kept, strict=True)
-    return Grid(head, tuple(zip(*texts, strict=True)), words, tuple(notes(comparison)))
+def text(table: Grid) -> Grid:
+    """The table for a screen or a page: ``*`` and ``~`` in its cells, what they mean first."""
+    rows = tuple(tuple(row) for row in _marked(table, _TEXT_MARKS))
+    return replace(table, rows=rows, notes=tuple(_notes(table, {BEST: "*", TIED: "~"})), legend={})
 
 
-def markdown(table: Grid) -> str:
-    """A GitHub table with its notes as a list."""
+def markdown(table: Grid, caption: str = "") -> str:
+    """A GitHub table, caption above and notes as a list below."""
     rules = [":--" if i < table.words else "--:" for i in range(len(table.head))]
-    lines = [table.head, rules, *table.rows]
-    text = [f"| {' | '.join(cell.translate(_MARKDOWN) for cell in line)} |" for line in lines]
-    return "\n".join([*text, "", *(f"- {note.translate(_MARKDOWN)}" for note in table.notes)])
+    head = [cell.translate(_MARKDOWN) for cell in table.head]
+    rows = _marked(table, _MARKDOWN_MARKS, _MARKDOWN)
+    lines = [f"| {' | '.join(line)} |" for line in (head, rules, *rows)]
+    notes = _notes(table, {BEST: "bold", TIED: "underlined"})
+    below = ["", *(f"- {note.translate(_MARKDOWN)}" for note in notes)] if notes else []
+    return "\n".join([*([f"{caption}\n"] if caption else []), *lines, *below])
 
 
-def latex(table: Grid) -> str:
-    """A booktabs table; it needs the package booktabs and nothing else."""
+def latex(table: Grid, caption: str = "", label: str = "") -> str:
+    """A booktabs table; it needs the package booktabs and nothing else.
+
+    Args:
+        table: of text; Greek letters, minus and plus-minus signs become math.
+        caption: as LaTeX has it, so that it may hold commands.
+        label: of the table, as it is referred to.
+    """
     align = "l" * table.words + "r" * (len(table.head) - table.words)
-    lines = [" & ".join(cell.translate(_LATEX) for cell in line) + r" \\" for line in table.rows]
+    rows = _marked(table, _LATEX_MARKS, _LATEX)
+    body = [["--" if cell == ABSENT else cell for cell in row] for row in rows]
+    notes = _notes(table, {BEST: "bold", TIED: "underlined"})
     return "\n".join(
         [
             r"% needs \usepackage{booktabs}",
             r"\begin{table}",
             r"\centering",
+            *([rf"\caption{{{caption}}}"] if caption else []),
+            *([rf"\label{{{label}}}"] if label else []),
             rf"\begin{{tabular}}{{{align}}}",
             r"\toprule",
-            " & ".join(cell.translate(_LATEX) for cell in table.head) + r" \\",
+            *_latex_head(table),
             r"\midrule",
-            *lines,
+            *(" & ".join(row) + r" \\" for row in body),
             r"\bottomrule",
             r"\end{tabular}",
-            r"\par\medskip\raggedright\footnotesize",
-            *(f"{note.translate(_LATEX)}.\\par" for note in table.notes),
+            *([r"\par\medskip\raggedright\footnotesize"] if notes else []),
+            *(f"{note.translate(_LATEX)}.\\par" for note in notes),
             r"\end{table}",
         ]
     )
 
 
-def as_csv(comparison: Comparison) -> str:
-    """One line a row, plain numbers in the units of the records; empty for what is not there."""
-    lines = []
-    for row in comparison.rows:
-        line: dict[str, Any] = dict(zip(comparison.columns, row.settings, strict=True))
-        for metric, cell in zip(comparison.metrics, row.cells, strict=True):
-            sample, gap = cell.sample, cell.gap
-            parts = {
-                "mean": sample.mean if sample.count else None,
-                "sd": sample.sd,
-                "ci95_half_width": sample.half_width,
-                "n": sample.count,
-                "standing": cell.rank,
-                "minus_baseline": gap and gap.mean,
-                "minus_baseline_ci95_half_width": gap and gap.half_width,
-                "minus_baseline_pairs": gap and gap.count,
-            }
-            line |= {f"{metric}:{part}": value for part, value in parts.items()}
-        line |= {"baseline": "/".join(row.baseline or ()), "epsilon": row.epsilon}
-        line |= {"uplink_bytes": row.uplink_bytes, "runs": " ".join(r.path.name for r in row.runs)}
-        lines.append(line)
-    return csv_text(lines).rstrip("\n")
-
-
-def as_json(comparison: Comparison) -> str:
-    """Everything, strict JSON under stable keys (``schema_version`` counts their changes)."""
-    rows = [
-        {
-            "settings": dict(zip(comparison.columns, row.settings, strict=True)),
-            "metrics": {
-                metric: _numbers(cell)
-                for metric, cell in zip(comparison.metrics, row.cells, strict=True)
-            },
-            "baseline": row.baseline and dict(zip(comparison.columns, row.baseline, strict=True)),
-            "epsilon": "inf" if row.epsilon == math.inf else row.epsilon,
-            "uplink_bytes": row.uplink_bytes,
-            "runs": [run.path.name for run in row.runs],
-        }
-        for row in comparison.rows
-    ]
-    return strict_json(
-        {
-            "by": list(comparison.columns),
-            "over": comparison.question.over,
-            "at": str(comparison.question.point),
-            "rows": rows,
-            "unfinished": [run.path.name for run in comparison.unfinished],
-            "notes": notes(comparison),
-        }
-    )
+def csv(table: Grid) -> str:
+    """Head and cells as they are, without marks and notes; titles must differ."""
+    rows = [dict(zip(table.head, row, strict=True)) for row in table.rows]
+    return csv_text(rows, table.head).rstrip("\n")
 
 
 def strict_json(content: Mapping[str, Any]) -> str:
@@ -160,53 +119,41 @@ def strict_json(content: Mapping[str, Any]) -> str:
     return json.dumps(versioned, indent=2, ensure_ascii=False, allow_nan=False)
 
 
-def _numbers(cell: Cell) -> dict[str, Any]:
-    against = None
-    if cell.against is not None and cell.gap is not None:
-        against = {
-            **_sample(cell.gap),
-            "pairs": [str(pair[0]) for pair in cell.against.pairs],  # type: ignore[index]
-            "unpaired": cell.against.unpaired,
-        }
-    return {**_sample(cell.sample), "standing": cell.rank or None, "minus_baseline": against}
+def true_minus(text: str) -> str:
+    """A number with a minus sign instead of a hyphen."""
+    return text.replace("-", "−") if text[:1] == "-" and len(text) > 1 else text
 
 
-def _sample(sample: Sample) -> dict[str, Any]:
-    ends = sample.interval
-    return {
-        "mean": sample.mean if sample.count else None,
-        "sd": sample.sd,
-        "n": sample.count,
-        "interval95": None if ends is None else list(ends),
-    }
+def _latex_head(table: Grid) -> list[str]:
+    """Titles; above them, where there are any, those that span several columns."""
+    lines = []
+    for line in table.spans:
+        cells, rules, at = [], "", 1
+        for title, span in line:
+            shown = title.translate(_LATEX)
+            cells.append(
+                rf"\multicolumn{{{span}}}{{c}}{{{shown}}}" if title else " & " * (span - 1)
+            )
+            rules += rf"\cmidrule(lr){{{at}-{at + span - 1}}}" if title else ""
+            at += span
+        lines += [" & ".join(cells) + r" \\", rules]
+    titles = table.under if table.spans else table.head
+    return [*lines, " & ".join(title.translate(_LATEX) for title in titles) + r" \\"]
 
 
-def _worded(text: str) -> str:
-    return "none" if text == "null" else text
+def _marked(
+    table: Grid, marks: Mapping[str, str], escaped: Mapping[int, str] | None = None
+) -> list[list[str]]:
+    """Cells, escaped, then in the marks of their standing."""
+    return [
+        [
+            marks.get(table.marks.get((i, j), ""), "%s") % cell.translate(escaped or {})
+            for j, cell in enumerate(row)
+        ]
+        for i, row in enumerate(table.rows)
+    ]
 
 
-def _plain(metric: str, value: float | None, sign: str = "") -> str:
-    """A value as people write it: percents with two decimals, large ones with none."""
-    if value is None or math.isnan(value):
-        return "-"
-    if is_percent(metric):
-        return f"{100 * value:{sign}.2f}"
-    return f"{value:{sign}.4f}" if abs(value) < 1e3 else f"{value:{sign},.0f}"
-
-
-def _score(metric: str, cell: Cell) -> str:
-    return f"{_spread(metric, cell.sample)} {_MARKS.get(cell.rank, '')}".rstrip()
-
-
-def _spread(metric: str, sample: Sample, sign: str = "") -> str:
-    text = _plain(metric, sample.mean, sign)
-    if sample.half_width is not None:
-        text += f" ± {_plain(metric, sample.half_width)}"
-    return text
-
-
-def _difference(metric: str, column: int, row: Row) -> str:
-    if row.baseline == row.settings:
-        return "baseline"
-    gap = row.cells[column].gap
-    return "-" if gap is None else _spread(metric, gap, "+")
+def _notes(table: Grid, signs: Mapping[str, str]) -> list[str]:
+    legend = "; ".join(f"{signs[standing]}: {words}" for standing, words in table.legend.items())
+    return [*([legend] if legend else []), *table.notes]

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 from ffalora_cli.config.errors import listed
 from ffalora_cli.metric_keys import interval, short_name
+from ffalora_cli.privacy.rounding import epsilon_text
 from ffalora_cli.records.reading import RunRecords
-from ffalora_cli.report.runs.moments import headline, value_of
+from ffalora_cli.report.runs.moments import headline, more_is_better, record_at, value_of
 from ffalora_cli.report.runs.selection import value_at
 from ffalora_cli.report.runs.settings import (
     MEANINGLESS,
@@ -24,12 +25,19 @@ from ffalora_cli.report.runs.settings import (
     title,
 )
 from ffalora_cli.report.runs.spent_together import sentences
-from ffalora_cli.report.table.rows import Comparison
-from ffalora_cli.tasks.registry import higher_is_better
+from ffalora_cli.report.table.numbers import scale_of
+from ffalora_cli.report.table.rows import Comparison, Row
 
-BEST, TIED = "*", "~"
-_TIED_MEANS = "mean inside the interval of the best, so no difference is shown"
+_TIED_MEANS = (
+    "not separable from the best: the 95 % interval of their difference holds zero (paired by "
+    "{over}, else Welch's; each row by itself, not corrected for how many there are)"
+)
 _NAMED = 3  # runs named in a sentence
+_BUDGETS = {
+    "bytes": "clients had sent more than {} bytes",
+    "epsilon": "more than epsilon {} was spent",
+    "seconds": "rounds had taken more than {} seconds",
+}
 
 
 def notes(comparison: Comparison) -> list[str]:
@@ -39,6 +47,7 @@ def notes(comparison: Comparison) -> list[str]:
         *_intervals(comparison),
         *_differences(comparison),
         *_evaluation_point(comparison),
+        *_seconds(comparison),
         *_privacy(comparison),
         *_settings(comparison),
         *_inputs(comparison),
@@ -49,11 +58,11 @@ def notes(comparison: Comparison) -> list[str]:
 def baseline_name(comparison: Comparison) -> str:
     """What differences are taken to: the settings in which the baselines agree, as one word."""
     bases = {row.baseline for row in comparison.rows if row.baseline is not None}
-    if len(bases) == 1:
-        return "/".join(next(iter(bases)))
     if not bases:
         return ""
-    shared = [words[0] for column in zip(*bases, strict=True) if len(set(words := column)) == 1]
+    settings = zip(comparison.columns, zip(*bases, strict=True), strict=True)
+    names = comparison.question.names
+    shared = [names.value(key, own[0]) for key, own in settings if len(set(own)) == 1]
     return "/".join(shared) or "baseline"
 
 
@@ -62,22 +71,32 @@ def _spread(comparison: Comparison) -> list[str]:
     cells = [cell for row in comparison.rows for cell in row.cells]
     counts = {cell.sample.count for cell in cells}
     found = []
-    if max(counts) > 1:
+    if max(counts) > 1 and comparison.question.interval:
         found.append(
             f"±: half-width of the 95 % interval of the mean over {over} (Student's t); "
             f"sd: between runs; n: runs"
         )
+    elif max(counts) > 1:
+        found.append(f"±: one standard deviation over {over}, between runs")
     if 1 in counts:
         found.append("n = 1: a single run has no spread and no interval")
-    if any(cell.rank for cell in cells):
-        task = " of its task" if any(k.split(".")[0] == "task" for k in comparison.columns) else ""
-        low = [short_name(m) for m in comparison.metrics if not higher_is_better(m)]
-        lowest = f", the lowest of {' and '.join(low)}" if low else ""
-        found.append(f"{BEST}: best mean{task}{lowest}")
-        if any(cell.rank == "tied" for cell in cells):
-            found[-1] += f"; {TIED}: {_TIED_MEANS}"
     if any(cell.rank == "best" and cell.sample.count == 1 for cell in cells):
-        found.append(f"a {BEST} of a single run shows no difference to any other row")
+        found.append("a best of a single run shows no difference to any other row")
+    return found
+
+
+def legend(comparison: Comparison) -> dict[str, str]:
+    """What the marks of cells mean, for those that there are."""
+    ranks = {cell.rank for row in comparison.rows for cell in row.cells}
+    if not ranks - {""}:
+        return {}
+    held = listed(map(comparison.question.names.key, comparison.within))
+    same = f" of the same {held}" if held else ""
+    low = [scale_of(m).title for m in comparison.metrics if not more_is_better(m)]
+    lowest = f", the lowest of {listed(low)}" if low else ""
+    found = {"best": f"best mean{same}{lowest}"}
+    if "tied" in ranks:
+        found["tied"] = _TIED_MEANS.format(over=title(comparison.question.over))
     return found
 
 
@@ -101,6 +120,8 @@ def _intervals(comparison: Comparison) -> list[str]:
 
 
 def _differences(comparison: Comparison) -> list[str]:
+    if comparison.question.across:  # no difference is shown
+        return []
     firsts = [row.cells[0].against for row in comparison.rows]
     compared = [against for against in firsts if against is not None]
     if not compared:
@@ -115,16 +136,19 @@ def _differences(comparison: Comparison) -> list[str]:
     if pairs and any(client_rows(run) is None for run in comparison.runs):
         found += " (the rows of some runs by their settings alone: no fingerprint was recorded)"
     if unpaired and pairs:
-        found += f"; {unpaired} runs had no partner"
+        found += f"; without a partner: {unpaired} {'run' if unpaired == 1 else 'runs'}"
     return [found]
 
 
 def _evaluation_point(comparison: Comparison) -> list[str]:
     point = comparison.question.point
-    if point.kind == "bytes":
-        return [f"at the last evaluation before clients had sent more than {point.amount:,} bytes"]
+    if point.kind in _BUDGETS:
+        amount = f"{point.amount:,g}" if point.amount < 1e6 else f"{point.amount:,.0f}"
+        return [f"at the last evaluation before {_BUDGETS[point.kind].format(amount)}"]
     if point.kind == "round":
-        return [f"after round {point.amount}"]
+        return [f"after round {point.amount:g}"]
+    if point.kind == "reach":
+        return _reached(comparison)
     if point.kind != "best-validation":
         return []
     judged = sorted({headline(run) for run in comparison.runs})
@@ -141,12 +165,60 @@ def _evaluation_point(comparison: Comparison) -> list[str]:
     ]
 
 
+def _reached(comparison: Comparison) -> list[str]:
+    """When a score counts as reached, by whom it is not, and by whom not for good."""
+    point = comparison.question.point
+    scale, up = scale_of(point.metric), more_is_better(point.metric)
+    goal = f"{scale.title.removesuffix(' %')} {'at least' if up else 'at most'} "
+    goal += f"{scale.plain(point.amount)}{' %' * scale.title.endswith(' %')}"
+    found = [f"at the first evaluation with {goal}; costs are of all rounds up to it"]
+    every = sorted({int(run.config["federation"]["eval_every"]) for run in comparison.runs})
+    if every[-1] > 1:
+        found[0] += f" (scored every {listed(every)} rounds, so it may have been earlier)"
+    lost, never = 0, []
+    for run in comparison.runs:
+        record = record_at(run, point)
+        scores = [(n, v) for n, v in zip(*run.series(point.metric), strict=True) if v == v]
+        if record is None:
+            best = (max if up else min)((value for _, value in scores), default=None)
+            never.append(f"{run.path.name} (best {scale.plain(best)})")
+        else:
+            after = [value for number, value in scores if number > record.round]
+            lost += any((value < point.amount) if up else (value > point.amount) for value in after)
+    if lost:
+        found.append(f"{lost} of those that reached it scored worse at some later evaluation")
+    if never:
+        more = f", and {len(never) - _NAMED} more" if len(never) > _NAMED else ""
+        found.append(
+            f"{len(never)} of {len(comparison.runs)} runs never reach it, and no mean holds them: "
+            f"means of rows with such runs are too favourable and take no part in the ranking: "
+            f"{', '.join(never[:_NAMED])}{more}"
+        )
+    return found
+
+
+def _seconds(comparison: Comparison) -> list[str]:
+    """What a wall clock measured, where it is shown."""
+    rows = comparison.rows
+    if comparison.question.across or comparison.question.point.kind == "reach":
+        return []
+    said = "s a run: mean wall clock, start and evaluations included, all resumptions together"
+    said += "; s a round: of training alone" * any(row.round_seconds.count for row in rows)
+    return [said] if any(row.seconds.count for row in rows) else []
+
+
 def _privacy(comparison: Comparison) -> list[str]:
     private = [run for run in comparison.runs if run.privacy is not None]
     if not private:
         return []
     claims = sorted({claim(run) for run in private})
-    found = [f"epsilon: largest of the row's runs; {'; or '.join(claims)}"]
+    whose = "largest of the row's runs"
+    if comparison.question.across:
+        largest = max(row.epsilon for row in comparison.rows if row.epsilon is not None)
+        whose = f"at most {epsilon_text(largest)} a run"
+    elif "epsilon" in comparison.metrics:
+        whose = "each run's own at that round"
+    found = [f"epsilon: {whose}; {'; or '.join(claims)}"]
     if len(private) > 1:
         found.append(
             "each epsilon is of one run alone; choosing the best of them costs more "
@@ -165,27 +237,38 @@ def claim(run: RunRecords) -> str:
 
 
 def _settings(comparison: Comparison) -> list[str]:
-    runs = comparison.runs
+    runs, names = comparison.runs, comparison.question.names
     hidden = [key for key in comparison.following if _worth_saying(key, runs)]
-    found = [f"goes with them: {said_of(runs, comparison.columns, key)}" for key in hidden[:6]]
+    found = [
+        f"goes with them: {said_of(runs, comparison.columns, key, names)}" for key in hidden[:6]
+    ]
     if comparison.split and comparison.question.by:
         found.append(
-            f"rows are also split by {listed(comparison.split)}, which is not averaged over"
+            f"rows are also split by {listed(comparison.split)}, which is not averaged over; "
+            f"for fewer, select with {comparison.split[0]}=VALUE"
         )
     if comparison.mixed:
         key = comparison.mixed[0]
         found.append(
-            f"some rows average runs with different {listed(comparison.mixed)}; add {key} to --by, "
-            f"or filter with {key}=VALUE"
+            f"some rows average runs with different {listed(comparison.mixed)}; add {key} to --by "
+            f"or --pivot, or filter with {key}=VALUE"
         )
     # Without --anyway only tasks that --by lays side by side differ in what is meaningless.
     said = (*MEANINGLESS, *WORTH_SAYING) if comparison.question.anyway else WORTH_SAYING
-    found += [
-        f"{aspect.name} differ ({listed(values)}): {aspect.why}".replace(" are on", "")
-        for aspect, values in differences(runs, said).items()
-    ]
+    for aspect, values in differences(runs, said).items():
+        text = f"{aspect.name} differ ({listed(values)}): {aspect.why}".replace(" are on", "")
+        mixing = [row for row in comparison.rows if differences(row.runs, [aspect])]
+        found.append(
+            text + (f"; also within the mean of {_rows(comparison, mixing)}" if mixing else "")
+        )
     weights = "had different frozen weights in different runs"
     return [*found, *(f"{source} {weights}" for source in changed_weights(runs))]
+
+
+def _rows(comparison: Comparison, rows: Sequence[Row]) -> str:
+    """A few rows by what they are."""
+    names = comparison.question.names
+    return listed(" / ".join(map(names.value, comparison.columns, row.settings)) for row in rows)
 
 
 def _inputs(comparison: Comparison) -> list[str]:

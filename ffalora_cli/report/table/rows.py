@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from ffalora_cli.records.reading import RunRecords
-from ffalora_cli.report.runs.moments import (
-    FINAL,
-    EvaluationPoint,
-)
+from ffalora_cli.report.names import PAPER, Names
+from ffalora_cli.report.runs.moments import FINAL, EvaluationPoint
 from ffalora_cli.report.runs.statistics import Paired, Sample
 
 
@@ -19,11 +18,16 @@ class Question:
     Attributes:
         by: keys that make rows; empty for those that differ.
         over: the key that is averaged over.
-        metrics: names; empty for the one that the runs are judged by.
+        metrics: names; empty for the one that the runs are judged by, or for all costs where a
+            score is reached.
         point: where to read each run.
         baseline: settings that change a row into the row it is compared with; empty for
             ``method=lora`` where methods differ, else for the first row.
         anyway: compare what differs in task, version or evaluation rows.
+        across: keys that make columns instead of rows.
+        best_of: what a best is the best of: its ``column`` or its ``row``.
+        interval: what stands behind a ± : the 95 % interval of the mean, or the deviation.
+        names: how keys and values are written and ordered.
     """
 
     by: tuple[str, ...] = ()
@@ -32,6 +36,10 @@ class Question:
     point: EvaluationPoint = FINAL
     baseline: tuple[tuple[str, str], ...] = ()
     anyway: bool = False
+    across: tuple[str, ...] = ()
+    best_of: Literal["column", "row"] = "column"
+    interval: bool = True
+    names: Names = PAPER
 
 
 @dataclass(frozen=True)
@@ -39,7 +47,7 @@ class Cell:
     """One metric of one row."""
 
     sample: Sample
-    rank: str = ""  # "best", "tied" (within the best one's interval) or nothing
+    rank: str = ""  # "best", "tied" (not separable from it) or nothing
     against: Paired | None = None  # this row minus its baseline; None for a baseline itself
 
     @property
@@ -54,9 +62,12 @@ class Row:
 
     settings: tuple[str, ...]  # in the order of the comparison's columns
     runs: tuple[RunRecords, ...]
+    reached: int  # how many of them have the evaluation point
     cells: tuple[Cell, ...]  # in the order of the comparison's metrics
     epsilon: float | None  # largest of its runs at the evaluation point; None without privacy
     uplink_bytes: float  # mean of its runs, all clients together, at the evaluation point
+    seconds: Sample  # wall clock of its runs, as far as recorded
+    round_seconds: Sample  # mean round of each of its runs, without evaluation
     baseline: tuple[str, ...] | None  # settings of the row it is compared with
 
 
@@ -74,6 +85,14 @@ class Comparison:
     unfinished: tuple[RunRecords, ...]
     repeated: tuple[RunRecords, ...]  # the same run again: counted once
     without: tuple[RunRecords, ...]  # finished, but no value at the evaluation point
+
+    @property
+    def within(self) -> tuple[str, ...]:
+        """Columns in which rows agree that are held against each other; the task always is."""
+        across = self.question.across
+        if self.question.best_of == "row":
+            across = tuple(key for key in self.columns if key not in across)
+        return tuple(key for key in self.columns if key in across or key.split(".")[0] == "task")
 
     @property
     def runs(self) -> tuple[RunRecords, ...]:

@@ -1,0 +1,163 @@
+"""Chooses settings by what trials of them were worth: which to try, which is best, which is next.
+
+A *setting* has a value, as text, for every tuned key; a *cell* is what is compared (a method, a
+budget), and each cell is tuned by itself. What a setting is worth is the mean over the tuning
+seeds; None where a trial of it failed.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+Setting = tuple[str, ...]  # values of the tuned keys, in their order
+Worth = Mapping[Setting, float | None]
+
+TUNED = (
+    "federation.local_lr", "federation.local_momentum", "federation.local_weight_decay",
+    "federation.lr_schedule", "federation.warmup_rounds", "federation.lr_end",
+    "federation.server_optimizer.lr", "federation.server_optimizer.momentum",
+    "privacy.max_grad_norm", "privacy.clip_quantile", "privacy.clip_lr",
+)  # fmt: skip
+"""Keys that are tuned wherever they have several values; any other key is compared by its own."""
+_FACTORS = {"privacy.max_grad_norm": 2.0}
+_ROOT_OF_TEN = math.sqrt(10.0)
+
+
+@dataclass
+class Cell:
+    """One thing that is tuned by itself.
+
+    Attributes:
+        fixed: ``key=value`` texts that make it what it is.
+        axes: values of each tuned key to begin with, one list a key, in the order of the keys.
+        worth: of every setting that was tried, in the order of trying.
+    """
+
+    fixed: tuple[str, ...]
+    axes: Mapping[str, tuple[str, ...]]
+    worth: dict[Setting, float | None] = field(default_factory=dict)
+
+    @property
+    def grid(self) -> list[Setting]:
+        """Every combination of the values to begin with; the last key varies fastest."""
+        return list(itertools.product(*self.axes.values()))
+
+
+def around(key: str, value: float) -> tuple[str, str, str]:
+    """Three values of a key about a recommended one: factors of root ten, of two for a clip."""
+    factor = _FACTORS.get(key, _ROOT_OF_TEN)
+    return _text(value / factor), repr(value), _text(value * factor)
+
+
+def best(worth: Worth, higher: bool) -> Setting | None:
+    """The setting that is worth most, the smaller one of two alike; None where every one failed.
+
+    Args:
+        worth: by setting.
+        higher: whether more is better.
+    """
+    sign = -1.0 if higher else 1.0
+    known = [(sign * value, _place(one), one) for one, value in worth.items() if value is not None]
+    return min(known)[2] if known else None
+
+
+def best_for_all(cells: Sequence[Worth], higher: bool) -> tuple[Setting, tuple[float, ...]] | None:
+    """The one setting that is best for all cells together, by its mean over them.
+
+    Returns:
+        It and what it is worth in each; None where no setting was tried with success in all.
+    """
+    shared: dict[Setting, tuple[float, ...]] = {}
+    for setting in cells[0]:
+        values = [worth.get(setting) for worth in cells]
+        known = tuple(value for value in values if value is not None)
+        if len(known) == len(cells):
+            shared[setting] = known
+    chosen = best({one: math.fsum(found) for one, found in shared.items()}, higher)
+    return None if chosen is None else (chosen, shared[chosen])
+
+
+def next_settings(worth: Worth, higher: bool) -> list[list[Setting]]:
+    """What to try next about the best setting: a list for each numeric key, best idea first.
+
+    At an edge of what was tried along a key the next value outward by the same factor; inside, the
+    geometric mean with the better neighbour. Ideas that were tried are left out.
+    """
+    chosen = best(worth, higher)
+    if chosen is None:
+        return []
+    found = []
+    for axis in range(len(chosen)):
+        ideas = [_with(chosen, axis, text) for text in _ideas(worth, chosen, axis, higher)]
+        found.append([idea for idea in ideas if _place(idea) not in map(_place, worth)])
+    return [ideas for ideas in found if ideas]
+
+
+def at_edge(worth: Worth, chosen: Setting) -> list[int]:
+    """Keys, by place, along which a setting has the smallest or largest value that was tried."""
+    found = []
+    for axis in range(len(chosen)):
+        line = _line(worth, chosen, axis)
+        if len(line) > 1 and _number(chosen[axis]) in (min(line), max(line)):
+            found.append(axis)
+    return found
+
+
+def _ideas(worth: Worth, chosen: Setting, axis: int, higher: bool) -> Iterator[str]:
+    line = _line(worth, chosen, axis)
+    here = _number(chosen[axis])
+    if len(line) < 2 or here is None:
+        return
+    whole = all(one[axis].isdigit() for one in worth)
+    places = sorted(line)
+    i = places.index(here)
+    beside = [places[k] for k in (i - 1, i + 1) if 0 <= k < len(places)]
+    if len(beside) == 1 and beside[0] > 0 and here > 0:
+        yield _text(here * here / beside[0], whole)
+    sign, lost = (-1.0, math.inf) if higher else (1.0, math.inf)
+
+    def loss(place: float) -> float:
+        value = line[place]
+        return lost if value is None else sign * value
+
+    for other in sorted(beside, key=loss):
+        both = here > 0 and other > 0
+        yield _text(math.sqrt(here * other) if both else (here + other) / 2, whole)
+
+
+def _line(worth: Worth, chosen: Setting, axis: int) -> dict[float, float | None]:
+    """What was tried with all other values as chosen: number along the axis to its worth."""
+    found: dict[float, float | None] = {}
+    for setting, value in worth.items():
+        number = _number(setting[axis])
+        if number is not None and _with(setting, axis, "") == _with(chosen, axis, ""):
+            found[number] = value
+    return found
+
+
+def _with(setting: Setting, axis: int, text: str) -> Setting:
+    return (*setting[:axis], text, *setting[axis + 1 :])
+
+
+def _number(text: str) -> float | None:
+    try:
+        return float(text)
+    except ValueError:
+        return None
+
+
+def _place(setting: Setting) -> tuple[tuple[float, str], ...]:
+    """Where a setting stands among others: numbers by size, before words."""
+    numbers = [_number(text) for text in setting]
+    return tuple(
+        (math.inf, text) if number is None else (number, "")
+        for text, number in zip(setting, numbers, strict=True)
+    )
+
+
+def _text(value: float, whole: bool = False) -> str:
+    """A value with three digits, as it would be typed."""
+    return str(round(value)) if whole else repr(float(f"{value:.3g}"))
