@@ -29,8 +29,9 @@ def check_done(jobs: Sequence[Job], sweep: bool) -> list[str]:
     from ffalora_cli.experiment.inputs import InputsCheck
 
     inputs, notes = InputsCheck(), []
+    typed = [job.overrides for job in jobs]
     for n in done:
-        with naming_job(n + 1, len(jobs)):
+        with naming_job(n + 1, typed):
             notes.append(inputs.check(folders[n], jobs[n].config, again=not sweep))
     return list(dict.fromkeys(note for note in notes if note is not None))
 
@@ -48,11 +49,12 @@ def check_inputs(jobs: Sequence[Job]) -> None:
     from ffalora_cli.models.source import check_processor_files
 
     seen: set[str] = set()
+    typed = [job.overrides for job in jobs]
     for number, job in enumerate(jobs, start=1):
         config = job.config
         read = repr((config.task, config.model, config.paths.data))
         if read not in seen:
             seen.add(read)
-            with naming_job(number, len(jobs)):
+            with naming_job(number, typed):
                 inputs_of(config)
                 check_processor_files(config.model, config.task.image_column is not None)

@@ -39,8 +39,9 @@ def plan(
 
     jobs: list[Job] = []
     expanded = expand(overrides, sweep)
+    typed = [[one.text for one in settings] for settings in expanded]
     for number, settings in enumerate(expanded, start=1):
-        with naming_job(number, len(expanded)):
+        with naming_job(number, typed):
             jobs.append(_job(settings, compose_job(settings)))
         told(number, len(expanded))
     return jobs

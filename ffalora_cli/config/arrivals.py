@@ -51,7 +51,7 @@ def _norm(config: Config) -> None:
     if norm is not None and config.privacy.unit == "client":
         raise ConfigError(
             f"federation.max_upload_norm={norm} has no effect under privacy.unit=client, where "
-            "privacy.max_grad_norm clips every upload; set it to null"
+            "privacy.max_grad_norm clips every upload; set federation.max_upload_norm=null"
         )
 
 
@@ -72,8 +72,8 @@ def _assumed_bad(config: Config) -> None:
         )
     if bad is None:
         raise ConfigError(
-            f"federation.assumed_bad is null; federation.combination={rule} needs it, at most "
-            f"{most} of {clients} clients"
+            f"federation.assumed_bad is null, and federation.combination={rule} needs it, at most "
+            f"{most} of {clients} clients; set federation.assumed_bad={most}"
         )
     if not 0 <= bad <= most:
         raise ConfigError(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 from ffalora_cli.config.secrets import redact
@@ -69,14 +69,21 @@ def listed(options: Iterable[str], most: int = _LISTED) -> str:
 
 
 @contextmanager
-def naming_job(number: int, total: int) -> Iterator[None]:
-    """An error inside the ``with`` says which job of several it is about."""
+def naming_job(number: int, typed: Sequence[Sequence[str]]) -> Iterator[None]:
+    """An error inside the ``with`` says which job of several it is about.
+
+    Args:
+        number: of the job, from 1.
+        typed: the settings of every job; those that not all of them have tell them apart.
+    """
     try:
         yield
     except ConfigError as error:
-        if total == 1:
+        if len(typed) == 1:
             raise
-        raise ConfigError(f"{error} (job {number} of {total})") from error
+        own = [text for text in typed[number - 1] if any(text not in other for other in typed)]
+        told = f": {brief(' '.join(own), 90)[1:-1]}" if own else ""
+        raise ConfigError(f"{error} (job {number} of {len(typed)}{told})") from error
 
 
 def require(key: str, value: object, holds: bool, wanted: str) -> None:

@@ -30,7 +30,8 @@ def check_partition(
         require("partition.dirichlet_alpha", concentration, fits, "above 0; 0.5 is usual")
     elif name in ("dirichlet", "quantity"):
         raise ConfigError(
-            f"partition.dirichlet_alpha is null; partition.name={name} needs it, e.g. 0.5"
+            f"partition.dirichlet_alpha is null, and partition.name={name} needs it; set "
+            "partition.dirichlet_alpha=0.5, say"
         )
     each = partition.shards_per_client
     if name == "shards":

@@ -27,8 +27,8 @@ def check_privacy(config: Config) -> None:
             value = getattr(privacy, name)
             if value is not None:
                 raise ConfigError(
-                    f"privacy.{name}={value} has no effect while privacy.unit is none; choose "
-                    "privacy=text or client, or set it to null"
+                    f"privacy.{name}={value} has no effect while privacy.unit is none; set "
+                    f"privacy.{name}=null, or choose privacy=text or client"
                 )
         return
     if config.federation.clip_gradients is not None:
@@ -61,7 +61,7 @@ def check_mechanism(privacy: PrivacyConfig) -> None:
     if noise is not None and noise < LEAST_NOISE:
         raise ConfigError(
             f"privacy.noise_multiplier={noise:g} is too little noise to account for (epsilon in "
-            f"the hundreds); set at least {LEAST_NOISE}, or privacy=none"
+            f"the hundreds); set privacy.noise_multiplier={LEAST_NOISE} or more, or privacy=none"
         )
     if privacy.delta is None:
         raise ConfigError("privacy.delta is null; an epsilon needs a delta: privacy.delta=1e-5")
@@ -90,7 +90,7 @@ def check_mechanism(privacy: PrivacyConfig) -> None:
         if privacy.unit not in ("text", "column"):
             raise ConfigError(
                 f"privacy.rows_per_unit={most} has no effect under privacy.unit={privacy.unit}; "
-                "use privacy.unit=text or column, or null"
+                "set privacy.rows_per_unit=null, or privacy.unit=text or column"
             )
 
 
@@ -123,7 +123,7 @@ def check_cohort(privacy: PrivacyConfig, federation: FederationConfig) -> None:
     if federation.cohort_sampling == "fixed" and privacy.client_noise == "central":
         raise ConfigError(
             "federation.cohort_sampling=fixed is not covered by the accountant under "
-            "privacy.unit=client; use poisson or full"
+            "privacy.unit=client; use federation.cohort_sampling=poisson, or full"
         )
     if federation.weights != "uniform":
         raise ConfigError(
@@ -145,7 +145,7 @@ def _clip(privacy: PrivacyConfig) -> None:
     if privacy.inside_clients and privacy.client_noise == "local":
         raise ConfigError(
             f"privacy.client_noise=local has no effect under privacy.unit={privacy.unit} (clients "
-            "noise their gradients anyway); use privacy=client, or central"
+            "noise their gradients anyway); use privacy.client_noise=central, or privacy=client"
         )
     if quantile is None:
         return

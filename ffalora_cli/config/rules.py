@@ -77,27 +77,41 @@ def check(
     Raises:
         ConfigError: the first rule that does not hold.
     """
-    for rule in (_top, _ranges, _task, _adapter, _partition, _federation, check_privacy, _engine):
+    for rule in (_top, _ranges, _task, _adapter, _partition, _federation):
         rule(config)
+    _method(config, units, refusal, linear)
+    check_privacy(config)
+    _engine(config)
+    _diagnostics(config)
+    check_arrivals(config, linear)
+    if needs_plain_averaging:
+        _plain_averaging(config)
+
+
+def _method(config: Config, units: Set[str], refusal: str, linear: bool) -> None:
+    """Refuse a privacy unit that the method's guarantee does not cover."""
     local = config.privacy.unit == "client" and config.privacy.client_noise == "local"
     if config.privacy.unit not in units and not local:  # noised uploads: whatever the server does
         raise ConfigError(
             f"privacy.unit={config.privacy.unit}, method={config.method.name}: "
-            f"{refusal or 'its guarantee does not cover it'}; use {_private(units)}"
+            f"{refusal or 'its guarantee does not cover it'}; use privacy={_private(units)}"
         )
     if config.privacy.unit == "client" and not (linear or local):
         raise ConfigError(
             f"privacy.unit=client: method={config.method.name} reads single uploads, and central "
             "noise is on their sum alone; set privacy.client_noise=local"
         )
-    _diagnostics(config)
-    check_arrivals(config, linear)
-    server = config.federation.server_optimizer
-    plain = server.name == "sgd" and server.lr == 1.0 and server.momentum == 0.0
-    if needs_plain_averaging and not plain:
+
+
+def _plain_averaging(config: Config) -> None:
+    """Refuse a server optimiser: of its keys, those that are at fault are named."""
+    plain = {"name": "sgd", "lr": 1.0, "momentum": 0.0}
+    wrong = {k: v for k, v in plain.items() if getattr(config.federation.server_optimizer, k) != v}
+    if wrong:
+        given = " ".join(f"{_SERVER}.{k}={attrgetter(f'{_SERVER}.{k}')(config)}" for k in wrong)
+        wanted = " ".join(f"{_SERVER}.{k}={v}" for k, v in wrong.items())
         raise ConfigError(
-            f"federation.server_optimizer.name={server.name}: method={config.method.name} averages "
-            "exactly and takes only sgd with lr 1 and momentum 0"
+            f"{given}: method={config.method.name} needs the uploads' plain mean; set {wanted}"
         )
 
 
@@ -240,21 +254,24 @@ def _federation(config: Config) -> None:
     if scheme == "full" and size not in (None, clients):
         raise ConfigError(
             f"federation.cohort_size={size} contradicts federation.cohort_sampling=full; "
-            "use cohort_sampling=poisson or fixed, or cohort_size=null"
+            "use federation.cohort_sampling=poisson or fixed, or federation.cohort_size=null"
         )
     if scheme != "full" and size is None:
         raise ConfigError(
-            f"federation.cohort_size is null; federation.cohort_sampling={scheme} needs a number"
+            f"federation.cohort_size is null, and federation.cohort_sampling={scheme} needs a "
+            f"number; set federation.cohort_size={max(1, (clients or 2) // 2)}, say, or "
+            "federation.cohort_sampling=full"
         )
     if federation.warmup_rounds >= federation.rounds:
         raise ConfigError(
             f"federation.warmup_rounds={federation.warmup_rounds} leaves none of federation.rounds="
-            f"{federation.rounds} at the full rate; give at most {federation.rounds - 1}"
+            f"{federation.rounds} at the full rate; set federation.warmup_rounds="
+            f"{federation.rounds - 1} or less"
         )
     if federation.lr_schedule == "constant" and federation.lr_end:
         raise ConfigError(
             f"federation.lr_end={federation.lr_end:g} has no effect with federation.lr_schedule="
-            "constant; use cosine or linear"
+            "constant; use federation.lr_schedule=cosine or linear, or federation.lr_end=0"
         )
 
 
@@ -315,4 +332,4 @@ def _diagnostics(config: Config) -> None:
 
 def _private(units: Set[str]) -> str:
     """The groups of ``configs/privacy`` that a person would choose of these units."""
-    return " or ".join(word for word in ("client", "text") if word in units) or "privacy=none"
+    return " or ".join(word for word in ("client", "text") if word in units) or "none"

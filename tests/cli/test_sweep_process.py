@@ -84,7 +84,7 @@ def test_a_run_that_another_process_writes_is_busy_not_failed(settings, tmp_path
     ("typed", "complaint"),
     [
         (["seed=0,1", "privacy=example,nope"], "privacy='nope'"),
-        (["federation.rounds=2,0"], "(job 2 of 2)"),
+        (["federation.rounds=2,0"], "(job 2 of 2: federation.rounds=0)"),
         (["hydra/launcher=jobib", "seed=0,1"], "did you mean 'joblib'?"),
         (["hydra.sweeper.n_trials=3", "seed=0,1"], "add hydra/sweeper=optuna"),
         (["hydra/sweeper=optuna", "seed=1"], "has nothing to vary"),

@@ -49,7 +49,7 @@ CASES = {
     "model.max_grad_norm=0.5": ("model.max_grad_norm", "mapping"),
     "federation.lr_schedule=cosin": ("federation.lr_schedule", "'cosine'"),
     "federation.warmup_rounds=-1": ("federation.warmup_rounds", "0 or more"),
-    "federation.warmup_rounds=20": ("federation.warmup_rounds", "at most 19"),
+    "federation.warmup_rounds=20": ("federation.warmup_rounds", "federation.warmup_rounds=19"),
     "federation.lr_end=2": ("federation.lr_end", "0 to 1"),
     "federation.lr_end=0.5": ("federation.lr_end", "cosine or linear"),
     "federation.local_optimizer=adam": ("federation.local_optimizer", "'adamw'"),

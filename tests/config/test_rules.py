@@ -61,7 +61,7 @@ def config() -> Config:
 
 def test_units_and_refusal_come_from_the_method(config) -> None:
     check(config, units={"none", "text"})
-    with pytest.raises(ConfigError, match=r"privacy\.unit=text.*because so; use client"):
+    with pytest.raises(ConfigError, match=r"privacy\.unit=text.*because so; use privacy=client"):
         check(config, units={"none", "client"}, refusal="because so")
     with pytest.raises(ConfigError, match="use privacy=none"):
         check(config, units={"none"})

@@ -80,8 +80,8 @@ def test_a_changed_input_is_said_wherever_the_result_would_be_taken(what, here, 
     asked = {
         ("run", *TASK, *WHERE): "add --again, or choose another name=",
         ("validate", *TASK, *WHERE): "add --again, or choose another name=",
-        ("validate", "-m", *TASK, *WHERE, "seed=1,0"): "choose another name= (job 2 of 2)",
-        ("sweep", *TASK, *WHERE, "seed=1,0"): "choose another name= (job 2 of 2)",
+        ("validate", "-m", *TASK, *WHERE, "seed=1,0"): "choose another name= (job 2 of 2: seed=0)",
+        ("sweep", *TASK, *WHERE, "seed=1,0"): "choose another name= (job 2 of 2: seed=0)",
         ("sweep", *TASK, *WHERE, "hydra.launcher.n_jobs=2"): "choose another name=",
         ("resume", str(folder)): "choose another name=",
     }

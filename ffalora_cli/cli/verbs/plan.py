@@ -68,9 +68,10 @@ def forecasts(jobs: list[Job], measured: bool) -> list[dict[str, Any]]:
                 print(f"ffalora: {text}", file=sys.stderr)
 
     forecaster, found = Forecaster(measured, _Waits()), []
+    typed = [job.overrides for job in jobs]
     with Counting("planning jobs") as counting:
         for number, job in enumerate(jobs, start=1):
-            with naming_job(number, len(jobs)):
+            with naming_job(number, typed):
                 forecast = forecaster.forecast(job)
             names = {"overrides": list(job.overrides), "signature": job.signature}
             found.append({**names, **forecast})
