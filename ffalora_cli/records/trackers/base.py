@@ -71,7 +71,7 @@ class RunFacts:
 
     @property
     def described(self) -> dict[str, Any]:
-        """The config as a tracker gets it, with the run's origin; a null would be an empty column."""
+        """The config as a tracker gets it, with the run's origin; a null were an empty column."""
         kept = leaving(self.config, "config", self.unit)
         source = str((kept.get("model") or {}).get("source") or "")
         if source.startswith(("/", "~", ".", "\\")) or ":\\" in source[:3]:
@@ -144,11 +144,13 @@ class RunFacts:
 
 
 def _without_nulls(tree: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        key: _without_nulls(value) if isinstance(value, Mapping) else value
-        for key, value in tree.items()
-        if value is not None
-    }
+    """The tree without nulls, and without sections that held nothing else."""
+    kept: dict[str, Any] = {}
+    for key, value in tree.items():
+        inner = _without_nulls(value) if isinstance(value, Mapping) else value
+        if inner is not None and (inner or not value or not isinstance(value, Mapping)):
+            kept[key] = inner
+    return kept
 
 
 class Tracker(Protocol):
