@@ -97,7 +97,7 @@ def test_a_run_asks_for_one_commit_records_it_and_asks_nothing_again(hub, online
     assert recorded["model"] == {"source": "lab/first", "revision": None, "commit": commit}
     assert recorded["data"]["train"]["origin"] == f"hub:nyu-mll/glue/sst2/train@{hub.old}"
     assert sorted(hub.fetched("lab/first")) == sorted(tiny_bert())
-    shown = online("show", "sst2-auto")
+    shown = online("show", "sst2-")
     assert f"lab/first commit {commit}" in " ".join(shown.out.split())
     assert f"nyu-mll/glue/sst2/train commit {hub.old}" in " ".join(shown.out.split())
     hub.asked.clear()

@@ -198,6 +198,5 @@ def test_bf16_is_suggested_where_products_are_fast_in_it(small, capsys, monkeypa
     assert main(["plan", *small, "--no-measure"]) == 0
     said = " ".join(capsys.readouterr().out.split())
     assert "note engine.precision=bf16 would be several times faster on this machine (AMX)" in said
-    assert (
-        planned(capsys, *small, "engine.precision=bf16", "--no-measure")["jobs"][0]["notes"] == []
-    )
+    (job,) = planned(capsys, *small, "engine.precision=bf16", "--no-measure")["jobs"]
+    assert not [note for note in job["notes"] if "precision" in note]

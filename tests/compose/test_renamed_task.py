@@ -12,7 +12,7 @@ from ffalora_cli.compose import catalogue
 from ffalora_cli.compose.compose import change, compose_job, forget_below
 from ffalora_cli.compose.overrides import Setting, expand
 
-UNSET = {"hub_path": None, "hub_name": None, "package": None, "license": ""}
+UNSET = {"folder": None, "hub_path": None, "hub_name": None, "package": None, "license": ""}
 
 
 def settings(*typed: str) -> list[Setting]:
@@ -60,6 +60,7 @@ def test_a_file_that_renames_it_counts_as_the_command_line_does() -> None:
     """Keys set with the last name, or after it, are the new task's; those below are the old's."""
     task = {
         "name": "mine",
+        "folder": "old",
         "hub_path": "old",
         "hub_name": "old",
         "package": "old",

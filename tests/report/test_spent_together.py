@@ -55,7 +55,7 @@ def test_runs_with_the_same_clients_compose_client_by_client(tmp_path):
     )
     assert alone < found.epsilon < 3 * alone  # neither one run nor a sum of epsilons
     said = notes(compare(select_runs(tmp_path, ()), Question()))
-    (line,) = [text for text in said if "together" in text]
+    (line,) = [text for text in said if "rows together" in text]
     assert line.startswith("3 private runs on the same rows together: epsilon ")
     assert "any text, add/remove one, delta 1e-5, Poisson sampling, PLD accountant" in line
 
