@@ -8,8 +8,8 @@ from typing import Any
 
 from ffalora_cli.cli.screen.units import human_seconds, score
 from ffalora_cli.cli.screen.words import counted
-from ffalora_cli.cli.tune_asked import Asked, label
-from ffalora_cli.cli.tune_stages import Tune
+from ffalora_cli.cli.tuning.asked import Asked, label
+from ffalora_cli.cli.tuning.stages import Tune
 from ffalora_cli.metric_keys import short_name
 from ffalora_cli.privacy.rounding import epsilon_text
 from ffalora_cli.report.runs.selection import value_at

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ffalora_cli.cli.tune_asked import label
-from ffalora_cli.cli.tune_stages import Tune
+from ffalora_cli.cli.tuning.asked import label
+from ffalora_cli.cli.tuning.stages import Tune
 from ffalora_cli.config.errors import ConfigError
 from ffalora_cli.config.splits import HOLDOUT
 from ffalora_cli.privacy.accounting.accountant import Accountant
