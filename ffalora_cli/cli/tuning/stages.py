@@ -159,7 +159,7 @@ class Tune:
 
     def _jobs(self, n: int, setting: Setting, own: Sequence[Job], before: int) -> list[SweepJob]:
         first = len(self.batches.jobs) + before + 1
-        cell = dict(text.split("=", 1) for text in self.asked.cells[n].fixed)
+        cell = self.asked.cells[n].settings
         return [
             self.batches.record.job(
                 first + i,

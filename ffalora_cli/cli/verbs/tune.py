@@ -13,6 +13,7 @@ from ffalora_cli.cli.arguments import OVERRIDES, Parser
 from ffalora_cli.cli.batches import Batches
 from ffalora_cli.cli.done import check_inputs
 from ffalora_cli.cli.exits import DONE, FAILED, PARTLY_DONE
+from ffalora_cli.cli.screen.grid import print_grid
 from ffalora_cli.cli.screen.sweep_display import open_sweep_display
 from ffalora_cli.cli.screen.words import labelled
 from ffalora_cli.cli.signals import stop_on_signals
@@ -30,7 +31,7 @@ from ffalora_cli.records.files import write_whole
 from ffalora_cli.records.reading import read_run
 from ffalora_cli.records.run_directory import SUMMARY, run_folder
 from ffalora_cli.report.figures.style import csv_text
-from ffalora_cli.report.table import formats
+from ffalora_cli.report.table import formats, side_by_side
 from ffalora_cli.report.table.compare import compare
 from ffalora_cli.report.table.rows import Question
 from ffalora_cli.sweep.launchers.base import open_launcher, read_settings, waits
@@ -178,11 +179,13 @@ def _tell(tune: Tune, files: Sequence[Path]) -> None:
     write_whole(folder / "tried.tex", f"{formats.latex(table)}\n".encode())
     notes = [*table.notes, *costs]
     write_whole(folder / "tune.json", formats.strict_json({**content, "notes": notes}).encode())
-    print("\n".join(["", "tried", *words.aligned(table)]))
+    print()
+    print_grid(table, caption="tried")
     runs = [read_run(job.path) for own in tune.finals.values() for job in own if job.finished]
     if runs:
-        print("\n".join(["", "chosen", *words.aligned(formats.grid(compare(runs, Question())))]))
-    print("\n".join(["", *(line for cost in costs for line in labelled("privacy", cost))]))
+        print()
+        print_grid(side_by_side.grid(compare(runs, Question())), caption="chosen")
+    print("\n".join(["", *(line for cost in costs for line in labelled("privacy", cost))]).rstrip())
     print(f"tables in {folder}/tried.csv, .md, .tex and tune.json; chosen settings as experiments:")
     for n, file in enumerate(files):
         if n in tune.finals:
