@@ -66,12 +66,8 @@ Exit codes: 0 done, 1 run failed, 2 bad usage or config, 3 sweep partly done,
 141 nobody reads what it prints. FFALORA_TRACEBACK=1 shows tracebacks."""
 
 _SHARED = ("run", "resume")  # between the processes that torchrun starts
-_RECORDED = (
-    "run",
-    "sweep",
-    "tune",
-    "resume",
-)  # their results are on disk, whatever the screen takes
+# Their results are on disk, whatever the screen takes.
+_RECORDED = ("run", "sweep", "tune", "resume")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

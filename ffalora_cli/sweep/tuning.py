@@ -44,6 +44,11 @@ class Cell:
     worth: dict[Setting, float | None] = field(default_factory=dict)
 
     @property
+    def settings(self) -> dict[str, str]:
+        """What makes it what it is: key to value."""
+        return dict(text.split("=", 1) for text in self.fixed)  # type: ignore[misc]
+
+    @property
     def grid(self) -> list[Setting]:
         """Every combination of the values to begin with; the last key varies fastest."""
         return list(itertools.product(*(a for a in self.axes.values() if isinstance(a, tuple))))

@@ -13,14 +13,15 @@ from ffalora_cli.cli.arguments import OVERRIDES, Parser
 from ffalora_cli.cli.batches import Batches
 from ffalora_cli.cli.done import check_inputs
 from ffalora_cli.cli.exits import DONE, FAILED, PARTLY_DONE
-from ffalora_cli.cli.screen import tune_words
+from ffalora_cli.cli.screen.grid import print_grid
 from ffalora_cli.cli.screen.sweep_display import open_sweep_display
 from ffalora_cli.cli.screen.words import labelled
 from ffalora_cli.cli.signals import stop_on_signals
 from ffalora_cli.cli.sweep_end import Sweeping, exit_code, stop_if_asked
-from ffalora_cli.cli.tune_asked import Asked, names, read
-from ffalora_cli.cli.tune_price import price
-from ffalora_cli.cli.tune_stages import SAID, Tune
+from ffalora_cli.cli.tuning import words
+from ffalora_cli.cli.tuning.asked import Asked, names, read
+from ffalora_cli.cli.tuning.price import price
+from ffalora_cli.cli.tuning.stages import SAID, Tune
 from ffalora_cli.cli.verbs.plan import forecasts
 from ffalora_cli.compose.hydra_keys import take
 from ffalora_cli.config.errors import ConfigError, brief
@@ -30,7 +31,7 @@ from ffalora_cli.records.files import write_whole
 from ffalora_cli.records.reading import read_run
 from ffalora_cli.records.run_directory import SUMMARY, run_folder
 from ffalora_cli.report.figures.style import csv_text
-from ffalora_cli.report.table import formats
+from ffalora_cli.report.table import formats, side_by_side
 from ffalora_cli.report.table.compare import compare
 from ffalora_cli.report.table.rows import Question
 from ffalora_cli.sweep.launchers.base import open_launcher, read_settings, waits
@@ -129,7 +130,7 @@ def _say_plan(asked: Asked, known: Sequence[Job], measured: bool) -> None:
             for job in (asked.trial(cell, one, seeds[0]), asked.final(cell, one, seeds[1]))
         ]
         found = forecasts(jobs, measured)
-    print("\n".join(tune_words.planned(asked, done, found)), flush=True)
+    print("\n".join(words.planned(asked, done, found)), flush=True)
 
 
 def _play(
@@ -170,21 +171,21 @@ def _play(
 
 def _tell(tune: Tune, files: Sequence[Path]) -> None:
     """The tables, the price and the files, on the screen and in the tune's folder."""
-    folder, lines = tune.batches.record.path, tune_words.tried(tune)
-    table, costs = tune_words.grid(tune), price(tune)
+    folder, lines = tune.batches.record.path, words.tried(tune)
+    table, costs = words.grid(tune), price(tune)
     content = {"command": tune.batches.sweep.command, "metric": tune.asked.metric, "tried": lines}
     write_whole(folder / "tried.csv", csv_text(lines).encode())
     write_whole(folder / "tried.md", f"{formats.markdown(table)}\n".encode())
     write_whole(folder / "tried.tex", f"{formats.latex(table)}\n".encode())
     notes = [*table.notes, *costs]
     write_whole(folder / "tune.json", formats.strict_json({**content, "notes": notes}).encode())
-    print("\n".join(["", "tried", *tune_words.aligned(table)]))
+    print()
+    print_grid(table, caption="tried")
     runs = [read_run(job.path) for own in tune.finals.values() for job in own if job.finished]
     if runs:
-        print(
-            "\n".join(["", "chosen", *tune_words.aligned(formats.grid(compare(runs, Question())))])
-        )
-    print("\n".join(["", *(line for cost in costs for line in labelled("privacy", cost))]))
+        print()
+        print_grid(side_by_side.grid(compare(runs, Question())), caption="chosen")
+    print("\n".join(["", *(line for cost in costs for line in labelled("privacy", cost))]).rstrip())
     print(f"tables in {folder}/tried.csv, .md, .tex and tune.json; chosen settings as experiments:")
     for n, file in enumerate(files):
         if n in tune.finals:

@@ -8,19 +8,17 @@ from typing import Any
 
 from ffalora_cli.cli.screen.units import human_seconds, score
 from ffalora_cli.cli.screen.words import counted
-from ffalora_cli.cli.tune_asked import Asked, label
-from ffalora_cli.cli.tune_stages import Tune
+from ffalora_cli.cli.tuning.asked import Asked, label
+from ffalora_cli.cli.tuning.stages import Tune
 from ffalora_cli.metric_keys import short_name
 from ffalora_cli.privacy.rounding import epsilon_text
+from ffalora_cli.report.names import PAPER
 from ffalora_cli.report.runs.selection import value_at
-from ffalora_cli.report.runs.settings import title
 from ffalora_cli.report.runs.statistics import summarize
-from ffalora_cli.report.table.formats import Grid
+from ffalora_cli.report.table.formats import BEST, Grid
 from ffalora_cli.sweep.jobs import FAILED
 from ffalora_cli.sweep.progress import result
 from ffalora_cli.sweep.tuning import Cell, Setting, at_edge, best, best_for_all
-
-_CHOSEN = "*"
 
 
 def tried(tune: Tune) -> list[dict[str, Any]]:
@@ -30,6 +28,7 @@ def tried(tune: Tune) -> list[dict[str, Any]]:
         chosen = best(cell.worth, asked.higher)
         for setting in sorted(cell.worth, key=lambda one: [_size(text) for text in one]):
             jobs, values = tune.trials[n, setting], tune.values(n, setting)
+            known = cell.worth[setting] is not None
             sample = summarize([value for value in values if value is not None])
             ends = [tune.batches.statuses[job.number] for job in jobs]
             failures = [e.ended.error or "" for e in ends if e.state == FAILED and e.ended]
@@ -37,7 +36,7 @@ def tried(tune: Tune) -> list[dict[str, Any]]:
             spent = [value_at(one, "privacy.epsilon_max.spent") for one in summaries]
             lines.append(
                 {
-                    **dict(text.split("=", 1) for text in cell.fixed),  # type: ignore[misc]
+                    **cell.settings,
                     **asked.set_to(setting),
                     f"{asked.metric}:mean": cell.worth[setting],
                     f"{asked.metric}:sd": sample.sd,
@@ -45,7 +44,7 @@ def tried(tune: Tune) -> list[dict[str, Any]]:
                     "epsilon": max((e for e in spent if isinstance(e, float)), default=None),
                     "seconds": sum(one.get("seconds") or 0.0 for one in summaries),
                     "chosen": setting == chosen,
-                    "failure": failures[0] if failures else None,
+                    "failure": next(iter(failures), None if known else "its score is not finite"),
                     "runs": " ".join(job.path.name for job in jobs),
                 }
             )
@@ -53,26 +52,28 @@ def tried(tune: Tune) -> list[dict[str, Any]]:
 
 
 def grid(tune: Tune) -> Grid:
-    """The table for people: scores in percent, failures in words, a star at what was chosen."""
-    lines, metric = tried(tune), tune.asked.metric
-    keys = [*dict(text.split("=", 1) for text in tune.asked.cells[0].fixed), *tune.asked.keys]  # type: ignore[misc]
-    columns: dict[str, list[str]] = {title(key).replace("_", " "): [] for key in keys}
-    for line in lines:
-        for key in keys:
-            columns[title(key).replace("_", " ")].append(line[key])
-    scores = [score(metric, line[f"{metric}:mean"]) for line in lines]
-    marks = [f" {_CHOSEN}" if line["chosen"] else "" for line in lines]
-    columns[short_name(metric)] = [a + b for a, b in zip(scores, marks, strict=True)]
-    columns["sd"] = [score(metric, line[f"{metric}:sd"]) for line in lines]
-    columns["epsilon"] = [epsilon_text(line["epsilon"]) for line in lines]
-    columns["time"] = [human_seconds(line["seconds"] or None) for line in lines]
-    columns["failure"] = [(line["failure"] or "-")[:60] for line in lines]
-    kept = {
-        name: cells
-        for i, (name, cells) in enumerate(columns.items())
-        if i < len(keys) or {"-"} != set(cells)
+    """The table for people: scores in percent, failures in words, what was chosen marked."""
+    lines, asked = tried(tune), tune.asked
+    keys, metric = [*asked.compared, *asked.keys], asked.metric
+    columns = {
+        PAPER.key(key): [PAPER.value(key, str(line[key])) for line in lines] for key in keys
+    } | {
+        short_name(metric): [score(metric, line[f"{metric}:mean"]) for line in lines],
+        "sd": [score(metric, line[f"{metric}:sd"]) for line in lines],
+        "ε": [epsilon_text(line["epsilon"]) for line in lines],
+        "time": [human_seconds(line["seconds"] or None) for line in lines],
+        "failure": [(line["failure"] or "-")[:60] for line in lines],
     }
-    return Grid(tuple(kept), tuple(zip(*kept.values(), strict=True)), len(keys), tuple(notes(tune)))
+    kept = {name: cells for name, cells in columns.items() if {"-"} != set(cells)}
+    marks = {(i, len(keys)): BEST for i, line in enumerate(lines) if line["chosen"]}
+    return Grid(
+        tuple(kept),
+        tuple(zip(*kept.values(), strict=True)),
+        len(keys),
+        tuple(notes(tune)),
+        marks=marks,
+        legend={BEST: "chosen"},
+    )
 
 
 def notes(tune: Tune) -> list[str]:
@@ -81,8 +82,8 @@ def notes(tune: Tune) -> list[str]:
     seeds = f"seed{'s' if len(asked.tuning_seeds) > 1 else ''} {', '.join(asked.tuning_seeds)}"
     found = [
         f"{short_name(asked.metric)} after the last round on held-out tuning rows "
-        f"(task.eval_on=tune), {seeds}, none of the reported ones; {_CHOSEN} chosen, of two alike "
-        f"the smaller; {_numbers(asked.cells)}"
+        f"(task.eval_on=tune), {seeds}, none of the reported ones; chosen is the best, of two "
+        f"alike the smaller; {_numbers(asked.cells)}"
     ]
     chosen = {n: best(cell.worth, asked.higher) for n, cell in enumerate(asked.cells)}
     for n, cell in enumerate(asked.cells):
@@ -94,8 +95,8 @@ def notes(tune: Tune) -> list[str]:
             f"each at its best: {_name(cell)}{_typed(asked, one)} {_score(asked, cell.worth[one])}"
         )
         found += [
-            f"{_name(cell)}{title(asked.keys[axis])}={one[axis]} is the edge of what was tried; "
-            "more --refine goes on there, or give other values"
+            f"{_name(cell)}{PAPER.key(asked.keys[axis])} {one[axis]} is at the edge of what was "
+            "tried; more --refine goes on there, or give other values"
             for axis in at_edge(cell.worth, one)
         ]
     if len(asked.cells) > 1:
@@ -126,8 +127,7 @@ def _numbers(cells: Sequence[Cell]) -> str:
 
 
 def _name(cell: Cell) -> str:
-    values = list(label(cell).values())
-    return f"{' '.join(values)}: " if values else ""
+    return f"{label(cell)}: " if cell.fixed else ""
 
 
 def _typed(asked: Asked, setting: Setting) -> str:
@@ -143,19 +143,6 @@ def _size(text: str) -> tuple[float, str]:
         return float(text), ""
     except ValueError:
         return float("inf"), text
-
-
-def aligned(table: Grid) -> list[str]:
-    """The table in columns, then its notes."""
-    widths = [max(map(len, column)) for column in zip(table.head, *table.rows, strict=True)]
-    lines = []
-    for row in (table.head, *table.rows):
-        cells = [
-            cell.ljust(width) if i < table.words else cell.rjust(width)
-            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ]
-        lines.append("  ".join(cells).rstrip())
-    return [*lines, *(f"  {note}" for note in table.notes)]
 
 
 def planned(asked: Asked, done: int, forecasts: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -15,8 +15,8 @@ from ffalora_cli.config.documentation import key_type
 from ffalora_cli.config.errors import ConfigError, brief, listed
 from ffalora_cli.config.job import Job
 from ffalora_cli.methods.registry import headline
+from ffalora_cli.report.names import PAPER
 from ffalora_cli.report.runs.selection import spelled, value_at
-from ffalora_cli.sweep.jobs import short_keys
 from ffalora_cli.sweep.tuning import TUNED, Cell, Setting, around
 from ffalora_cli.tasks.registry import higher_is_better
 
@@ -57,6 +57,11 @@ class Asked:
     def higher(self) -> bool:
         """Whether more of the metric is better."""
         return higher_is_better(self.metric)
+
+    @property
+    def compared(self) -> tuple[str, ...]:
+        """Keys that make the cells."""
+        return tuple(self.cells[0].settings)
 
     @property
     def whole(self) -> list[int]:
@@ -192,15 +197,14 @@ def _tuning(typed: Sequence[str], seeds: Sequence[str]) -> tuple[str, ...]:
     Raises:
         ConfigError: one that is reported, or no number.
     """
+    free = next(str(n) for n in itertools.count(_FIRST_SEED) if str(n) not in seeds)
     for seed in typed:
         if not seed.isdecimal():
             raise ConfigError(f"--tuning-seeds {brief(seed)} is no seed; give whole numbers")
         if seed in seeds:
-            free = next(n for n in itertools.count(_FIRST_SEED) if str(n) not in seeds)
             raise ConfigError(
                 f"--tuning-seeds {seed} is one of the reported seeds; choose another, as {free}"
             )
-    free = next(str(n) for n in itertools.count(_FIRST_SEED) if str(n) not in seeds)
     return tuple(dict.fromkeys(typed)) or (free,)
 
 
@@ -216,12 +220,13 @@ def _numeric(axis: Axis) -> bool:
 
 def names(asked: Asked) -> list[str]:
     """A file name for each cell: its values, or numbers where these are not all different."""
-    found = [re.sub(r"[^\w.-]+", "-", "_".join(label(c).values())) or "tuned" for c in asked.cells]
+    values = ["_".join(cell.settings.values()) for cell in asked.cells]
+    found = [re.sub(r"[^\w.-]+", "-", value) or "tuned" for value in values]
     if len(set(found)) < len(found):
         return [f"cell-{n}" for n in range(1, len(found) + 1)]
     return found
 
 
-def label(cell: Cell) -> dict[str, str]:
-    """What a cell is, by short key."""
-    return short_keys(dict(text.split("=", 1) for text in cell.fixed))  # type: ignore[misc]
+def label(cell: Cell) -> str:
+    """What a cell is, as tables write it: ``FFA-LoRA, Dirichlet α = 0.3``."""
+    return PAPER.label([*cell.settings], [*cell.settings.values()])

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from ffalora_cli.cli.batches import Batches
 from ffalora_cli.cli.screen.units import score
 from ffalora_cli.cli.screen.words import counted
-from ffalora_cli.cli.tune_asked import Asked
+from ffalora_cli.cli.tuning.asked import Asked
 from ffalora_cli.compose.chosen import as_experiment
 from ffalora_cli.config.errors import ConfigError
 from ffalora_cli.config.job import Job
@@ -159,7 +159,7 @@ class Tune:
 
     def _jobs(self, n: int, setting: Setting, own: Sequence[Job], before: int) -> list[SweepJob]:
         first = len(self.batches.jobs) + before + 1
-        cell = dict(text.split("=", 1) for text in self.asked.cells[n].fixed)
+        cell = self.asked.cells[n].settings
         return [
             self.batches.record.job(
                 first + i,

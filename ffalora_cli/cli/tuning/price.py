@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ffalora_cli.cli.tune_asked import label
-from ffalora_cli.cli.tune_stages import Tune
+from ffalora_cli.cli.tuning.asked import label
+from ffalora_cli.cli.tuning.stages import Tune
 from ffalora_cli.config.errors import ConfigError
 from ffalora_cli.config.splits import HOLDOUT
 from ffalora_cli.privacy.accounting.accountant import Accountant
@@ -28,11 +28,7 @@ def price(tune: Tune) -> list[str]:
     found = []
     for n, own in finals.items():
         found += _of_cell(tune, n, own, trials[n])
-    promises = grouped(
-        everything,
-        lambda run: (unit_of(run), *map((run.privacy or {}).get, ("relation", "sampling"))),
-    )
-    for members in promises.values():
+    for members in grouped(everything, _promise).values():
         sum_ = composed(members)
         said = (
             "no epsilon is stated"
@@ -51,7 +47,7 @@ def _of_cell(
     """A final run alone and with its search, and what a search of random length would have cost."""
     if not finals:
         return []
-    name = " ".join(label(tune.asked.cells[n]).values()) or "final run"
+    name = label(tune.asked.cells[n]) or "final run"
     alone = max(float(_spent(run)) for run in finals)
     statements = [(run.privacy or {})["tuning"] for run in finals]
     whole = [s for s in statements if s["distribution"] == EARLIER and s["trials"] == len(trials)]
@@ -116,6 +112,10 @@ def _private(jobs: Sequence[SweepJob]) -> list[RunRecords]:
         if run.privacy is not None:
             found.append(run)
     return found
+
+
+def _promise(run: RunRecords) -> tuple[object, ...]:
+    return unit_of(run), *map((run.privacy or {}).get, ("relation", "sampling"))
 
 
 def _spent(run: RunRecords) -> float | str:
