@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ffalora_cli.adapters.sites import stores_transposed, weight_of
-from ffalora_cli.config.schema import Config
-from ffalora_cli.records.files import to_safetensors, write_new
+from ffalora_cli.config.schema import Config, TaskConfig
+from ffalora_cli.records.files import to_json, to_safetensors, write_new
+from ffalora_cli.tasks import registry
 
 if TYPE_CHECKING:
     from torch import nn
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 PREFIX = "base_model.model."  # of every name in an adapter file
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
+LABELS = "labels.json"
 TASK_TYPES = {
     "AutoModelForSequenceClassification": "SEQ_CLS",
     "AutoModelForTokenClassification": "TOKEN_CLS",
@@ -61,6 +63,9 @@ def write_adapter(
 ) -> None:
     """``adapter_config.json``, ``adapter_model.safetensors``, and how a language model generates.
 
+    Which class an output is stands in ``labels.json``, as transformers' ``config.json`` has it: an
+    adapter has no ``config.json``, and peft's own file has no place for it.
+
     Args:
         folder: there, without these files.
         network: of the run; nothing merged into its base.
@@ -92,8 +97,16 @@ def write_adapter(
             full = f"{name}.{leaf}"
             tensors[PREFIX + full] = values.get(f"head.{full}", value)
     write_new(folder / ADAPTER_WEIGHTS, to_safetensors(tensors, {"format": "pt"}))
+    if labels := named_classes(config.task):
+        write_new(folder / LABELS, to_json(labels, indent=2))
     if plain.can_generate():
         plain.generation_config.save_pretrained(folder)
+
+
+def named_classes(task: TaskConfig) -> dict[str, Any]:
+    """``id2label`` and ``label2id``; empty where outputs are no classes."""
+    settings = registry.get(task.kind).settings(task)
+    return {key: settings[key] for key in ("id2label", "label2id") if key in settings}
 
 
 def merged_model(network: Network, values: Tensors, base_delta: Tensors) -> nn.Module:

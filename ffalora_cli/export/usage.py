@@ -5,9 +5,11 @@ from __future__ import annotations
 from pathlib import PurePath
 
 from ffalora_cli.config.schema import Config, TaskConfig
-from ffalora_cli.export.peft import public_source
+from ffalora_cli.export.peft import LABELS, named_classes, public_source
 from ffalora_cli.models.packaged import SUFFIXES
 from ffalora_cli.tasks import registry
+
+_ANSWER = "print(model.config.id2label[int(logits.argmax())])"
 
 
 def usage(config: Config, merged: bool, sized: bool, padding: int | None = None) -> str:
@@ -17,13 +19,18 @@ def usage(config: Config, merged: bool, sized: bool, padding: int | None = None)
     name = "image_processor" if kind.modality == "image" else "tokenizer"
     piped = kind.reads == "vocabulary" or (kind.modality == "image" and not sized)
     names = [kind.auto_class, processor, *(["pipeline"] if piped else [])]
-    lines = [] if merged else ["from peft import PeftModel"]
+    classes = named_classes(config.task)
+    named = bool(classes) and not merged
+    lines = ["import json", ""] if named else []
+    lines += [] if merged else ["from peft import PeftModel"]
     lines += [f"from transformers import {', '.join(names)}", ""]
     lines += _model(config, merged, padding)
     lines += ["model.eval()", f'{name} = {processor}.from_pretrained("THIS_FOLDER")']
     if piped:
         lines.append(f'run = pipeline("{kind.pipeline}", model=model, {name}={name})')
-    return "```python\n" + "\n".join([*lines, *_call(config.task, sized)]) + "\n```"
+    code = "```python\n" + "\n".join([*lines, *_call(config.task, sized)]) + "\n```"
+    where = f"`{LABELS}`" if named else "`config.json`"
+    return code + (f"\n\n{where} says which class each output is." if classes else "")
 
 
 def _model(config: Config, merged: bool, padding: int | None) -> list[str]:
@@ -36,9 +43,15 @@ def _model(config: Config, merged: bool, padding: int | None) -> list[str]:
     if from_hub(config):
         lines.append(f'    revision="{config.model.revision}",')
     if width := kind.outputs(config.task):
-        settings = {n: v for n, v in kind.settings(config.task).items() if n != "label2id"}
-        lines.append(f"    num_labels={width},")
-        lines += [f"    {name}={value!r}," for name, value in settings.items()]
+        classes = named_classes(config.task)
+        if classes:
+            numbered = '{int(i): name for i, name in labels["id2label"].items()}'
+            lines = [f'labels = json.load(open("THIS_FOLDER/{LABELS}"))', *lines]
+            lines += [f"    id2label={numbered},", '    label2id=labels["label2id"],']
+        else:
+            lines.append(f"    num_labels={width},")
+        settings = kind.settings(config.task).items()
+        lines += [f"    {name}={value!r}," for name, value in settings if name not in classes]
         lines.append("    ignore_mismatched_sizes=True,")
     if padding is not None:
         lines.append(f"    pad_token_id={padding},")
@@ -72,6 +85,7 @@ def _call(task: TaskConfig, sized: bool) -> list[str]:
             "from PIL import Image",
             'inputs = image_processor(Image.open("IMAGE").convert("RGB"), return_tensors="pt")',
             "logits = model(**inputs, interpolate_pos_encoding=True).logits",
+            _ANSWER,
         ]
     if kind.modality == "image":
         return ['print(run("IMAGE"))  # a file, an address or a PIL image']
@@ -84,7 +98,11 @@ def _call(task: TaskConfig, sized: bool) -> list[str]:
         return [*told, f"print(run(prompt, {settings}))"]
     texts = ", ".join(f'"{name}"' for name in task.text_columns)
     given = f"{texts}, truncation=True, max_length={task.max_length}"
-    return [f'logits = model(**tokenizer({given}, return_tensors="pt")).logits']
+    lines = [f'logits = model(**tokenizer({given}, return_tensors="pt")).logits']
+    if not named_classes(task):
+        return lines
+    tags = "print([model.config.id2label[int(i)] for i in logits[0].argmax(-1)])"
+    return [*lines, tags if kind.reads == "target" else _ANSWER]
 
 
 def from_hub(config: Config) -> bool:

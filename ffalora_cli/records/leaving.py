@@ -58,7 +58,8 @@ _PUBLIC = {
     "export": "schema ffalora signature base.* chosen merged client tolerance sized",
     "adapter_config": "**",
     "file": (  # that README.md is there; card, in the release audit, is what it says
-        "README.md export.json adapter_config.json config.json tokenizer* special_tokens_map.json "
+        "README.md export.json adapter_config.json labels.json config.json tokenizer* "
+        "special_tokens_map.json "
         "added_tokens.json vocab.* merges.txt spiece.model sentencepiece.bpe.model "
         "chat_template.jinja generation_config.json preprocessor_config.json "
         "model.safetensors.index.json"

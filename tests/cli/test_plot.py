@@ -30,18 +30,18 @@ def test_curves_are_written_as_three_pictures_and_their_numbers(runs, capsys):
     assert b'width="486pt"' in (runs / "out/a.svg").read_bytes()  # 6.75 inches
     assert b"/MediaBox [ 0 0 486 " in (runs / "out/a.pdf").read_bytes()
     rows = list(csv.DictReader((runs / "out/a.csv").open()))
-    assert {row["group"] for row in rows} == {"ffa_lora", "lora"}
-    assert rows[0]["group"] == "lora"  # the baseline first, as in a table
+    assert {row["group"] for row in rows} == {"FFA-LoRA", "LoRA"}
+    assert rows[0]["group"] == "LoRA"  # the baseline first, as in a table
     assert max(float(row["total_bytes"]) for row in rows) == 18e6
 
 
 def test_pareto_and_a_selection(runs, capsys):
     assert main(["plot", "method=lora,ffa_lora", "--kind", "pareto"]) == 0
     rows = list(csv.DictReader((runs / "pareto.csv").open()))
-    assert [(row["group"], row["best"]) for row in rows] == [("lora", "0"), ("ffa_lora", "1")]
+    assert [(row["group"], row["best"]) for row in rows] == [("LoRA", "0"), ("FFA-LoRA", "1")]
     assert main(["plot", "method=ffa_lora,lora", "--kind", "pareto"]) == 0
     typed = csv.DictReader((runs / "pareto.csv").open())
-    assert [row["group"] for row in typed] == ["ffa_lora", "lora"]
+    assert [row["group"] for row in typed] == ["FFA-LoRA", "LoRA"]
     assert "pareto.png" in capsys.readouterr().out
 
 

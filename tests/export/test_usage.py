@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -188,9 +189,17 @@ def test_numbers_tags_and_classes_by_the_code_of_their_cards(kind, words, shape,
     (run,), to = (tmp_path / "runs").iterdir(), tmp_path / "out"
     assert main(["export", str(run), "--to", str(to)]) == 0
     card = (to / "README.md").read_text()
-    names, _ = run_code(card, to, base)
+    names, answer = run_code(card, to, base)
     assert names["logits"].shape == shape
     assert said in card
+    classes = [word for word in words[0][len("task.classes=[") : -1].split(",") if word]
+    assert (to / "labels.json").is_file() == bool(classes) == ("`labels.json` says" in card)
+    if classes:
+        labels = json.loads((to / "labels.json").read_text())
+        assert labels["id2label"] == {str(i): name for i, name in enumerate(classes)}
+        assert labels["label2id"] == {name: i for i, name in enumerate(classes)}
+        assert names["model"].config.id2label == dict(enumerate(classes))
+        assert any(name in answer for name in classes)
 
 
 @pytest.mark.parametrize(

@@ -120,7 +120,7 @@ def test_what_cannot_be_drawn_is_said(tmp_path, seeds):
         curves.draw(group_runs([public]), "epsilon", "eval/accuracy")
     with styled():
         picture = curves.draw(group_runs([*seeds, public]), "epsilon", "eval/accuracy")
-    assert picture.notes[-1] == "not drawn, without epsilon: not private"
+    assert picture.notes[-1] == "not drawn, without epsilon: no privacy"
 
 
 def test_labels_are_the_fewest_words_that_tell_lines_apart(tmp_path, seeds):
@@ -131,15 +131,14 @@ def test_labels_are_the_fewest_words_that_tell_lines_apart(tmp_path, seeds):
         made_run(tmp_path, ["method=lora", "adapter.rank=2", "adapter.alpha=2"], FIRST),
     ]
     labels = [group.label for group in group_runs(runs[:3]).groups]
-    assert labels == ["lora", "ffa_lora"]
+    assert labels == ["LoRA", "FFA-LoRA"]
     labels = [group.label for group in group_runs(runs[1:4]).groups]
-    assert labels == ["lora, epsilon 6 a client", "lora, not private",
-                      "ffa_lora, epsilon 6 a client"]  # fmt: skip
+    assert labels == ["LoRA, ε = 6", "LoRA, no privacy", "FFA-LoRA, ε = 6"]
     grouping = group_runs(runs[2:], by=["method"])
     assert [group.label for group in grouping.groups] == [
-        "epsilon 6 a client, alpha 2",
-        "epsilon 6 a client, alpha 8",
-        "not private, alpha 8",
+        "ε = 6, LoRA α = 2",
+        "ε = 6, LoRA α = 8",
+        "no privacy, LoRA α = 8",
     ]
     assert grouping.notes[0].startswith("split by") and "adapter.alpha" in grouping.notes[0]
     again = group_runs([*seeds, seeds[0]])
@@ -332,7 +331,7 @@ def test_pareto_has_a_point_for_each_epsilon_and_leaves_out_the_unfinished(tmp_p
             group_runs(runs, unlabelled="privacy"), "uplink_bytes", "eval/accuracy"
         )
     rows = [(row["group"], row["epsilon"], row["runs"], row["best"]) for row in picture.rows]
-    assert rows == [("lora", 9.0, 1, 0), ("ffa_lora", 9.0, 2, 1), ("ffa_lora", None, 1, 1)]
+    assert rows == [("LoRA", 9.0, 1, 0), ("FFA-LoRA", 9.0, 2, 1), ("FFA-LoRA", None, 1, 1)]
     assert picture.rows[1]["eval/accuracy"] == pytest.approx(0.75)
     assert picture.notes == ("left out: 1 unfinished of 5 runs",)
     axis = picture.figure.axes[0]
@@ -396,15 +395,15 @@ def test_the_mechanism_has_a_row_a_quantity_of_those_that_are_there(tmp_path):
     with styled():
         picture = mechanism.draw(group_runs([lora, ffa]))
     gap, noised, drift, clipped = picture.figure.subfigs[0].axes
-    assert [line.get_ydata()[-1] for line in gap.lines] == [0.0, 0.5]
+    assert [line.get_ydata()[-1] for line in gap.lines] == [0.5, 0.0]
     assert [line.get_ydata()[-1] for line in noised.lines] == [3.0]
-    assert [line.get_ydata()[-1] for line in drift.lines] == [1.0, 1.5]
+    assert [line.get_ydata()[-1] for line in drift.lines] == [1.5, 1.0]
     assert len(clipped.lines) == 1 and noised.get_ylim()[0] < 0.0
     assert "keep the picture" in picture.notes[-1]
     plain = measured(made_run(tmp_path, ["privacy=none"], FIRST), GAP=0.5, CLIPPED=0.0)
     with styled():
         assert len(mechanism.draw(group_runs([plain])).figure.subfigs[0].axes) == 1
     found = Counter((row["metric"], row["group"]) for row in picture.rows)
-    assert found[GAP, "lora"] == found[NOISE_RATIO, "lora"] == found[CLIENT_DRIFT, "ffa_lora"] == 3
+    assert found[GAP, "LoRA"] == found[NOISE_RATIO, "LoRA"] == found[CLIENT_DRIFT, "FFA-LoRA"] == 3
     with pytest.raises(ConfigError, match="diagnostics=mechanism"), styled():
         mechanism.draw(group_runs([made_run(tmp_path, ["seed=7"], FIRST)]))

@@ -59,9 +59,29 @@ def test_the_verb_saves_it_and_says_where(server, capfd) -> None:
     assert "write ENTITY/PROJECT" in capfd.readouterr().err
 
 
+def test_the_run_set_has_the_runs_and_groups_that_were_asked_for(server, capfd) -> None:
+    typed = ["method=lora,ffa_lora", "privacy.epsilon_target=6", "tag=paper"]
+    by = ["--by", "method,partition.dirichlet_alpha", "--metric", "accuracy,loss"]
+    assert main(["report", "--wandb", "me/demo", *typed, *by]) == 0
+    ((_, sent),) = [(q, v) for q, v in server.asked if "mutation upsertView(" in q]
+    (grid,) = [b["metadata"] for b in json.loads(sent["spec"])["blocks"] if "metadata" in b]
+    (runs,) = grid["runSets"]
+    text = json.dumps(runs["filters"])
+    for part in ('"method.value.name"', '["lora", "ffa_lora"]', "[6]", '["paper"]'):
+        assert part in text
+    groups = ["method.value.name", "partition.value.dirichlet_alpha"]
+    assert [key["name"] for key in runs["grouping"]] == groups
+    panels = [panel["config"] for panel in grid["panelBankSectionConfig"]["panels"]]
+    assert [panel["metrics"] for panel in panels] == 3 * [["eval/accuracy"]] + 3 * [["eval/loss"]]
+    assert main(["report", "--wandb", "me/demo", "runs"]) == 2
+    assert "chosen by key=value" in capfd.readouterr().err
+    assert main(["report", "--wandb", "me/demo", "--by", "metod"]) == 2
+    assert "metod" in capfd.readouterr().err
+
+
 def test_building_needs_no_account_and_saving_without_one_is_one_line(tmp_path) -> None:
     with wandb_offline(tmp_path) as patch:
-        report = build_report("me", "demo", score="eval/f1")
+        report = build_report("me", "demo", scores=["eval/f1"])
         assert [panel.y for panel in report.blocks[-1].panels] == 3 * [["eval/f1"]]
         patch.delenv("WANDB_MODE")
         with pytest.raises(ConfigError, match=r"W&B me/demo: no API key.*wandb login"):

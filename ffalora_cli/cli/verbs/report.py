@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ffalora_cli.cli.arguments import Parser, file_to_write
 from ffalora_cli.cli.exits import DONE
@@ -11,14 +12,18 @@ from ffalora_cli.cli.screen.words import left_out
 from ffalora_cli.config.errors import ConfigError
 from ffalora_cli.metric_keys import evaluated
 
+if TYPE_CHECKING:
+    import argparse
+
 _EXAMPLES = """\
 examples:
   ffalora report runs -o report.html
   ffalora report task=bbc_news --by method,privacy.epsilon_target
-  ffalora report --wandb ENTITY/PROJECT
+  ffalora report --wandb ENTITY/PROJECT method=lora,ffa_lora --by method
 
 RUNS are folders, globs, beginnings of names or signatures (any of them) and
-key=value conditions (all of them); none: all finished runs."""
+key=value conditions (all of them; the only ones with --wandb); none: all
+finished runs."""
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -34,7 +39,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--wandb", metavar="ENTITY/PROJECT", help="save a report in W&B instead")
     options = parser.read(arguments)
     if options.wandb:
-        print(f"report    {_in_wandb(options.wandb, options.metric or 'accuracy')}")
+        print(f"report    {_in_wandb(options)}")
         return DONE
     named = Path(options.output)
     if named.suffix not in (".html", ".htm"):
@@ -59,16 +64,20 @@ def main(arguments: Sequence[str]) -> int:
     return DONE
 
 
-def _in_wandb(project: str, metric: str) -> str:
+def _in_wandb(options: argparse.Namespace) -> str:
     """Save a report beside the logged runs; its address.
 
     Raises:
-        ConfigError: a project that is not ENTITY/PROJECT, or a part that is not installed.
+        ConfigError: a project that is not ENTITY/PROJECT, a run or key that W&B does not know, or a
+            part that is not installed.
     """
-    entity, slash, name = project.partition("/")
+    entity, slash, name = options.wandb.partition("/")
     if not (slash and entity and name) or "/" in name:
-        raise ConfigError(f"--wandb {project}: write ENTITY/PROJECT, as W&B's address has it")
-    score = metric if "/" in metric else evaluated(metric)
+        raise ConfigError(f"--wandb {options.wandb}: write ENTITY/PROJECT, as W&B's address has it")
+    from ffalora_cli.report.runs.selection import dotted_keys, filters
     from ffalora_cli.report.wandb.saved import build_report, save_report
 
-    return save_report(build_report(entity, name, score))
+    metrics = [word for word in options.metric.split(",") if word] or ["accuracy"]
+    scores = [metric if "/" in metric else evaluated(metric) for metric in metrics]
+    by = dotted_keys([word for word in options.by.split(",") if word] or ["method"])
+    return save_report(build_report(entity, name, scores, by, filters(options.selectors)))

@@ -105,7 +105,7 @@ def draw(grouping: Grouping, x: str, y: str) -> Picture:
     left_out = sum(not run.finished for run in runs)
     notes = [*grouping.notes]
     notes += [f"left out: {left_out} unfinished of {len(runs)} runs"] if left_out else []
-    words = f"{y} at the end against {X_AXES[x]}, epsilons: {terms or 'not private'}; {_CAPTION}"
+    words = f"{y} at the end against {X_AXES[x]}, epsilons: {terms or 'no privacy'}; {_CAPTION}"
     return Picture(figure, words, [_row(point, x, y) for point in found], tuple(notes))
 
 

@@ -19,7 +19,7 @@ from ffalora_cli.metric_keys import DOWNLINK_TOTAL, EPSILON, ROUND_SECONDS, UPLI
 from ffalora_cli.privacy.rounding import epsilon_text
 from ffalora_cli.records.reading import RunRecords
 from ffalora_cli.report.names import PAPER, Names
-from ffalora_cli.report.runs.settings import grouped, once, row_of, split, title
+from ffalora_cli.report.runs.settings import grouped, once, row_of, split
 from ffalora_cli.report.runs.statistics import Sample, summarize
 
 X_AXES = {
@@ -42,7 +42,7 @@ class Group:
     @property
     def label(self) -> str:
         """The words in a line; empty for a single group."""
-        return ", ".join(self.told.values())
+        return ", ".join(dict.fromkeys(self.told.values()))  # "no privacy" of two keys: once
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,10 @@ def group_runs(
     cells = {cell: loose[cell] for cell in names.ordered(found.columns, loose)}
     told = _telling(found.columns, list(cells), unlabelled)
     groups = [
-        Group({found.columns[i]: _words(found.columns[i], cell[i], own[0]) for i in told}, (*own,))
+        Group(
+            {found.columns[i]: _words(found.columns[i], cell[i], own[0], names) for i in told},
+            (*own,),
+        )
         for cell, own in cells.items()
     ]
     notes = []
@@ -120,15 +123,11 @@ def _telling(keys: Sequence[str], cells: Sequence[tuple[str, ...]], unlabelled: 
     return told
 
 
-def _words(key: str, value: str, run: RunRecords) -> str:
-    """Names stand for themselves, other values with their key: ``lora, rank 8``."""
+def _words(key: str, value: str, run: RunRecords, names: Names) -> str:
+    """A value as tables write it beside others: ``FFA-LoRA``, ``rank = 8``."""
     if key.startswith("privacy.") and run.config["privacy"]["unit"] == "none":
-        return "not private"
-    if key == "privacy.unit":
-        return f"private per {value}"
-    if key == "privacy.epsilon_target":
-        return f"epsilon {value} a client"
-    return value if "." not in key else f"{title(key).replace('_', ' ')} {value}"
+        return names.said("privacy", "none")
+    return names.said(key, value)
 
 
 @dataclass(frozen=True)

@@ -85,6 +85,19 @@ def _read(folders: Sequence[Path], left_out: Callable[[str], None] | None) -> li
     return found
 
 
+def dotted_keys(keys: Sequence[str]) -> list[str]:
+    """Keys as a configuration has them: ``method.name`` for ``method``.
+
+    Raises:
+        ConfigError: for a key that does not exist.
+    """
+    dotted = [GROUP_KEYS.get(key, "partition.name" if key == "partition" else key) for key in keys]
+    for key, known in zip(keys, dotted, strict=True):
+        if not is_known(known):
+            raise unknown_key(key)
+    return dotted
+
+
 def filters(selectors: Sequence[str]) -> dict[str, Any]:
     """Conditions as a mapping, for runs that are not in folders: dotted key -> allowed values.
 
