@@ -35,6 +35,7 @@ def write_opening(
     config, network = parts.config, parts.simulation.network
     statement = privacy_statement(parts)
     directory.write_config(job.resolved)
+    directory.write_labels(parts.strata_counts.tolist(), parts.strata_names, parts.names)
     if statement is not None:
         directory.write_privacy(statement)
     revision = job.config.model.revision

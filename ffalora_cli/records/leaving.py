@@ -112,6 +112,7 @@ LINES: tuple[tuple[str, Kind, Kind], ...] = (
         {
             "manifest": "data.evals.holdout.fingerprint data_fingerprints.train "
             "data_fingerprints.holdout identity.data.clients",
+            "labels": "rows labels names",
             "export": "difference",
         },
     ),

@@ -16,6 +16,7 @@ from ffalora_cli.records.run_directory import (
     COMMUNICATION,
     CONFIG,
     GENERATED,
+    LABELS,
     MANIFEST,
     PRIVACY,
     ROUNDS,
@@ -54,6 +55,20 @@ class RunRecords:
         return [number for number, _ in points], [value for _, value in points]
 
 
+@dataclass(frozen=True)
+class Labels:
+    """How a run's training rows were dealt."""
+
+    rows: tuple[tuple[int, ...], ...]  # [clients, labels]
+    labels: tuple[str, ...]  # one that says nothing, where a task has none
+    names: tuple[str, ...] | None  # of the clients, where the data names them
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Rows of each client."""
+        return tuple(map(sum, self.rows))
+
+
 def read_run(path: str | Path) -> RunRecords:
     """Read a run's folder, finished or not.
 
@@ -81,6 +96,20 @@ def read_communication(path: str | Path) -> list[dict[str, Any]]:
     """The ledger rows of a run, in the order they were written."""
     file = Path(path) / COMMUNICATION
     return [_versioned(file, row) for row in read_json_lines(file)[0]]
+
+
+def read_labels(path: str | Path) -> Labels | None:
+    """The label table of a run; None of one that is older than the record."""
+    file = Path(path) / LABELS
+    if not file.exists():
+        return None
+    found = _versioned(file, read_json(file))
+    try:
+        rows = tuple(tuple(map(int, row)) for row in found["rows"])
+        names = None if found["names"] is None else tuple(map(str, found["names"]))
+        return Labels(rows, tuple(map(str, found["labels"])), names)
+    except (KeyError, TypeError, ValueError):
+        raise ConfigError(f"{file}: not a label table; run the experiment again") from None
 
 
 def read_generated(path: str | Path) -> list[dict[str, Any]]:

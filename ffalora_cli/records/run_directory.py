@@ -4,6 +4,7 @@
 | --------------------- | ------------- | ------------------------------------------------------ |
 | manifest.json         | first         | where the numbers come from (``manifest.py``)          |
 | config.yaml           | first         | the resolved config                                    |
+| labels.json           | first         | rows of each label at each client; stays here          |
 | rounds.jsonl          | every round   | one RoundRecord a line                                 |
 | communication.jsonl   | every round   | ledger rows                                            |
 | privacy_ledger.jsonl  | before a round| what it costs each client (``privacy/ledger.py``)      |
@@ -23,7 +24,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
@@ -48,6 +49,8 @@ ADAPTER, CLIENTS, SUMMARY = "adapter.safetensors", "clients.safetensors", "summa
 FAILED = "failed.json"
 FORKS = "forks.jsonl"
 GENERATED = "generated.jsonl"
+LABELS = "labels.json"
+_WHOLE = (MANIFEST, CONFIG, LABELS, PRIVACY, ADAPTER, CLIENTS, SUMMARY, FAILED, GENERATED)
 
 _WORD = re.compile(r"[A-Za-z0-9._-]{1,80}")
 _MAX_FOLDER = 120  # a W&B run id, which is the folder's name, has at most 128 characters
@@ -167,7 +170,7 @@ class RunDirectory:
                 "set paths.runs to a folder you can write to"
             ) from None
         self.finished = (self.path / SUMMARY).exists()  # by another process, meanwhile
-        for name in (MANIFEST, CONFIG, PRIVACY, ADAPTER, CLIENTS, SUMMARY, FAILED, GENERATED):
+        for name in _WHOLE:
             for unfinished in self.path.glob(f".{name}.*"):
                 unfinished.unlink()  # by a crash in ``write_whole``
         for journal in self.journals.values():
@@ -211,6 +214,13 @@ class RunDirectory:
 
         text = yaml.safe_dump(plain(config), sort_keys=False, allow_unicode=True, width=100)
         write_whole(self.path / CONFIG, text.encode())
+
+    def write_labels(
+        self, rows: Sequence[Sequence[int]], labels: Sequence[str], names: Sequence[str] | None
+    ) -> None:
+        """Write training rows ``[clients, labels]``, and what labels and clients are called."""
+        found = {"rows": rows, "labels": labels, "names": names}
+        write_whole(self.path / LABELS, to_json({"schema_version": SCHEMA_VERSION, **found}))
 
     def write_privacy(self, statement: Mapping[str, Any]) -> None:
         """Write the privacy statement."""

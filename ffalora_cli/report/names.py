@@ -61,6 +61,11 @@ _KEYS = {
     "federation.local_batch_size": "batch size",
     "federation.local_optimizer": "optimizer",
     "federation.server_optimizer.lr": "server learning rate",
+    "federation.server_optimizer.name": "server optimizer",
+    "federation.server_optimizer.momentum": "server momentum",
+    "adapter.dropout": "LoRA dropout",
+    "adapter.init": "start of A",
+    "model.dropout": "model dropout",
 }
 
 

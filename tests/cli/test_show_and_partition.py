@@ -16,6 +16,7 @@ from ffalora_cli.records.manifest import build_manifest
 from ffalora_cli.records.run_directory import open_run, round_lines
 from ffalora_cli.records.summary import summarize
 from ffalora_cli.types import RoundRecord
+from tests.made_runs import made_run
 
 
 @pytest.fixture
@@ -102,6 +103,70 @@ def test_show_of_an_ambiguous_or_unknown_run(runs, capsys) -> None:
         )
     assert main(["show", "bbc_news-fa_lora-rounds40-s0", "--runs", "runs"]) == 2
     assert "did you mean" in capsys.readouterr().err
+
+
+@pytest.fixture
+def dealt(tmp_path, monkeypatch):
+    """A run whose two clients have names, rows of two labels and scores; client 1 left early."""
+    monkeypatch.chdir(tmp_path)
+    words = ["privacy=none", "method=lora", "federation.num_clients=2", "name=dealt"]
+    scores = {0: {"accuracy_own_labels": 0.9}, 1: {"accuracy_own_labels": 0.5}}
+    run = made_run(tmp_path / "runs", words, [0.2, 0.75], clients=scores)
+    with open_run("runs", "dealt", run.manifest["signature"]).claim() as directory:
+        directory.write_labels([[30, 1], [0, 4]], ["neg", "pos_x"], ["Oslo", "Rome & co"])
+    return run.path
+
+
+def shown(capsys, *words: str) -> str:
+    assert main(["show", *words]) == 0
+    return capsys.readouterr().out
+
+
+def test_tables_of_clients_and_labels(dealt, capsys) -> None:
+    words = [line.split() for line in shown(capsys, "dealt", "--clients").splitlines()]
+    assert ["Oslo", "31", "2", "90.0"] in words and ["mean", "70.0"] in words
+    assert shown(capsys, "dealt", "--clients", "--format", "csv").splitlines() == [
+        "client,rows,rounds,accuracy_own_labels",
+        "Oslo,31,2,0.9",
+        "Rome & co,4,2,0.5",
+        "mean,,,0.7",
+    ]
+    assert r"Rome \& co & 0 & 4 & 4 \\" in shown(capsys, "dealt", "--labels", "--format", "latex")
+    assert main(["show", "dealt", "--labels", "-o", "labels.md"]) == 0
+    assert (dealt.parents[1] / "labels.md").read_text() == (
+        "| client | neg | pos\\_x | rows |\n| :-- | --: | --: | --: |\n"
+        "| Oslo | 30 | 1 | 31 |\n| Rome & co | 0 | 4 | 4 |\n| all | 30 | 5 | 35 |\n"
+    )
+
+
+def test_table_of_settings(dealt, capsys) -> None:
+    rows = [line.split(",") for line in
+            shown(capsys, "dealt", "--settings", "--format", "csv").splitlines()]  # fmt: skip
+    assert rows[0] == ["section", "setting", "value"]
+    assert ["federation", "method", "lora"] in rows
+    assert ["data", "federation.num_clients", "2"] in rows
+    assert not any(setting.startswith("privacy.eps") for _, setting, _ in rows)
+    every = shown(capsys, "dealt", "--settings", "--all", "--format", "csv")
+    assert len(every.splitlines()) > 2 * len(rows) and "paths." not in every
+    assert r"LoRA $\alpha$" in shown(capsys, "dealt", "--settings", "--format", "latex")
+
+
+@pytest.mark.parametrize(
+    ("words", "answer"),
+    [
+        (["--labels"], "did not record its labels"),
+        (["--format", "csv"], "--format is about a table; add --clients, --labels or --settings"),
+        (["--clients", "--all"], "--all is about a table; add --settings"),
+        (["--clients", "-o", "x.pdf"], "--output='x.pdf' is not one of .csv, .md, .tex"),
+        (["--clients", "--format", "tex"], "--format='tex' is not one of csv, latex, md, table"),
+    ],
+)
+def test_a_table_that_is_not_to_be_had_is_one_line(dealt, capsys, words, answer) -> None:
+    (dealt / "labels.json").unlink()
+    assert main(["show", "dealt", *words]) == 2
+    said = capsys.readouterr()
+    assert answer in said.err and said.err.count("\n") == 1 and not said.out
+    assert not (dealt.parents[1] / "x.pdf").exists()
 
 
 def table_of(

@@ -78,7 +78,7 @@ def test_it_says_what_the_records_say(runs):
         "9.000",  # MB of adapters
     ):
         assert words in reader.text, words
-    assert [tag for tag, _ in reader.tags].count("svg") == 4
+    assert [tag for tag, _ in reader.tags].count("svg") == 5
     assert "a warning" not in reader.text and "1,200" not in reader.text  # they count rows
 
 
@@ -133,7 +133,9 @@ def test_what_is_private_per_client_stays(tmp_path):
     reader = Reader(page([run], Question()))
     assert "withheld" in reader.text
     assert "22.96" not in reader.text and "7.65" not in reader.text
-    assert [tag for tag, _ in reader.tags].count("svg") == 2  # rounds and epsilon, no bytes
+    assert [tag for tag, _ in reader.tags].count(
+        "svg"
+    ) == 3  # score by round and epsilon, epsilon by round
     metric = "eval/personalized_accuracy"
     run = made_run(tmp_path, [*client, "seed=1"], SCORES, metric=metric)
     with pytest.raises(ConfigError, match="may not leave"):
@@ -147,6 +149,22 @@ def test_own_labels_of_private_runs_are_not_drawn(tmp_path):
     public = made_run(tmp_path, [*words, "privacy=none"], SCORES, clients=scores)
     assert "own mix" not in page([private], Question())
     assert "own mix" in page([public], Question())
+
+
+def test_settings_clients_and_labels_are_tables_of_a_page(tmp_path):
+    scores = {0: {"accuracy_own_labels": 0.87654}, 1: {"accuracy_own_labels": 0.5}}
+    words, dealt = ["federation.eval_clients=true"], '{"schema_version":1,"rows":[[31415],[27182]],'
+    for override, shown in (("privacy=none", True), ("privacy=example", False)):
+        run = made_run(tmp_path, [*words, override], SCORES, clients=scores)
+        (run.path / "labels.json").write_text(
+            dealt + '"labels":["rows"],"names":["Oslo","Bergen"]}'
+        )
+        text = page([run], Question())
+        assert "LoRA α" in text and "learning rate" in text
+        for private in ("31415", "27182", "Oslo", ">87.7<"):
+            assert (private in text) == shown, (override, private)
+    assert re.search(r"\.wide \{ overflow-x: auto", STYLE)
+    assert text.count("<table>") == text.count('<div class="wide"')  # each of them scrolls
 
 
 def test_a_stopped_run_alone_has_a_page(runs):

@@ -24,12 +24,17 @@ def print_grid(grid: Grid, form: str = "table", caption: str = "", label: str = 
         caption: above it; LaTeX in LaTeX.
         label: of a LaTeX table.
     """
-    if form == "latex":
-        print(formats.latex(grid, caption, label))
-    elif form != "table":
-        print(formats.csv(grid) if form == "csv" else formats.markdown(grid, caption))
-    else:
+    if form == "table":
         _on_screen(formats.text(grid), caption)
+    else:
+        print(written(grid, form, caption, label))
+
+
+def written(grid: Grid, form: str, caption: str = "", label: str = "") -> str:
+    """A table as text of a file: ``md``, ``latex`` or ``csv``."""
+    if form == "latex":
+        return formats.latex(grid, caption, label)
+    return formats.csv(grid) if form == "csv" else formats.markdown(grid, caption)
 
 
 def _on_screen(grid: Grid, caption: str) -> None:

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import math
+import os
 import shlex
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ffalora_cli.cli.arguments import Parser
+from ffalora_cli.cli.arguments import Parser, file_to_write
 from ffalora_cli.cli.exits import DONE
 from ffalora_cli.cli.screen import table, words
 from ffalora_cli.cli.screen.privacy_words import print_statement
 from ffalora_cli.cli.screen.streams import width
 from ffalora_cli.config.build import build
-from ffalora_cli.config.errors import ConfigError, brief
+from ffalora_cli.config.errors import ConfigError, brief, choose
 from ffalora_cli.config.schema import Config
 from ffalora_cli.metric_keys import evaluated
 from ffalora_cli.tasks.generated_answers import COMPARISONS
@@ -22,6 +24,12 @@ from ffalora_cli.tasks.generated_answers import COMPARISONS
 if TYPE_CHECKING:
     from ffalora_cli.records.reading import RunRecords
 
+_EXAMPLES = """examples:
+  ffalora show 3f2a --clients
+  ffalora show 3f2a --labels --format latex
+  ffalora show 3f2a --settings -o settings.tex"""
+_FORMATS = ("table", "md", "latex", "csv")
+_SUFFIXES = {".tex": "latex", ".csv": "csv", ".md": "md"}
 _ANSWERS = 5
 _ROUNDS = 12  # evaluated rounds shown; all are in rounds.jsonl
 _VERSIONS = ("torch", "transformers", "opacus", "dp-accounting")
@@ -31,16 +39,27 @@ def main(arguments: Sequence[str]) -> int:
     """Print a run for a person, or as JSON."""
     from ffalora_cli.records.reading import find_run, read_run
 
-    parser = Parser("show", "Print what a run did, and how its numbers came about.")
+    parser = Parser("show", "Print what a run did, and how its numbers came about.", _EXAMPLES)
     parser.add_argument("run", help="a folder, or the beginning of its name or signature")
     parser.add_argument("--runs", default="runs", help="folder of all runs (default: runs)")
     parser.add_argument("--json", action="store_true", help="everything recorded, as JSON")
     parser.add_argument("--privacy", action="store_true", help="the privacy statement alone")
     parser.add_argument("--answers", action="store_true", help="five generated answers")
+    tables = parser.add_mutually_exclusive_group()
+    tables.add_argument("--clients", action="store_true", help="a table of its clients' scores")
+    tables.add_argument("--labels", action="store_true", help="a table of clients and labels")
+    tables.add_argument("--settings", action="store_true", help="a table of hyper-parameters")
+    parser.add_argument("--all", action="store_true", help="with --settings: every key")
+    parser.add_argument("--format", default=None, help="of a table: table, md, latex or csv")
+    parser.add_argument("-o", "--output", help="file of a table: .tex, .csv or .md")
     options = parser.read(arguments)
+    table_asked = options.clients or options.labels or options.settings
+    form = _form(options, table_asked)
     records = read_run(find_run(options.runs, options.run, words.aside))
     try:
-        if options.answers:
+        if table_asked:
+            _table(records, options, form)
+        elif options.answers:
             _print(_answers(records))
         else:
             _show(records, options.privacy, options.json)
@@ -52,6 +71,44 @@ def main(arguments: Sequence[str]) -> int:
             f"({type(error).__name__}: {brief(str(error))}); restore them or run it again"
         ) from error
     return DONE
+
+
+def _form(options: argparse.Namespace, asked: bool) -> str:
+    """The format of a table: as typed, or as the file's name says."""
+    for option in ("--format", "--output", "--all"):
+        if getattr(options, option[2:]) and not (options.settings if option == "--all" else asked):
+            wanted = "--settings" if option == "--all" else "--clients, --labels or --settings"
+            raise ConfigError(f"{option} is about a table; add {wanted}")
+    if options.output and not options.format:
+        suffix = os.path.splitext(options.output)[1]
+        if suffix not in _SUFFIXES:
+            raise choose("--output", options.output, _SUFFIXES)
+        return _SUFFIXES[suffix]
+    form = options.format or "table"
+    known = _FORMATS[1:] if options.output else _FORMATS
+    if form not in known:
+        raise choose("--format", form, known)
+    return form
+
+
+def _table(records: RunRecords, options: argparse.Namespace, form: str) -> None:
+    """Print one of the run's tables, or write it to a file."""
+    from ffalora_cli.cli.screen.grid import print_grid, written
+    from ffalora_cli.records.files import write_whole
+    from ffalora_cli.report.names import PAPER, Names
+    from ffalora_cli.report.table import of_run
+
+    names = Names(raw=True) if form == "csv" else PAPER  # for programs: keys, and shares of one
+    if options.settings:
+        grid = of_run.settings(records, names, options.all)
+    else:
+        grid = (of_run.clients if options.clients else of_run.labels)(records, names)
+    if options.output is None:
+        print_grid(grid, form)
+        return
+    file = file_to_write("--output", options.output)
+    write_whole(file, (written(grid, form) + "\n").encode())
+    words.aside(f"written: {file}")
 
 
 def _show(records: RunRecords, privacy: bool, as_json: bool) -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import ffalora_cli
 from ffalora_cli.config.errors import ConfigError
-from ffalora_cli.metric_keys import UPLINK, bytes_of, evaluated
+from ffalora_cli.metric_keys import EPSILON, UPLINK, bytes_of, evaluated
 from ffalora_cli.privacy.rounding import bound_of_delta, largest_client
 from ffalora_cli.records.leaving import metric_may_leave, released, without_folder
 from ffalora_cli.records.manifest import code_of, joined
@@ -24,6 +24,7 @@ from ffalora_cli.report.runs.moments import full_name, headline
 from ffalora_cli.report.runs.settings import differing, setting
 from ffalora_cli.report.table.compare import compare
 from ffalora_cli.report.table.formats import Grid, text
+from ffalora_cli.report.table.of_run import shareable
 from ffalora_cli.report.table.rows import Question
 from ffalora_cli.report.table.side_by_side import grid
 
@@ -109,6 +110,7 @@ def _figures(
         notes.append("no picture of bytes: they follow from who took part in a private run")
     if any(_unit(run) != "none" for run in runs):
         makers.append(lambda: curves.draw(grouping, "epsilon", metric))
+        makers.append(lambda: curves.draw(grouping, "round", EPSILON))
     else:
         makers.append(lambda: clients.draw(grouping))
     if any(run.config.get("diagnostics") == "mechanism" for run in runs):
@@ -151,6 +153,7 @@ def _sections(run: RunRecords) -> dict[str, Any]:
         "outside": list(said.get("outside") or ()),
         "command": shlex.join(command) if command else f"# {run.path.name}: {known}",
         "provenance": _provenance(run.manifest),
+        "tables": shareable(run),
     }
 
 
