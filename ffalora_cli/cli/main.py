@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import importlib
 import os
+import shlex
 import sys
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -18,7 +19,7 @@ from ffalora_cli.cli.place import Place
 from ffalora_cli.cli.screen.streams import Screen, screens
 from ffalora_cli.cli.screen.waiting import Waiting
 from ffalora_cli.config.errors import ConfigError, brief, nearest, one_line
-from ffalora_cli.config.own_rows import refuse_rows
+from ffalora_cli.config.own_rows import ENDINGS, refuse_rows
 from ffalora_cli.config.secrets import redact
 from ffalora_cli.stopping import Stopped
 
@@ -145,9 +146,14 @@ def _dispatch(arguments: list[str]) -> int:
         return DONE
     verb = arguments[0]
     if verb not in VERBS:
+        for word in arguments:  # what `ffalora run` would say next
+            if word.endswith(ENDINGS) and "=" in word:
+                refuse_rows(word, word.rpartition("=")[2])
         if "=" in verb:
             example = brief(verb, 60)[1:-1]
             raise ConfigError(f"{brief(verb)} is an override; write ffalora run {example}")
+        if verb.startswith("-") and any("=" in word for word in arguments):
+            raise ConfigError(f"options follow a verb; write ffalora run {shlex.join(arguments)}")
         refuse_rows(verb, verb)
         hint = nearest(verb, VERBS)
         advice = f"did you mean {hint!r}?" if hint else f"verbs are {', '.join(VERBS)}"

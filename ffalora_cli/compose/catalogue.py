@@ -8,6 +8,7 @@ once.
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Sequence
 from functools import cache
 from importlib import resources
@@ -50,7 +51,8 @@ def look_in(folder: str) -> None:
             raise ConfigError(f"{key} is the folder of one group; give {path.parent}, around it")
         raise ConfigError(
             f"{key} has no folder of a group; options lie in {path / 'task'}/NAME.yaml, or in "
-            f"another of {listed(groups())}"
+            f"another of {listed(groups())}; of rows of your own: ffalora new task my.csv "
+            f"--to {shlex.quote(folder)}"
         )
     _typed = path
 

@@ -192,6 +192,9 @@ NAIVE = {
     "run my.csv": "my.csv",
     "my.csv": "my.csv",
     "new my.csv": "my.csv",
+    "task=my.csv": "my.csv",
+    "experiment=quickstart data=my.csv": "my.csv",
+    "experiment=quickstart paths.data=my.csv": "my.csv",
 }
 
 
@@ -203,6 +206,21 @@ def test_naive_tries_name_the_command(words, capsys):
     (line,) = captured.err.splitlines()
     assert f"ffalora new task {NAIVE[words]}" in line and not captured.out
     assert os.listdir() == ["my.csv"]
+
+
+CONFIGS = {
+    "run --config-dir cfg task=sst2": "ffalora new task my.csv --to cfg",
+    "run hydra.searchpath=[cfg]": "--config-dir DIR",
+    "--config-dir cfg task=sst2": "ffalora run --config-dir cfg task=sst2",
+}
+
+
+@pytest.mark.parametrize("words", CONFIGS)
+def test_folders_of_configurations_name_the_right_command(words, capsys):
+    Path("cfg").mkdir()
+    assert main(words.split()) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert CONFIGS[words] in line and os.listdir() == ["cfg"]
 
 
 def test_a_known_folder_is_no_naive_try(capsys):
