@@ -7,6 +7,8 @@ from typing import Any
 
 from ffalora_cli.compose.overrides import expand
 
+_OUTSIDE = ("experiment", "debug")  # the first is said before; the second cuts any experiment
+
 
 def as_experiment(overrides: Sequence[str], description: str) -> str:
     """The text of an experiment that sets what these overrides set, groups and keys.
@@ -18,7 +20,7 @@ def as_experiment(overrides: Sequence[str], description: str) -> str:
     import yaml
 
     (settings,) = expand(overrides, sweep=False)
-    chosen = [one for one in settings if one.chooses and one.key != "experiment"]
+    chosen = [one for one in settings if one.chooses and one.key not in _OUTSIDE]
     lines = ["# @package _global_", f"# {description}", ""]
     defaults = [f"  - {one.value}" for one in settings if one.key == "experiment"]
     defaults += [f"  - override /{one.key}: {one.value}" for one in chosen]

@@ -107,7 +107,11 @@ def notes(tune: Tune) -> list[str]:
 def _shared(asked: Asked) -> str:
     together = best_for_all([cell.worth for cell in asked.cells], asked.higher)
     if together is None:
-        return "one setting for all: none was tried in every cell with success"
+        typed = " ".join(f"{key}=A,B" for key in asked.keys)
+        return (
+            f"one setting for all: none was tried for each with success; {typed} tries the same "
+            "values for each"
+        )
     setting, values = together
     said = (
         f"{_name(cell)}{_score(asked, value)}"
@@ -150,7 +154,7 @@ def planned(asked: Asked, done: int, forecasts: Sequence[Mapping[str, Any]]) -> 
 
     Args:
         asked: of the tune.
-        done: runs that are finished already.
+        done: runs that are finished already, of those that are known before the first trial.
         forecasts: of a trial and a final run of every cell, in turn; empty where none was made.
     """
     cells, tuning, seeds = len(asked.cells), len(asked.tuning_seeds), len(asked.seeds)
@@ -158,13 +162,12 @@ def planned(asked: Asked, done: int, forecasts: Sequence[Mapping[str, Any]]) -> 
     lines = [
         f"tune      {counted(cells, 'cell')} x {counted(asked.trials, 'setting')} x "
         f"{counted(tuning, 'tuning seed')}, then {cells} x {counted(seeds, 'final run')}: "
-        f"{counted(total, 'run')}" + (f", {done} of them done" if done else "")
+        f"{counted(total, 'run')}" + (f", at least {done} of them done" if done else "")
     ]
     times = [found["time"] for found in forecasts]
     if times and all(times):
         counts = itertools.cycle((asked.trials * tuning, seeds))
         seconds = sum(n * time["seconds"] for n, time in zip(counts, times, strict=False))
-        seconds *= (total - done) / total
         error = max(time["error"] for time in times)
         low, high = human_seconds(seconds / (1 + error)), human_seconds(seconds * (1 + error))
         lines.append(

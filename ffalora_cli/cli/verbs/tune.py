@@ -90,13 +90,20 @@ def _parser() -> Parser:
     parser = Parser("tune", "Choose settings for each method by itself, then run them.", _EXAMPLES)
     parser.add_argument("overrides", nargs="*", metavar="OVERRIDE", help=OVERRIDES)
     parser.add_argument(
-        "--keys", default="", help="further keys to tune, A,B; those without values"
+        "--keys",
+        default="",
+        help="further keys to tune, A,B; without values: about the recommended",
     )
     parser.add_argument("--tuning-seeds", default="", help="seeds of the trials (default: 1000)")
     parser.add_argument(
         "--refine", type=int, default=1, help="steps about the best after the grid (default: 1)"
     )
-    parser.add_argument("--save", default="", metavar="NAME", help="./configs/experiment/NAME.yaml")
+    parser.add_argument(
+        "--save",
+        default="",
+        metavar="NAME",
+        help="write chosen settings to ./configs/experiment/NAME.yaml",
+    )
     parser.add_argument("--dry-run", action="store_true", help="print the plan, run nothing")
     parser.add_argument("--no-measure", action="store_true", help="plan without measured times")
     parser.add_argument("--quiet", action="store_true", help="print only the last lines")
