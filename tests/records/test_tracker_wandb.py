@@ -5,17 +5,21 @@ And what happens when it fails: a note, no exception, no waiting beyond the limi
 
 import json
 import os
+import re
 import subprocess
 import sys
 import threading
 import time
 from collections import defaultdict
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
+from ffalora_cli.config.build import is_known
 from ffalora_cli.config.errors import ConfigError
 from ffalora_cli.config.schema import TrackingConfig
+from ffalora_cli.metric_keys import EPSILON, UPLINK_TOTAL
 from ffalora_cli.records.trackers import worker
 from ffalora_cli.records.trackers.base import TRACKERS, RunFacts, open_tracker
 from ffalora_cli.records.trackers.wandb_file import entries
@@ -178,6 +182,12 @@ def test_wandb_itself_reads_the_same_from_the_file(tmp_path):
     for line in lines:
         summary |= line["summary"]["update"] if line["type"] == "summary" else {}
     assert summary["best/eval/accuracy"] == 0.8 and summary["round"] == 3
+    page = (Path(__file__).parents[2] / "docs/tracking.md").read_text()
+    steps = page[page.index("## Comparing methods") : page.index("## What was tried")]
+    named = set(re.findall(r"`((?:eval|best|comm|privacy)/[\w/]+)`", steps))
+    assert len(named) == 4 and named <= {UPLINK_TOTAL, EPSILON, *summary}
+    for key in re.findall(r"`((?:method|task|model|partition|privacy)\.\w+)`", steps):
+        assert is_known(key) and key.split(".")[0] in config, key
 
 
 def test_without_privacy_everything_is_sent(tmp_path):

@@ -134,6 +134,8 @@ def test_labels_are_the_fewest_words_that_tell_lines_apart(tmp_path, seeds):
     assert labels == ["LoRA", "FFA-LoRA"]
     labels = [group.label for group in group_runs(runs[1:4]).groups]
     assert labels == ["LoRA, ε = 6", "LoRA, no privacy", "FFA-LoRA, ε = 6"]
+    both = group_runs(runs[2:4], by=["privacy.unit", "privacy.epsilon_target"])
+    assert "no privacy" in [group.label for group in both.groups]  # of two keys, once
     grouping = group_runs(runs[2:], by=["method"])
     assert [group.label for group in grouping.groups] == [
         "ε = 6, LoRA α = 2",
