@@ -118,6 +118,12 @@ def test_a_table_for_a_paper_in_one_line(written, capsys) -> None:
     assert "| LoRA | 0/2 | - | - |" in capsys.readouterr().out
 
 
+def test_a_page_does_without_seconds(written, capsys) -> None:
+    assert main(["compare", "--format", "latex"]) == 0
+    text = capsys.readouterr().out
+    assert "s a run" not in text and r"up " in text and r"\toprule" in text
+
+
 def test_a_narrow_screen_does_without_seconds_and_says_so(written, monkeypatch, capsys) -> None:
     monkeypatch.setenv("COLUMNS", "60")
     monkeypatch.setenv("FORCE_COLOR", "1")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ffalora_cli.report.table import formats
@@ -51,10 +50,9 @@ def _on_screen(grid: Grid, caption: str) -> None:
         console.print(caption, soft_wrap=True)
     notes = [*grid.notes]
     if grid.spare and sum(_widths(grid)) + len(grid.head) > console.width:
-        kept = len(grid.head) - grid.spare
-        notes.append(f"not shown for want of room: {', '.join(grid.head[kept:])}")
-        rows = tuple(row[:kept] for row in grid.rows)
-        grid = replace(grid, head=grid.head[:kept], rows=rows, spare=0)
+        spare = grid.head[-grid.spare :]
+        grid = formats.narrowed(grid)
+        notes = [*grid.notes, f"not shown for want of room: {', '.join(spare)}"]
     if sum(_widths(grid)) + len(grid.head) <= console.width:
         console.print(_rich(grid))
     else:

@@ -132,10 +132,11 @@ def _from_folder(task: TaskConfig, folder: Path, stem: str, memory: Path | None)
         return Source(f"{task.name}/{stem}", digest, partial(readers.read_pictures, task, pictures))
     if not files:
         present = sorted(p.name for p in folder.iterdir())
+        elsewhere = ", or say where it lies: task.folder=DIR" if task.folder is not None else ""
         wanted = stem if _is_file(stem) else f"{stem}{{{','.join(readers.READERS)}}}"
         raise ConfigError(
             f"{folder / wanted} is not there (the folder has {listed(present) or 'no file'}); add "
-            "it, or choose another split"
+            f"it, or choose another split{elsewhere}"
         )
     origin = f"{task.name}/{files[0].relative_to(folder)}"
     digest = content_hash(folder.absolute(), [file.absolute() for file in files], memory)

@@ -74,14 +74,24 @@ def markdown(table: Grid, caption: str = "") -> str:
     return "\n".join([*([f"{caption}\n"] if caption else []), *lines, *below])
 
 
+def narrowed(table: Grid) -> Grid:
+    """The table without the columns that it can do without, and without what is said of them."""
+    kept = len(table.head) - table.spare
+    left_out = tuple(f"{title}:" for title in table.head[kept:])
+    rows = tuple(row[:kept] for row in table.rows)
+    notes = tuple(note for note in table.notes if not note.startswith(left_out))
+    return replace(table, head=table.head[:kept], rows=rows, notes=notes, spare=0)
+
+
 def latex(table: Grid, caption: str = "", label: str = "") -> str:
-    """A booktabs table; it needs the package booktabs and nothing else.
+    """A booktabs table as wide as a page takes; it needs the package booktabs and nothing else.
 
     Args:
         table: of text; Greek letters, minus and plus-minus signs become math.
         caption: as LaTeX has it, so that it may hold commands.
         label: of the table, as it is referred to.
     """
+    table = narrowed(table)
     align = "l" * table.words + "r" * (len(table.head) - table.words)
     rows = _marked(table, _LATEX_MARKS, _LATEX)
     body = [["--" if cell == ABSENT else cell for cell in row] for row in rows]
