@@ -107,9 +107,9 @@ def draw_line(
     if count <= _BANDS:
         low, high = line.mean - line.sd, line.mean + line.sd
         step = None if x == "round" else "post"
-        axis.fill_between(
-            line.x / scale, low, high, step=step, color=look.colour, alpha=0.18, linewidth=0
-        )
+        # pale inside, so that two of them make no grey; an edge of its own shows whose it is
+        faces = {"facecolor": (look.colour, 0.1), "edgecolor": (look.colour, 0.6)}
+        axis.fill_between(line.x / scale, low, high, step=step, linewidth=0.5, **faces)
     else:
         apart = max(every, count)  # whiskers of two lines stand beside each other
         some = slice(number * apart // count, None, apart)
