@@ -27,7 +27,7 @@ from tests import ROOT
 
 PAGES = [ROOT / "README.md", *sorted(ROOT.glob("docs/*.md"))]
 NOT_CODE = {"", "text", "mermaid", "csv", "latex", "html", "diff"}
-SLOW = {"run", "sweep", "audit", "attack", "export"}  # verbs that take seconds
+SLOW = {"run", "sweep", "tune", "audit", "attack", "export"}  # verbs that take seconds
 _BLOCK = re.compile(
     r"(?:<!-- test: (?P<note>[^\n]*?) -->\n)?^```(?P<language>\w*)\n(?P<text>.*?)^```$",
     re.DOTALL | re.MULTILINE,

@@ -45,7 +45,7 @@ sys.exit(main())
 COMMANDS = [(b, c) for b in BLOCKS if not b.skip for c in b.commands]
 ALONE = [(b, c) for b, c in COMMANDS if b.page not in WITH_FILES and not b.together]
 OURS = [(b, c) for b, c in ALONE if "ffalora " in c]
-RUNS = [(b, c) for b, c in OURS if words_of(c)[0] in ("run", "sweep")]
+RUNS = [(b, c) for b, c in OURS if words_of(c)[0] in ("run", "sweep", "tune")]
 QUICK = [(b, c) for b, c in OURS if words_of(c)[0] not in SLOW]
 
 
@@ -126,7 +126,7 @@ def test_every_command_is_one_of_ours_or_of_the_checkout(block: Block, command: 
 @pytest.mark.parametrize(("block", "command"), named(RUNS))
 def test_every_run_composes_as_it_stands(block: Block, command: str, tmp_path):
     verb, *words = filled(words_of(command), "RUN", tmp_path, tmp_path)
-    sweep = verb == "sweep" or "-m" in words
+    sweep = verb in ("sweep", "tune") or "-m" in words
     words, about = take([w for w in words if not w.startswith("-")], sweep)
     if about.sweeper == "optuna":
         words, space = split_space(words)
