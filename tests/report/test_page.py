@@ -172,6 +172,13 @@ def test_a_stopped_run_alone_has_a_page(runs):
     assert "none of these runs is finished" in reader.text
 
 
+def test_words_of_one_private_run(runs):
+    alone = next(run for run in runs if run.finished and run.config["privacy"]["unit"] != "none")
+    text = page([alone], Question())
+    assert "1 run, 1 of them finished" in text
+    assert "epsilon spent against" in text and "privacy/epsilon_spent against" not in text
+
+
 def luminance(colour: str) -> float:
     """Relative luminance by WCAG 2.2."""
     parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]

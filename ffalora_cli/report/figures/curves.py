@@ -70,7 +70,7 @@ def words(lines: Sequence[Curve], x: str, y: str, titles: Sequence[str]) -> str:
         spread += " each way"
     held = "" if x == "round" else "; between evaluations the last value is held"
     panels = f"; a panel each for {'; '.join(titles)}" if len(titles) > 1 else ""
-    return f"{y} against {X_AXES[x]}; {spread}{held}{panels}"
+    return f"{score_words(y)} against {X_AXES[x]}; {spread}{held}{panels}"
 
 
 def _below(grouping: Grouping, lines: Sequence[Curve], x: str) -> tuple[float, str]:

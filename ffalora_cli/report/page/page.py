@@ -62,12 +62,13 @@ def page(runs: Sequence[RunRecords], question: Question) -> str:
     runs = [released(run) for run in runs]
     results, metric = _results(runs, question)
     figures, absent = _figures(runs, question, metric)
+    finished = sum(run.finished for run in runs)
     now = datetime.now(UTC)
     environment = Environment(autoescape=True, undefined=StrictUndefined)
     template = resources.files(__package__).joinpath("page.html").read_text(encoding="utf-8")
     return environment.from_string(template).render(
         title=_title(runs),
-        about=f"{len(runs)} runs, {sum(run.finished for run in runs)} of them finished",
+        about=f"{len(runs)} run{'s' if len(runs) > 1 else ''}, {finished} of them finished",
         results=results,
         figures=figures,
         figure_notes=absent,
