@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +19,7 @@ from hydra.errors import HydraException
 from ffalora_cli.compose import catalogue
 from ffalora_cli.compose.grids import with_axes
 from ffalora_cli.compose.hydra_keys import not_used
-from ffalora_cli.compose.yaml_files import check_option
+from ffalora_cli.compose.yaml_files import TYPED, check_option
 from ffalora_cli.config import plugins
 from ffalora_cli.config.build import is_known, leaf_keys, may_be_null, unknown_key
 from ffalora_cli.config.errors import ConfigError, brief, choose, listed, nearest
@@ -73,11 +73,8 @@ def expand(overrides: Sequence[str], sweep: bool) -> list[list[Setting]]:
     Raises:
         ConfigError: an override that cannot be read, or names nothing that exists.
     """
-    _look(overrides)
     choices: dict[str, list[Setting]] = {}
-    for text in with_axes(overrides, sweep):
-        override = _parse(text)
-        _check_key(override, text)
+    for text, override in _read(overrides, sweep):
         if override.is_sweep_override() and not sweep:
             raise ConfigError(f"{brief(text, 80)[1:-1]} gives several values; add -m to sweep them")
         choices[override.key_or_group] = _settings(override)
@@ -98,12 +95,9 @@ def split_space(overrides: Sequence[str]) -> tuple[list[str], dict[str, Axis]]:
     Raises:
         ConfigError: as ``expand``, and for an interval without extent.
     """
-    _look(overrides)
     fixed: dict[str, str] = {}
     space: dict[str, Axis] = {}
-    for text in with_axes(overrides, sweep=True):
-        override = _parse(text)
-        _check_key(override, text)
+    for _, override in _read(overrides, sweep=True):
         key, value = override.key_or_group, override.value()
         fixed.pop(key, None)
         space.pop(key, None)
@@ -114,6 +108,21 @@ def split_space(overrides: Sequence[str]) -> tuple[list[str], dict[str, Axis]]:
         else:
             fixed[key] = found[0].text
     return list(fixed.values()), space
+
+
+def _read(overrides: Sequence[str], sweep: bool) -> Iterator[tuple[str, Override]]:
+    """Every override, the grid of an experiment first, as text and parsed; its key exists."""
+    _look(overrides)
+    for text in with_axes(overrides, sweep):
+        override = _parse(text)
+        _check_key(override, text)
+        # A job of a sweep is a command of its own, to which a key of the grid would be typed.
+        if override.key_or_group in TYPED and text not in overrides:
+            raise ConfigError(
+                f"hydra.sweeper.params: {override.key_or_group} is typed, not set by a file; "
+                "remove it there"
+            )
+        yield text, override
 
 
 def _look(overrides: Sequence[str]) -> None:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 GLOBAL = ("experiment", "debug")  # options of these may set any key
 _PACKAGE = "# @package _global_"
 _OF_HYDRA = ("defaults", "hydra")
-_TYPED = ("paths.configs", "paths.plugins")  # where configs and code are: never said by a config
+TYPED = ("paths.configs", "paths.plugins")  # where configs and code are: never said by a config
 
 
 def check_option(group: str, option: str) -> None:
@@ -150,7 +150,7 @@ def _check_keys(file: str, node: yaml.MappingNode, prefix: str) -> None:
             continue
         if not is_known(key):
             raise ConfigError(f"{file}, line {line}: {unknown_key(key)}")
-        if key in _TYPED:
+        if key in TYPED:
             raise ConfigError(f"{file}, line {line}: {key} is typed, no file may set it; remove it")
         inner = next((k for k in known_keys() if k.startswith(f"{key}.") and k[-1] != "*"), None)
         if inner is None:

@@ -131,6 +131,36 @@ def test_no_file_sets_where_options_or_code_are(place, capsys, key) -> None:
     assert not (place / "ran").exists()
 
 
+@pytest.mark.parametrize("key", ["plugins", "configs"])
+@pytest.mark.parametrize("verb", ["sweep", "tune", "validate", "run"])
+def test_no_grid_of_a_file_types_where_options_or_code_are(place, capsys, verb, key) -> None:
+    file = place / "configs" / "experiment" / "protocol.yaml"
+    grid = f"hydra:\n  sweeper:\n    params:\n      +paths.{key}: code\n      seed: 1,2\n"
+    file.write_text(EXPERIMENT + grid)
+    multirun = ["-m"] if verb in ("validate", "run") else []
+    line = refusal(capsys, verb, "experiment=protocol", *multirun)
+    assert f"paths.{key} is typed, not set by a file" in line
+    assert not (place / "ran").exists()
+
+
+@pytest.mark.parametrize("command", ["validate", "resume"])
+def test_a_run_folder_of_somebody_else_runs_no_code(place, capsys, command) -> None:
+    """Neither its configuration nor the overrides in its manifest are followed."""
+    typed = ["debug=tiny", "privacy=none", "method.name=own_method", "paths.plugins=code"]
+    assert main(["run", *typed, "name=mine", "--quiet"]) == 0
+    (run,) = (place / "runs").iterdir()
+    manifest = json.loads((run / "manifest.json").read_text())
+    manifest["overrides"] = [*typed, "paths.configs=configs"]
+    (run / "manifest.json").write_text(json.dumps(manifest))
+    (place / "ran").unlink()
+    plugins.forget()
+    capsys.readouterr()
+    what = run / "config.yaml" if command == "validate" else run
+    assert "plugins: code" in (run / "config.yaml").read_text()
+    assert "paths.plugins=DIR" in refusal(capsys, command, str(what))
+    assert not (place / "ran").exists()
+
+
 def test_code_runs_where_it_is_typed_and_nowhere_else(place, capsys) -> None:
     typed = ["debug=tiny", "privacy=none", "method.name=own_method"]
     assert "paths.plugins=DIR" in refusal(capsys, "run", *typed)
