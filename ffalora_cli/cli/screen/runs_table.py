@@ -26,7 +26,7 @@ def lines(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     columns, settings = _columns(rows), list(rows[0]["settings"])
     if _wide(columns):
         columns["run"] = [handle(row["run"]) for row in rows]
-    left_out = []
+    left_out: list[str] = []
     for title in ("time", "up", *map(short_key, reversed(settings))):
         if not _wide(columns):
             break

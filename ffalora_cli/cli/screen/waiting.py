@@ -42,7 +42,7 @@ class Waiting:
         self._redraws = error.isatty() and os.environ.get("TERM", "dumb") != "dumb"
         self._lock, self._ended = threading.RLock(), threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
-        self._drawn = False
+        self._drawn, self._next = False, PATIENCE
         self._heard()
 
     def __enter__(self) -> Self:

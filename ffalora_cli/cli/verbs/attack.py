@@ -89,7 +89,7 @@ def main(arguments: Sequence[str]) -> int:
     for line in _closing(labels, noise):
         print(line)
     if file is not None:
-        found = {"cells": [asdict(cell) for cell in cells], "label_counts": labels}
+        found: dict[str, Any] = {"cells": [asdict(cell) for cell in cells], "label_counts": labels}
         found |= {"noise": asdict(noise) if noise else None, "meaning": _MEANING}
         file.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
     return DONE

@@ -126,8 +126,10 @@ def _audit(
     return DONE if verdict.passed else FAILED
 
 
-_SHORT = ("federation.rounds=2", "federation.local_steps=1", "federation.eval_every=1")
-_SHORT += ("federation.eval_clients=false", "privacy.accountant=rdp")
+_SHORT = (
+    *("federation.rounds=2", "federation.local_steps=1", "federation.eval_every=1"),
+    *("federation.eval_clients=false", "privacy.accountant=rdp"),
+)
 """What leaves is the same for more rounds; the other accountants take longer to plan."""
 
 
