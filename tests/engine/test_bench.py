@@ -143,9 +143,10 @@ def test_the_engine_part_needs_torch_and_transformers_only():
         "import scripts.bench.run, scripts.bench.measure, ffalora_cli.engine.stacked.engine\n"
         "others = {'opacus', 'peft', 'datasets', 'wandb', 'pyarrow', 'hydra', 'scipy', 'rich',\n"
         "          'pandas', 'matplotlib', 'safetensors', 'dp_accounting'} & set(sys.modules)\n"
-        "assert not others, others"
+        "print(others)"
     )
-    subprocess.run([sys.executable, "-c", code, str(ROOT)], check=True, timeout=120)
+    told = subprocess.check_output([sys.executable, "-c", code, str(ROOT)], text=True, timeout=120)
+    assert told == "set()\n"
 
 
 def test_population_of_a_thousand_clients(capsys):

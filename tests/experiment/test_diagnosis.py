@@ -54,11 +54,11 @@ def test_a_measured_divergence_is_stopped_with_values_and_a_suggestion():
 
 @pytest.mark.parametrize("name", HONEST)
 def test_measured_runs_at_chance_go_on(name):
-    watched(HONEST[name], [0.176] * 9)
+    assert not watched(HONEST[name], [0.176] * 9)[0]
 
 
 def test_a_high_loss_with_some_accuracy_is_overfitting_not_divergence():
-    watched([1.6, *[30.0] * 20], [0.2, *[0.5] * 20])
+    assert not watched([1.6, *[30.0] * 20], [0.2, *[0.5] * 20])[0]
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
