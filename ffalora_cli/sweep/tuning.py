@@ -76,7 +76,7 @@ def best(worth: Worth, higher: bool) -> Setting | None:
         higher: whether more is better.
     """
     sign = -1.0 if higher else 1.0
-    known = [(sign * value, _place(one), one) for one, value in worth.items() if value is not None]
+    known = [(sign * value, place(one), one) for one, value in worth.items() if value is not None]
     return min(known)[2] if known else None
 
 
@@ -115,7 +115,7 @@ def next_settings(worth: Worth, higher: bool, whole: Collection[int] = ()) -> li
     for axis in range(len(chosen)):
         numbers = _ideas(_profile(worth, axis, higher), chosen[axis], higher)
         ideas = [_with(chosen, axis, _text(number, axis in whole)) for number in numbers]
-        found.append([idea for idea in ideas if _place(idea) not in map(_place, worth)])
+        found.append([idea for idea in ideas if place(idea) not in map(place, worth)])
     return [ideas for ideas in found if ideas]
 
 
@@ -127,6 +127,15 @@ def at_edge(worth: Worth, chosen: Setting) -> list[int]:
         if len(tried) > 1 and _number(chosen[axis]) in (min(tried), max(tried)):
             found.append(axis)
     return found
+
+
+def place(setting: Setting) -> tuple[tuple[float, str], ...]:
+    """Where a setting stands among others: numbers by size, before words."""
+    numbers = [_number(text) for text in setting]
+    return tuple(
+        (math.inf, text) if number is None else (number, "")
+        for text, number in zip(setting, numbers, strict=True)
+    )
 
 
 def _ideas(profile: Mapping[float, float | None], chosen: str, higher: bool) -> Iterator[float]:
@@ -170,15 +179,6 @@ def _number(text: str) -> float | None:
         return float(text)
     except ValueError:
         return None
-
-
-def _place(setting: Setting) -> tuple[tuple[float, str], ...]:
-    """Where a setting stands among others: numbers by size, before words."""
-    numbers = [_number(text) for text in setting]
-    return tuple(
-        (math.inf, text) if number is None else (number, "")
-        for text, number in zip(setting, numbers, strict=True)
-    )
 
 
 def _text(value: float, whole: bool = False) -> str:

@@ -78,6 +78,10 @@ class Asked:
         """Tuned key to value."""
         return dict(zip(self.keys, setting, strict=True))
 
+    def typed(self, setting: Setting) -> list[str]:
+        """Its overrides."""
+        return [f"{key}={value}" for key, value in self.set_to(setting).items()]
+
     def trial(self, cell: Cell, setting: Setting, seed: str) -> Job:
         """One trial, checked.
 
@@ -92,14 +96,12 @@ class Asked:
 
     def chosen(self, cell: Cell, setting: Setting) -> tuple[str, ...]:
         """Overrides of a cell's final runs, but their seed and trials."""
-        typed = (f"{key}={value}" for key, value in self.set_to(setting).items())
         eval_on = () if self.eval_on == "eval" else (f"{_EVAL_ON}={self.eval_on}",)
-        return (*self.common, *eval_on, *cell.fixed, *typed)
+        return (*self.common, *eval_on, *cell.fixed, *self.typed(setting))
 
     def _job(self, cell: Cell, setting: Setting, seed: str, eval_on: str, *more: str) -> Job:
-        typed = (f"{key}={value}" for key, value in self.set_to(setting).items())
-        words = (*self.common, *cell.fixed, *typed, f"{_EVAL_ON}={eval_on}", *more, f"seed={seed}")
-        (job,) = plan(words)
+        own = (*cell.fixed, *self.typed(setting))
+        (job,) = plan([*self.common, *own, f"{_EVAL_ON}={eval_on}", *more, f"seed={seed}"])
         return job
 
 

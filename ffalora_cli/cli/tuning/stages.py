@@ -117,7 +117,7 @@ class Tune:
         cell, asked = self.asked.cells[n], self.asked
         chosen = best(cell.worth, asked.higher)
         assert chosen is not None  # it has final runs
-        what = ", ".join(f"{key}={value}" for key, value in asked.set_to(chosen).items())
+        what = ", ".join(asked.typed(chosen))
         judged = score(asked.metric, cell.worth[chosen])
         about = f"{SAID}: {what}; {short_name(asked.metric)} {judged} on tuning rows, best of "
         typed = [text for text in asked.chosen(cell, chosen) if not text.startswith("paths.runs=")]

@@ -18,7 +18,7 @@ from ffalora_cli.report.runs.statistics import summarize
 from ffalora_cli.report.table.formats import BEST, Grid
 from ffalora_cli.sweep.jobs import FAILED
 from ffalora_cli.sweep.progress import result
-from ffalora_cli.sweep.tuning import Cell, Setting, at_edge, best, best_for_all
+from ffalora_cli.sweep.tuning import Cell, at_edge, best, best_for_all, place
 
 
 def tried(tune: Tune) -> list[dict[str, Any]]:
@@ -26,7 +26,7 @@ def tried(tune: Tune) -> list[dict[str, Any]]:
     asked, lines = tune.asked, []
     for n, cell in enumerate(asked.cells):
         chosen = best(cell.worth, asked.higher)
-        for setting in sorted(cell.worth, key=lambda one: [_size(text) for text in one]):
+        for setting in sorted(cell.worth, key=place):
             jobs, values = tune.trials[n, setting], tune.values(n, setting)
             known = cell.worth[setting] is not None
             sample = summarize([value for value in values if value is not None])
@@ -91,9 +91,8 @@ def notes(tune: Tune) -> list[str]:
         if one is None:
             found.append(f"{_name(cell)}every setting failed, so none is chosen")
             continue
-        found.append(
-            f"each at its best: {_name(cell)}{_typed(asked, one)} {_score(asked, cell.worth[one])}"
-        )
+        typed, worth = " ".join(asked.typed(one)), score(asked.metric, cell.worth[one])
+        found.append(f"each at its best: {_name(cell)}{typed} {worth}")
         found += [
             f"{_name(cell)}{PAPER.key(asked.keys[axis])} {one[axis]} is at the edge of what was "
             "tried; more --refine goes on there, or give other values"
@@ -114,10 +113,11 @@ def _shared(asked: Asked) -> str:
         )
     setting, values = together
     said = (
-        f"{_name(cell)}{_score(asked, value)}"
+        f"{_name(cell)}{score(asked.metric, value)}"
         for cell, value in zip(asked.cells, values, strict=True)
     )
-    return f"one setting for all: {_typed(asked, setting)}, the best mean: {', '.join(said)}"
+    typed = " ".join(asked.typed(setting))
+    return f"one setting for all: {typed}, the best mean: {', '.join(said)}"
 
 
 def _numbers(cells: Sequence[Cell]) -> str:
@@ -134,21 +134,6 @@ def _name(cell: Cell) -> str:
     return f"{label(cell)}: " if cell.fixed else ""
 
 
-def _typed(asked: Asked, setting: Setting) -> str:
-    return " ".join(f"{key}={value}" for key, value in asked.set_to(setting).items())
-
-
-def _score(asked: Asked, value: float | None) -> str:
-    return score(asked.metric, value)
-
-
-def _size(text: str) -> tuple[float, str]:
-    try:
-        return float(text), ""
-    except ValueError:
-        return float("inf"), text
-
-
 def planned(asked: Asked, done: int, forecasts: Sequence[Mapping[str, Any]]) -> list[str]:
     """How many runs there will be, and how long they take.
 
@@ -158,11 +143,10 @@ def planned(asked: Asked, done: int, forecasts: Sequence[Mapping[str, Any]]) -> 
         forecasts: of a trial and a final run of every cell, in turn; empty where none was made.
     """
     cells, tuning, seeds = len(asked.cells), len(asked.tuning_seeds), len(asked.seeds)
-    total = cells * (asked.trials * tuning + seeds)
     lines = [
         f"tune      {counted(cells, 'cell')} x {counted(asked.trials, 'setting')} x "
         f"{counted(tuning, 'tuning seed')}, then {cells} x {counted(seeds, 'final run')}: "
-        f"{counted(total, 'run')}" + (f", at least {done} of them done" if done else "")
+        f"{counted(asked.runs, 'run')}" + (f", at least {done} of them done" if done else "")
     ]
     times = [found["time"] for found in forecasts]
     if times and all(times):
