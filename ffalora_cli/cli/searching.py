@@ -23,18 +23,18 @@ from ffalora_cli.records.files import read_json
 from ffalora_cli.records.reading import read_config
 from ffalora_cli.records.run_directory import SUMMARY
 from ffalora_cli.sweep.jobs import FAILED, GOOD, SweepJob
-from ffalora_cli.sweep.launchers.base import read_settings, waits
+from ffalora_cli.sweep.launchers.base import waits
 from ffalora_cli.sweep.progress import result
 from ffalora_cli.sweep.record import SWEEP, SweepRecord, job_key
-from ffalora_cli.sweep.search import Proposal, Settings, check, values_of
+from ffalora_cli.sweep.search import Proposal, read
 from ffalora_cli.sweep.search import search as run_search
+from ffalora_cli.sweep.tuning import Cell
 from ffalora_cli.tasks.registry import higher_is_better
 
 
 def search(overrides: Sequence[str], sweep: Sweeping) -> int:
     """Search the space that the overrides span."""
-    settings = read_settings("hydra.sweeper", "optuna", Settings, sweep.about.sweeper_settings)
-    check(settings)
+    settings = read(sweep.about.sweeper_settings)
     fixed, space = split_space(overrides)
     base = _check_space(fixed, space)
     if waits(sweep.about.launcher):
@@ -138,9 +138,8 @@ def _check_space(fixed: Sequence[str], space: Mapping[str, Axis]) -> Job:
             "hydra/sweeper=optuna has nothing to vary; "
             "add an axis, as in 'federation.local_lr=interval(0.05,2)'"
         )
-    first = {key: values_of(key, axis)[0] for key, axis in space.items()}
-    for key, axis in space.items():
-        for value in values_of(key, axis):
-            point = {**first, key: value}
-            plan([*fixed, *(f"{k}={v}" for k, v in point.items())])
-    return plan([*fixed, *(f"{key}={value}" for key, value in first.items())])[0]
+    jobs = []
+    for point in Cell((), space).ends:
+        typed = (f"{key}={value}" for key, value in zip(space, point, strict=True))
+        jobs += plan([*fixed, *typed])
+    return jobs[0]

@@ -42,7 +42,8 @@ def take(overrides: Sequence[str], sweep: bool) -> tuple[list[str], SweepSetting
         sweep: whether it is one; otherwise these keys mean nothing.
 
     Raises:
-        ConfigError: another key of Hydra's, an unknown sweeper, or no sweep.
+        ConfigError: another key of Hydra's, an unknown sweeper or settings it does not have, or no
+            sweep.
     """
     rest, found = [], SweepSettings()
     for text in overrides:
@@ -55,6 +56,9 @@ def take(overrides: Sequence[str], sweep: bool) -> tuple[list[str], SweepSetting
             raise ConfigError(f"{key} is about a sweep; write ffalora sweep ..., or add -m")
     if found.sweeper not in _SWEEPERS:
         raise choose("hydra/sweeper", found.sweeper, _SWEEPERS)
+    if found.sweeper == "basic" and found.sweeper_settings:
+        key = next(iter(found.sweeper_settings))
+        raise ConfigError(f"hydra.sweeper.{key} is a setting of optuna; add hydra/sweeper=optuna")
     return rest, found
 
 

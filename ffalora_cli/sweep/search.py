@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ffalora_cli.config.errors import ConfigError
+from ffalora_cli.sweep.launchers.base import read_settings
 
 if TYPE_CHECKING:
     import optuna
@@ -80,19 +81,20 @@ def search(space: Mapping[str, Axis], settings: Settings, folder: Path, play: Pl
             return study
 
 
-def values_of(key: str, axis: Axis) -> list[str]:
+def values_of(axis: Axis) -> list[str]:
     """The values of an axis worth checking before the first trial: its ends, or all choices."""
     if isinstance(axis, tuple):
         return list(axis)
     return [_text(axis.low, axis), _text(axis.high, axis)]
 
 
-def check(settings: Settings) -> None:
-    """Refuse settings that mean nothing.
+def read(typed: Mapping[str, str]) -> Settings:
+    """``hydra.sweeper.KEY=VALUE``, by key.
 
     Raises:
-        ConfigError: naming the key.
+        ConfigError: an unknown key, or a value that means nothing.
     """
+    settings: Settings = read_settings("hydra.sweeper", "optuna", Settings, typed)
     if settings.direction not in ("maximize", "minimize"):
         raise ConfigError(
             f"hydra.sweeper.direction={settings.direction!r} should be maximize or minimize"
@@ -100,6 +102,7 @@ def check(settings: Settings) -> None:
     for key in ("n_trials", "n_jobs"):
         if getattr(settings, key) < 1:
             raise ConfigError(f"hydra.sweeper.{key}={getattr(settings, key)} should be at least 1")
+    return settings
 
 
 def _ask(study: optuna.Study, axes: Mapping[str, Any], seed: int) -> Any:

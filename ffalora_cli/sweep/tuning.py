@@ -56,7 +56,7 @@ class Cell:
     @property
     def ends(self) -> list[Setting]:
         """Each axis at its ends, or at every choice, the others at their first values."""
-        values = [values_of(key, axis) for key, axis in self.axes.items()]
+        values = list(map(values_of, self.axes.values()))
         first = tuple(texts[0] for texts in values)
         found = [_with(first, i, text) for i, texts in enumerate(values) for text in texts]
         return list(dict.fromkeys(found))

@@ -95,8 +95,8 @@ def test_the_space_is_read_from_overrides():
     )
     assert fixed == ["seed=4", "partition=iid"]
     assert space == {**SPACE, "method": ("lora", "ffa_lora")}
-    assert values_of("x", space["federation.local_lr"]) == ["0.05", "2.0"]
-    assert values_of("x", space["federation.local_steps"]) == ["1", "20"]
+    assert values_of(space["federation.local_lr"]) == ["0.05", "2.0"]
+    assert values_of(space["federation.local_steps"]) == ["1", "20"]
 
 
 @pytest.mark.parametrize("ends", ["interval(2,1)", "tag(log,interval(0,1))"])

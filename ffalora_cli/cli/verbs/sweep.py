@@ -13,7 +13,6 @@ from ffalora_cli.cli.sweep_end import Sweeping, exit_code, stop_if_asked
 from ffalora_cli.compose import catalogue
 from ffalora_cli.compose.hydra_keys import take
 from ffalora_cli.compose.jobs import plan
-from ffalora_cli.config.errors import ConfigError
 from ffalora_cli.config.job import Job
 from ffalora_cli.sweep.jobs import grid, once_each, settings
 from ffalora_cli.sweep.launchers.base import open_launcher, waits
@@ -68,11 +67,6 @@ def sweep(overrides: Sequence[str], command: Sequence[str], quiet: bool, fail_fa
             from ffalora_cli.cli.searching import search
 
             return search(rest, sweeping)
-        if about.sweeper_settings:
-            key = next(iter(about.sweeper_settings))
-            raise ConfigError(
-                f"hydra.sweeper.{key} is a setting of optuna; add hydra/sweeper=optuna"
-            )
         with Counting("checking jobs") as counting:
             planned = plan(rest, sweep=True, told=counting)
         return _grid(planned, sweeping)

@@ -34,9 +34,10 @@ from ffalora_cli.report.figures.style import csv_text
 from ffalora_cli.report.table import formats, side_by_side
 from ffalora_cli.report.table.compare import compare
 from ffalora_cli.report.table.rows import Question
-from ffalora_cli.sweep.launchers.base import open_launcher, read_settings, waits
+from ffalora_cli.sweep.launchers.base import open_launcher, waits
 from ffalora_cli.sweep.record import SweepRecord
-from ffalora_cli.sweep.search import Settings, check
+from ffalora_cli.sweep.search import Settings
+from ffalora_cli.sweep.search import read as read_optuna
 
 _EXAMPLES = """\
 Keys of rates, clip, momentum and schedule with several values are tuned, any other key with several
@@ -59,13 +60,9 @@ def main(arguments: Sequence[str]) -> int:
     rest, about = take(options.overrides, sweep=True)
     searched = None
     if about.sweeper == "optuna":
-        searched = read_settings("hydra.sweeper", "optuna", Settings, about.sweeper_settings)
-        check(searched)
+        searched = read_optuna(about.sweeper_settings)
         if "direction" in about.sweeper_settings:
             raise ConfigError("hydra.sweeper.direction follows the metric here; leave it out")
-    elif about.sweeper_settings:
-        key = next(iter(about.sweeper_settings))
-        raise ConfigError(f"hydra.sweeper.{key} is a setting of optuna; add hydra/sweeper=optuna")
     if options.refine < 0:
         raise ConfigError(f"--refine {options.refine} should be 0 (the grid alone) or more")
     trials = searched.n_trials if searched else None
