@@ -141,3 +141,11 @@ class Names:
 
 
 PAPER, RAW = Names(), Names(raw=True)
+
+
+def byte_unit(largest: float) -> tuple[float, str]:
+    """(bytes in a unit, its name) so that the largest value has one to three digits."""
+    for size, name in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
+        if largest >= size:
+            return size, name
+    return 1.0, "B"

@@ -19,19 +19,13 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from ffalora_cli import metric_keys
 from ffalora_cli.config.errors import ConfigError
 from ffalora_cli.metric_keys import CLIENT_DRIFT, GAP, NOISE_RATIO
+from ffalora_cli.report.csv_text import csv_text
 from ffalora_cli.report.figures import clients, curves, mechanism, pareto
+from ffalora_cli.report.figures.files import save
 from ffalora_cli.report.figures.pareto import Point, mark_best
 from ffalora_cli.report.figures.places import places
 from ffalora_cli.report.figures.series import curve, epsilon_terms, group_runs, points
-from ffalora_cli.report.figures.style import (
-    COLUMN,
-    PENS,
-    csv_text,
-    pen,
-    plain_numbers,
-    save,
-    styled,
-)
+from ffalora_cli.report.figures.style import COLUMN, PENS, pen, plain_numbers, styled
 from ffalora_cli.report.runs.statistics import summarize
 from tests.made_runs import made_run, statement
 

@@ -12,6 +12,7 @@ from ffalora_cli.cli.screen.units import count
 from ffalora_cli.cli.screen.words import labelled
 from ffalora_cli.compose.jobs import plan
 from ffalora_cli.config.errors import ConfigError, one_line
+from ffalora_cli.report.figures.files import SUFFIXES
 
 if TYPE_CHECKING:
     import numpy as np
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     from ffalora_cli.config.schema import Config
     from ffalora_cli.experiment.population import ClientTable
 
-_SUFFIXES = (".png", ".svg", ".pdf")
 _CLASSES = 6  # more do not fit 80 columns: then a client's largest labels are named instead
 _NAME = 30  # characters of a client's name
 _CLIENTS = 40  # rows printed; the picture has them all
@@ -36,9 +36,9 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("overrides", nargs="*", metavar="OVERRIDE", help=OVERRIDES)
     parser.add_argument("--figure", default="partition.png", help="png, svg or pdf file to write")
     options = parser.read(arguments)
-    if Path(options.figure).suffix not in _SUFFIXES:
+    if Path(options.figure).suffix not in SUFFIXES:
         name = Path(options.figure).name
-        raise ConfigError(f"--figure {name}: give a file ending in {', '.join(_SUFFIXES)}")
+        raise ConfigError(f"--figure {name}: give a file ending in {', '.join(SUFFIXES)}")
     figure = file_to_write("--figure", options.figure)
     (job,) = plan(options.overrides)
     from ffalora_cli.experiment import client_table

@@ -44,7 +44,8 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--runs", default="runs", help="folder of all runs (default: runs)")
     parser.add_argument("-o", "--output", help="file to write (default: KIND.png)")
     options = parser.read(arguments)
-    from ffalora_cli.report.figures.style import save, styled
+    from ffalora_cli.report.figures.files import save
+    from ffalora_cli.report.figures.style import styled
     from ffalora_cli.report.runs.selection import select_runs
 
     runs = select_runs(options.runs, options.selectors, left_out)

@@ -30,7 +30,7 @@ from ffalora_cli.config.signature import digest
 from ffalora_cli.records.files import write_whole
 from ffalora_cli.records.reading import read_run
 from ffalora_cli.records.run_directory import SUMMARY, run_folder
-from ffalora_cli.report.figures.style import csv_text
+from ffalora_cli.report.csv_text import csv_text
 from ffalora_cli.report.table import formats, side_by_side
 from ffalora_cli.report.table.compare import compare
 from ffalora_cli.report.table.rows import Question

@@ -14,15 +14,14 @@ from ffalora_cli.privacy.accounting.accountants import COARSE
 from ffalora_cli.privacy.accounting.composition import trajectory
 from ffalora_cli.privacy.accounting.curves import round_points
 from ffalora_cli.privacy.planning.budget import Budget
+from ffalora_cli.report.figures.files import SUFFIXES, save_one
 from ffalora_cli.report.figures.style import (
     COLOURS,
     PAGE,
-    SUFFIXES,
     legend_below,
     log,
     new_figure,
     plain_x,
-    save_one,
     styled,
 )
 

@@ -11,13 +11,13 @@ from ffalora_cli.report.figures.places import Place, arranged
 from ffalora_cli.report.figures.series import X_AXES, Curve, Grouping, curves, epsilon_terms
 from ffalora_cli.report.figures.style import (
     Picture,
-    byte_unit,
     legend_below,
     panel_figure,
     plain_x,
     score_axis,
     score_words,
 )
+from ffalora_cli.report.names import byte_unit
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

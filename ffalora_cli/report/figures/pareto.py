@@ -24,7 +24,6 @@ from ffalora_cli.report.figures.series import (
 from ffalora_cli.report.figures.style import (
     PENS,
     Picture,
-    byte_unit,
     legend_below,
     log,
     panel_figure,
@@ -33,6 +32,7 @@ from ffalora_cli.report.figures.style import (
     score_axis,
     score_words,
 )
+from ffalora_cli.report.names import byte_unit
 from ffalora_cli.report.runs.statistics import Sample, summarize
 from ffalora_cli.tasks.registry import higher_is_better
 

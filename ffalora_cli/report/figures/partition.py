@@ -9,14 +9,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ffalora_cli.config.errors import ConfigError
+from ffalora_cli.report.figures.files import SUFFIXES, save_one
 from ffalora_cli.report.figures.style import (
     COLOURS,
     PAGE,
-    SUFFIXES,
     legend_below,
     new_figure,
     plain_x,
-    save_one,
     styled,
 )
 

@@ -18,8 +18,9 @@ from ffalora_cli.records.leaving import metric_may_leave, released, without_fold
 from ffalora_cli.records.manifest import code_of, joined
 from ffalora_cli.records.reading import RunRecords
 from ffalora_cli.report.figures import clients, curves, mechanism, pareto
+from ffalora_cli.report.figures.files import INK, inline_svg
 from ffalora_cli.report.figures.series import group_runs
-from ffalora_cli.report.figures.style import INK, inline_svg, styled
+from ffalora_cli.report.figures.style import styled
 from ffalora_cli.report.runs.moments import full_name, headline
 from ffalora_cli.report.runs.settings import differing, setting
 from ffalora_cli.report.table.compare import compare

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from ffalora_cli.config.errors import ConfigError, choose, listed
 from ffalora_cli.metric_keys import evaluated, short_name
 from ffalora_cli.records.reading import RunRecords
-from ffalora_cli.report.figures.style import csv_text
+from ffalora_cli.report.csv_text import csv_text
 from ffalora_cli.report.runs import statistics
 from ffalora_cli.report.runs.moments import value_of
 from ffalora_cli.report.runs.settings import (

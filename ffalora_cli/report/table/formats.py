@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from ffalora_cli.report.figures.style import csv_text
+from ffalora_cli.report.csv_text import csv_text
 
 SCHEMA_VERSION = 1
 BEST, TIED = "best", "tied"

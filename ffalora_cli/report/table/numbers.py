@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from ffalora_cli.metric_keys import described, short_name
 from ffalora_cli.privacy.rounding import epsilon_text
-from ffalora_cli.report.figures.style import byte_unit
+from ffalora_cli.report.names import byte_unit
 from ffalora_cli.report.runs.moments import COSTS
 from ffalora_cli.report.runs.statistics import Sample
 from ffalora_cli.report.table.formats import ABSENT, true_minus

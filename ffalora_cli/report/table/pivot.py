@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from itertools import groupby
 
 from ffalora_cli.config.errors import ConfigError, brief
-from ffalora_cli.report.figures.style import csv_text
+from ffalora_cli.report.csv_text import csv_text
 from ffalora_cli.report.names import Names
 from ffalora_cli.report.runs.settings import column_of
 from ffalora_cli.report.table.formats import ABSENT, Grid

@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 from ffalora_cli.privacy.rounding import epsilon_text
-from ffalora_cli.report.figures.style import csv_text
+from ffalora_cli.report.csv_text import csv_text
 from ffalora_cli.report.runs.statistics import Sample
 from ffalora_cli.report.table.formats import ABSENT, Grid, strict_json
 from ffalora_cli.report.table.notes import baseline_name, legend, notes
