@@ -67,6 +67,11 @@ def _with_folder(arguments: Sequence[str]) -> list[str]:
     return found
 
 
+def words_of(text: str) -> tuple[str, ...]:
+    """The words of an option that takes several, ``A,B``."""
+    return tuple(word.strip() for word in text.split(",") if word.strip())
+
+
 def file_to_write(option: str, text: str) -> Path:
     """The file that an option names, in a folder that is there.
 

@@ -11,7 +11,7 @@ from ffalora_cli.config.schema import Config
 from ffalora_cli.privacy.accounting.accountant import merged
 from ffalora_cli.privacy.planning.plan import PrivacyPlan
 from ffalora_cli.records.reading import find_run, read_run
-from ffalora_cli.report.runs.spent_together import by_split, shares_units, steps_of, unit_of
+from ffalora_cli.report.runs.spent_together import by_split, promise_of, shares_units, steps_of
 
 
 def after_trials(plan: PrivacyPlan, config: Config) -> PrivacyPlan:
@@ -30,8 +30,7 @@ def after_trials(plan: PrivacyPlan, config: Config) -> PrivacyPlan:
         raise ConfigError(f"privacy.trial_runs: {error}") from None
     wanted = (plan.unit, plan.relation, plan.accountant.sampling)
     for run in runs:
-        said = run.privacy or {}
-        if (unit_of(run), said.get("relation"), said.get("sampling")) != wanted:
+        if promise_of(run) != wanted:
             raise ConfigError(
                 f"privacy.trial_runs: {run.path.name} promises something else than "
                 f"{', '.join(wanted)}; name runs of the same unit, relation and sampling"

@@ -14,7 +14,7 @@ from ffalora_cli.privacy.claim.statement import EARLIER
 from ffalora_cli.privacy.rounding import epsilon_text
 from ffalora_cli.records.reading import RunRecords, read_run
 from ffalora_cli.report.runs.settings import grouped
-from ffalora_cli.report.runs.spent_together import composed, steps_of, unit_of
+from ffalora_cli.report.runs.spent_together import composed, promise_of, steps_of
 from ffalora_cli.sweep.jobs import SweepJob
 
 
@@ -28,7 +28,7 @@ def price(tune: Tune) -> list[str]:
     found = []
     for n, own in finals.items():
         found += _of_cell(tune, n, own, trials[n])
-    for members in grouped(everything, _promise).values():
+    for members in grouped(everything, promise_of).values():
         sum_ = composed(members)
         said = (
             "no epsilon is stated"
@@ -112,10 +112,6 @@ def _private(jobs: Sequence[SweepJob]) -> list[RunRecords]:
         if run.privacy is not None:
             found.append(run)
     return found
-
-
-def _promise(run: RunRecords) -> tuple[object, ...]:
-    return unit_of(run), *map((run.privacy or {}).get, ("relation", "sampling"))
 
 
 def _spent(run: RunRecords) -> float | str:

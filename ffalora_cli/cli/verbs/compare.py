@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from ffalora_cli.cli.arguments import Parser
+from ffalora_cli.cli.arguments import Parser, words_of
 from ffalora_cli.cli.exits import DONE
 from ffalora_cli.cli.screen.words import left_out
 from ffalora_cli.config.errors import ConfigError, brief, choose
@@ -110,9 +110,9 @@ def _question(options: argparse.Namespace, runs: Sequence[RunRecords]) -> Questi
         raise ConfigError(f"--published has scores, and --at {point} rounds; leave one out")
     baseline = _pairs(options.baseline, "--baseline", "method=lora")
     return Question(
-        by=(*down, *across) or _words(options.by),
+        by=(*down, *across) or words_of(options.by),
         over=options.over,
-        metrics=_words(options.metric) or (("round",) if reach and across else ()),
+        metrics=words_of(options.metric) or (("round",) if reach and across else ()),
         point=point,
         baseline=baseline,
         anyway=options.anyway,
@@ -142,16 +142,12 @@ def _pairs(text: str, option: str, example: str) -> tuple[tuple[str, str], ...]:
         ConfigError: for a word without a value.
     """
     found = []
-    for word in _words(text):
+    for word in words_of(text):
         key, equals, value = word.partition("=")
         if not equals:
             raise ConfigError(f"{option} {brief(word)} has no value; write {option} {example}")
         found.append((key, value))
     return tuple(found)
-
-
-def _words(text: str) -> tuple[str, ...]:
-    return tuple(word.strip() for word in text.split(",") if word.strip())
 
 
 def _runs(options: argparse.Namespace) -> list[RunRecords]:

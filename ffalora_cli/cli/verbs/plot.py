@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ffalora_cli.cli.arguments import Parser
+from ffalora_cli.cli.arguments import Parser, words_of
 from ffalora_cli.cli.exits import DONE
 from ffalora_cli.cli.screen.words import labelled, left_out
 from ffalora_cli.config.errors import ConfigError
@@ -86,7 +86,7 @@ def _picture(options: argparse.Namespace, runs: Sequence[RunRecords]) -> Picture
 
     if options.kind == "partition":
         return _partition(runs)
-    by = [key for key in (options.by or "").split(",") if key]
+    by = words_of(options.by or "")
     unlabelled = "privacy" if options.kind == "pareto" else "-"  # epsilon has its own place there
     names = Names(typed=typed_lists(options.selectors))
     grouping = group_runs(runs, by, options.over, unlabelled, names)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ffalora_cli.cli.arguments import Parser, file_to_write
+from ffalora_cli.cli.arguments import Parser, file_to_write, words_of
 from ffalora_cli.cli.exits import DONE
 from ffalora_cli.cli.screen.words import left_out
 from ffalora_cli.config.errors import ConfigError
@@ -51,9 +51,7 @@ def main(arguments: Sequence[str]) -> int:
     from ffalora_cli.report.table.rows import Question
 
     runs = select_runs(options.runs, options.selectors, left_out)
-    by, metrics = (
-        tuple(word for word in text.split(",") if word) for text in (options.by, options.metric)
-    )
+    by, metrics = words_of(options.by), words_of(options.metric)
     question = Question(by=by, over=options.over, metrics=metrics, anyway=options.anyway)
     text = page(runs, question)
     try:
@@ -77,7 +75,7 @@ def _in_wandb(options: argparse.Namespace) -> str:
     from ffalora_cli.report.runs.selection import dotted_keys, filters
     from ffalora_cli.report.wandb.saved import build_report, save_report
 
-    metrics = [word for word in options.metric.split(",") if word] or ["accuracy"]
+    metrics = words_of(options.metric) or ["accuracy"]
     scores = [metric if "/" in metric else evaluated(metric) for metric in metrics]
-    by = dotted_keys([word for word in options.by.split(",") if word] or ["method"])
+    by = dotted_keys(words_of(options.by) or ["method"])
     return save_report(build_report(entity, name, scores, by, filters(options.selectors)))

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ffalora_cli.cli.arguments import OVERRIDES, Parser
+from ffalora_cli.cli.arguments import OVERRIDES, Parser, words_of
 from ffalora_cli.cli.batches import Batches
 from ffalora_cli.cli.done import check_inputs
 from ffalora_cli.cli.exits import DONE, FAILED, PARTLY_DONE
@@ -66,7 +66,9 @@ def main(arguments: Sequence[str]) -> int:
     if options.refine < 0:
         raise ConfigError(f"--refine {options.refine} should be 0 (the grid alone) or more")
     trials = searched.n_trials if searched else None
-    asked = read(rest, _words(options.keys), _words(options.tuning_seeds), options.refine, trials)
+    asked = read(
+        rest, words_of(options.keys), words_of(options.tuning_seeds), options.refine, trials
+    )
     if searched:
         searched = replace(searched, direction="maximize" if asked.higher else "minimize")
     known, files = _known_jobs(asked), _files(asked, options.save)
@@ -105,10 +107,6 @@ def _parser() -> Parser:
     parser.add_argument("--no-measure", action="store_true", help="plan without measured times")
     parser.add_argument("--quiet", action="store_true", help="print only the last lines")
     return parser
-
-
-def _words(text: str) -> tuple[str, ...]:
-    return tuple(word.strip() for word in text.split(",") if word.strip())
 
 
 def _known_jobs(asked: Asked) -> list[Job]:

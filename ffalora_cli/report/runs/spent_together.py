@@ -60,13 +60,15 @@ def together(runs: Sequence[RunRecords]) -> list[Together]:
     """
     groups = grouped(
         [run for run in runs if run.privacy is not None],
-        lambda run: (
-            train_rows(run),
-            *map((run.privacy or {}).get, ("relation", "sampling")),
-            unit_of(run),
-        ),
+        lambda run: (train_rows(run), promise_of(run)),
     )
     return [composed(members) for members in groups.values() if len(members) > 1]
+
+
+def promise_of(run: RunRecords) -> tuple[str, object, object]:
+    """Unit, relation and sampling: only runs that agree in them have a sum."""
+    said = run.privacy or {}
+    return unit_of(run), said.get("relation"), said.get("sampling")
 
 
 def unit_of(run: RunRecords) -> str:
