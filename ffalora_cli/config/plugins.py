@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import os
 import pkgutil
 import sys
 from dataclasses import dataclass
+from functools import cache, lru_cache
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from types import ModuleType
@@ -125,12 +127,10 @@ class Folder:
 
     def own(self) -> set[str]:
         """Names of the folder's own files."""
-        room = importlib.import_module(self.package)
-        found = {module.name for module in pkgutil.iter_modules(room.__path__)}
-        return found - self.interface
+        return {*_modules(self.package)} - self.interface
 
-    def _points(self) -> list[EntryPoint]:
-        return list(entry_points(group=self.group))
+    def _points(self) -> tuple[EntryPoint, ...]:
+        return _entry_points(self.group, tuple((place, _changed(place)) for place in sys.path))
 
     def _file(self, name: str) -> Path:
         assert _folder is not None
@@ -162,6 +162,25 @@ class Folder:
         if not isinstance(loaded, base):
             raise TypeError(f"it is no instance of {self.made_of}")
         return loaded
+
+
+@cache
+def _modules(package: str) -> tuple[str, ...]:
+    folders = importlib.import_module(package).__path__
+    return tuple(module.name for module in pkgutil.iter_modules(folders))
+
+
+@lru_cache(16)  # every metric of every run is looked up, and all packages are read for it
+def _entry_points(group: str, places: tuple[tuple[str, int], ...]) -> tuple[EntryPoint, ...]:
+    """Those of the packages in ``places``, each with when it was changed."""
+    return tuple(entry_points(group=group))
+
+
+def _changed(place: str) -> int:
+    try:
+        return os.stat(place or ".").st_mtime_ns
+    except OSError:
+        return 0
 
 
 def _looked_in() -> str:

@@ -14,7 +14,8 @@ from ffalora_cli.report.names import PAPER, Names
 from ffalora_cli.report.runs.selection import GROUP_KEYS, spelled, typed, value_at, values_of
 from ffalora_cli.tasks.registry import get as kind_of_task
 
-_Item, _Key = TypeVar("_Item"), TypeVar("_Key")
+_Item = TypeVar("_Item")
+_Key = TypeVar("_Key")
 
 _SEEDS = ("partition.seed", "adapter.seed", "head.seed")  # follow ``seed`` unless set
 _FIRST = (
