@@ -65,7 +65,7 @@ def compose_job(job: Sequence[Setting]) -> dict[str, Any]:
     """
     with _guarded_environment():
         plain = _resolve(_composed(job))
-    if _FOLDER not in {setting.key for setting in job}:
+    if plain["task"].get("folder") is not None and _FOLDER not in {one.key for one in job}:
         _find_folder(plain["task"], choices_of(job))
     return plain
 
@@ -92,7 +92,7 @@ def _find_folder(task: dict[str, Any], choices: Mapping[str, str | None]) -> Non
     anywhere; what is typed is from where it is typed, as all paths are.
     """
     line = who_set(_FOLDER, choices)
-    if task.get("folder") is not None and line is not None:
+    if line is not None:
         place = os.path.join(os.path.dirname(line.file), os.path.expanduser(task["folder"]))
         task["folder"] = os.path.normpath(place)
 
