@@ -36,10 +36,10 @@ examples:
 
 def main(arguments: Sequence[str]) -> int:
     """Print a comparison."""
+    options = _parser().read(arguments)
     from ffalora_cli.report.table import pivot, side_by_side
     from ffalora_cli.report.table.compare import compare
 
-    options = _parser().read(arguments)
     if options.format not in FORMATS:
         raise choose("--format", options.format, FORMATS)
     runs = _runs(options)
