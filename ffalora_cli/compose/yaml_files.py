@@ -6,10 +6,11 @@ nobody looks for it, take the last of two equal keys, and fail on the rest with 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from functools import cache
 from importlib.resources.abc import Traversable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ffalora_cli.compose import catalogue
 from ffalora_cli.config.build import is_known, known_keys, unknown_key
@@ -22,6 +23,30 @@ GLOBAL = ("experiment", "debug")  # options of these may set any key
 _PACKAGE = "# @package _global_"
 _OF_HYDRA = ("defaults", "hydra")
 TYPED = ("paths.configs", "paths.plugins")  # where configs and code are: never said by a config
+
+
+def dumped(content: Any, **how: Any) -> str:
+    """Plain values as YAML that Hydra reads as they are: to it 1e3 is a number, to PyYAML a text.
+
+    Args:
+        content: what is written.
+        how: of ``yaml.dump``.
+    """
+    import yaml
+
+    return yaml.dump(content, Dumper=_dumper(), sort_keys=False, allow_unicode=True, **how)
+
+
+@cache
+def _dumper() -> Any:
+    import yaml
+
+    class Dumper(yaml.SafeDumper):
+        pass
+
+    number = re.compile(r"[-+]?(\d[\d_]*\.?[\d_]*|\.[\d_]+)(e[-+]?\d+)?", re.IGNORECASE)
+    Dumper.add_implicit_resolver("tag:yaml.org,2002:float", number, [*"-+.0123456789"])
+    return Dumper
 
 
 def check_option(group: str, option: str) -> None:
