@@ -68,11 +68,10 @@ def _print_choices(what: str, overrides: Sequence[str]) -> None:
 
 def _print_config(overrides: Sequence[str], resolve: bool, package: str) -> None:
     """A section as YAML: as it is written, or checked and as the run's folder will have it."""
-    import yaml
-
     from ffalora_cli.compose.compose import compose_unresolved
     from ffalora_cli.compose.jobs import plan
     from ffalora_cli.compose.overrides import expand
+    from ffalora_cli.compose.yaml_files import dumped
 
     if resolve:
         content: Any = plan(overrides)[0].resolved
@@ -85,4 +84,4 @@ def _print_config(overrides: Sequence[str], resolve: bool, package: str) -> None
         content = content[part]
     if package != _WHOLE:
         print(f"# @package {package}")
-    print(yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=100), end="")
+    print(dumped(content, width=100), end="")

@@ -15,7 +15,7 @@ from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
 
-from ffalora_cli.config.errors import ConfigError, brief, listed, nearest
+from ffalora_cli.config.errors import ConfigError, brief, listed, nearest, one_line
 
 PACKAGE = "ffalora_cli.configs"
 BESIDE = "configs"  # beside one's work: read without being asked for
@@ -116,7 +116,7 @@ def own_words() -> list[str]:
     for folder in own_folders():
         counts = [(group, len(_names(folder / group))) for group in groups()]
         held = [f"{n} {group}{'s' * (n > 1)}" for group, n in counts if n]
-        found = [entry.name for entry in folder.iterdir() if entry.is_dir()]
+        found = [e.name for e in folder.iterdir() if e.is_dir() and e.name.isprintable()]
         for name in sorted(found):
             hint = nearest(name, groups(), alike=0.8)
             if hint and name not in groups():
@@ -134,7 +134,7 @@ def describe(group: str, option: str) -> str:
         return f"cannot be read ({error.strerror})"
     for line in text.splitlines():
         if line.startswith("#") and not line.startswith("# @package"):
-            return line.lstrip("# ").rstrip()
+            return one_line(line.lstrip("# "))
     return ""
 
 
@@ -153,7 +153,8 @@ def _names(folder: Traversable) -> set[str]:
         files = [entry.name for entry in folder.iterdir()]
     except OSError:  # an own folder need not have every group
         return set()
-    return {name.removesuffix(".yaml") for name in files if name.endswith(".yaml")}
+    yaml = (name for name in files if name.endswith(".yaml") and name.isprintable())
+    return {name.removesuffix(".yaml") for name in yaml}
 
 
 def _named(folders: Sequence[Path]) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ffalora_cli.compose.overrides import expand
+from ffalora_cli.compose.yaml_files import TYPED, dumped
 
 _OUTSIDE = ("experiment", "debug")  # the first is said before; the second cuts any experiment
 
@@ -17,23 +18,21 @@ def as_experiment(overrides: Sequence[str], description: str) -> str:
         overrides: of one run; an experiment among them stands first in the defaults list.
         description: one line, as ``ffalora ls experiments`` shows it.
     """
-    import yaml
-
     (settings,) = expand(overrides, sweep=False)
     chosen = [one for one in settings if one.chooses and one.key not in _OUTSIDE]
     lines = ["# @package _global_", f"# {description}", ""]
-    defaults = [f"  - {one.value}" for one in settings if one.key == "experiment"]
-    defaults += [f"  - override /{one.key}: {one.value}" for one in chosen]
+    defaults: list[Any] = [one.value for one in settings if one.key == "experiment"]
+    defaults += [{f"override /{one.key}": one.value} for one in chosen]
     if defaults:
-        lines += ["defaults:", *defaults, ""]
+        lines.append(dumped({"defaults": defaults}))
     keys: dict[str, Any] = {}
     for one in settings:
-        if not one.chooses:
+        if not one.chooses and one.key not in TYPED:
             *sections, name = one.key.split(".")
             place = keys
             for section in sections:
                 place = place.setdefault(section, {})
             place[name] = one.value
     if keys:
-        lines.append(yaml.safe_dump(keys, sort_keys=False, allow_unicode=True).rstrip())
+        lines.append(dumped(keys).rstrip())
     return "\n".join(lines) + "\n"

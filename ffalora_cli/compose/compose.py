@@ -99,7 +99,8 @@ def _find_folder(task: dict[str, Any], choices: Mapping[str, str | None]) -> Non
 
 def _chosen(job: Sequence[Setting]) -> tuple[str, ...]:
     """The options of groups, as Hydra reads them; null: none of it."""
-    return tuple(one.text for one in job if one.chooses and one.value != "null")
+    chosen = (one for one in job if one.chooses and one.value != "null")
+    return tuple(f"{one.key}={_quoted(one.value)}" for one in chosen)
 
 
 def _own(chosen: tuple[str, ...], keys: tuple[str, ...], settings: Sequence[Setting]) -> DictConfig:

@@ -8,7 +8,9 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from ffalora_cli.config.errors import ConfigError
+from ffalora_cli.compose.yaml_files import dumped
+from ffalora_cli.config.errors import ConfigError, brief, one_line
+from ffalora_cli.config.rules import NAME
 from ffalora_cli.config.schema import TaskConfig
 from ffalora_cli.tasks import registry
 from ffalora_cli.tasks.base import OF_KINDS
@@ -68,8 +70,10 @@ def place(name: str, configs: str, force: bool) -> Path:
     from ffalora_cli.compose import catalogue
 
     file = Path(configs).expanduser() / "task" / f"{name}.yaml"
-    if not name.isidentifier() and not name.replace("_", "a").replace("-", "a").isalnum():
-        raise ConfigError(f"--name {name}: use letters, digits, - and _")
+    if not NAME.fullmatch(name) or name.strip(".") != name:
+        raise ConfigError(f"--name {brief(name)[1:-1]}: use up to 80 letters, digits, - and _")
+    if name == "null":  # task=null is no task
+        raise ConfigError("a task cannot be called null; add --name NAME")
     if file.exists() and not force:
         raise ConfigError(f"{file} is there already; add --force to write it anew, or --name NAME")
     if not file.exists() and name in catalogue.options("task"):
@@ -100,7 +104,7 @@ def written(task: TaskConfig, title: str, clients: str) -> str:
     if kind.modality == "image":
         others |= {"max_length"}
     assert set(ORDER) == {item.name for item in fields(task)}
-    lines = [f"# {title}"]
+    lines = [f"# {one_line(title)}"]
     for key in ORDER:
         if key not in others:
             comment = _comment(key, task).replace("{clients}", clients)
@@ -133,16 +137,12 @@ def _comment(key: str, task: TaskConfig) -> str:
 
 def _line(key: str, value: Any, comment: str) -> list[str]:
     """``key: value  # comment``; what is long has its comment above."""
-    import yaml
-
     if isinstance(value, str) and "\n" in value:
         text = f"{key}: {json.dumps(value, ensure_ascii=False)}"
     else:
         plain = list(value) if isinstance(value, tuple) else value
         flow = None if isinstance(plain, list | dict) else False  # None: inside brackets
-        text = yaml.safe_dump(
-            {key: plain}, default_flow_style=flow, width=98, allow_unicode=True, sort_keys=False
-        ).rstrip()
+        text = dumped({key: plain}, default_flow_style=flow, width=98).rstrip()
     if not comment:
         return text.splitlines()
     if "\n" in text or len(text) + len(comment) > 116:

@@ -159,10 +159,13 @@ def _parse(text: str) -> Override:
         hint = nearest(key, (*catalogue.groups(), *leaf_keys()))
         example = f"{hint or 'key'}=VALUE"
         raise ConfigError(f"{brief(text, 60)} is not an override; write {example}")
-    # Hydra's unquoted words are ASCII and no ``~/runs``: such a word is quoted here.
-    foreign = _WORD.fullmatch(value) and (value[0] == "~" or not value.isascii())
+    # Hydra's unquoted words are ASCII, no ``~/runs`` and no option 1e3: such a word is quoted.
+    option = key in catalogue.groups()
+    words = value.split(",") if option else [value]
+    if all(map(_WORD.fullmatch, words)) and (option or value[0] == "~" or not value.isascii()):
+        value = ",".join(word if word == "null" else f"'{word}'" for word in words)
     try:
-        return OverridesParser.create().parse_override(f"{key}='{value}'" if foreign else text)
+        return OverridesParser.create().parse_override(f"{key}={value}" if equals else text)
     except ValueError as error:
         raise ConfigError(f"{brief(text, 80)[1:-1]}: no number has so many digits") from error
     except (HydraException, RecursionError) as error:

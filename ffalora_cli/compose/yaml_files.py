@@ -6,14 +6,15 @@ nobody looks for it, take the last of two equal keys, and fail on the rest with 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from functools import cache
 from importlib.resources.abc import Traversable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ffalora_cli.compose import catalogue
 from ffalora_cli.config.build import is_known, known_keys, unknown_key
-from ffalora_cli.config.errors import ConfigError, brief, choose, one_line
+from ffalora_cli.config.errors import ConfigError, brief, choose, listed, one_line
 
 if TYPE_CHECKING:
     import yaml
@@ -22,6 +23,30 @@ GLOBAL = ("experiment", "debug")  # options of these may set any key
 _PACKAGE = "# @package _global_"
 _OF_HYDRA = ("defaults", "hydra")
 TYPED = ("paths.configs", "paths.plugins")  # where configs and code are: never said by a config
+
+
+def dumped(content: Any, **how: Any) -> str:
+    """Plain values as YAML that Hydra reads as they are: to it 1e3 is a number, to PyYAML a text.
+
+    Args:
+        content: what is written.
+        how: of ``yaml.dump``.
+    """
+    import yaml
+
+    return yaml.dump(content, Dumper=_dumper(), sort_keys=False, allow_unicode=True, **how)
+
+
+@cache
+def _dumper() -> Any:
+    import yaml
+
+    class Dumper(yaml.SafeDumper):
+        pass
+
+    number = re.compile(r"[-+]?(\d[\d_]*\.?[\d_]*|\.[\d_]+)(e[-+]?\d+)?", re.IGNORECASE)
+    Dumper.add_implicit_resolver("tag:yaml.org,2002:float", number, [*"-+.0123456789"])
+    return Dumper
 
 
 def check_option(group: str, option: str) -> None:
@@ -45,7 +70,11 @@ def _check_file(group: str, path: Traversable) -> None:
     prefix = "" if group in GLOBAL else f"{group}."
     _check_keys(file, root, prefix)
     for other, name in _defaults(root, group):
-        if other not in catalogue.groups() or name == "null" or "$" in name:
+        if other not in catalogue.groups():  # Hydra would look for files of it, above us even
+            raise ConfigError(
+                f"{file}: defaults: {brief(other)[1:-1]} is not one of {listed(catalogue.groups())}"
+            )
+        if name == "null":
             continue
         if name not in catalogue.options(other):
             raise ConfigError(f"{file}: defaults: {choose(other, name, catalogue.options(other))}")
@@ -86,7 +115,7 @@ def mapping(file: str, content: bytes) -> yaml.MappingNode:
         kind = "a list" if isinstance(root, yaml.SequenceNode) else "text"
         line = root.start_mark.line + 1
         raise ConfigError(f"{file}, line {line}: is {kind}, not keys, as in 'rounds: 20'")
-    _refuse_twice(file, root)
+    _refuse_twice(file, root, set())
     return root
 
 
@@ -103,13 +132,25 @@ def _problem(error: yaml.MarkedYAMLError, content: bytes, line: int) -> str:
     return f"{one_line(str(error.problem))}; check indentation, colons and brackets up to there"
 
 
-def _refuse_twice(file: str, node: yaml.Node) -> None:
-    """Of two equal keys YAML keeps the last, and nobody is told."""
+def _refuse_twice(file: str, node: yaml.Node, met: set[int]) -> None:
+    """Of two equal keys YAML keeps the last, and nobody is told; an alias can hold itself, or much.
+
+    Args:
+        file: as it is named in an error.
+        node: the tree.
+        met: ``id`` of its lists and sections so far.
+    """
     import yaml
 
+    if isinstance(node, yaml.ScalarNode):
+        return
+    if id(node) in met:
+        line = node.start_mark.line + 1
+        raise ConfigError(f"{file}, line {line}: stands elsewhere as an alias, *; write it out")
+    met.add(id(node))
     if isinstance(node, yaml.SequenceNode):
         for item in node.value:
-            _refuse_twice(file, item)
+            _refuse_twice(file, item, met)
     if not isinstance(node, yaml.MappingNode):
         return
     seen: dict[str, int] = {}
@@ -123,7 +164,7 @@ def _refuse_twice(file: str, node: yaml.Node) -> None:
                 "already; keep one"
             )
         seen[name.value] = line
-        _refuse_twice(file, value)
+        _refuse_twice(file, value, met)
 
 
 def _check_package(file: str, group: str, content: bytes) -> None:
@@ -175,4 +216,4 @@ def _defaults(root: yaml.MappingNode, group: str) -> Iterator[tuple[str, str]]:
             yield group, entry.value
         elif isinstance(entry, yaml.MappingNode):
             for name, value in entry.value:
-                yield name.value.removeprefix("override ").strip(" /"), str(value.value)
+                yield name.value.split()[-1].strip("/"), str(value.value)

@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from ffalora_cli.data.sources.pictures import SUFFIXES
 from ffalora_cli.data.sources.readers import Table
+from ffalora_cli.tasks.labels import WHOLE
 
 Sort = Literal["text", "number", "truth", "list", "chat", "image", "other", "nothing"]
 _TRUTH = {"true", "false"}
@@ -94,8 +95,8 @@ def spoken(cell: Any) -> str:
         bare = cell.strip()
         if bare.lower() in _TRUTH:
             return bare.lower()
-        number = _number(bare)
-        return cell if number is None or not number.is_integer() else str(int(number))
+        number = WHOLE.fullmatch(bare)  # 1e3 is a name: a run reads it so
+        return cell if number is None else str(int(number[1]))
     whole = isinstance(cell, float) and cell.is_integer()
     return str(int(cell)) if whole else str(cell)
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from ffalora_cli.config.build import check_value
 from ffalora_cli.config.errors import ConfigError, brief, listed
 from ffalora_cli.config.schema import TaskConfig
 from ffalora_cli.config.splits import HOLDOUT
@@ -112,6 +113,7 @@ def describe(
     task = _task(draft, found, columns)
     facts = {s: _facts(task, known, tables[s]) for s, known in columns.items()}
     task = replace(task, max_length=_length(task, facts["train"].words))
+    _check_words(task)
     registry.get(task.kind).check(task)
     warnings = [f"{s}: no labels there, so it is left out" for s in withheld]
     warnings += _warnings(found, task, facts, columns)
@@ -233,6 +235,23 @@ def _facts(task: TaskConfig, columns: Mapping[str, Column], table: Table) -> Spl
         repeated=sum(len(several) - 1 for several in seen.values()),
         contradicting=contradicting,
     )
+
+
+def _check_words(task: TaskConfig) -> None:
+    """Refuse a column or a label that no file of configurations can say.
+
+    Raises:
+        ConfigError: it has a control character, or what is a reference to another key there.
+    """
+    for item in fields(task):
+        value = getattr(task, item.name)
+        for word in value if isinstance(value, tuple) else [value]:
+            if "${" in str(word):
+                raise ConfigError(
+                    f"task.{item.name} would be {brief(word)}, and ${{ is a reference there; "
+                    "rename it in the rows"
+                )
+        check_value(f"task.{item.name}", list(value) if isinstance(value, tuple) else value)
 
 
 def _numbered(task: TaskConfig, label: Column) -> dict[str, str]:

@@ -12,7 +12,7 @@ from ffalora_cli.config.errors import ConfigError, brief, listed, nearest
 from ffalora_cli.config.schema import TaskConfig
 
 WITHHELD = -1
-_WHOLE = re.compile(r"([+-]?\d{1,20})(?:\.0*)?")  # as floats are written, too
+WHOLE = re.compile(r"([+-]?\d{1,20})(?:\.0*)?")  # as floats are written, too
 _TRUTH = {"true": 1, "false": 0}
 _SHOWN = 4  # numbers written out before a range is
 
@@ -66,7 +66,7 @@ def _number(task: TaskConfig, value: str | float) -> int | None:
     if isinstance(value, str):
         if value in task.classes:
             return task.classes.index(value)
-        whole = _WHOLE.fullmatch(value.strip())
+        whole = WHOLE.fullmatch(value.strip())
         number = int(whole[1]) if whole else _TRUTH.get(value.strip().lower())
     else:
         number = int(value) if isinstance(value, int) or value.is_integer() else None

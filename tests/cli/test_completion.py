@@ -32,18 +32,39 @@ def test_an_unknown_shell_is_one_line(capsys):
     assert "did you mean 'bash'" in capsys.readouterr().err
 
 
-@pytest.mark.skipif(shutil.which("bash") is None, reason="no bash here")
-def test_a_real_bash_completes_a_group(capsys, tmp_path):
+def completed(line: str, capsys, tmp_path) -> str:
+    """What a real bash offers behind ``line``."""
+    if shutil.which("bash") is None:
+        pytest.skip("no bash here")
     assert main(["completion", "bash"]) == 0
-    program = tmp_path / "ffalora"
+    program = tmp_path / "bin" / "ffalora"
+    program.parent.mkdir()
     start = "import sys; from ffalora_cli.cli.main import main; sys.exit(main(sys.argv[1:]))"
     program.write_text(f'#!/bin/sh\nexec {sys.executable} -c "{start}" "$@"\n')
     program.chmod(0o755)
-    line = "ffalora run method=ffa"
-    script = capsys.readouterr().out + f"\nPATH={tmp_path}:$PATH\nCOMP_LINE='{line}'\n"
+    script = capsys.readouterr().out + f"\nPATH={program.parent}:$PATH\nCOMP_LINE='{line}'\n"
     script += 'COMP_POINT=${#COMP_LINE}; COMP_WORDBREAKS="="; _ffalora; echo "${COMPREPLY[*]}"'
     done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "ffa_lora"
+    return done.stdout.strip()
+
+
+def test_a_real_bash_completes_a_group(capsys, tmp_path):
+    assert completed("ffalora run method=ffa", capsys, tmp_path) == "ffa_lora"
+
+
+@pytest.mark.parametrize("line", ["ffalora run task=row", "ffalora new task row"])
+def test_no_file_of_a_folder_that_somebody_else_made_is_a_command(
+    capsys, tmp_path, monkeypatch, line
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "configs" / "task").mkdir(parents=True)
+    for name in ("rows", "row$(touch${IFS}ran)", "row`touch${IFS}ran`", "row\x1b[31m", "row\nm"):
+        (tmp_path / f"{name}.csv").touch()
+        (tmp_path / "configs" / "task" / f"{name}.yaml").write_text("# what\x1b[2J it is\n")
+    assert completed(line, capsys, tmp_path).partition(".")[0] == "rows"
+    assert not (tmp_path / "ran").exists()
+    assert main(["ls", "tasks"]) == 0
+    assert "\x1b" not in capsys.readouterr().out
 
 
 def test_completing_loads_nothing_heavy():

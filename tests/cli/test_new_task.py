@@ -10,6 +10,9 @@ import pytest
 import yaml
 
 from ffalora_cli.cli.main import main
+from ffalora_cli.compose import catalogue
+from ffalora_cli.compose.chosen import as_experiment
+from ffalora_cli.compose.jobs import plan
 from ffalora_cli.config.schema import TaskConfig
 from ffalora_cli.data.columns import columns_of
 from ffalora_cli.data.guess import guess
@@ -180,6 +183,48 @@ def test_what_a_run_would_refuse_is_said_and_where(capsys):
     said, _ = described(capsys, "my.csv", "--force")
     assert "2 rows of a text that stood above; 1 text with several labels" in said
     assert "line 2, line 27" in said
+
+
+# what stands in the header or in a cell -> what the line must say
+UNSAYABLE = {
+    "no columns": ("", "my.csv is empty"),
+    "blank lines": ("\n\n", "my.csv is empty"),
+    "column is a reference": ("text,${oc.env:HOME}\n" + "a b,x\nc d,y\n" * 4, "is a reference"),
+    "label is a reference": ("text,label\n" + "a b,${name}\nc d,y\n" * 4, "is a reference"),
+    "column of two lines": ('"te\nxt",label\n' + "a b,x\nc d,y\n" * 4, "control characters"),
+    "label of two lines": ("text,label\n" + 'a b,"x\nz"\nc d,y\n' * 4, "control characters"),
+    "label steers": ("text,label\n" + "a b,\x1b[31m\nc d,y\n" * 4, "control characters"),
+    "a name outside": ("text,label\n" + "a b,x\nc d,y\n" * 4, "--name", "my.csv", "../x"),
+    "no name": ("text,label\n" + "a b,x\nc d,y\n" * 4, "--name NAME", "null.csv"),
+}
+
+
+@pytest.mark.parametrize("case", UNSAYABLE)
+def test_what_no_task_could_say_is_one_line_and_no_file(case, capsys):
+    content, said, *more = UNSAYABLE[case]
+    name = (*more, "my.csv")[0]
+    Path(name).write_text(content, encoding="utf-8")
+    assert main(["new", "task", name, *(f"--name={called}" for called in more[1:])]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert said in line and os.listdir() == [name]
+
+
+@pytest.mark.parametrize("name", ["true", "123", "1e3", "nan", "no"])
+def test_a_task_may_be_called_what_hydra_or_yaml_takes_for_something_else(name, capsys):
+    labels = ("1e3", "x: #", "null", "yes")
+    text = "text,label,\x1b[2Jmore\n" + "".join(f"row {n} is,{labels[n % 4]},\n" for n in range(8))
+    Path(f"{name}.csv").write_text(text, encoding="utf-8")
+    said, _ = described(capsys, f"{name}.csv")
+    assert "\x1b" not in said
+    Path("configs/experiment").mkdir()
+    chosen = as_experiment([f"task={name}", "privacy=none", "paths.plugins=null"], "what it is")
+    Path("configs/experiment/chosen.yaml").write_text(chosen, encoding="utf-8")
+    catalogue._options.cache_clear()
+    for words in ([f"task={name}"], ["experiment=chosen"], [f"task={name},bbc_news"]):
+        job = plan(words, sweep="," in words[0])[0]
+        assert job.config.task.name == name and len(load_rows(job.config.task, None, "train")) == 8
+        assert job.config.task.classes == tuple(sorted(labels))
+        assert plan(job.overrides)[0].signature == job.signature
 
 
 NAIVE = {

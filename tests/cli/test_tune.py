@@ -8,6 +8,7 @@ import math
 import pytest
 
 from ffalora_cli.cli.main import main
+from ffalora_cli.cli.tuning.asked import read
 from ffalora_cli.compose import catalogue
 from ffalora_cli.compose.jobs import plan
 from ffalora_cli.privacy.accounting.accountant import Accountant
@@ -133,6 +134,7 @@ def test_a_private_tune_goes_on_past_an_edge_and_its_statements_hold_all_its_led
     [
         (["--tuning-seeds", "1", "seed=0,1"], "choose another, as 1000"),
         (["--keys", "federation.local_rl"], "federation.local_lr"),
+        (["--keys", "seed", "seed=0,1"], "cannot be tuned"),
         (["task.eval_on=tune"], "give eval or test"),
         ([f"{KEY}=interval(0.1,1)"], "add hydra/sweeper=optuna"),
         (["--keys", "federation.lr_schedule"], "give values, federation.lr_schedule=A,B"),
@@ -161,3 +163,41 @@ def test_a_chosen_setting_is_an_experiment(model, tmp_path, capsys, started, mon
     (job,) = plan(["experiment=mine", "debug=tiny", f"paths.runs={tmp_path}/runs"])
     assert job.config.federation.local_lr == final.config["federation"]["local_lr"]
     assert (job.config.method.name, job.config.model.source) == ("ffa_lora", str(model))
+
+
+def test_what_is_typed_twice_is_tried_once():
+    typed = ["debug=tiny", "privacy=none", "method=lora,lora,ffa_lora", f"{KEY}=0.1,0.10,1e-1,1"]
+    asked = read([*typed, "seed=1,1,2"], (), (), 0, None)
+    assert [cell.fixed for cell in asked.cells] == [("method=lora",), ("method=ffa_lora",)]
+    assert asked.cells[0].axes == {KEY: ("0.1", "1")} and asked.seeds == ("1", "2")
+    assert asked.runs == 2 * (2 + 2)
+
+
+def test_a_trial_that_diverges_in_a_process_of_its_own_is_tried_once(model, tmp_path):
+    typed = words(model, tmp_path, "privacy=none", "method=lora", f"{KEY}=0.5,3e38")
+    typed += ["--refine", "0", "federation.local_steps=3", "federation.rounds=2"]
+    assert main(typed) == 0
+    (lost,) = [row for row in rows(tmp_path) if float(row[KEY]) == 3e38]
+    assert "round 2: diverged" in lost["failure"] and lost["chosen"] == "False"
+    (log,) = tmp_path.glob("runs/sweeps/*/jobs.jsonl")
+    played = log.read_text().count('"running"')
+    assert played == 3
+    assert main(typed) == 0
+    assert log.read_text().count('"running"') == played
+
+
+def test_a_search_of_real_runs_proposes_chooses_and_goes_on(model, tmp_path, started):
+    pytest.importorskip("optuna")
+    space = f"{KEY}=tag(log,interval(0.5,5))"
+    typed = words(model, tmp_path, "privacy=none", "method=lora,ffa_lora", space)
+    typed += ["hydra/sweeper=optuna", "hydra.sweeper.n_trials=2"]
+    assert main(typed) == 0
+    trials, finals = by_kind(tmp_path)
+    for method in ("lora", "ffa_lora"):
+        rates = {run.config["federation"]["local_lr"] for run in trials[method]}
+        assert len(rates) == 2 and all(0.5 <= rate <= 5 for rate in rates)
+        assert {run.config["federation"]["local_lr"] for run in finals[method]} < rates
+    assert len(started) == 2 * (2 + 1)
+    assert main(typed) == 0 and len(started) == 6
+    assert main([*typed[:-1], "hydra.sweeper.n_trials=3"]) == 0
+    assert len(by_kind(tmp_path)[0]["lora"]) == 3

@@ -32,6 +32,8 @@ SLIPS = {
     "no blank": (GOOD.replace("rounds: 2", "rounds:2").encode(), 4, "is a section"),
     "unknown": (GOOD.replace("rounds", "ruonds").encode(), 5, "'federation.rounds'"),
     "nothing": (GOOD.replace("mine", "m\0ine").encode(), 2, "0x00"),
+    "in itself": ((GOOD + "seed: &a [*a]\n").encode(), 6, "alias"),
+    "too much": ((GOOD + "task: {classes: &a [x, y]}\nname: [*a, *a]\n").encode(), 6, "alias"),
     "two documents": ((GOOD + "---\na: 1\n").encode(), 6, "another document"),
 }
 
@@ -79,6 +81,19 @@ def test_a_folder_a_broken_link_and_a_default_that_is_not_there(own, capsys) -> 
         assert main(["run", typed]) == 2
         (text,) = capsys.readouterr().err.splitlines()
         assert said in text
+
+
+@pytest.mark.parametrize(
+    "entry", ["../secret: foo", "/../secret@_global_: foo", "task@head: sst2", "/task: ${name}"]
+)
+def test_a_default_names_an_option_of_a_group_and_no_other_file(own, capsys, entry) -> None:
+    (own.parent / "secret").mkdir()
+    (own.parent / "secret" / "foo.yaml").write_text("# @package _global_\nseed: 7\n")
+    (own / "experiment" / "own.yaml").write_text(f"{GOOD}defaults:\n  - {entry}\n")
+    catalogue._options.cache_clear()
+    assert main(["validate", "experiment=own"]) == 2
+    (text,) = capsys.readouterr().err.splitlines()
+    assert "own.yaml: defaults: " in text and "is not one of" in text
 
 
 @pytest.mark.parametrize("group", catalogue.groups())

@@ -30,13 +30,14 @@ from ffalora_cli.tasks import registry as tasks
 
 _LABEL = 10
 _HANDLE = re.compile(r"[0-9a-f]{12}(-\d+)?$")
+_NOT_SHOWN = re.compile(r"[\x00-\x08\x0e-\x1f\x7f-\x9f]")  # steers a terminal
 _UNIT = re.compile(r"(?<=\d) (?=[kMGT]?B\b|%)")
 
 
 def labelled(label: str, text: str) -> list[str]:
     """``label  text`` wrapped to 80 columns or the terminal; long paths stay in one piece."""
     lines = textwrap.wrap(
-        _UNIT.sub("\u00a0", text),  # wrap never parts a number from its unit
+        _UNIT.sub("\u00a0", _NOT_SHOWN.sub("?", text)),  # wrap never parts a number from its unit
         width=min(WIDTH, width()),
         initial_indent=label.ljust(_LABEL),
         subsequent_indent=" " * _LABEL,

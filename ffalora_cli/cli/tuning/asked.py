@@ -129,6 +129,8 @@ def read(
     for key in more_keys:
         if not is_known(key):
             raise unknown_key(key)
+        if key in ("seed", _EVAL_ON):
+            raise ConfigError(f"--keys {key}: it says what is reported and cannot be tuned")
     keys = [key for key in space if key in TUNED or key in more_keys]
     keys += [key for key in more_keys if key not in keys]
     keys = keys or ["federation.local_lr"]
@@ -170,7 +172,7 @@ def _axis(key: str, typed: Axis | None, fixed: str | None, base: Job, n_trials: 
             f"{key}: a grid has no interval; list values, or add hydra/sweeper=optuna"
         )
     if typed is not None:
-        return typed
+        return _distinct(typed) if isinstance(typed, tuple) else typed
     value = value_at(base.resolved, key) if fixed is None else fixed
     try:
         number = float(value)  # type: ignore[arg-type]
@@ -190,7 +192,18 @@ def _values(axis: Axis, key: str) -> tuple[str, ...]:
         raise ConfigError(
             f"{key}: compared keys have values, no interval; add --keys {key} to tune"
         )
-    return axis
+    return _distinct(axis)
+
+
+def _distinct(values: Sequence[str]) -> tuple[str, ...]:
+    """Values without those that stand there already, however they are written: 0.1 and 0.10."""
+    found: dict[object, str] = {}
+    for text in values:
+        try:
+            found.setdefault(float(text), text)
+        except ValueError:
+            found.setdefault(text, text)
+    return tuple(found.values())
 
 
 def _tuning(typed: Sequence[str], seeds: Sequence[str]) -> tuple[str, ...]:

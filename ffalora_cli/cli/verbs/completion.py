@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -37,6 +38,8 @@ _EXAMPLES = """\
 examples:
   eval "$(ffalora completion bash)"         in ~/.bashrc; zsh the same
   ffalora completion fish > ~/.config/fish/completions/ffalora.fish"""
+# A shell runs what stands in $() of a word that may end a line: of a file's name, too.
+_PLAIN = re.compile(r"[\w./:@%+=,-]+")
 # Verbs that take overrides.
 _CONFIGURED = (
     "run",
@@ -58,7 +61,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--line", help="a command line up to the cursor: print what may end it")
     options = parser.read(arguments)
     if options.line is not None:
-        print("\n".join(words(options.line)))
+        print("\n".join(filter(_PLAIN.fullmatch, words(options.line))))
         return DONE
     if options.shell not in SCRIPTS:
         raise choose("", options.shell, SCRIPTS)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -148,7 +149,8 @@ def _words(stem: str) -> list[str]:
 
 def _plain(name: str) -> str:
     """A name as tasks have them: letters, digits and ``_``."""
-    return re.sub(r"\W+", "_", name.lower()).strip("_") or "mine"
+    ascii_only = unicodedata.normalize("NFKD", name.lower()).encode("ascii", "ignore").decode()
+    return re.sub(r"\W+", "_", ascii_only).strip("_")[:80] or "mine"
 
 
 def _readable() -> str:

@@ -159,6 +159,8 @@ def _read_csv(path: Path, columns: Names) -> Table:
         fitting = (mark for mark in SEPARATORS if set(columns) <= set(headers[mark]))
         separator = next(fitting, SEPARATORS[0])
     header = headers[separator]
+    if not header:
+        raise ConfigError(f"{path} is empty; its first line should name the columns")
     columns = header if columns is None else columns
     require(columns, header, str(path))
     values: dict[str, list[Any]] = {name: [] for name in columns}
