@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ffalora_cli.config.errors import ConfigError
+from ffalora_cli.config.errors import ConfigError, counted
 from ffalora_cli.config.schema import Config, TaskConfig, Tuned
 from ffalora_cli.tasks import registry
 
@@ -20,12 +20,13 @@ def of_data(task: TaskConfig, data: TaskData) -> tuple[str, ...]:
     Raises:
         ConfigError: where the training rows have one label: there is nothing to learn.
     """
-    notes, counted = [], data.facts["train"]
-    if left_out := counted["rows_too_long"]:
+    notes, facts = [], data.facts["train"]
+    if left_out := facts["rows_too_long"]:
         notes.append(
-            f"{left_out} rows of train are left out: longer than task.max_length={task.max_length}"
+            f"{counted(left_out, 'row')} of train left out: longer than "
+            f"task.max_length={task.max_length}"
         )
-    if empty := counted["empty_texts"]:
+    if empty := facts["empty_texts"]:
         few = "text of the training pairs is" if empty == 1 else "texts of the training pairs are"
         notes.append(f"{empty} {few} empty")
     for name, rows in {"train": data.train, **data.evals}.items():
