@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ffalora_cli.config.errors import ConfigError, counted
-from ffalora_cli.config.schema import Config, TaskConfig, Tuned
+from ffalora_cli.config.schema import Config, TaskConfig
 from ffalora_cli.tasks import registry
 
 if TYPE_CHECKING:
@@ -40,23 +40,6 @@ def of_data(task: TaskConfig, data: TaskData) -> tuple[str, ...]:
             raise ConfigError(f"{said}, so there is nothing to learn; name the column of labels")
         notes.append(f"{said}; a model that always says so is right")
     return tuple(notes)
-
-
-def of_rates(config: Config) -> tuple[str, ...]:
-    """That a recommended rate is a guess in this setting; one that was typed is its typist's."""
-    federation, model, method = config.federation, config.model, config.method
-    rates = model.local_lr[federation.local_optimizer]
-    usual = getattr(rates, method.trained_factors)
-    private, optimizer = config.privacy.unit != "none", federation.local_optimizer
-    setting = Tuned(config.task.kind, optimizer, method.trained_factors, private)
-    if federation.local_lr != usual or setting in model.tuned or model.random_weights:
-        return ()
-    where = [config.task.kind, optimizer, method.trained_factors.replace("_", " ")]
-    where.append("private" if private else "not private")
-    return (
-        f"federation.local_lr={usual:g} is a guess: nobody tuned it for model={model.name} "
-        f"({', '.join(where)}); before comparing methods, find one: ffalora tune",
-    )
 
 
 def of_precision(config: Config, device: str) -> tuple[str, ...]:
