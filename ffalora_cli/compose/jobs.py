@@ -47,7 +47,7 @@ def plan(
         with naming_job(number, typed):
             job = _job(settings, compose_job(settings))
             follows = _follows_model(settings)
-            jobs.append(replace(job, notes=(*guessed(job.config) * follows, *job.notes)))
+            jobs.append(replace(job, notes=(*job.notes, *guessed(job.config) * follows)))
         told(number, len(expanded))
     return jobs
 

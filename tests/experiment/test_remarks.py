@@ -106,8 +106,10 @@ def test_a_rate_that_an_experiment_sets_is_no_guess(tmp_path, monkeypatch):
     for name, text in texts.items():
         Path(f"configs/experiment/{name}.yaml").write_text(text)
     for name in texts:
-        notes = "".join(plan([f"experiment={name}"])[0].notes)
-        assert ("is a guess" in notes) == (name == "bare")
+        own, *notes = plan([f"experiment={name}"])[0].notes
+        assert own.startswith("own options") and ("is a guess" in "".join(notes)) == (
+            name == "bare"
+        )
 
 
 def test_it_is_said_first_and_in_the_plan(tmp_path, capsys):
