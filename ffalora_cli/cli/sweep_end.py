@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from ffalora_cli.cli.exits import DONE, PARTLY_DONE
 from ffalora_cli.cli.exits import FAILED as ALL_FAILED
 from ffalora_cli.compose.hydra_keys import SweepSettings
+from ffalora_cli.config.errors import counted
 from ffalora_cli.stopping import StopFlag, Stopped
 from ffalora_cli.sweep.jobs import FAILED, GOOD, Status, SweepJob
 from ffalora_cli.sweep.launchers.base import Launch
@@ -48,7 +49,9 @@ def stop_if_asked(
     try:
         sweep.stop.poll()
     except Stopped as stopped:
-        line = f"{done} of {len(jobs)} jobs are done; go on with: {shlex.join(sweep.command)}"
+        line = (
+            f"{done} of {counted(len(jobs), 'job')} done; go on with: {shlex.join(sweep.command)}"
+        )
         stopped.args = (*stopped.args, line)
         raise
 
@@ -63,7 +66,8 @@ def exit_code(
         return DONE
     counts = ", ".join(f"{undone.count(state)} {state}" for state in sorted(set(undone)))
     print(
-        f"ffalora: {counts} of {len(jobs)} jobs; run what is missing with: {shlex.join(command)}",
+        f"ffalora: {counts} of {counted(len(jobs), 'job')}; run what is missing with: "
+        f"{shlex.join(command)}",
         file=sys.stderr,
     )
     return ALL_FAILED if set(states) == {FAILED} else PARTLY_DONE

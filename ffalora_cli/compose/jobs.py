@@ -14,9 +14,12 @@ from ffalora_cli.config import rules
 from ffalora_cli.config.build import build, earlier_words, of_earlier
 from ffalora_cli.config.errors import ConfigError, naming_job, one_line
 from ffalora_cli.config.job import Job
+from ffalora_cli.config.rates import guessed
 
 if TYPE_CHECKING:
     from ffalora_cli.compose.overrides import Setting
+
+_RATE = "federation.local_lr"
 
 
 def plan(
@@ -42,7 +45,9 @@ def plan(
     typed = [[one.text for one in settings] for settings in expanded]
     for number, settings in enumerate(expanded, start=1):
         with naming_job(number, typed):
-            jobs.append(_job(settings, compose_job(settings)))
+            job = _job(settings, compose_job(settings))
+            follows = _follows_model(settings)
+            jobs.append(replace(job, notes=(*job.notes, *guessed(job.config) * follows)))
         told(number, len(expanded))
     return jobs
 
@@ -112,6 +117,16 @@ def from_file(file: Path, overrides: Sequence[str]) -> Job:
         return _job(settings, change(plain, settings))
     except ConfigError as error:
         raise ConfigError(f"{file}: {error}") from None
+
+
+def _follows_model(settings: Sequence[Setting]) -> bool:
+    """Whether the learning rate is the model's: neither typed nor set by an experiment."""
+    from ffalora_cli.compose.compose import choices_of
+    from ffalora_cli.compose.origins import who_set
+
+    typed = {one.key for one in settings}
+    line = who_set(_RATE, choices_of(settings))
+    return not typed & {_RATE, "federation"} and line is not None and "${model." in line.written
 
 
 def _job(settings: Sequence[Setting], plain: dict[str, Any], before: Sequence[str] = ()) -> Job:

@@ -1,4 +1,4 @@
-"""Defines the exceptions that a person is meant to read."""
+"""Defines the exceptions that a person is meant to read, and words for their lines."""
 
 from __future__ import annotations
 
@@ -66,6 +66,11 @@ def listed(options: Iterable[str], most: int = _LISTED) -> str:
         return text
     kept = text[:most].rsplit(", ", 1)[0]
     return f"{kept}, ... ({len(words)} in all)"
+
+
+def counted(number: int, noun: str) -> str:
+    """``1 round``, ``1,000 rounds``."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 @contextmanager

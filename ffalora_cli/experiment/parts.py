@@ -230,9 +230,6 @@ def build(
     method = registry.get(config.method.name)
     if config.engine.shard:
         check_shares(config, method, ranks.world if ranks else 1)
-    guesses = remarks.of_rates(config)
-    for guess in guesses:
-        observer.note(guess)
     observer.note("reading data")
     config = pin(config, observer)
     processor = load_processor(config.model, config.task, observer.note)
@@ -339,5 +336,5 @@ def build(
         ranks.world if ranks else 1,
         people.names,
         warnings,
-        (*guesses, *notes),
+        notes,
     )

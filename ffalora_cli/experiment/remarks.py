@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ffalora_cli.config.errors import ConfigError
-from ffalora_cli.config.schema import Config, TaskConfig, Tuned
+from ffalora_cli.config.errors import ConfigError, counted
+from ffalora_cli.config.schema import Config, TaskConfig
 from ffalora_cli.tasks import registry
 
 if TYPE_CHECKING:
@@ -20,12 +20,13 @@ def of_data(task: TaskConfig, data: TaskData) -> tuple[str, ...]:
     Raises:
         ConfigError: where the training rows have one label: there is nothing to learn.
     """
-    notes, counted = [], data.facts["train"]
-    if left_out := counted["rows_too_long"]:
+    notes, facts = [], data.facts["train"]
+    if left_out := facts["rows_too_long"]:
         notes.append(
-            f"{left_out} rows of train are left out: longer than task.max_length={task.max_length}"
+            f"{counted(left_out, 'row')} of train left out: longer than "
+            f"task.max_length={task.max_length}"
         )
-    if empty := counted["empty_texts"]:
+    if empty := facts["empty_texts"]:
         few = "text of the training pairs is" if empty == 1 else "texts of the training pairs are"
         notes.append(f"{empty} {few} empty")
     for name, rows in {"train": data.train, **data.evals}.items():
@@ -39,23 +40,6 @@ def of_data(task: TaskConfig, data: TaskData) -> tuple[str, ...]:
             raise ConfigError(f"{said}, so there is nothing to learn; name the column of labels")
         notes.append(f"{said}; a model that always says so is right")
     return tuple(notes)
-
-
-def of_rates(config: Config) -> tuple[str, ...]:
-    """That a recommended rate is a guess in this setting; one that was typed is its typist's."""
-    federation, model, method = config.federation, config.model, config.method
-    rates = model.local_lr[federation.local_optimizer]
-    usual = getattr(rates, method.trained_factors)
-    private, optimizer = config.privacy.unit != "none", federation.local_optimizer
-    setting = Tuned(config.task.kind, optimizer, method.trained_factors, private)
-    if federation.local_lr != usual or setting in model.tuned or model.random_weights:
-        return ()
-    where = [config.task.kind, optimizer, method.trained_factors.replace("_", " ")]
-    where.append("private" if private else "not private")
-    return (
-        f"federation.local_lr={usual:g} is a guess: nobody tuned it for model={model.name} "
-        f"({', '.join(where)}); before comparing methods, find one: ffalora tune",
-    )
 
 
 def of_precision(config: Config, device: str) -> tuple[str, ...]:

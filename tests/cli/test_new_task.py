@@ -355,3 +355,11 @@ def test_what_the_library_datasets_writes(way, capsys):
     _, task = described(capsys, "mine")
     assert task["classes"] == ["good", "bad"] and ("test" in task["splits"]) == (way == "splits")
     assert load_rows(typed(task), None, "train").targets.values.tolist() == [0, 1, 1] * 8
+
+
+def test_a_repository_that_cannot_be_asked_for_names_what_helps(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["new", "task", "someone/thing"]) == 2
+    said = capsys.readouterr().err
+    assert "give them: ffalora new task FILE" in said and "someone/thing" in said
+    assert "paths.data" not in said and "task=" not in said

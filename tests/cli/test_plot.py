@@ -60,7 +60,10 @@ def test_the_partition_of_a_run_is_the_one_that_partition_prints(runs, capsys):
     "words, said",
     [
         (["--y", "eval/acuracy"], "did you mean 'eval/accuracy'?"),
-        (["--kind", "clients"], "federation.eval_clients=true"),
+        (
+            ["--kind", "clients"],
+            "clients were not scored one by one; run with federation.eval_clients",
+        ),
         (["--kind", "mechanism"], "run with diagnostics=mechanism"),
         (["-o", "a.jpg"], "try a.pdf"),
         (["--width", "colum"], "--width 5.5"),

@@ -176,7 +176,7 @@ def test_a_signal_reaches_the_jobs_and_the_same_command_goes_on(
     finally:
         child.kill()
     assert child.returncode == 128 + number, err
-    assert f"ffalora: stopped: 0 of 2 jobs are done; go on with: ffalora {words[0]}" in err
+    assert f"ffalora: stopped: 0 of 2 jobs done; go on with: ffalora {words[0]}" in err
     lines = history(tmp_path)
     assert {line["state"] for line in lines} == {"running", "stopped"}
     assert {line["exit_code"] for line in lines if "exit_code" in line} == {128 + number}

@@ -56,7 +56,7 @@ def test_a_run_without_a_tracker_arrives_once_however_often(run, capsys) -> None
     first = capsys.readouterr().out.splitlines()
     assert first[0] == "W&B: WANDB_MODE=offline from the environment"
     assert first[1].startswith("W&B was offline; upload with: wandb sync ")
-    assert first[2] == f"4 rounds of {run.name} are in the tracker"
+    assert first[2] == f"the tracker has 4 rounds of {run.name}"
     assert arrived(run) == local(run)
     assert main(["sync", str(run), "tracking=wandb"]) == 0  # a group, too
     assert arrived(run) == local(run)

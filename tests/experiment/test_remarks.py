@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from ffalora_cli.cli.main import main
+from ffalora_cli.compose.chosen import as_experiment
 from ffalora_cli.compose.jobs import plan
 from ffalora_cli.config.errors import ConfigError
-from ffalora_cli.experiment.remarks import of_clip, of_data, of_rates, of_spread_units
+from ffalora_cli.experiment.remarks import of_clip, of_data, of_spread_units
 from ffalora_cli.tasks.targets import Targets
 
 TASK = plan([])[0].config.task
@@ -83,6 +85,7 @@ def test_a_recommended_clip_is_for_all_layers_and_for_means():
         ("method=lora", "0.4 is a guess: nobody tuned it for model=minilm (text_classification, "),
         ("method=lora", "sgd, two factors, private)"),
         ("method=lora federation.local_lr=2.5", None),
+        ("method=lora federation.local_lr=0.4", None),  # the model's own number, but typed
         ("federation.local_optimizer=adamw", "0.002 is a guess"),
         ("model=auto model.source=a/b", "model=auto"),
         ("model=roberta_large", None),
@@ -90,8 +93,23 @@ def test_a_recommended_clip_is_for_all_layers_and_for_means():
     ],
 )
 def test_a_rate_that_nobody_tuned_is_said_unless_it_was_typed(words, guess):
-    said = of_rates(plan(words.split())[0].config)
+    said = [n for n in plan(words.split())[0].notes if "is a guess" in n]
     assert len(said) == (guess is not None) and (guess or "") in "".join(said)
+
+
+def test_a_rate_that_an_experiment_sets_is_no_guess(tmp_path, monkeypatch):
+    """As those that ``ffalora tune`` writes; the same experiment without a rate has one."""
+    words = {"tuned": ["method=lora", "federation.local_lr=0.4"], "bare": ["method=lora"]}
+    texts = {name: as_experiment(typed, "of a test") for name, typed in words.items()}
+    monkeypatch.chdir(tmp_path)
+    Path("configs/experiment").mkdir(parents=True)
+    for name, text in texts.items():
+        Path(f"configs/experiment/{name}.yaml").write_text(text)
+    for name in texts:
+        own, *notes = plan([f"experiment={name}"])[0].notes
+        assert own.startswith("own options") and ("is a guess" in "".join(notes)) == (
+            name == "bare"
+        )
 
 
 def test_it_is_said_first_and_in_the_plan(tmp_path, capsys):

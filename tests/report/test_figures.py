@@ -403,3 +403,13 @@ def test_the_mechanism_has_a_row_a_quantity_of_those_that_are_there(tmp_path):
     assert found[GAP, "LoRA"] == found[NOISE_RATIO, "LoRA"] == found[CLIENT_DRIFT, "FFA-LoRA"] == 3
     with pytest.raises(ConfigError, match="diagnostics=mechanism"), styled():
         mechanism.draw(group_runs([made_run(tmp_path, ["seed=7"], FIRST)]))
+
+
+def test_markers_at_the_top_of_a_row_are_whole(tmp_path):
+    """One that would lie on the upper edge was cut in half."""
+    lora, ffa = (made_run(tmp_path, [f"method={name}"], FIRST) for name in ("lora", "ffa_lora"))
+    runs = [measured(lora, CLIENT_DRIFT=1.41), measured(ffa, CLIENT_DRIFT=1.40)]
+    with styled():
+        (axis,) = mechanism.draw(group_runs(runs)).figure.subfigs[0].axes
+    low, high = axis.get_ylim()
+    assert high - 1.41 >= 0.04 * (high - low) and low < 0.0

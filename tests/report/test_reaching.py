@@ -48,7 +48,7 @@ def test_costs_are_means_of_the_runs_that_reach_it(runs) -> None:
         assert cell.sample.sd == pytest.approx(np.std(values, ddof=1))
     assert not any(cell.rank for row in found.rows for cell in row.cells)  # one row is not whole
     text = " ".join(notes(found))
-    assert "1 of 4 runs never reach it" in text and "(best 70.00)" in text
+    assert "never reached by 1 of 4 runs, in no mean" in text and "(best 70.00)" in text
     assert "1 of those that reached it scored worse at some later evaluation" in text
     assert "first evaluation with accuracy at least 80.00 %" in text
     grid = side_by_side.grid(found)

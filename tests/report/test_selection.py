@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import re
 import shutil
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
+from ffalora_cli.cli.main import main
 from ffalora_cli.config.errors import ConfigError
+from ffalora_cli.records.reading import read_run
+from ffalora_cli.report.page.page import _state
 from ffalora_cli.report.runs.selection import filters, select_runs, spelled
-from tests.made_runs import write_run
+from tests.made_runs import made_run, write_run
 
 
 @pytest.fixture(scope="module")
@@ -144,3 +150,16 @@ def test_conditions_as_filters_for_logged_runs() -> None:
     for wrong in ("runs/x", "experiment=table1", "sed=0"):
         with pytest.raises(ConfigError):
             filters([wrong])
+
+
+@pytest.mark.parametrize("finished", [True, False])
+def test_one_run_is_not_1_runs(finished, tmp_path, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
+    made_run(tmp_path / "runs", ["seed=3"], [0.2, 0.4], finished=finished)
+    words = ["compare nope", "compare seed=4", "plot runs --y nope", "plot runs --x seconds --y lr"]
+    words += ["report runs"] if finished else ["compare", "compare runs", "plot runs --kind pareto"]
+    for typed in words:
+        main(typed.split())
+        said = "".join(capsys.readouterr())
+        assert re.search(r"\b1 run\b", said), said
+    assert "after 1 round," in _state(replace(read_run(next(Path("runs").glob("*"))), summary={}))

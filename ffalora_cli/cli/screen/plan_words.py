@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ffalora_cli.cli.screen.units import count, human_bytes, human_seconds
-from ffalora_cli.cli.screen.words import counted, labelled, privacy_sentence, protocol
+from ffalora_cli.cli.screen.words import labelled, privacy_sentence, protocol
+from ffalora_cli.config.errors import counted
 from ffalora_cli.config.schema import Config
 from ffalora_cli.privacy.rounding import delta_text, epsilon_text
 
@@ -33,7 +34,7 @@ def one(found: Mapping[str, Any], config: Config) -> list[str]:
         lines += labelled("note", note)
     planned, asked = found["rounds"]["planned"], found["rounds"]["asked"]
     if planned < asked:
-        lines += labelled("warning", f"the budget affords {planned} of {asked} rounds")
+        lines += labelled("warning", f"the budget affords {planned} of {counted(asked, 'round')}")
     return lines
 
 
@@ -154,7 +155,7 @@ def _parameters(parameters: Mapping[str, Any]) -> list[str]:
     return labelled(
         "training",
         f"{count(parameters['trainable'])} parameters{kept}, {count(parameters['frozen'])} frozen, "
-        f"{parameters['adapted_layers']} adapted layers",
+        f"{counted(parameters['adapted_layers'], 'adapted layer')}",
     )
 
 

@@ -8,7 +8,8 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from ffalora_cli.cli.screen.units import count
-from ffalora_cli.cli.screen.words import counted, labelled, privacy_sentence
+from ffalora_cli.cli.screen.words import labelled, privacy_sentence
+from ffalora_cli.config.errors import counted
 from ffalora_cli.privacy.claim.statement import EARLIER
 from ffalora_cli.privacy.rounding import delta_text, epsilon_text
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Self, TextIO
 from ffalora_cli.cli.screen.display import Shown, fitting
 from ffalora_cli.cli.screen.streams import width
 from ffalora_cli.cli.screen.units import human_seconds, score
+from ffalora_cli.config.errors import counted
 from ffalora_cli.methods.registry import headline
 from ffalora_cli.metric_keys import short_name
 from ffalora_cli.sweep.jobs import ALREADY, FAILED, GOOD, RUNNING, WAITING, Status, SweepJob
@@ -64,7 +65,9 @@ class SweepDisplay(Shown):
         for line in _table(shown, [self._cells(job) for job in shown], room()):
             console.print(line, crop=False, overflow="ignore")
         if len(shown) < len(self.jobs):
-            self._write(f"and {len(self.jobs) - len(shown):,} other jobs; all are in the record")
+            self._write(
+                f"and {counted(len(self.jobs) - len(shown), 'other job')}; all are in the record"
+            )
         for error, numbers in self._complaints().items():
             self._write(f"job {_numbers(numbers)}: {error}")
         self._write(f"{self.counts()}; record and logs in {self.folder}")
@@ -87,7 +90,7 @@ class SweepDisplay(Shown):
         """How many jobs stand where."""
         states = [status.state for status in self.statuses.values()]
         parts = [f"{states.count(state)} {state}" for state in _ORDER if state in states]
-        return f"{self.total} jobs: {', '.join(parts)}"
+        return f"{counted(self.total, 'job')}: {', '.join(parts)}"
 
     def _cells(self, job: SweepJob, progress: Progress | None = None) -> tuple[str, ...]:
         """State, round, metric and time of one job."""
@@ -154,7 +157,11 @@ class LiveSweepDisplay(SweepDisplay):
         progress = {job.number: self.watcher.look(job) for job in running}
         shown = self.urgent(max(3, self._console.height - 6))
         rows = [self._cells(job, progress.get(job.number)) for job in shown]
-        hidden = f" ({len(jobs) - len(shown)} rows not shown)" if len(shown) < len(jobs) else ""
+        hidden = (
+            f" ({counted(len(jobs) - len(shown), 'row')} not shown)"
+            if len(shown) < len(jobs)
+            else ""
+        )
         elapsed = human_seconds(time.monotonic() - self._began)
         eta = human_seconds(total_remaining(jobs, statuses, progress))
         feet = (f"{self.counts()}{hidden}", f"elapsed {elapsed}  ETA {eta}")

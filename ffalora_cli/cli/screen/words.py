@@ -12,7 +12,7 @@ from typing import Any
 
 from ffalora_cli.cli.screen.streams import WIDTH, width
 from ffalora_cli.cli.screen.units import count, human_bytes, human_seconds, score
-from ffalora_cli.config.errors import one_line
+from ffalora_cli.config.errors import counted, one_line
 from ffalora_cli.config.schema import Config
 from ffalora_cli.config.secrets import redact
 from ffalora_cli.federation.schedule import in_words
@@ -60,11 +60,13 @@ def left_out(text: str) -> None:
 def opening(facts: Mapping[str, Any], config: Config) -> list[str]:
     """What is about to be trained, where, and under which promise."""
     sizes = list(facts.get("client_sizes") or ())
-    clients = f"{count(int(facts['clients']))} clients"
+    clients = counted(int(facts["clients"]), "client")
     if sizes:
         low, high = int(min(sizes)), int(max(sizes))
         clients += (
-            f" with {count(low)} to {count(high)} rows" if low < high else f" of {count(low)}"
+            f" with {count(low)} to {count(high)} rows"
+            if low < high
+            else f" of {counted(low, 'row')}"
         )
     trainable, frozen = int(facts["trainable_parameters"]), int(facts["frozen_parameters"])
     lines = labelled(
@@ -103,11 +105,6 @@ def clients(config: Config) -> str:
     """How many clients a configuration asks for, in words."""
     number = config.federation.num_clients
     return "all clients of the data" if number is None else counted(number, "client")
-
-
-def counted(number: int, noun: str) -> str:
-    """``1 round``, ``1,000 rounds``."""
-    return f"{count(number)} {noun}{'' if number == 1 else 's'}"
 
 
 def privacy_sentence(privacy: Mapping[str, Any] | None) -> str:

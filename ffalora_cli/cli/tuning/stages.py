@@ -9,10 +9,9 @@ from dataclasses import dataclass, field
 
 from ffalora_cli.cli.batches import Batches
 from ffalora_cli.cli.screen.units import score
-from ffalora_cli.cli.screen.words import counted
 from ffalora_cli.cli.tuning.asked import Asked
 from ffalora_cli.compose.chosen import as_experiment
-from ffalora_cli.config.errors import ConfigError
+from ffalora_cli.config.errors import ConfigError, counted
 from ffalora_cli.config.job import Job
 from ffalora_cli.metric_keys import short_name
 from ffalora_cli.records.run_directory import PRIVACY

@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ffalora_cli.cli.screen.units import human_seconds, score
-from ffalora_cli.cli.screen.words import counted
 from ffalora_cli.cli.tuning.asked import Asked, label
 from ffalora_cli.cli.tuning.stages import Tune
+from ffalora_cli.config.errors import counted
 from ffalora_cli.metric_keys import short_name
 from ffalora_cli.privacy.rounding import epsilon_text
 from ffalora_cli.report.names import PAPER

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 from ffalora_cli.cli.arguments import Parser
 from ffalora_cli.cli.exits import DONE
 from ffalora_cli.cli.screen.units import count
-from ffalora_cli.cli.screen.words import counted, labelled
-from ffalora_cli.config.errors import ConfigError, brief, choose, listed
+from ffalora_cli.cli.screen.words import labelled
+from ffalora_cli.config.errors import ConfigError, brief, choose, counted, listed
 from ffalora_cli.records.files import write_whole
 
 if TYPE_CHECKING:

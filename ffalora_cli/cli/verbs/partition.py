@@ -11,7 +11,7 @@ from ffalora_cli.cli.exits import DONE
 from ffalora_cli.cli.screen.units import count
 from ffalora_cli.cli.screen.words import labelled
 from ffalora_cli.compose.jobs import plan
-from ffalora_cli.config.errors import ConfigError, one_line
+from ffalora_cli.config.errors import ConfigError, counted, one_line
 from ffalora_cli.report.figures.files import SUFFIXES
 
 if TYPE_CHECKING:
@@ -89,13 +89,13 @@ def lines(found: ClientTable) -> list[str]:
     else:
         cells = [_largest(row, classes, 80 - len(head)) for row in counts]
         labels = "labels, largest first"
-        total = f"{int((counts.sum(0) > 0).sum())} labels"
+        total = f"{counted(int((counts.sum(0) > 0).sum()), 'label')}"
     body = [
         begin(name, [count(int(values[client])) for _, values in columns]) + cells[client]
         for client, name in enumerate(names)
     ]
     if len(body) > _CLIENTS:
-        body = [*body[:_CLIENTS], f"{'...':>{wide}} {len(body) - _CLIENTS} more clients"]
+        body = [*body[:_CLIENTS], f"{'...':>{wide}} {counted(len(body) - _CLIENTS, 'more client')}"]
     everybody = begin("all", [count(int(values.sum())) for _, values in columns]) + total
     return [line.rstrip() for line in (head + labels, *body, everybody)]
 
@@ -119,5 +119,5 @@ def _largest(row: np.ndarray, classes: Sequence[str], width: int) -> str:
     present = int((row > 0).sum())
     order = row.argsort(kind="stable")[::-1][: min(present, _CLASSES)]
     shares = ", ".join(f"{classes[i]} {100 * row[i] / row.sum():.0f} %" for i in order)
-    text = f"{present} label{'' if present == 1 else 's'}: {shares}"
+    text = f"{counted(present, 'label')}: {shares}"
     return text if len(text) <= width else f"{text[: width - 3]}..."

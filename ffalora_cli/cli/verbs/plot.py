@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from ffalora_cli.cli.arguments import Parser, words_of
 from ffalora_cli.cli.exits import DONE
 from ffalora_cli.cli.screen.words import labelled, left_out
-from ffalora_cli.config.errors import ConfigError
+from ffalora_cli.config.errors import ConfigError, counted
 
 if TYPE_CHECKING:
     import argparse
@@ -114,7 +114,9 @@ def _partition(runs: Sequence[RunRecords]) -> Picture:
     run = runs[0]
     sizes = {tuple(other.manifest.get("client_sizes") or ()) for other in runs}
     if len(sizes) > 1:
-        raise ConfigError(f"--kind partition: {len(runs)} runs have {len(sizes)}; name one run")
+        raise ConfigError(
+            f"--kind partition: {counted(len(runs), 'run')} have {len(sizes)}; name one run"
+        )
     config = build(run.config)
     found = client_table(config)
     table, classes, rows = found.counts, found.strata, found.sizes

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from ffalora_cli.cli.arguments import Parser, file_to_write, words_of
 from ffalora_cli.cli.exits import DONE
 from ffalora_cli.cli.screen.words import left_out
-from ffalora_cli.config.errors import ConfigError
+from ffalora_cli.config.errors import ConfigError, counted
 from ffalora_cli.metric_keys import evaluated
 
 if TYPE_CHECKING:
@@ -58,7 +58,8 @@ def main(arguments: Sequence[str]) -> int:
         write_whole(output, text.encode())
     except OSError as error:
         raise ConfigError(f"-o {output}: cannot be written ({error.strerror})") from error
-    print(f"report    {output} ({len(runs)} runs, {len(text) / 1000:.0f} kB, no network needed)")
+    what = f"{counted(len(runs), 'run')}, {len(text) / 1000:.0f} kB, no network needed"
+    print(f"report    {output} ({what})")
     return DONE
 
 

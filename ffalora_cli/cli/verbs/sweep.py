@@ -13,6 +13,7 @@ from ffalora_cli.cli.sweep_end import Sweeping, exit_code, stop_if_asked
 from ffalora_cli.compose import catalogue
 from ffalora_cli.compose.hydra_keys import take
 from ffalora_cli.compose.jobs import plan
+from ffalora_cli.config.errors import counted
 from ffalora_cli.config.job import Job
 from ffalora_cli.sweep.jobs import grid, once_each, settings
 from ffalora_cli.sweep.launchers.base import open_launcher, waits
@@ -88,9 +89,8 @@ def _grid(planned: Sequence[Job], sweep: Sweeping) -> int:
         for note in (*catalogue.own_words(), *notes):
             display.note(note)
         if len(checked) < len(planned):
-            display.note(
-                f"{len(planned) - len(checked)} jobs are the same run as another; it runs once"
-            )
+            twice = counted(len(planned) - len(checked), "job")
+            display.note(f"the same run as another: {twice}; it runs once")
         sweep.stop.defer()
         statuses = play_jobs(jobs, record, sweep.launch, display, sweep.stop, sweep.fail_fast)
         display.finished()

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from ffalora_cli.cli.arguments import OVERRIDES, Parser
 from ffalora_cli.cli.exits import DONE, FAILED
-from ffalora_cli.config.errors import ConfigError
+from ffalora_cli.config.errors import ConfigError, counted
 
 _EXAMPLES = """\
 examples:
@@ -49,7 +49,6 @@ def main(arguments: Sequence[str]) -> int:
         print(note)
     failed = any("tracker off" in note for note in tracker.notes)
     if not failed:
-        print(
-            f"{len(records.rounds)} rounds of {folder.name} are in {tracker.url or 'the tracker'}"
-        )
+        sent = counted(len(records.rounds), "round")
+        print(f"{tracker.url or 'the tracker'} has {sent} of {folder.name}")
     return FAILED if failed else DONE

@@ -13,7 +13,7 @@ from ffalora_cli.cli.done import check_done
 from ffalora_cli.cli.exits import DONE
 from ffalora_cli.cli.screen.words import labelled
 from ffalora_cli.compose.jobs import from_file, plan
-from ffalora_cli.config.errors import ConfigError
+from ffalora_cli.config.errors import ConfigError, counted
 from ffalora_cli.config.job import Job
 from ffalora_cli.models.source import check_processor_files
 from ffalora_cli.records.run_directory import run_folder
@@ -82,8 +82,8 @@ def _lines(found: Sequence[dict[str, Any]]) -> list[str]:
     states = [row["state"] for row in found]
     counts = ", ".join(f"{states.count(s)} {s}" for s in dict.fromkeys(states))
     signatures = len({row["signature"] for row in found})
-    same = "" if signatures == len(found) else f", only {signatures} different runs"
-    lines = labelled("valid", f"{len(found)} jobs{same}: {counts}")
+    same = "" if signatures == len(found) else f", only {counted(signatures, 'different run')}"
+    lines = labelled("valid", f"{counted(len(found), 'job')}{same}: {counts}")
     shared = set.intersection(*(set(row["overrides"]) for row in found))
     for number, row in enumerate(found[:_SHOWN], start=1):
         own = shlex.join(text for text in row["overrides"] if text not in shared)

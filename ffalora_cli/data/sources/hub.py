@@ -157,6 +157,11 @@ def _wanted(task: TaskConfig) -> Wanted:
     instead = f"set paths.data=FOLDER with {task.name}/{{{','.join(task.splits.values())}}}.parquet"
     where = "task.hub_path=NAME@REVISION"
     named = f"task={task.name}: {repository}"
+    if not task.metrics:  # not a task yet: rows that are being described
+        instead, named = (
+            "download its files elsewhere and give them: ffalora new task FILE",
+            repository,
+        )
     return Wanted("dataset", repository, revision or "main", where, instead, task.hub_name, named)
 
 

@@ -87,7 +87,7 @@ class Forecaster:
             "device": pick_device(config.engine.device),
             "padding": parts.padding,
             "warnings": list(parts.warnings),
-            "notes": [*parts.notes, *([large] if large else [])],
+            "notes": [*job.notes, *parts.notes, *([large] if large else [])],
         }
 
     def _too_large(self, config: Config) -> str:

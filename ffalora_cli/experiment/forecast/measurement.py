@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ffalora_cli.config.errors import counted
+
 if TYPE_CHECKING:
     from ffalora_cli.engine.job import Engine, LocalJob, LocalResult, StepBatches
     from ffalora_cli.experiment.parts import Parts
@@ -90,13 +92,12 @@ def measure(parts: Parts) -> Measurement:
 
 def _how(parts: Parts, steps: Sequence[_Step]) -> str:
     """What was timed, in a line."""
-    word = "step" if len(steps) == 1 else "steps"
     share = sum(s.tokens for s in steps) / max(1, sum(s.whole_tokens for s in steps))
     rows = "this run's rows" if share > 0.99 else f"{100 * share:.2g} % of a step's tokens"
     weights = ", random weights" if parts.config.model.random_weights else ""
     return (
-        f"{len(steps)} {word} of the {parts.config.engine.name} engine on {rows}{weights}, "
-        f"warmed up, on {parts.simulation.network.device}"
+        f"{counted(len(steps), 'step')} of the {parts.config.engine.name} engine on {rows}"
+        f"{weights}, warmed up, on {parts.simulation.network.device}"
     )
 
 

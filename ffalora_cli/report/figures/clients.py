@@ -25,8 +25,8 @@ def measures(run: RunRecords) -> dict[str, tuple[str, str]]:
     kind = run.config["task"].get("kind", TEXT_CLASSIFICATION)
     metric = registry.get(kind).client_metric
     own = own_labels(metric)
-    one_by_one = "no run scored its clients one by one; run with federation.eval_clients=true"
-    no_models = "no run has models of the clients' own (head.mode=personal, method=fedsa_lora); "
+    one_by_one = "clients were not scored one by one; run with federation.eval_clients=true"
+    no_models = "there are no models of the clients' own (head.mode=personal, method=fedsa_lora); "
     return {
         own: (f"{metric} on the client's own mix of labels", one_by_one),
         metric: (

@@ -105,7 +105,8 @@ def _rule(axis: Axes, key: str) -> None:
     if key == CLIENT_COSINE:
         axis.axhline(0.0, color="#777777", linewidth=0.6, zorder=1)
     else:
-        axis.set_ylim(bottom=-0.05 * axis.get_ylim()[1])  # a marker at zero is whole
+        top = max(axis.get_ylim()[1], axis.dataLim.y1)
+        axis.set_ylim(-0.05 * top, 1.05 * top)  # markers at both ends are whole
 
 
 def _private(runs: Sequence[RunRecords]) -> bool:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ffalora_cli.config.errors import ConfigError
+from ffalora_cli.config.errors import ConfigError, counted
 from ffalora_cli.privacy.rounding import epsilon_text, rounded_up
 from ffalora_cli.report.figures.places import Place, Places, places
 from ffalora_cli.report.figures.series import (
@@ -80,7 +80,9 @@ def draw(grouping: Grouping, x: str, y: str) -> Picture:
     terms = epsilon_terms(runs)
     ends = [point for group in grouping.groups for point in _points(group, x, y)]
     if not ends:
-        raise ConfigError(f"--kind pareto: none of {len(runs)} runs is finished; wait for one")
+        raise ConfigError(
+            f"--kind pareto: none of {counted(len(runs), 'run')} is finished; wait for one"
+        )
     apart = [key for key in ends[0].told if key.startswith(_CIRCUMSTANCES)]
     where = places([point.told for point in ends], apart)
     found = mark_best(ends, higher_is_better(y), apart)
@@ -104,7 +106,7 @@ def draw(grouping: Grouping, x: str, y: str) -> Picture:
     legend_below(figure, *legend)
     left_out = sum(not run.finished for run in runs)
     notes = [*grouping.notes]
-    notes += [f"left out: {left_out} unfinished of {len(runs)} runs"] if left_out else []
+    notes += [f"left out: {left_out} unfinished of {counted(len(runs), 'run')}"] if left_out else []
     words = f"{y} at the end against {X_AXES[x]}, epsilons: {terms or 'no privacy'}; {_CAPTION}"
     return Picture(figure, words, [_row(point, x, y) for point in found], tuple(notes))
 

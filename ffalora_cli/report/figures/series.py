@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ffalora_cli.config.errors import ConfigError, listed, nearest
+from ffalora_cli.config.errors import ConfigError, counted, listed, nearest
 from ffalora_cli.metric_keys import DOWNLINK_TOTAL, EPSILON, ROUND_SECONDS, UPLINK_TOTAL
 from ffalora_cli.privacy.rounding import epsilon_text
 from ffalora_cli.records.reading import RunRecords
@@ -165,7 +165,7 @@ def curve(group: Group, x: str, y: str) -> Curve | None:
         return None
     notes = []
     if len(there) < len(lines):
-        notes.append(f"{len(lines) - len(there)} of {len(lines)} runs have no {x} or {y}")
+        notes.append(f"no {x} or {y} in {len(lines) - len(there)} of {len(lines)} runs")
     stopped = [run.path.name for run in group.runs if not run.finished]
     grid = _common_rounds(there) if x == "round" else _common_range(there, stopped)
     if not len(grid):
@@ -192,7 +192,9 @@ def curves(grouping: Grouping, x: str, y: str) -> list[Curve]:
     lines = [curve(group, x, y) for group in grouping.groups]
     found = [line for line in lines if line is not None]
     if not found:
-        raise ConfigError(f"--x {x}: none of {len(runs)} runs has it beside {y}; try --x round")
+        raise ConfigError(
+            f"--x {x}: none of {counted(len(runs), 'run')} has it beside {y}; try --x round"
+        )
     return found
 
 
@@ -221,7 +223,7 @@ def check_metric(runs: Sequence[RunRecords], y: str) -> None:
     if y not in there:
         hint = nearest(y, there)
         advice = f"did you mean {hint!r}?" if hint else f"there is {listed(there) or 'no round'}"
-        raise ConfigError(f"--y {y} was recorded by none of {len(runs)} runs; {advice}")
+        raise ConfigError(f"--y {y} was recorded by none of {counted(len(runs), 'run')}; {advice}")
 
 
 def epsilon_terms(runs: Sequence[RunRecords]) -> str:

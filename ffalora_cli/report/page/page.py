@@ -11,7 +11,7 @@ from importlib import resources
 from typing import TYPE_CHECKING, Any
 
 import ffalora_cli
-from ffalora_cli.config.errors import ConfigError
+from ffalora_cli.config.errors import ConfigError, counted
 from ffalora_cli.metric_keys import EPSILON, UPLINK, bytes_of, evaluated
 from ffalora_cli.privacy.rounding import bound_of_delta, largest_client
 from ffalora_cli.records.leaving import metric_may_leave, released, without_folder
@@ -69,7 +69,7 @@ def page(runs: Sequence[RunRecords], question: Question) -> str:
     template = resources.files(__package__).joinpath("page.html").read_text(encoding="utf-8")
     return environment.from_string(template).render(
         title=_title(runs),
-        about=f"{len(runs)} run{'s' if len(runs) > 1 else ''}, {finished} of them finished",
+        about=f"{counted(len(runs), 'run')}, {finished} of them finished",
         results=results,
         figures=figures,
         figure_notes=absent,
@@ -195,7 +195,7 @@ def _state(run: RunRecords) -> str:
     rounds = run.rounds[-1].round if run.rounds else 0
     wanted = run.config["federation"]["rounds"]
     if run.finished:
-        return f"finished after {rounds} rounds, made {run.manifest.get('created')}"
+        return f"finished after {counted(rounds, 'round')}, made {run.manifest.get('created')}"
     how = f"failed ({run.failure.reason})" if run.failure else "stopped"
     return f"{how} after round {rounds} of {wanted}, begun {run.manifest.get('created')}"
 

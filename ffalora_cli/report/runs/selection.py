@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ffalora_cli.config.build import is_known, leaf_keys, unknown_key
-from ffalora_cli.config.errors import ConfigError, brief, listed, nearest
+from ffalora_cli.config.errors import ConfigError, brief, counted, listed, nearest
 from ffalora_cli.records.reading import RunRecords, find_runs, read_run, signed
 from ffalora_cli.records.run_directory import MANIFEST
 
@@ -64,7 +64,9 @@ def select_runs(
         return found
     finished = [run for run in found if run.finished]
     if not finished:
-        raise ConfigError(f"--runs {runs_root}: {len(found)} runs, none finished; wait for one")
+        raise ConfigError(
+            f"--runs {runs_root}: {counted(len(found), 'run')}, none finished; wait for one"
+        )
     return finished
 
 
@@ -222,7 +224,9 @@ def _folders(root: Path, text: str) -> list[Path]:
     if by_signature := signed(names, text):
         return [names[name] for name in by_signature]
     hint = nearest(text, names)
-    advice = f"did you mean {hint!r}?" if hint else f"--runs {root} has {len(names)} runs"
+    advice = (
+        f"did you mean {hint!r}?" if hint else f"--runs {root} has {counted(len(names), 'run')}"
+    )
     raise ConfigError(f"{brief(text, 80)} is no run, folder or beginning of a name; {advice}")
 
 
@@ -241,7 +245,9 @@ def _matching(runs: Iterable[RunRecords], text: str) -> list[RunRecords]:
     there = sorted(set().union(*(own for _, own in having)))
     hint = nearest(wanted, there)
     advice = f"did you mean {hint!r}?" if hint else f"there is {listed(there) or 'none at all'}"
-    raise ConfigError(f"{brief(text, 60)[1:-1]} matches none of {len(having)} runs; {advice}")
+    raise ConfigError(
+        f"{brief(text, 60)[1:-1]} matches none of {counted(len(having), 'run')}; {advice}"
+    )
 
 
 def _number(text: str) -> str:

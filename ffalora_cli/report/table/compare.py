@@ -6,7 +6,7 @@ import math
 from collections.abc import Collection, Hashable, Mapping, Sequence
 from dataclasses import replace
 
-from ffalora_cli.config.errors import ConfigError, listed
+from ffalora_cli.config.errors import ConfigError, counted, listed
 from ffalora_cli.metric_keys import EPSILON, ROUND_SECONDS, UPLINK_TOTAL, short_name
 from ffalora_cli.records.reading import RunRecords
 from ffalora_cli.report.runs import statistics
@@ -50,27 +50,28 @@ def compare(runs: Sequence[RunRecords], question: Question) -> Comparison:
     finished, repeated = once([run for run in runs if run.finished])
     if not finished:
         raise ConfigError(
-            f"compare: {len(unfinished)} runs, none finished; go on with ffalora resume RUN"
+            f"compare: {counted(len(unfinished), 'run')}, none finished; "
+            "go on with ffalora resume RUN"
         )
     metrics = _metrics(finished, question)
     found = split(finished, question.by, question.over)
     if not question.anyway:
         _refuse(finished, question.by)
     reach = question.point.kind == "reach"  # a run that never does is no run left out
-    counted = [
+    valued = [
         run for run in finished if reach or value_of(run, question.point, metrics[0]) is not None
     ]
-    if not counted:
+    if not valued:
         rounds = sorted({number for run in finished for number in run.series(headline(run))[0]})
         raise ConfigError(
             f"--at {question.point}: no run was evaluated then; rounds are {listed(rounds)}"
         )
-    groups = grouped(counted, lambda run: row_of(run, found.columns))
+    groups = grouped(valued, lambda run: row_of(run, found.columns))
     ordered = question.names.ordered(found.columns, groups)
     rows = [_row(key, groups[key], metrics, question.point) for key in ordered]
     table = Comparison(
         found.columns, metrics, tuple(rows), question, found.following, found.further, found.seeds,
-        unfinished, tuple(repeated), tuple(run for run in finished if run not in counted),
+        unfinished, tuple(repeated), tuple(run for run in finished if run not in valued),
     )  # fmt: skip
     return _ranked(_against_baseline(table, carried(finished, found.columns)))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ffalora_cli.config.errors import listed
+from ffalora_cli.config.errors import counted, listed
 from ffalora_cli.metric_keys import interval, short_name
 from ffalora_cli.privacy.rounding import epsilon_text
 from ffalora_cli.records.reading import RunRecords
@@ -136,7 +136,7 @@ def _differences(comparison: Comparison) -> list[str]:
     if pairs and any(client_rows(run) is None for run in comparison.runs):
         found += " (the rows of some runs by their settings alone: no fingerprint was recorded)"
     if unpaired and pairs:
-        found += f"; without a partner: {unpaired} {'run' if unpaired == 1 else 'runs'}"
+        found += f"; without a partner: {counted(unpaired, 'run')}"
     return [found]
 
 
@@ -190,7 +190,7 @@ def _reached(comparison: Comparison) -> list[str]:
     if never:
         more = f", and {len(never) - _NAMED} more" if len(never) > _NAMED else ""
         found.append(
-            f"{len(never)} of {len(comparison.runs)} runs never reach it, and no mean holds them: "
+            f"never reached by {len(never)} of {counted(len(comparison.runs), 'run')}, in no mean: "
             f"means of rows with such runs are too favourable and take no part in the ranking: "
             f"{', '.join(never[:_NAMED])}{more}"
         )
@@ -301,11 +301,7 @@ def _left_out(comparison: Comparison) -> list[str]:
         (comparison.repeated, "repeated (same signature, same noise), counted once"),
         (comparison.without, "without a value at this evaluation point, left out"),
     )
-    return [
-        f"{len(runs)} {'run' if len(runs) == 1 else 'runs'} {what}: {_names(runs)}"
-        for runs, what in kinds
-        if runs
-    ]
+    return [f"{counted(len(runs), 'run')} {what}: {_names(runs)}" for runs, what in kinds if runs]
 
 
 def _names(runs: Sequence[RunRecords]) -> str:

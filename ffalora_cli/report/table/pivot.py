@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import groupby
 
-from ffalora_cli.config.errors import ConfigError, brief
+from ffalora_cli.config.errors import ConfigError, brief, counted
 from ffalora_cli.report.csv_text import csv_text
 from ffalora_cli.report.names import Names
 from ffalora_cli.report.runs.settings import column_of
@@ -144,7 +144,7 @@ def _cell(comparison: Comparison, row: Row, m: int, scale: Scale, most: int) -> 
 def _of_cells(comparison: Comparison, scales: Sequence[Scale], most: int, empty: bool) -> list[str]:
     """What a cell is, of how many runs, and what one without a number means."""
     shown = " and ".join(scale.title for scale in scales)
-    found = [f"cells: {shown}; n = {most} {'run' if most == 1 else 'runs'} each"]
+    found = [f"cells: {shown}; n = {counted(most, 'run')} each"]
     if any(len(row.runs) < most for row in comparison.rows):
         found[0] += ", in brackets where fewer"
     if any(row.reached < len(row.runs) for row in comparison.rows):

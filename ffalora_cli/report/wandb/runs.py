@@ -12,7 +12,7 @@ from pathlib import Path
 from types import NoneType
 from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
-from ffalora_cli.config.errors import ConfigError, brief
+from ffalora_cli.config.errors import ConfigError, brief, counted
 from ffalora_cli.config.schema import Config
 from ffalora_cli.metric_keys import EPSILON
 from ffalora_cli.records.reading import RunRecords
@@ -58,8 +58,8 @@ def fetch(entity_project: str, filters: Mapping[str, Any]) -> list[RunRecords]:
         ) from error
     if not found:
         raise ConfigError(
-            f"W&B {entity_project}: none of {len(runs)} runs is a run of ffalora that fits; "
-            "name fewer filters"
+            f"W&B {entity_project}: none of {counted(len(runs), 'run')} is a run of ffalora "
+            "that fits; name fewer filters"
         )
     return sorted(found, key=lambda run: run.path.name)
 
