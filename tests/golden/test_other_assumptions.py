@@ -6,6 +6,7 @@ moves the sum by two, so our claim is that bound at half the noise.
 
 from __future__ import annotations
 
+import logging
 import math
 
 import pytest
@@ -109,6 +110,12 @@ def test_twelve_runs_composed(noise, value):
     found = epsilon_of_search(Accountant("rdp", DELTA), [run], 12, "fixed")
     assert found == pytest.approx(value, rel=5e-4)
     assert Accountant("rdp", DELTA).epsilon([(noise, 600 / 67_349, 12 * STEPS)]) == found
+
+
+def test_orders_that_are_left_out_at_small_noise_are_not_told_line_by_line(caplog, monkeypatch):
+    monkeypatch.setattr(logging.getLogger("absl"), "propagate", True)
+    found = tuned_epsilon("poisson", ((0.477227, 0.048780, 16),), DELTA, 3.0, "geometric")
+    assert math.isfinite(found) and not caplog.records
 
 
 def test_a_search_over_a_row_on_two_clients_is_paid_for_both():

@@ -98,9 +98,11 @@ def test_latex_escapes_and_is_balanced(comparison) -> None:
     assert not re.search(r"\\\\\s*\[", text)  # an argument of the line's end
     assert r"\underline{$-$1}" in body
     assert r"bold: more\_is\_better; underlined: 100 \% as good.\par" in text
-    for name in ("table", "tabular"):
+    for name in ("table", "tabular"):  # few columns: beside another column of text
         assert text.count(f"\\begin{{{name}}}") == text.count(f"\\end{{{name}}}") == 1
-    assert formats.latex(side_by_side.grid(comparison)).count(r"\\") == 4
+    whole = formats.latex(side_by_side.grid(comparison))
+    assert whole.count(r"\\") == 4
+    assert whole.count("{table*}") == 2 and "{table}" not in whole  # across both
 
 
 @pytest.mark.skipif(shutil.which("pdflatex") is None, reason="pdflatex is not installed")
@@ -112,3 +114,14 @@ def test_latex_compiles(comparison, tmp_path) -> None:
     result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
     assert result.returncode == 0, result.stdout[-2000:]
     assert (tmp_path / "t.pdf").stat().st_size > 1000
+
+
+@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="pdflatex is not installed")
+@pytest.mark.parametrize("options", ["", "twocolumn"])
+def test_latex_is_no_wider_than_a_page(comparison, tmp_path, options) -> None:
+    table = formats.latex(side_by_side.grid(comparison))
+    document = rf"\documentclass[{options}]{{article}}\usepackage{{booktabs}}\begin{{document}}"
+    (tmp_path / "t.tex").write_text(f"{document}{table}\\end{{document}}", encoding="utf-8")
+    command = ["pdflatex", "-interaction=batchmode", "t.tex"]
+    subprocess.run(command, cwd=tmp_path, capture_output=True, timeout=120, check=True)
+    assert "Overfull" not in (tmp_path / "t.log").read_text(errors="replace")

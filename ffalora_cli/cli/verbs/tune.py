@@ -188,7 +188,8 @@ def _tell(tune: Tune, files: Sequence[Path]) -> None:
         print()
         print_grid(side_by_side.grid(compare(runs, Question())), caption="chosen")
     print("\n".join(["", *(line for cost in costs for line in labelled("privacy", cost))]).rstrip())
-    print(f"tables in {folder}/tried.csv, .md, .tex and tune.json; chosen settings as experiments:")
+    print(f"tables in {folder}/tried.csv, .md, .tex and tune.json; chosen settings as experiments")
+    print("(run one as experiment=NAME from configs/experiment; --save NAME writes them there):")
     for n, file in enumerate(files):
         if n in tune.finals:
             file.parent.mkdir(parents=True, exist_ok=True)

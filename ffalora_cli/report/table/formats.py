@@ -24,6 +24,7 @@ _LATEX = str.maketrans({
 _MARKDOWN = str.maketrans(
     {"|": r"\|", "*": r"\*", "_": r"\_", "~": r"\~", "<": "&lt;", "\n": " ", "\\": "\\\\"}
 )
+_COLUMN = 4  # columns of a table that fits beside another column of text
 _LATEX_MARKS = {BEST: r"\textbf{%s}", TIED: r"\underline{%s}"}
 _MARKDOWN_MARKS = {BEST: "**%s**", TIED: "<u>%s</u>"}
 _TEXT_MARKS = {BEST: "%s *", TIED: "%s ~"}
@@ -84,7 +85,9 @@ def narrowed(table: Grid) -> Grid:
 
 
 def latex(table: Grid, caption: str = "", label: str = "") -> str:
-    """A booktabs table as wide as a page takes; it needs the package booktabs and nothing else.
+    """A booktabs table that needs the package booktabs and nothing else.
+
+    One of many columns is set smaller and, where a page has two columns of text, across both.
 
     Args:
         table: of text; Greek letters, minus and plus-minus signs become math.
@@ -96,11 +99,14 @@ def latex(table: Grid, caption: str = "", label: str = "") -> str:
     rows = _marked(table, _LATEX_MARKS, _LATEX)
     body = [["--" if cell == ABSENT else cell for cell in row] for row in rows]
     notes = _notes(table, {BEST: "bold", TIED: "underlined"})
+    wide = len(table.head) > _COLUMN
+    place = "table*" if wide else "table"
     return "\n".join(
         [
             r"% needs \usepackage{booktabs}",
-            r"\begin{table}",
+            rf"\begin{{{place}}}",
             r"\centering",
+            *([r"\small\setlength{\tabcolsep}{4pt}"] if wide else []),
             *([rf"\caption{{{caption}}}"] if caption else []),
             *([rf"\label{{{label}}}"] if label else []),
             rf"\begin{{tabular}}{{{align}}}",
@@ -112,7 +118,7 @@ def latex(table: Grid, caption: str = "", label: str = "") -> str:
             r"\end{tabular}",
             *([r"\par\medskip\raggedright\footnotesize"] if notes else []),
             *(f"{note.translate(_LATEX)}.\\par" for note in notes),
-            r"\end{table}",
+            rf"\end{{{place}}}",
         ]
     )
 
