@@ -77,6 +77,15 @@ def test_a_damaged_record_is_named(tmp_path, jobs):
         record.folders()
 
 
+@pytest.mark.parametrize("line", ["garbage", "{}", "3", '{"op_code": 0}'])
+def test_a_damaged_journal_is_named(tmp_path, line):
+    search(SPACE, Settings(n_trials=1), tmp_path, Toy())
+    with (tmp_path / "trials.log").open("a") as journal:
+        journal.write(f"{line}\n")
+    with pytest.raises(ConfigError, match=r"trials\.log: damaged, Optuna cannot read it; move"):
+        search(SPACE, Settings(n_trials=2), tmp_path, Toy())
+
+
 def test_failed_trials_count_and_are_never_best(tmp_path):
     play = Toy(fails={2, 5})
     study = search(SPACE, Settings(n_trials=8, n_jobs=3), tmp_path, play)
