@@ -68,8 +68,8 @@ def _with_folder(arguments: Sequence[str]) -> list[str]:
 
 
 def words_of(text: str) -> tuple[str, ...]:
-    """The words of an option that takes several, ``A,B``."""
-    return tuple(word.strip() for word in text.split(",") if word.strip())
+    """The words of an option that takes several, ``A,B``; one that is typed twice is one."""
+    return tuple(dict.fromkeys(word.strip() for word in text.split(",") if word.strip()))
 
 
 def file_to_write(option: str, text: str) -> Path:

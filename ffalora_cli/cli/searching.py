@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from ffalora_cli.cli.batches import Batches
 from ffalora_cli.cli.done import check_done, check_inputs
@@ -19,7 +18,6 @@ from ffalora_cli.config.job import Job
 from ffalora_cli.config.signature import digest
 from ffalora_cli.methods.registry import headline
 from ffalora_cli.metric_keys import short_name
-from ffalora_cli.records.files import read_json
 from ffalora_cli.records.reading import read_config
 from ffalora_cli.records.run_directory import SUMMARY
 from ffalora_cli.sweep.jobs import FAILED, GOOD, SweepJob
@@ -90,7 +88,7 @@ def _check_earlier(record: SweepRecord, base: Job) -> list[str]:
     """
     if not (record.path / SWEEP).exists():
         return []
-    folders = [Path(str(job["run_dir"])) for job in read_json(record.path / SWEEP)["jobs"]]
+    folders = record.folders()
     earlier = [
         Job(replace(build(read_config(folder)), paths=base.config.paths), folder=folder)
         for folder in folders

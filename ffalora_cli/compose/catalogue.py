@@ -7,6 +7,7 @@ once.
 
 from __future__ import annotations
 
+import errno
 import os
 import shlex
 from collections.abc import Sequence
@@ -81,12 +82,23 @@ def file(group: str, option: str) -> Traversable:
     rooms = [place.joinpath(group) for place in (_shipped(), *own_folders())]
     found = [room.joinpath(f"{option}.yaml") for room in rooms if option in _names(room)]
     for other in found[1:]:
-        if not (other.is_file() and other.read_bytes() == found[0].read_bytes()):
+        if not (found[0].is_file() and other.is_file() and read(other) == read(found[0])):
             first = "ffalora's own" if option in _names(rooms[0]) else label(group, found[0])
             raise ConfigError(
                 f"{group}={option}: {label(group, other)} is another one than {first}; rename it"
             )
     return found[0]
+
+
+def read(path: Traversable) -> bytes:
+    """What an option's file holds; a pipe or a device would be read without end.
+
+    Raises:
+        OSError: it cannot be read, or is no file.
+    """
+    if isinstance(path, Path) and path.exists() and not (path.is_file() or path.is_dir()):
+        raise OSError(errno.EINVAL, "a pipe or device")
+    return path.read_bytes()
 
 
 def label(group: str, path: Traversable) -> str:
@@ -129,7 +141,7 @@ def own_words() -> list[str]:
 def describe(group: str, option: str) -> str:
     """The first comment line of an option's file: its description."""
     try:
-        text = file(group, option).read_text(encoding="utf-8", errors="replace")
+        text = read(file(group, option)).decode("utf-8", errors="replace")
     except OSError as error:
         return f"cannot be read ({error.strerror})"
     for line in text.splitlines():

@@ -21,7 +21,7 @@ def axes(experiment: str) -> dict[str, str]:
     if experiment not in catalogue.options("experiment"):
         return {}
     check_option("experiment", experiment)
-    text = catalogue.file("experiment", experiment).read_text(encoding="utf-8")
+    text = catalogue.read(catalogue.file("experiment", experiment)).decode("utf-8")
     content = yaml.safe_load(text)
     if not isinstance(content, Mapping) or "hydra" not in content:
         return {}

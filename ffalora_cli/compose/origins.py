@@ -7,6 +7,7 @@ Read from the YAML files in the order in which Hydra merges them: the chosen opt
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
@@ -40,7 +41,7 @@ def origins(path: Traversable, file: str, prefix: str) -> dict[str, Origin]:
         file: how it is named to a person.
         prefix: of its keys, as in ``federation.``; empty for files that set keys anywhere.
     """
-    text = path.read_text(encoding="utf-8")
+    text = catalogue.read(path).decode("utf-8")
     root, lines = yaml.compose(text, Loader=yaml.SafeLoader), text.splitlines()
     found: dict[str, Origin] = {}
     for key, line, written in _keys(root, prefix):
@@ -79,7 +80,8 @@ def documentation(key: str, choices: Mapping[str, str | None]) -> str:
     group, others = key.split(".")[0], [key_type(key).comment]
     if group in catalogue.groups():
         for option in catalogue.options(group):
-            others += [p[key].doc for p in _option(group, option, f"{group}.") if key in p]
+            with suppress(OSError, ValueError, yaml.YAMLError):  # a broken one says nothing here
+                others += [p[key].doc for p in _option(group, option, f"{group}.") if key in p]
     return next((doc for doc in (*own, *others) if doc), "")
 
 
@@ -96,7 +98,7 @@ def _option(group: str, option: str | None, prefix: str) -> Iterator[dict[str, O
 @cache
 def _before(path: Traversable) -> tuple[str, ...]:
     """Options of the same group that a file's own defaults list merges first."""
-    defaults = (yaml.safe_load(path.read_text(encoding="utf-8")) or {}).get("defaults", ())
+    defaults = (yaml.safe_load(catalogue.read(path)) or {}).get("defaults", ())
     return tuple(entry for entry in defaults if isinstance(entry, str) and entry != "_self_")
 
 

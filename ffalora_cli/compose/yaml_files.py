@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 GLOBAL = ("experiment", "debug")  # options of these may set any key
 _PACKAGE = "# @package _global_"
 _OF_HYDRA = ("defaults", "hydra")
+_NUMBERS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
 TYPED = ("paths.configs", "paths.plugins")  # where configs and code are: never said by a config
 
 
@@ -62,14 +63,14 @@ def check_option(group: str, option: str) -> None:
 def _check_file(group: str, path: Traversable) -> None:
     file = catalogue.label(group, path)
     try:
-        content = path.read_bytes()
+        content = catalogue.read(path)
     except OSError as error:
         raise ConfigError(f"{file}: cannot be read ({error.strerror}); make it a file") from None
     root = mapping(file, content)
     _check_package(file, group, content)
     prefix = "" if group in GLOBAL else f"{group}."
     _check_keys(file, root, prefix)
-    for other, name in _defaults(root, group):
+    for other, name in _defaults(file, root, group):
         if other not in catalogue.groups():  # Hydra would look for files of it, above us even
             raise ConfigError(
                 f"{file}: defaults: {brief(other)[1:-1]} is not one of {listed(catalogue.groups())}"
@@ -206,14 +207,35 @@ def _check_keys(file: str, node: yaml.MappingNode, prefix: str) -> None:
             )
 
 
-def _defaults(root: yaml.MappingNode, group: str) -> Iterator[tuple[str, str]]:
-    """(group, option) of every entry of a file's own defaults list."""
+def _defaults(file: str, root: yaml.MappingNode, group: str) -> Iterator[tuple[str, str]]:
+    """(group, option) of every entry of a file's own defaults list.
+
+    Raises:
+        ConfigError: file, line, and what stands there that is neither an option nor GROUP: OPTION.
+    """
     import yaml
 
-    listed = next((value for name, value in root.value if name.value == "defaults"), None)
-    for entry in listed.value if isinstance(listed, yaml.SequenceNode) else ():
-        if isinstance(entry, yaml.ScalarNode) and entry.value != "_self_":
-            yield group, entry.value
-        elif isinstance(entry, yaml.MappingNode):
-            for name, value in entry.value:
-                yield name.value.split()[-1].strip("/"), str(value.value)
+    entries = next((value for name, value in root.value if name.value == "defaults"), None)
+    if entries is None:
+        return
+    if not isinstance(entries, yaml.SequenceNode):
+        line = entries.start_mark.line + 1
+        raise ConfigError(f"{file}, line {line}: defaults should be a list, as in '- _self_'")
+    for entry in entries.value:
+        pairs = entry.value if isinstance(entry, yaml.MappingNode) else [(None, entry)]
+        for name, value in pairs:
+            if not isinstance(value, yaml.ScalarNode) or value.value in ("", "~"):
+                line = value.start_mark.line + 1
+                raise ConfigError(
+                    f"{file}, line {line}: defaults: write OPTION, or override /GROUP: OPTION"
+                )
+            if not value.style and value.tag in _NUMBERS:  # Hydra wants a text
+                line = value.start_mark.line + 1
+                number = value.value
+                raise ConfigError(
+                    f'{file}, line {line}: defaults: {number} is a number; write "{number}"'
+                )
+            if name is None and value.value != "_self_":
+                yield group, value.value
+            elif name is not None:
+                yield name.value.split()[-1].strip("/"), value.value

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from ffalora_cli.config.errors import ConfigError, require
+from ffalora_cli.config.errors import ConfigError, listed, require
 from ffalora_cli.config.schema import Config, FederationConfig, PrivacyConfig
 
 _BUDGET = ("epsilon_target", "noise_multiplier")
@@ -23,12 +23,14 @@ def check_privacy(config: Config) -> None:
             *_ADAPTIVE,
             "rows_per_unit",
             "participation_quantile",
+            "trial_runs",
         ):
-            value = getattr(privacy, name)
-            if value is not None:
+            value, unset = getattr(privacy, name), "[]" if name == "trial_runs" else "null"
+            if value not in (None, ()):
                 raise ConfigError(
-                    f"privacy.{name}={value} has no effect while privacy.unit is none; set "
-                    f"privacy.{name}=null, or choose privacy=text or client"
+                    f"privacy.{name}={listed(value) if unset == '[]' else value} has no effect "
+                    f"while privacy.unit is none; set privacy.{name}={unset}, or choose "
+                    "privacy=text or client"
                 )
         return
     if config.federation.clip_gradients is not None:

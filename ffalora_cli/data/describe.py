@@ -289,6 +289,13 @@ def _warnings(
             f"{task.label_column}: -1 is a class here; where it means that a label is withheld, "
             "remove such rows and run this again"
         )
+    spelled: dict[str, set[str]] = defaultdict(set)
+    for cell in found.label.there if values and found.label is not None else ():
+        if isinstance(cell, str):
+            spelled[spoken(cell)].add(cell.strip())
+    one = [f"{listed(sorted(ways))} are {name}" for name, ways in spelled.items() if len(ways) > 1]
+    if one:
+        said.append(f"{task.label_column}: read as one class, as a run reads them: {listed(one)}")
     alike: dict[str, list[str]] = defaultdict(list)
     for name in task.classes:
         alike[normalised(name)].append(name)

@@ -27,7 +27,7 @@ from typing import Any
 from ffalora_cli.config.errors import ConfigError
 from ffalora_cli.config.job import Job
 from ffalora_cli.config.signature import digest
-from ffalora_cli.records.files import append, read_json_lines, to_json, write_whole
+from ffalora_cli.records.files import append, read_json, read_json_lines, to_json, write_whole
 from ffalora_cli.sweep.jobs import ALREADY, Command, Status, SweepJob, short_keys
 
 SCHEMA_VERSION = 1
@@ -93,6 +93,20 @@ class SweepRecord:
         ]
         content = {"schema_version": SCHEMA_VERSION, **facts, "jobs": entries}
         write_whole(self.path / SWEEP, to_json(content, indent=2))
+
+    def folders(self) -> list[Path]:
+        """Run folders of the jobs, as ``write`` noted them.
+
+        Raises:
+            ConfigError: ``sweep.json`` is damaged.
+        """
+        file = self.path / SWEEP
+        try:
+            return [Path(job["run_dir"]) for job in read_json(file)["jobs"]]
+        except (KeyError, TypeError):
+            raise ConfigError(
+                f"{file}: damaged, it names no jobs; move {self.path} away to search anew"
+            ) from None
 
     def changed(self, job: SweepJob, status: Status) -> None:
         """Append what became of a job; on disk when this returns."""

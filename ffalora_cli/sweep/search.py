@@ -50,18 +50,26 @@ def search(space: Mapping[str, Axis], settings: Settings, folder: Path, play: Pl
 
     Returns:
         The Optuna study.
+
+    Raises:
+        ConfigError: the journal is damaged.
     """
     import optuna
     from optuna.storages import JournalStorage
     from optuna.storages.journal import JournalFileBackend
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    study = optuna.create_study(
-        storage=JournalStorage(JournalFileBackend(str(folder / JOURNAL))),
-        study_name=folder.name,
-        direction=optuna.study.StudyDirection[settings.direction.upper()],
-        load_if_exists=True,
-    )
+    try:
+        study = optuna.create_study(
+            storage=JournalStorage(JournalFileBackend(str(folder / JOURNAL))),
+            study_name=folder.name,
+            direction=optuna.study.StudyDirection[settings.direction.upper()],
+            load_if_exists=True,
+        )
+    except (ValueError, LookupError, TypeError):  # what Optuna meets in lines that are not its own
+        raise ConfigError(
+            f"{folder / JOURNAL}: damaged, Optuna cannot read it; move {folder} away to search anew"
+        ) from None
     axes = {key: _distribution(axis) for key, axis in space.items()}
     states = optuna.trial.TrialState
     while True:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -78,7 +79,7 @@ class Classification(ClassScores):
         if config.label_column is None:
             raise ConfigError("task.label_column=null: name the column of classes")
         require("task.classes", list(classes), len(classes) >= 2, "two classes or more")
-        twice = next((name for name in classes if classes.count(name) > 1), None)
+        twice = next((name for name, n in Counter(classes).items() if n > 1), None)
         if twice is not None:
             raise ConfigError(
                 f"task.classes names {brief(twice)} twice; give every class its own name"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -43,7 +43,8 @@ def class_indices(
                 f"{place(row)}: {task.label_column} is {type(value).__name__}; "
                 "give a class number or name"
             )
-    numbers = {value: _number(task, value) for value in set(values)}
+    named = {name: index for index, name in enumerate(task.classes)}
+    numbers = {value: _number(named, value) for value in set(values)}
     known = range(len(task.classes))
     wrong = [row for row, value in enumerate(values) if numbers[value] not in known]
     if wrong:
@@ -57,21 +58,20 @@ def class_indices(
     return np.fromiter((numbers[value] for value in values), np.int64, len(values))
 
 
-def _number(task: TaskConfig, value: str | float) -> int | None:
+def _number(named: Mapping[str, int], value: str | float) -> int | None:
     """The number a label stands for, a class's or not; None when it is none.
 
     A class may be called by a number that is not its own (1 to 5, or -1): names go first, however
     a file writes the number.
     """
     if isinstance(value, str):
-        if value in task.classes:
-            return task.classes.index(value)
+        if value in named:
+            return named[value]
         whole = WHOLE.fullmatch(value.strip())
         number = int(whole[1]) if whole else _TRUTH.get(value.strip().lower())
     else:
         number = int(value) if isinstance(value, int) or value.is_integer() else None
-    name = str(number)
-    return task.classes.index(name) if name in task.classes else number
+    return named.get(str(number), number)
 
 
 def _unknown(task: TaskConfig, value: str | float, where: str) -> ConfigError:

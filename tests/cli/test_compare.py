@@ -104,6 +104,14 @@ def test_formats_and_selectors_reach_the_table(written, capsys) -> None:
     )
 
 
+def test_a_word_that_is_typed_twice_is_one(written, capsys) -> None:
+    once, twice = ["--by", "method", "--metric", "accuracy"], ["--by", "method,method"]
+    for words in (once, [*twice, "--metric", "accuracy,accuracy"]):
+        assert main(["compare", "--format", "csv", *words]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[: len(lines) // 2] == lines[len(lines) // 2 :]
+
+
 def test_a_table_for_a_paper_in_one_line(written, capsys) -> None:
     words = ["compare", "method=ffa_lora,lora", "--pivot", "method:task", "--no-notes"]
     words += ["--names", "ffa_lora=Ours", "--caption", "It works", "--label", "tab:it"]

@@ -172,6 +172,14 @@ def test_labels_keep_their_meaning_however_they_are_written(labels, capsys):
     assert said == [v.removesuffix(".0") for v in values]
 
 
+def test_numbers_written_in_two_ways_are_one_class_and_it_is_said(capsys):
+    rows = [f"text {n},{('01', '1', '2.0', '2', '3')[n % 5]}" for n in range(20)]
+    Path("my.csv").write_text("\n".join(["text,stars", *rows]) + "\n", encoding="utf-8")
+    said, task = described(capsys, "my.csv")
+    assert "stars: read as one class, as a run reads them: 01, 1 are 1, 2, 2.0 are 2" in said
+    assert task["classes"] == ["1", "2", "3"]
+
+
 def test_what_a_run_would_refuse_is_said_and_where(capsys):
     file = Path("my.csv")
     file.write_text(CSV + "99,a title,a body,\n98,,,World\n", encoding="utf-8")

@@ -127,6 +127,7 @@ CASES = {
     "privacy.accountant=gdp": ("privacy.accountant", "pld"),
     "privacy.unit=none": ("privacy.epsilon_target", "privacy=text"),
     "privacy=none privacy.epsilon_target=3": ("privacy.epsilon_target", "privacy=text"),
+    "privacy=none privacy.trial_runs=[nope]": ("privacy.trial_runs", "privacy.trial_runs=[]"),
     "privacy=client federation.weights=uniform diagnostics=mechanism": (
         "diagnostics",
         "privacy.client_noise=local",

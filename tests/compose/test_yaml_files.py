@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -94,6 +95,39 @@ def test_a_default_names_an_option_of_a_group_and_no_other_file(own, capsys, ent
     assert main(["validate", "experiment=own"]) == 2
     (text,) = capsys.readouterr().err.splitlines()
     assert "own.yaml: defaults: " in text and "is not one of" in text
+
+
+@pytest.mark.parametrize(
+    ("defaults", "said"),
+    [
+        ("- override /task: 123", 'line 7: defaults: 123 is a number; write "123"'),
+        ("- 3", 'line 7: defaults: 3 is a number; write "3"'),
+        ("- override /task: [a, b]", "line 7: defaults: write OPTION, or override /GROUP"),
+        ("- override /task:", "line 7: defaults: write OPTION, or override /GROUP"),
+        ("- ~", "line 7: defaults: write OPTION, or override /GROUP"),
+        ("- [a]", "line 7: defaults: write OPTION, or override /GROUP"),
+        ("task: sst2", "line 7: defaults should be a list"),
+    ],
+)
+def test_a_default_is_a_text(own, capsys, defaults, said) -> None:
+    (own / "experiment" / "own.yaml").write_text(f"{GOOD}defaults:\n  {defaults}\n")
+    catalogue._options.cache_clear()
+    assert main(["validate", "experiment=own"]) == 2
+    (text,) = capsys.readouterr().err.splitlines()
+    assert f"own.yaml, {said}" in text
+
+
+def test_a_pipe_is_named_and_nobody_waits_for_it(own, capsys) -> None:
+    os.mkfifo(own / "task" / "pipe.yaml")
+    (own / "task" / "endless.yaml").symlink_to("/dev/zero")
+    catalogue._options.cache_clear()
+    assert main(["ls", "tasks"]) == 0
+    assert capsys.readouterr().out.count("cannot be read (a pipe or device)") == 2
+    for name in ("pipe", "endless"):
+        assert main(["validate", f"task={name}"]) == 2
+        (text,) = capsys.readouterr().err.splitlines()
+        assert f"{name}.yaml: cannot be read (a pipe or device); make it a file" in text
+    assert main(["explain", "task.kind"]) == 0
 
 
 @pytest.mark.parametrize("group", catalogue.groups())

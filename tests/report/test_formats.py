@@ -12,6 +12,7 @@ import subprocess
 import numpy as np
 import pytest
 
+from ffalora_cli.config.errors import ConfigError
 from ffalora_cli.report.runs.selection import select_runs
 from ffalora_cli.report.table import formats, side_by_side
 from ffalora_cli.report.table.compare import compare
@@ -105,9 +106,33 @@ def test_latex_escapes_and_is_balanced(comparison) -> None:
     assert whole.count("{table*}") == 2 and "{table}" not in whole  # across both
 
 
+STEERING = formats.Grid(("a\nb",), (("x\r\x1b[31m`c` [t](u) $m$ &lt;",),), 1, ("n\n\x1b]0;",))
+
+
+def test_no_name_steers_a_terminal_or_a_page() -> None:
+    shown = formats.text(STEERING)
+    assert (shown.head, shown.notes) == (("a b",), ("n  ]0;",))
+    for text in (shown.rows[0][0], formats.markdown(STEERING), formats.latex(STEERING)):
+        assert all(line.isprintable() for line in text.split("\n"))
+    assert r"\`c\` \[t](u) \$m\$ &amp;lt;" in formats.markdown(STEERING)
+    assert len(formats.markdown(STEERING).splitlines()) == 5
+    assert "\na b \\\\\n" in formats.latex(STEERING)
+
+
+@pytest.mark.parametrize(
+    ("caption", "label"), [("a{b", ""), ("a}{b", ""), ("50 % of", ""), ("", "t}x"), ("a\\", "")]
+)
+def test_a_caption_or_label_that_would_end_its_command_is_refused(caption, label) -> None:
+    with pytest.raises(ConfigError, match="ends it in LaTeX"):
+        formats.latex(HOSTILE, caption, label)
+    assert r"\caption{\emph{50} \% of}" in formats.latex(HOSTILE, r"\emph{50} \% of", "tab:a_b")
+
+
 @pytest.mark.skipif(shutil.which("pdflatex") is None, reason="pdflatex is not installed")
 def test_latex_compiles(comparison, tmp_path) -> None:
-    tables = "\n".join(formats.latex(grid) for grid in (side_by_side.grid(comparison), HOSTILE))
+    tables = "\n".join(
+        formats.latex(grid) for grid in (side_by_side.grid(comparison), HOSTILE, STEERING)
+    )
     document = rf"\documentclass{{article}}\usepackage{{booktabs}}\begin{{document}}{tables}"
     (tmp_path / "t.tex").write_text(document + r"\end{document}", encoding="utf-8")
     command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "t.tex"]

@@ -9,6 +9,7 @@ import pytest
 from ffalora_cli.cli.searching import _better
 from ffalora_cli.compose.overrides import Interval, split_space
 from ffalora_cli.config.errors import ConfigError
+from ffalora_cli.sweep.record import SweepRecord
 from ffalora_cli.sweep.search import Settings, search, values_of
 
 SPACE = {
@@ -66,6 +67,23 @@ def test_an_interrupted_search_proposes_what_it_would_have_proposed(tmp_path):
     assert again.seen == []
     search(SPACE, Settings(n_trials=27), tmp_path / "b", again)
     assert [number for number, _ in again.seen] == [26, 27]
+
+
+@pytest.mark.parametrize("jobs", ["{}", '{"jobs": 3}', '{"jobs": [3]}', '{"jobs": [{}]}'])
+def test_a_damaged_record_is_named(tmp_path, jobs):
+    record = SweepRecord(tmp_path, "one")
+    (record.path / "sweep.json").write_text(jobs)
+    with pytest.raises(ConfigError, match=r"sweep\.json: damaged, it names no jobs; move"):
+        record.folders()
+
+
+@pytest.mark.parametrize("line", ["garbage", "{}", "3", '{"op_code": 0}'])
+def test_a_damaged_journal_is_named(tmp_path, line):
+    search(SPACE, Settings(n_trials=1), tmp_path, Toy())
+    with (tmp_path / "trials.log").open("a") as journal:
+        journal.write(f"{line}\n")
+    with pytest.raises(ConfigError, match=r"trials\.log: damaged, Optuna cannot read it; move"):
+        search(SPACE, Settings(n_trials=2), tmp_path, Toy())
 
 
 def test_failed_trials_count_and_are_never_best(tmp_path):

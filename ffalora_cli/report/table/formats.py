@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from ffalora_cli.config.errors import ConfigError, brief
 from ffalora_cli.report.csv_text import csv_text
 
 SCHEMA_VERSION = 1
@@ -15,16 +17,18 @@ ABSENT = "-"
 _LATEX = str.maketrans({
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_",
     "{": r"\{", "}": r"\}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
-    "<": r"\textless{}", ">": r"\textgreater{}", "*": r"\textasteriskcentered{}",
+    "|": r"\textbar{}", "<": r"\textless{}", ">": r"\textgreater{}",
+    "*": r"\textasteriskcentered{}",
     "[": "{[}",  # after a line's end it would open an argument
     "±": r"$\pm$", "−": "$-$", "×": r"$\times$", "≤": r"$\le$", "≥": r"$\ge$", "∞": r"$\infty$",
     "α": r"$\alpha$", "β": r"$\beta$", "δ": r"$\delta$", "ε": r"$\varepsilon$",
     "σ": r"$\sigma$", "τ": r"$\tau$", "–": "--", "—": "---", "…": r"\dots{}",
 })  # fmt: skip
-_MARKDOWN = str.maketrans(
-    {"|": r"\|", "*": r"\*", "_": r"\_", "~": r"\~", "<": "&lt;", "\n": " ", "\\": "\\\\"}
-)
 _COLUMN = 4  # columns of a table that fits beside another column of text
+_MARKDOWN = str.maketrans({
+    "|": r"\|", "*": r"\*", "_": r"\_", "~": r"\~", "[": r"\[", "$": r"\$", "`": r"\`",
+    "\\": "\\\\", "<": "&lt;", "&": "&amp;",
+})  # fmt: skip
 _LATEX_MARKS = {BEST: r"\textbf{%s}", TIED: r"\underline{%s}"}
 _MARKDOWN_MARKS = {BEST: "**%s**", TIED: "<u>%s</u>"}
 _TEXT_MARKS = {BEST: "%s *", TIED: "%s ~"}
@@ -60,18 +64,20 @@ class Grid:
 
 def text(table: Grid) -> Grid:
     """The table for a screen or a page: ``*`` and ``~`` in its cells, what they mean first."""
+    head = tuple(_escaped(title, {}) for title in table.head)
     rows = tuple(tuple(row) for row in _marked(table, _TEXT_MARKS))
-    return replace(table, rows=rows, notes=tuple(_notes(table, {BEST: "*", TIED: "~"})), legend={})
+    notes = tuple(_escaped(note, {}) for note in _notes(table, {BEST: "*", TIED: "~"}))
+    return replace(table, head=head, rows=rows, notes=notes, legend={})
 
 
 def markdown(table: Grid, caption: str = "") -> str:
     """A GitHub table, caption above and notes as a list below."""
     rules = [":--" if i < table.words else "--:" for i in range(len(table.head))]
-    head = [cell.translate(_MARKDOWN) for cell in table.head]
+    head = [_escaped(cell, _MARKDOWN) for cell in table.head]
     rows = _marked(table, _MARKDOWN_MARKS, _MARKDOWN)
     lines = [f"| {' | '.join(line)} |" for line in (head, rules, *rows)]
     notes = _notes(table, {BEST: "bold", TIED: "underlined"})
-    below = ["", *(f"- {note.translate(_MARKDOWN)}" for note in notes)] if notes else []
+    below = ["", *(f"- {_escaped(note, _MARKDOWN)}" for note in notes)] if notes else []
     return "\n".join([*([f"{caption}\n"] if caption else []), *lines, *below])
 
 
@@ -93,7 +99,12 @@ def latex(table: Grid, caption: str = "", label: str = "") -> str:
         table: of text; Greek letters, minus and plus-minus signs become math.
         caption: as LaTeX has it, so that it may hold commands.
         label: of the table, as it is referred to.
+
+    Raises:
+        ConfigError: a caption or label that would end its command.
     """
+    _check_latex("--caption", caption)
+    _check_latex("--label", label, "{}#~")
     table = narrowed(table)
     align = "l" * table.words + "r" * (len(table.head) - table.words)
     rows = _marked(table, _LATEX_MARKS, _LATEX)
@@ -117,7 +128,7 @@ def latex(table: Grid, caption: str = "", label: str = "") -> str:
             r"\bottomrule",
             r"\end{tabular}",
             *([r"\par\medskip\raggedright\footnotesize"] if notes else []),
-            *(f"{note.translate(_LATEX)}.\\par" for note in notes),
+            *(f"{_escaped(note, _LATEX)}.\\par" for note in notes),
             rf"\end{{{place}}}",
         ]
     )
@@ -140,13 +151,35 @@ def true_minus(text: str) -> str:
     return text.replace("-", "−") if text[:1] == "-" and len(text) > 1 else text
 
 
+def _escaped(text: str, signs: Mapping[int, str]) -> str:
+    """A text in one line of what can be seen: nothing in a name steers a terminal or ends a row."""
+    return "".join(sign if sign.isprintable() else " " for sign in text).translate(signs)
+
+
+def _check_latex(option: str, text: str, but: str = "") -> None:
+    """Refuse what would end the command that it stands in.
+
+    Raises:
+        ConfigError: braces that do not pair, or a letter of ``but`` without a backslash.
+    """
+    bare, depth = re.sub(r"\\.", "", text), 0
+    for letter in bare:
+        depth += (letter == "{") - (letter == "}")
+        if depth < 0:
+            break
+    wrong = next((letter for letter in "%\n\\" + but if letter in bare), "")
+    if depth or wrong:
+        what = f"holds {brief(wrong)}" if wrong else "has braces that do not pair"
+        raise ConfigError(f"{option} {brief(text)} {what}, which ends it in LaTeX; leave it out")
+
+
 def _latex_head(table: Grid) -> list[str]:
     """Titles; above them, where there are any, those that span several columns."""
     lines = []
     for line in table.spans:
         cells, rules, at = [], "", 1
         for title, span in line:
-            shown = title.translate(_LATEX)
+            shown = _escaped(title, _LATEX)
             cells.append(
                 rf"\multicolumn{{{span}}}{{c}}{{{shown}}}" if title else " & " * (span - 1)
             )
@@ -154,7 +187,7 @@ def _latex_head(table: Grid) -> list[str]:
             at += span
         lines += [" & ".join(cells) + r" \\", rules]
     titles = table.under if table.spans else table.head
-    return [*lines, " & ".join(title.translate(_LATEX) for title in titles) + r" \\"]
+    return [*lines, " & ".join(_escaped(title, _LATEX) for title in titles) + r" \\"]
 
 
 def _marked(
@@ -163,7 +196,7 @@ def _marked(
     """Cells, escaped, then in the marks of their standing."""
     return [
         [
-            marks.get(table.marks.get((i, j), ""), "%s") % cell.translate(escaped or {})
+            marks.get(table.marks.get((i, j), ""), "%s") % _escaped(cell, escaped or {})
             for j, cell in enumerate(row)
         ]
         for i, row in enumerate(table.rows)
