@@ -93,6 +93,8 @@ def test_budgets_take_the_last_evaluation_within(runs, at, rounds) -> None:
         ("accuracy", "did you mean 'accuracy'?"),
         ("acuracy=0.8", "did you mean 'accuracy'?"),
         ("epsilon=low", "write --at epsilon=3"),
+        ("bytes=1e400", "write --at bytes=10MB"),
+        ("accuracy=1e400", "write --at accuracy=0.8"),
         ("comm/uplink_bytes_total=5", "write a metric of its task, or a budget"),
     ],
 )

@@ -131,4 +131,4 @@ def test_the_table_of_many_jobs_is_of_those_that_matter(tmp_path):
         "and 998 other jobs; all are in the record",
         "job 7, 900: run failed: diverged",
     ]
-    assert lines[5].startswith("1000 jobs: 2 failed, 998 waiting")
+    assert lines[5].startswith("1,000 jobs: 2 failed, 998 waiting")

@@ -192,8 +192,9 @@ def curves(grouping: Grouping, x: str, y: str) -> list[Curve]:
     lines = [curve(group, x, y) for group in grouping.groups]
     found = [line for line in lines if line is not None]
     if not found:
+        other = "--x round" if x != "round" else "runs that have been evaluated"
         raise ConfigError(
-            f"--x {x}: none of {counted(len(runs), 'run')} has it beside {y}; try --x round"
+            f"--x {x}: none of {counted(len(runs), 'run')} has it beside {y}; try {other}"
         )
     return found
 

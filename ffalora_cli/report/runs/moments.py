@@ -82,6 +82,7 @@ def parse(text: str, runs: Iterable[RunRecords] = ()) -> EvaluationPoint:
         scores = [short_name(name) for name in known if declared(name)]
         raise choose("--at", kind, (*_KINDS, *scores))
     match = _AMOUNT.fullmatch(amount)
+    match = match if match and math.isfinite(float(match[1])) else None
     unit = match[2].lower() if match else "?"
     if match and unit == "" and kind == "round" and amount.isdecimal():
         return EvaluationPoint(kind, int(amount))
