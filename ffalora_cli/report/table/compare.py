@@ -63,7 +63,11 @@ def compare(runs: Sequence[RunRecords], question: Question) -> Comparison:
     ]
     if not valued:
         rounds = sorted({number for run in finished for number in run.series(headline(run))[0]})
-        when = f"then; rounds are {listed(rounds)}" if rounds else "at all; new runs need federation.eval_every"
+        when = (
+            f"then; rounds are {listed(rounds)}"
+            if rounds
+            else "at all; new runs need federation.eval_every"
+        )
         raise ConfigError(f"--at {question.point}: no run was evaluated {when}")
     groups = grouped(valued, lambda run: row_of(run, found.columns))
     ordered = question.names.ordered(found.columns, groups)
