@@ -214,12 +214,17 @@ def cache_in(folder: Path) -> contextlib.AbstractContextManager[object]:
 
 @contextlib.contextmanager
 def workloads(names: list[str], rounds: int = 3):
-    """Built workloads by name, and a folder for their trials that goes when they are done."""
+    """Built workloads by name, and a folder for their trials that goes when they are done.
+
+    Work goes on inside that folder: a signature holds the model's place, and draws follow from the
+    signature, so a place of another name each time would be another run each time.
+    """
     with (
         tempfile.TemporaryDirectory(prefix="ffalora-chaos-") as root,
         contextlib.ExitStack() as held,
     ):
-        model = tiny_model(Path(root, "model"))
+        held.enter_context(contextlib.chdir(root))
+        model = tiny_model(Path("model"))
         if "FFALORA_CACHE" not in os.environ:  # what is known already need not be made again
             held.enter_context(cache_in(Path(root)))
         built = {name: Workload.build(overrides(model, name, rounds)) for name in names}

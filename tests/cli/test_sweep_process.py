@@ -77,7 +77,7 @@ def test_a_run_that_another_process_writes_is_busy_not_failed(settings, tmp_path
         lock.release()
     assert history(tmp_path)[-1]["state"] == "busy"
     assert f"pid {os.getpid()}" in history(tmp_path)[-1]["error"]
-    assert "1 busy of 1 jobs" in capsys.readouterr().err
+    assert "1 busy of 1 job;" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

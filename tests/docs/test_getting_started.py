@@ -1,16 +1,18 @@
-"""The end of the first page, played: from one's own CSV to the figure and the table of a paper."""
+"""Commands that build on one another, played: from one's own CSV to a paper's figure and table."""
 
 from __future__ import annotations
 
 import csv
 from pathlib import Path
 
+import pytest
+
 from ffalora_cli.cli.main import main
 from tests.docs.blocks import BLOCKS, cut_down, words_of
 from tests.tiny import save_tiny_bert
 
 TOPICS = ("World", "Sports", "Business", "Sci/Tech")
-(PLAYED,) = [block for block in BLOCKS if block.together]
+PLAYED = [block for block in BLOCKS if block.together]
 
 
 def write_rows(file: Path) -> None:
@@ -25,11 +27,12 @@ def write_rows(file: Path) -> None:
             )
 
 
-def test_from_the_file_to_the_table(tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize("block", PLAYED, ids=lambda b: b.page)
+def test_from_the_file_to_the_table(block, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     save_tiny_bert(tmp_path / "model")
     write_rows(tmp_path / "news.csv")
-    for command in PLAYED.commands:
+    for command in block.commands:
         command, _, target = command.partition(" > ")
         words = words_of(command)
         if words[0] == "sweep":
@@ -43,3 +46,7 @@ def test_from_the_file_to_the_table(tmp_path, monkeypatch, capsys):
     assert Path("accuracy.svg").read_text(encoding="utf-8").rstrip().endswith("</svg>")
     table = Path("table.tex").read_text(encoding="utf-8")
     assert "tabular" in table and "lora" in table.lower() and table.count("\\\\") >= 3
+
+
+def test_the_readme_is_played_too():
+    assert [block.page for block in PLAYED] == ["README.md", "getting-started.md"]
