@@ -16,7 +16,7 @@ from ffalora_cli.records.run_directory import (
     COMMUNICATION,
     CONFIG,
     GENERATED,
-    LABELS,
+    LABEL_COUNTS,
     MANIFEST,
     PRIVACY,
     ROUNDS,
@@ -100,7 +100,7 @@ def read_communication(path: str | Path) -> list[dict[str, Any]]:
 
 def read_labels(path: str | Path) -> Labels | None:
     """The label table of a run; None of one that is older than the record."""
-    file = Path(path) / LABELS
+    file = Path(path) / LABEL_COUNTS
     if not file.exists():
         return None
     found = _versioned(file, read_json(file))

@@ -4,7 +4,7 @@
 | --------------------- | ------------- | ------------------------------------------------------ |
 | manifest.json         | first         | where the numbers come from (``manifest.py``)          |
 | config.yaml           | first         | the resolved config                                    |
-| labels.json           | first         | rows of each label at each client; stays here          |
+| label_counts.json     | first         | rows of each label at each client; stays here          |
 | rounds.jsonl          | every round   | one RoundRecord a line                                 |
 | communication.jsonl   | every round   | ledger rows                                            |
 | privacy_ledger.jsonl  | before a round| what it costs each client (``privacy/ledger.py``)      |
@@ -49,8 +49,8 @@ ADAPTER, CLIENTS, SUMMARY = "adapter.safetensors", "clients.safetensors", "summa
 FAILED = "failed.json"
 FORKS = "forks.jsonl"
 GENERATED = "generated.jsonl"
-LABELS = "labels.json"
-_WHOLE = (MANIFEST, CONFIG, LABELS, PRIVACY, ADAPTER, CLIENTS, SUMMARY, FAILED, GENERATED)
+LABEL_COUNTS = "label_counts.json"  # an exported folder's labels.json says names, and may leave
+_WHOLE = (MANIFEST, CONFIG, LABEL_COUNTS, PRIVACY, ADAPTER, CLIENTS, SUMMARY, FAILED, GENERATED)
 
 _WORD = re.compile(r"[A-Za-z0-9._-]{1,80}")
 _MAX_FOLDER = 120  # a W&B run id, which is the folder's name, has at most 128 characters
@@ -220,7 +220,7 @@ class RunDirectory:
     ) -> None:
         """Write training rows ``[clients, labels]``, and what labels and clients are called."""
         found = {"rows": rows, "labels": labels, "names": names}
-        write_whole(self.path / LABELS, to_json({"schema_version": SCHEMA_VERSION, **found}))
+        write_whole(self.path / LABEL_COUNTS, to_json({"schema_version": SCHEMA_VERSION, **found}))
 
     def write_privacy(self, statement: Mapping[str, Any]) -> None:
         """Write the privacy statement."""

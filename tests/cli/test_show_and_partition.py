@@ -135,7 +135,7 @@ def test_tables_of_clients_and_labels(dealt, capsys) -> None:
     assert main(["show", "dealt", "--labels", "-o", "labels.md"]) == 0
     assert (dealt.parents[1] / "labels.md").read_text() == (
         "| client | neg | pos\\_x | rows |\n| :-- | --: | --: | --: |\n"
-        "| Oslo | 30 | 1 | 31 |\n| Rome & co | 0 | 4 | 4 |\n| all | 30 | 5 | 35 |\n"
+        "| Oslo | 30 | 1 | 31 |\n| Rome &amp; co | 0 | 4 | 4 |\n| all | 30 | 5 | 35 |\n"
     )
 
 
@@ -162,7 +162,7 @@ def test_table_of_settings(dealt, capsys) -> None:
     ],
 )
 def test_a_table_that_is_not_to_be_had_is_one_line(dealt, capsys, words, answer) -> None:
-    (dealt / "labels.json").unlink()
+    (dealt / "label_counts.json").unlink()
     assert main(["show", "dealt", *words]) == 2
     said = capsys.readouterr()
     assert answer in said.err and said.err.count("\n") == 1 and not said.out

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 
 from ffalora_cli import experiment
 from ffalora_cli.compose.jobs import plan
+from ffalora_cli.records import run_directory
 from ffalora_cli.records.leaving import (
     LINES,
     kind,
@@ -167,3 +169,11 @@ def test_the_first_line_decides_and_paths_never_leave():
     assert leaving({"paths": {"runs": "r"}, "seed": 1}, "config", "none") == {"seed": 1}
     assert kind("file.tokenizer_config.json", "client") == "public"
     assert kind("file.notes.txt", "none") is None
+
+
+def test_no_file_of_a_run_folder_is_called_as_one_that_leaves_with_an_export():
+    """``labels.json`` of an export says names; label counts of clients must not go as it does."""
+    table = run_directory.__doc__.split("\n\n")[1]
+    names = re.findall(r"^\| (\w+\.\w+) ", table, re.MULTILINE)
+    assert {"label_counts.json", "clients.safetensors", "generated.jsonl"} <= {*names}
+    assert {name: kind(f"file.{name}", "row") for name in names} == dict.fromkeys(names)

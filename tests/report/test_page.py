@@ -156,7 +156,7 @@ def test_settings_clients_and_labels_are_tables_of_a_page(tmp_path):
     words, dealt = ["federation.eval_clients=true"], '{"schema_version":1,"rows":[[31415],[27182]],'
     for override, shown in (("privacy=none", True), ("privacy=example", False)):
         run = made_run(tmp_path, [*words, override], SCORES, clients=scores)
-        (run.path / "labels.json").write_text(
+        (run.path / "label_counts.json").write_text(
             dealt + '"labels":["rows"],"names":["Oslo","Bergen"]}'
         )
         text = page([run], Question())
